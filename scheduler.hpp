@@ -1,0 +1,4950 @@
+// SPDX-License-Identifier: MIT
+//
+// scheduler.hpp: a one-time task scheduler in one header.
+//
+// Give it a JSON message and a moment up to a year ahead; at that moment it
+// emits the message, exactly as it was given, to everyone who listens.
+//
+//     scheduler::Scheduler tasks;
+//     tasks.on_event([](const scheduler::Event& event) { std::puts(event.payload.c_str()); });
+//     tasks.schedule(std::chrono::seconds(30), R"({"name": "Luke", "title": "Jedi"})");
+//
+// Contents (search for the number with its dot):
+//
+//   1. Configuration   version, the one switch, includes
+//   2. Vocabulary      what every later section speaks
+//   3. Text            check and delimit JSON without changing it
+//   4. Time            ISO 8601 in and out, delays, the clock
+//   5. Files           the few POSIX calls, behind one seam
+//   6. Journal         append, commit in groups, recover, rewrite
+//   7. Queue           what waits, earliest first, and tasks by id
+//   8. History         what was emitted, in order
+//   9. Store           all that is remembered, under one lock
+//  10. Scheduler       the thread that decides when, and the public API
+//  13. HTTP            routes and event streams
+//
+// How a task flows, one way and without going back: a call or a request is
+// checked (3, 4), stored (9) and answered.  The scheduler's thread takes what
+// is due (10), writes and remembers it (6, 8), and wakes the readers, each of
+// which is a cursor over the history: callbacks (10) and event streams (13).
+
+#ifndef SCHEDULER_HPP
+#define SCHEDULER_HPP
+
+// ============================================================================
+//  1. Configuration
+// ============================================================================
+
+#define SCHEDULER_VERSION_MAJOR 0
+#define SCHEDULER_VERSION_MINOR 1
+#define SCHEDULER_VERSION_PATCH 0
+#define SCHEDULER_VERSION "0.1.0"
+
+// Define SCHEDULER_NO_HTTP before the inclusion to leave out section 13 and
+// with it the need for cpp-httplib.  It removes a whole section and changes no
+// class, so a program may mix translation units with and without it.
+#if !defined(SCHEDULER_NO_HTTP) && !__has_include(<httplib.h>)
+#error "scheduler.hpp needs cpp-httplib's httplib.h; define SCHEDULER_NO_HTTP to do without HTTP"
+#endif
+
+#if !__has_include(<picojson/picojson.h>) && !__has_include(<picojson.h>)
+#error "scheduler.hpp needs picojson.h (Debian: picojson-dev)"
+#endif
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <deque>
+#include <exception>
+#include <functional>
+#include <list>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <optional>
+#include <random>
+#include <set>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#if __has_include(<picojson/picojson.h>)
+#include <picojson/picojson.h>
+#else
+#include <picojson.h>
+#endif
+
+#ifndef SCHEDULER_NO_HTTP
+#include <httplib.h>
+
+#include <arpa/inet.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <poll.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#endif
+
+namespace scheduler {
+
+// ============================================================================
+//  2. Vocabulary
+// ============================================================================
+
+using std::chrono::milliseconds;
+
+/// A moment on the wall clock (UTC), to the millisecond.
+using TimePoint = std::chrono::time_point<std::chrono::system_clock, milliseconds>;
+
+/// Why a call was refused.  `Error::what()` says the rest in a sentence.
+enum class Errc {
+    invalid_argument,     ///< the task, its time or its message is not acceptable
+    unknown_task,         ///< no task, or no event, has this id
+    already_emitted,      ///< the task was emitted; it can be neither cancelled nor changed
+    task_limit,           ///< `Options::max_tasks` or `Options::max_bytes` is reached
+    disk_full,            ///< the journal's file system has no room for the record
+    journal_failed,       ///< the journal cannot be written or synced
+    journal_busy,         ///< another process or object has the journal open
+    journal_unreadable,   ///< the file cannot be opened, is no journal, or is too new
+    stopped,              ///< the scheduler is shutting down
+};
+
+/// The one exception that the library throws on purpose.
+class Error : public std::runtime_error {
+public:
+    Error(Errc code, const std::string& what) : std::runtime_error(what), code_(code) {}
+    /// What kind of refusal it is.
+    Errc code() const noexcept { return code_; }
+
+private:
+    Errc code_;
+};
+
+/// The id of a task and of its event: a UUID version 7 (RFC 9562).  Ids rise
+/// strictly within one journal, so their order is the order of arrival.
+class TaskId {
+public:
+    /// The nil id, which no task has.
+    constexpr TaskId() = default;
+    /// An id from its two halves in network order.
+    constexpr TaskId(std::uint64_t high, std::uint64_t low) : high_(high), low_(low) {}
+
+    /// Reads the canonical text form, in either case of letters.  Nothing for
+    /// any other text.
+    static std::optional<TaskId> parse(std::string_view text);
+    /// The canonical text form: 36 characters, lower case.
+    std::string str() const;
+
+    /// The first 64 bits; the upper 48 of them count milliseconds since 1970.
+    constexpr std::uint64_t high() const { return high_; }
+    /// The last 64 bits.
+    constexpr std::uint64_t low() const { return low_; }
+
+    friend constexpr bool operator==(TaskId a, TaskId b) {
+        return a.high_ == b.high_ && a.low_ == b.low_;
+    }
+    friend constexpr bool operator!=(TaskId a, TaskId b) { return !(a == b); }
+    friend constexpr bool operator<(TaskId a, TaskId b) {
+        return a.high_ != b.high_ ? a.high_ < b.high_ : a.low_ < b.low_;
+    }
+
+private:
+    std::uint64_t high_ = 0;
+    std::uint64_t low_ = 0;
+};
+
+/// What becomes of a task.
+enum class Status {
+    pending,  ///< waits for its due time
+    emitted,  ///< is in the history
+};
+
+namespace detail {
+
+// Where a task stands on its way.  Only the store changes it, under its lock.
+enum class State : std::uint8_t {
+    storing,     // its record is not stored yet: neither emitted nor shown
+    pending,     // stored, and in the queue
+    cancelling,  // in the queue, but the record of its cancellation is on its way
+    emitting,    // in the queue, but the record of its emission is on its way
+    emitted,     // in the history
+};
+
+// A task in one allocation, its payload right behind it and ended by a NUL.
+// Id, due time and payload never change, so that readers share them without a
+// lock; the rest is guarded by the store's lock.
+struct Record {
+    std::atomic<std::uint32_t> references{1};
+    std::uint32_t size = 0;  // of the payload, in bytes
+    TaskId id;
+    TimePoint due{};
+    TimePoint emitted_at{};  // guarded by the store's lock
+    std::uint64_t seq = 0;   // guarded by the store's lock
+    State state = State::storing;  // guarded by the store's lock
+
+    char* data() { return reinterpret_cast<char*>(this + 1); }
+    std::string_view text() { return {data(), size}; }
+};
+
+// A counted reference to a record.
+class RecordRef {
+public:
+    RecordRef() = default;
+    static RecordRef make(TaskId id, TimePoint due, std::string_view payload);
+    static RecordRef share(Record* record) {
+        record->references.fetch_add(1, std::memory_order_relaxed);
+        return RecordRef(record);
+    }
+    // Takes over a reference that release() gave away.
+    static RecordRef adopt(Record* record) { return RecordRef(record); }
+
+    RecordRef(const RecordRef& other) : record_(other.record_) {
+        if (record_) record_->references.fetch_add(1, std::memory_order_relaxed);
+    }
+    RecordRef(RecordRef&& other) noexcept : record_(std::exchange(other.record_, nullptr)) {}
+    RecordRef& operator=(RecordRef other) noexcept {
+        std::swap(record_, other.record_);
+        return *this;
+    }
+    ~RecordRef() {
+        if (record_ && record_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+            record_->~Record();
+            ::operator delete(record_);
+        }
+    }
+
+    Record* release() { return std::exchange(record_, nullptr); }
+    Record* get() const { return record_; }
+    Record* operator->() const { return record_; }
+    explicit operator bool() const { return record_ != nullptr; }
+
+private:
+    explicit RecordRef(Record* record) : record_(record) {}
+    Record* record_ = nullptr;
+};
+
+inline RecordRef RecordRef::make(TaskId id, TimePoint due, std::string_view payload) {
+    void* memory = ::operator new(sizeof(Record) + payload.size() + 1);
+    auto* record = new (memory) Record;
+    record->size = static_cast<std::uint32_t>(payload.size());
+    record->id = id;
+    record->due = due;
+    std::memcpy(record->data(), payload.data(), payload.size());
+    record->data()[payload.size()] = '\0';
+    return RecordRef(record);
+}
+
+inline char hex_digit(unsigned value) { return "0123456789abcdef"[value & 15U]; }
+
+// The value of a hexadecimal digit, or -1.
+inline int hex_value(char c) {
+    if (c >= '0' && c <= '9') return c - '0';
+    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
+    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
+    return -1;
+}
+
+}  // namespace detail
+
+/// The JSON text that a task carries: immutable, shared, cheap to copy, valid
+/// for as long as a copy of it lives.
+class Payload {
+public:
+    /// An empty text.
+    Payload() = default;
+    explicit Payload(detail::RecordRef record) : record_(std::move(record)) {}
+
+    /// The text.
+    std::string_view view() const { return record_ ? record_->text() : std::string_view(); }
+    /// The text, ended by a NUL.
+    const char* c_str() const { return record_ ? record_->data() : ""; }
+    /// A copy of the text.
+    std::string str() const { return std::string(view()); }
+
+private:
+    detail::RecordRef record_;
+};
+
+/// A task as the scheduler knows it at one moment.
+struct Task {
+    TaskId id;                           ///< also the id of its event
+    TimePoint due{};                     ///< when it is to be emitted
+    Status status = Status::pending;     ///< what became of it
+    std::optional<TimePoint> emitted_at; ///< when it was, if it was
+    Payload payload;                     ///< what is emitted: a JSON object
+
+    /// The payload's text.
+    std::string_view text() const { return payload.view(); }
+};
+
+/// A task that was emitted.
+struct Event {
+    TaskId id;               ///< the task's id
+    TimePoint due{};         ///< when it was to be emitted
+    TimePoint emitted_at{};  ///< when it was
+    std::uint64_t seq = 0;   ///< its place in the order of emission
+    Payload payload;         ///< what is emitted: a JSON object
+
+    /// The payload's text.
+    std::string_view text() const { return payload.view(); }
+
+    /// By how much it was emitted after it was due.
+    milliseconds late() const { return emitted_at - due; }
+};
+
+/// A place in the order of pending tasks, by due time and then by id.
+struct TaskCursor {
+    TimePoint due{};
+    TaskId id;
+};
+
+/// Which pending tasks to list.
+struct TaskQuery {
+    std::size_t limit = 100;                 ///< how many at most
+    std::optional<TaskCursor> after;         ///< only those behind this place
+    std::optional<TimePoint> due_after;      ///< only those due later than this
+    std::optional<TimePoint> due_before;     ///< only those due earlier than this
+    std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
+};
+
+/// Pending tasks by due time.
+struct TaskPage {
+    std::vector<Task> tasks;
+    std::size_t total = 0;  ///< of all pending tasks
+    bool more = false;      ///< whether others follow that the query asks for
+};
+
+/// Past events in order of emission.
+struct EventPage {
+    std::vector<Event> events;
+    std::size_t total = 0;   ///< of all retained events
+    bool more = false;       ///< whether others follow
+    bool lost = false;       ///< whether the cursor asked for events that were trimmed
+    std::uint64_t next = 0;  ///< the cursor behind the last of them
+};
+
+/// What a scheduler has done since it was made, and what it holds.
+struct Stats {
+    std::size_t pending = 0;             ///< tasks that wait
+    std::size_t retained = 0;            ///< events in the history
+    std::size_t bytes = 0;               ///< of payload, pending and retained
+    std::uint64_t scheduled = 0;         ///< tasks stored
+    std::uint64_t cancelled = 0;         ///< tasks cancelled
+    std::uint64_t emitted = 0;           ///< events emitted
+    std::size_t recovered = 0;           ///< tasks that were pending in the journal
+    std::uint64_t damaged_lines = 0;     ///< lines of the journal that could not be read
+    bool journal_failed = false;         ///< the journal cannot be written at this moment
+    std::uint64_t journal_bytes = 0;     ///< its size
+    std::uint64_t journal_written = 0;   ///< bytes written to it, rewrites included
+};
+
+/// When a record counts as stored; the names are those of Redis.
+enum class Fsync {
+    always,    ///< when fdatasync has returned: survives the loss of power
+    everysec,  ///< when it is written: survives a crash of the process; synced within a second
+    no,        ///< when it is written; the system decides when to sync
+};
+
+inline std::optional<TaskId> TaskId::parse(std::string_view text) {
+    if (text.size() != 36) return std::nullopt;
+    std::uint64_t halves[2] = {0, 0};
+    int digits = 0;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        if (i == 8 || i == 13 || i == 18 || i == 23) {
+            if (text[i] != '-') return std::nullopt;
+            continue;
+        }
+        const int value = detail::hex_value(text[i]);
+        if (value < 0) return std::nullopt;
+        std::uint64_t& half = halves[digits++ / 16];
+        half = half << 4 | static_cast<std::uint64_t>(value);
+    }
+    return TaskId(halves[0], halves[1]);
+}
+
+inline std::string TaskId::str() const {
+    std::string text(36, '-');
+    std::size_t at = 0;
+    for (int digit = 0; digit < 32; ++digit) {
+        if (digit == 8 || digit == 12 || digit == 16 || digit == 20) ++at;
+        const std::uint64_t half = digit < 16 ? high_ : low_;
+        text[at++] = detail::hex_digit(static_cast<unsigned>(half >> (60 - 4 * (digit % 16))));
+    }
+    return text;
+}
+
+// ============================================================================
+//  3. Text
+// ============================================================================
+//
+// JSON (RFC 8259) is checked and cut up here, never rewritten.
+//
+//   T1  What passes is exactly what RFC 8259 allows, in valid UTF-8 (RFC 3629),
+//       nested at most `max_depth` deep.  Nothing is recursive.
+//   T2  A value is copied token for token: only white space between tokens goes.
+//   T3  picojson reads values, and only from text that has passed.
+
+namespace detail {
+
+// Reads a JSON text from front to back in one pass.  The first violation ends
+// it: every call after that returns false, and `problem()` says what and where.
+//
+//     JsonReader reader(text);
+//     std::string_view key, value;
+//     if (reader.enter_object())
+//         while (reader.next_member(key)) reader.value(value);
+//     if (!reader.finish()) refuse(reader.problem());
+class JsonReader {
+public:
+    static constexpr std::size_t max_depth = 100;
+
+    explicit JsonReader(std::string_view text)
+        : begin_(text.data()), at_(begin_), end_(begin_ + text.size()) {}
+
+    // Goes into the object or array that starts here; false, and no violation,
+    // if the value that starts here is another one.
+    bool enter_object() { return enter('{'); }
+    bool enter_array() { return enter('['); }
+    // Goes to the next member's value, or out of the object; `key` is the text
+    // between the quotes, as it stands.
+    bool next_member(std::string_view& key);
+    // Goes to the next element, or out of the array.
+    bool next_element();
+    // Passes over the value that starts here.  `slice` is its text as it stands;
+    // with `minified`, it is also appended there without white space (T2).
+    bool value(std::string_view& slice, std::string* minified = nullptr);
+    // The first character of the value that starts here, or NUL.
+    char peek();
+    // True if the text was one whole value and is at its end.
+    bool finish();
+
+    bool failed() const { return problem_ != nullptr; }
+    // "an unknown escape at byte 17"
+    std::string problem() const;
+
+private:
+    bool enter(char open);
+    bool close_or_continue(char closing);
+    bool key(std::string_view& key);
+    bool skip_value();
+    bool ends_containers(std::size_t base, bool& more);
+    bool scalar();
+    bool string();
+    bool escape();
+    bool utf8();
+    bool number();
+    bool digits();
+    bool literal(std::string_view word);
+    void space();
+    bool open(char container);
+    bool fail(const char* what) {
+        if (!problem_) problem_ = what;
+        return false;
+    }
+    bool at(char c) const { return at_ != end_ && *at_ == c; }
+
+    const char* begin_;
+    const char* at_;
+    const char* end_;
+    const char* problem_ = nullptr;
+    std::string* minified_ = nullptr;  // where value() copies to, if anywhere
+    const char* run_ = nullptr;        // first byte that is not copied yet
+    bool first_ = false;               // no member or element of this container was read yet
+    std::size_t depth_ = 0;
+    std::array<char, max_depth> containers_{};
+};
+
+inline void JsonReader::space() {
+    const char* start = at_;
+    while (at_ != end_ && (*at_ == ' ' || *at_ == '\n' || *at_ == '\t' || *at_ == '\r')) ++at_;
+    if (minified_ && at_ != start) {
+        minified_->append(run_, start);
+        run_ = at_;
+    }
+}
+
+inline char JsonReader::peek() {
+    space();
+    return at_ == end_ ? '\0' : *at_;
+}
+
+inline bool JsonReader::open(char container) {
+    if (depth_ == max_depth) return fail("nesting deeper than 100 levels");
+    containers_[depth_++] = container;
+    ++at_;
+    return true;
+}
+
+inline bool JsonReader::enter(char container) {
+    if (failed() || peek() != container) return false;
+    first_ = true;
+    return open(container);
+}
+
+inline bool JsonReader::close_or_continue(char closing) {
+    if (failed()) return false;
+    space();
+    if (at(closing)) {
+        ++at_;
+        --depth_;
+        first_ = false;
+        return false;
+    }
+    if (first_) {
+        first_ = false;
+        return true;
+    }
+    if (!at(',')) return fail(closing == '}' ? "',' or '}' expected" : "',' or ']' expected");
+    ++at_;
+    return true;
+}
+
+inline bool JsonReader::next_member(std::string_view& name) {
+    return close_or_continue('}') && key(name);
+}
+
+inline bool JsonReader::next_element() { return close_or_continue(']'); }
+
+inline bool JsonReader::key(std::string_view& name) {
+    space();
+    if (!at('"')) return fail("a member's name in quotes expected");
+    const char* start = at_ + 1;
+    if (!string()) return false;
+    name = std::string_view(start, static_cast<std::size_t>(at_ - 1 - start));
+    space();
+    if (!at(':')) return fail("':' expected");
+    ++at_;
+    return true;
+}
+
+inline bool JsonReader::value(std::string_view& slice, std::string* minified) {
+    if (failed()) return false;
+    space();
+    const char* start = at_;
+    minified_ = minified;
+    run_ = at_;
+    const bool good = skip_value();
+    if (good && minified) minified->append(run_, at_);
+    minified_ = nullptr;
+    slice = std::string_view(start, static_cast<std::size_t>(at_ - start));
+    return good;
+}
+
+inline bool JsonReader::skip_value() {
+    const std::size_t base = depth_;
+    std::string_view name;
+    for (bool more = true; more;) {
+        space();
+        if (at('{') || at('[')) {
+            const bool object = *at_ == '{';
+            if (!open(*at_)) return false;
+            space();
+            if (!at(object ? '}' : ']')) {
+                if (object && !key(name)) return false;
+                continue;
+            }
+        } else if (!scalar()) {
+            return false;
+        }
+        if (!ends_containers(base, more)) return false;
+    }
+    first_ = false;
+    return true;
+}
+
+// Passes over what may follow a value: the ends of containers, then a comma and
+// the next member's name.  `more` tells whether another value follows.
+inline bool JsonReader::ends_containers(std::size_t base, bool& more) {
+    std::string_view name;
+    while (depth_ != base) {
+        const bool object = containers_[depth_ - 1] == '{';
+        space();
+        if (at(object ? '}' : ']')) {
+            ++at_;
+            --depth_;
+        } else if (at(',')) {
+            ++at_;
+            return !object || key(name);
+        } else {
+            return fail(object ? "',' or '}' expected" : "',' or ']' expected");
+        }
+    }
+    more = false;
+    return true;
+}
+
+inline bool JsonReader::scalar() {
+    if (at_ == end_) return fail("a value expected, but the text ends");
+    switch (*at_) {
+        case '"': return string();
+        case 't': return literal("true");
+        case 'f': return literal("false");
+        case 'n': return literal("null");
+        default: return number();
+    }
+}
+
+inline bool JsonReader::literal(std::string_view word) {
+    if (static_cast<std::size_t>(end_ - at_) < word.size() ||
+        std::memcmp(at_, word.data(), word.size()) != 0) {
+        return fail("a value expected");
+    }
+    at_ += word.size();
+    return true;
+}
+
+inline bool JsonReader::digits() {
+    const char* start = at_;
+    while (at_ != end_ && *at_ >= '0' && *at_ <= '9') ++at_;
+    return at_ != start;
+}
+
+inline bool JsonReader::number() {
+    const char* start = at_;
+    if (at('-')) ++at_;
+    if (at('0')) {
+        ++at_;
+        if (at_ != end_ && *at_ >= '0' && *at_ <= '9') {
+            return fail("a number with a leading zero");
+        }
+    } else if (!digits()) {
+        return fail(at_ == start ? "a value expected" : "a digit expected");
+    }
+    if (at('.')) {
+        ++at_;
+        if (!digits()) return fail("a digit expected after the point");
+    }
+    if (at('e') || at('E')) {
+        ++at_;
+        if (at('+') || at('-')) ++at_;
+        if (!digits()) return fail("a digit expected in the exponent");
+    }
+    return true;
+}
+
+inline bool JsonReader::string() {
+    ++at_;
+    while (at_ != end_) {
+        const auto c = static_cast<unsigned char>(*at_);
+        if (c == '"') {
+            ++at_;
+            return true;
+        }
+        if (c == '\\') {
+            if (!escape()) return false;
+        } else if (c < 0x20) {
+            return fail("a control character in a string (it must be escaped)");
+        } else if (c < 0x80) {
+            ++at_;
+        } else if (!utf8()) {
+            return false;
+        }
+    }
+    return fail("a string without its closing quote");
+}
+
+inline bool JsonReader::escape() {
+    ++at_;
+    if (at_ == end_) return fail("a string without its closing quote");
+    switch (*at_) {
+        case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
+            ++at_;
+            return true;
+        case 'u':
+            for (int i = 1; i <= 4; ++i) {
+                if (end_ - at_ <= i || hex_value(at_[i]) < 0) {
+                    return fail("four hexadecimal digits expected after \\u");
+                }
+            }
+            at_ += 5;
+            return true;
+        default: return fail("an unknown escape");
+    }
+}
+
+// One character beyond ASCII, as RFC 3629 allows it: no overlong form, no
+// surrogate, nothing above U+10FFFF.
+inline bool JsonReader::utf8() {
+    const auto byte = [this](std::ptrdiff_t i) -> unsigned {
+        return i < end_ - at_ ? static_cast<unsigned char>(at_[i]) : 0U;
+    };
+    const auto follows = [&byte](std::ptrdiff_t i) { return (byte(i) & 0xC0U) == 0x80U; };
+    const unsigned lead = byte(0);
+    const unsigned second = byte(1);
+    std::ptrdiff_t length = 0;
+    if (lead >= 0xC2 && lead <= 0xDF) {
+        length = 2;
+    } else if ((lead & 0xF0U) == 0xE0U) {
+        const bool overlong = lead == 0xE0 && second < 0xA0;
+        const bool surrogate = lead == 0xED && second > 0x9F;
+        length = overlong || surrogate || !follows(2) ? 0 : 3;
+    } else if (lead >= 0xF0 && lead <= 0xF4) {
+        const bool outside = (lead == 0xF0 && second < 0x90) || (lead == 0xF4 && second > 0x8F);
+        length = outside || !follows(2) || !follows(3) ? 0 : 4;
+    }
+    if (length == 0 || !follows(1)) return fail("invalid UTF-8");
+    at_ += length;
+    return true;
+}
+
+inline bool JsonReader::finish() {
+    if (failed()) return false;
+    space();
+    if (depth_ != 0) return fail("the text ends too early");
+    return at_ == end_ || fail("text after the end of the value");
+}
+
+inline std::string JsonReader::problem() const {
+    if (!problem_) return "";
+    return std::string(problem_) + " at byte " + std::to_string(at_ - begin_);
+}
+
+// The characters that a string token stands for.  Nothing if they are not text,
+// such as a lone surrogate.  `token` has passed the reader, quotes included.
+inline std::optional<std::string> read_string(std::string_view token) {
+    if (token.size() < 2 || token.front() != '"') return std::nullopt;
+    const std::string_view inner = token.substr(1, token.size() - 2);
+    if (inner.find('\\') == std::string_view::npos) return std::string(inner);
+    try {
+        picojson::value value;  // T3
+        std::string problem;
+        picojson::parse(value, token.begin(), token.end(), &problem);
+        if (!problem.empty() || !value.is<std::string>()) return std::nullopt;
+        return value.get<std::string>();
+    } catch (const std::exception&) {
+        return std::nullopt;
+    }
+}
+
+// Whether the name of a member, as it stands between its quotes, means `name`.
+inline bool is_named(std::string_view raw, std::string_view name) {
+    if (raw.find('\\') == std::string_view::npos) return raw == name;
+    const auto text = read_string('"' + std::string(raw) + '"');
+    return text && *text == name;
+}
+
+// Appends `text` as a JSON string, in quotes.  `text` is UTF-8.
+inline void append_quoted(std::string& out, std::string_view text) {
+    out += '"';
+    for (const char c : text) {
+        const auto code = static_cast<unsigned char>(c);
+        if (c == '"' || c == '\\') {
+            out += '\\';
+            out += c;
+        } else if (code < 0x20 || code == 0x7F) {
+            out += "\\u00";
+            out += hex_digit(code >> 4);
+            out += hex_digit(code);
+        } else {
+            out += c;
+        }
+    }
+    out += '"';
+}
+
+}  // namespace detail
+
+// ============================================================================
+//  4. Time
+// ============================================================================
+//
+//   C1  Text is read strictly: what RFC 3339 or ECMAScript's date-time format
+//       defines, and the offsets +hhmm and +hh that `date +%z` prints.  Anything
+//       else is refused, never guessed.
+//   C2  A moment is a count of milliseconds.  It becomes a time_point of
+//       nanoseconds, which end in 2262, only to wait, and is clamped for that.
+
+namespace detail {
+
+// Days since 1970-01-01 of a date in the proleptic Gregorian calendar.  Years
+// are counted from March, so that the leap day is a year's last.
+inline std::int64_t days_from_date(std::int64_t year, int month, int day) {
+    if (month <= 2) --year;
+    const std::int64_t era = (year >= 0 ? year : year - 399) / 400;
+    const std::int64_t year_of_era = year - era * 400;
+    const std::int64_t day_of_year = (153 * (month > 2 ? month - 3 : month + 9) + 2) / 5 + day - 1;
+    return era * 146'097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year -
+           719'468;
+}
+
+struct Date {
+    std::int64_t year;
+    int month;
+    int day;
+};
+
+inline Date date_from_days(std::int64_t days) {
+    days += 719'468;
+    const std::int64_t era = (days >= 0 ? days : days - 146'096) / 146'097;
+    const std::int64_t day_of_era = days - era * 146'097;
+    const std::int64_t year_of_era =
+        (day_of_era - day_of_era / 1'460 + day_of_era / 36'524 - day_of_era / 146'096) / 365;
+    const auto day_of_year = static_cast<int>(
+        day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100));
+    const int shifted = (5 * day_of_year + 2) / 153;
+    const int month = shifted < 10 ? shifted + 3 : shifted - 9;
+    return {year_of_era + era * 400 + (month <= 2 ? 1 : 0), month,
+            day_of_year - (153 * shifted + 2) / 5 + 1};
+}
+
+inline int days_in_month(std::int64_t year, int month) {
+    if (month == 2) return year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) ? 29 : 28;
+    return month == 4 || month == 6 || month == 9 || month == 11 ? 30 : 31;
+}
+
+constexpr std::int64_t ms_per_day = 86'400'000;
+
+// Reads one date-time (C1).
+class TimeReader {
+public:
+    explicit TimeReader(std::string_view text) : rest_(text) {}
+    std::optional<TimePoint> read();
+
+private:
+    bool take(char c) {
+        if (rest_.empty() || rest_.front() != c) return false;
+        rest_.remove_prefix(1);
+        return true;
+    }
+    bool next_is(char c) const { return !rest_.empty() && rest_.front() == c; }
+    template <class Int>
+    bool number(int digits, Int& out);
+    bool date();
+    bool time();
+    bool fraction();
+    bool zone();
+    std::optional<TimePoint> moment() const;
+
+    std::string_view rest_;
+    std::int64_t year_ = 0;
+    int month_ = 1;
+    int day_ = 1;
+    int hour_ = 0;
+    int minute_ = 0;
+    int second_ = 0;
+    int ms_ = 0;
+    bool exact_ = true;  // no digit of the fraction but zeros
+    int offset_minutes_ = 0;
+};
+
+template <class Int>
+bool TimeReader::number(int digits, Int& out) {
+    if (rest_.size() < static_cast<std::size_t>(digits)) return false;
+    Int value = 0;
+    for (int i = 0; i < digits; ++i) {
+        const char c = rest_[static_cast<std::size_t>(i)];
+        if (c < '0' || c > '9') return false;
+        value = value * 10 + (c - '0');
+    }
+    rest_.remove_prefix(static_cast<std::size_t>(digits));
+    out = value;
+    return true;
+}
+
+inline std::optional<TimePoint> TimeReader::read() {
+    if (!date()) return std::nullopt;
+    if (!rest_.empty() && !(time() && zone() && rest_.empty())) return std::nullopt;
+    return moment();
+}
+
+// YYYY, YYYY-MM or YYYY-MM-DD; the year may be of six digits with a sign.  Only
+// a whole date is followed by a time.
+inline bool TimeReader::date() {
+    if (next_is('+') || next_is('-')) {
+        const bool negative = rest_.front() == '-';
+        rest_.remove_prefix(1);
+        if (!number(6, year_) || (negative && year_ == 0)) return false;
+        if (negative) year_ = -year_;
+    } else if (!number(4, year_)) {
+        return false;
+    }
+    if (rest_.empty()) return true;
+    if (!take('-') || !number(2, month_) || month_ < 1 || month_ > 12) return false;
+    if (rest_.empty()) return true;
+    return take('-') && number(2, day_) && day_ >= 1 && day_ <= days_in_month(year_, month_);
+}
+
+// HH:MM, HH:MM:SS or HH:MM:SS.f with one to nine digits of fraction.  RFC 3339
+// allows a small t, and a blank in its place.
+inline bool TimeReader::time() {
+    if (!take('T') && !take('t') && !take(' ')) return false;
+    if (!number(2, hour_) || hour_ > 24 || !take(':') || !number(2, minute_) || minute_ > 59) {
+        return false;
+    }
+    if (take(':')) {
+        if (!number(2, second_) || second_ > 60) return false;
+        if (take('.') && !fraction()) return false;
+    }
+    return hour_ < 24 || (minute_ == 0 && second_ == 0 && exact_);
+}
+
+inline bool TimeReader::fraction() {
+    int digits = 0;
+    for (int digit = 0; number(1, digit); ++digits) {
+        if (digits < 3) ms_ = ms_ * 10 + digit;
+        if (digit != 0) exact_ = false;
+    }
+    for (int i = digits; i < 3; ++i) ms_ *= 10;
+    return digits >= 1 && digits <= 9;
+}
+
+// Nothing, Z, +hh:mm, +hhmm or +hh.
+inline bool TimeReader::zone() {
+    if (rest_.empty() || take('Z') || take('z')) return true;
+    const bool west = next_is('-');
+    if (!take('+') && !take('-')) return false;
+    int hours = 0;
+    int minutes = 0;
+    if (!number(2, hours) || hours > 23) return false;
+    if (!rest_.empty()) {
+        take(':');
+        if (!number(2, minutes) || minutes > 59) return false;
+    }
+    offset_minutes_ = (hours * 60 + minutes) * (west ? -1 : 1);
+    return true;
+}
+
+// A leap second (RFC 3339, 5.7) ends a month of UTC and is the moment after it.
+inline std::optional<TimePoint> TimeReader::moment() const {
+    const std::int64_t minutes = days_from_date(year_, month_, day_) * 1'440 + hour_ * 60 +
+                                 minute_ - offset_minutes_;
+    if (second_ == 60) {
+        const std::int64_t next = minutes + 1;
+        if (next % 1'440 != 0 || date_from_days(next / 1'440).day != 1) return std::nullopt;
+        return TimePoint(milliseconds(next * 60'000));
+    }
+    return TimePoint(milliseconds((minutes * 60 + second_) * 1'000 + ms_));
+}
+
+inline void append_padded(std::string& out, std::int64_t value, int width) {
+    char digits[20];
+    int count = 0;
+    for (; value != 0 || count < width; value /= 10) {
+        digits[count++] = static_cast<char>('0' + value % 10);
+    }
+    while (count > 0) out += digits[--count];
+}
+
+inline void append_time(std::string& out, TimePoint time) {
+    const std::int64_t ms = time.time_since_epoch().count();
+    const std::int64_t day = (ms >= 0 ? ms : ms - (ms_per_day - 1)) / ms_per_day;
+    const std::int64_t of_day = ms - day * ms_per_day;
+    const Date date = date_from_days(day);
+    if (date.year < 0 || date.year > 9'999) {
+        out += date.year < 0 ? '-' : '+';
+        append_padded(out, date.year < 0 ? -date.year : date.year, 6);
+    } else {
+        append_padded(out, date.year, 4);
+    }
+    out += '-';
+    append_padded(out, date.month, 2);
+    out += '-';
+    append_padded(out, date.day, 2);
+    out += 'T';
+    append_padded(out, of_day / 3'600'000, 2);
+    out += ':';
+    append_padded(out, of_day / 60'000 % 60, 2);
+    out += ':';
+    append_padded(out, of_day / 1'000 % 60, 2);
+    out += '.';
+    append_padded(out, of_day % 1'000, 3);
+    out += 'Z';
+}
+
+// For waiting (C2).
+inline std::chrono::system_clock::time_point to_system_time(TimePoint time) {
+    using System = std::chrono::system_clock;
+    const auto latest = std::chrono::time_point_cast<milliseconds>(System::time_point::max());
+    return System::time_point(std::min(std::max(time, TimePoint()), latest).time_since_epoch());
+}
+
+}  // namespace detail
+
+/// Reads a date and time: what RFC 3339 or ECMAScript's date-time format
+/// defines, and the offsets +hhmm and +hh.  A date alone is midnight UTC, a time
+/// without an offset is UTC, fractions are cut to the millisecond.  Nothing for
+/// any other text.
+inline std::optional<TimePoint> parse_time(std::string_view text) {
+    return detail::TimeReader(text).read();
+}
+
+/// The time as UTC ISO 8601 with milliseconds and `Z`.
+inline std::string format_time(TimePoint time) {
+    std::string text;
+    detail::append_time(text, time);
+    return text;
+}
+
+/// The wall clock, cut to the millisecond.
+inline TimePoint wall_clock() {
+    return std::chrono::time_point_cast<milliseconds>(std::chrono::system_clock::now());
+}
+
+/// The same date and time of day one calendar year later, which is the latest
+/// due time at that moment; from 29 February to 28 February.
+inline TimePoint one_year_after(TimePoint time) {
+    const std::int64_t ms = time.time_since_epoch().count();
+    const std::int64_t day = (ms >= 0 ? ms : ms - (detail::ms_per_day - 1)) / detail::ms_per_day;
+    const detail::Date date = detail::date_from_days(day);
+    const int last = detail::days_in_month(date.year + 1, date.month);
+    const std::int64_t later =
+        detail::days_from_date(date.year + 1, date.month, std::min(date.day, last));
+    return time + milliseconds((later - day) * detail::ms_per_day);
+}
+
+// ============================================================================
+//  5. Files
+// ============================================================================
+
+/// The calls that the journal makes on the file system.  Each does what POSIX
+/// says of the function of its name: -1 and `errno` on failure.  A test derives
+/// from it and makes calls fail; a program has no need to.  Any thread calls it.
+class FileOps {
+public:
+    virtual ~FileOps() = default;
+    virtual int open(const char* path, int flags, mode_t mode) {
+        return ::open(path, flags | O_CLOEXEC, mode);
+    }
+    virtual int close(int fd) { return ::close(fd); }
+    virtual int fstat(int fd, struct stat* out) { return ::fstat(fd, out); }
+    virtual ssize_t pread(int fd, void* to, std::size_t size, off_t at) {
+        return ::pread(fd, to, size, at);
+    }
+    virtual ssize_t pwrite(int fd, const void* from, std::size_t size, off_t at) {
+        return ::pwrite(fd, from, size, at);
+    }
+    virtual int ftruncate(int fd, off_t size) { return ::ftruncate(fd, size); }
+    /// Sets space aside without changing the file's size (FALLOC_FL_KEEP_SIZE).
+    virtual int reserve(int fd, off_t at, off_t size) {
+        return ::fallocate(fd, FALLOC_FL_KEEP_SIZE, at, size);
+    }
+    virtual int fdatasync(int fd) { return ::fdatasync(fd); }
+    /// Syncs a directory, which makes the names in it durable.
+    virtual int fsync(int fd) { return ::fsync(fd); }
+    virtual int flock(int fd, int operation) { return ::flock(fd, operation); }
+    virtual int rename(const char* from, const char* to) { return ::rename(from, to); }
+    virtual int unlink(const char* path) { return ::unlink(path); }
+};
+
+namespace detail {
+
+// An open file.  Failing calls throw an Error that names the file; EINTR and
+// short counts are dealt with here.
+class File {
+public:
+    File(FileOps& ops, std::string path, int flags, mode_t mode = 0600)
+        : ops_(ops), path_(std::move(path)), fd_(ops.open(path_.c_str(), flags, mode)) {
+        if (fd_ < 0) fail("cannot open", errno);
+    }
+    ~File() { ops_.close(fd_); }
+    File(const File&) = delete;
+    File& operator=(const File&) = delete;
+
+    const std::string& path() const { return path_; }
+    int fd() const { return fd_; }
+
+    struct stat status() {
+        struct stat out {};
+        if (ops_.fstat(fd_, &out) != 0) fail("cannot examine", errno);
+        return out;
+    }
+    // Fewer bytes than asked for only at the end of the file.
+    std::size_t read(char* to, std::size_t size, std::uint64_t at) {
+        std::size_t done = 0;
+        while (done < size) {
+            const ssize_t n = ops_.pread(fd_, to + done, size - done, offset(at + done));
+            if (n == 0) break;
+            if (n < 0 && errno != EINTR) fail("cannot read", errno);
+            if (n > 0) done += static_cast<std::size_t>(n);
+        }
+        return done;
+    }
+    void write(std::string_view text, std::uint64_t at) {
+        while (!text.empty()) {
+            const ssize_t n = ops_.pwrite(fd_, text.data(), text.size(), offset(at));
+            if (n < 0 && errno != EINTR) fail("cannot write to", errno);
+            if (n > 0) {
+                text.remove_prefix(static_cast<std::size_t>(n));
+                at += static_cast<std::uint64_t>(n);
+            }
+        }
+    }
+    void truncate(std::uint64_t size) {
+        if (ops_.ftruncate(fd_, offset(size)) != 0) fail("cannot truncate", errno);
+    }
+    void sync() {
+        if (ops_.fdatasync(fd_) != 0) fail("cannot sync", errno);
+    }
+    // A file system that cannot set space aside is none the worse for it.
+    void reserve(std::uint64_t at, std::uint64_t size) {
+        if (ops_.reserve(fd_, offset(at), offset(size)) != 0 && errno != EOPNOTSUPP &&
+            errno != ENOSYS && errno != EINVAL && errno != EINTR) {
+            fail("cannot reserve space in", errno);
+        }
+    }
+
+    [[noreturn]] void fail(const char* what, int error) const { fail(what, path_, error); }
+    [[noreturn]] static void fail(const char* what, const std::string& path, int error) {
+        const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
+        throw Error(full ? Errc::disk_full : Errc::journal_failed,
+                    std::string(what) + ' ' + path + ": " +
+                        std::generic_category().message(error));
+    }
+
+private:
+    static off_t offset(std::uint64_t at) { return static_cast<off_t>(at); }
+
+    FileOps& ops_;
+    std::string path_;
+    int fd_;
+};
+
+// Makes the name of a new or renamed file durable.
+inline void sync_directory_of(FileOps& ops, const std::string& path) {
+    const std::size_t slash = path.rfind('/');
+    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    const int fd = ops.open(directory.c_str(), O_RDONLY | O_DIRECTORY, 0);
+    if (fd < 0) File::fail("cannot open", directory, errno);
+    const int result = ops.fsync(fd);
+    const int error = errno;
+    ops.close(fd);
+    // A file system that does not know how (EINVAL) has no need to.
+    if (result != 0 && error != EINVAL) File::fail("cannot sync", directory, error);
+}
+
+}  // namespace detail
+
+// ============================================================================
+//  6. Journal
+// ============================================================================
+//
+// JSON lines: one record a line, and in each a last member "crc" over all bytes
+// before it (CRC-32 as in zlib), so that `jq` reads every line and a torn or
+// damaged one is told from a whole one.
+//
+//     {"journal":"task-scheduler","version":1,"seq":0,"last_id":"…","crc":"…"}
+//     {"op":"schedule","tasks":[{"id":"…","due":"…","payload":{…}}],"crc":"…"}
+//     {"op":"emit","seq":0,"at":"…","ids":["…"],"crc":"…"}
+//     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
+//
+//   J1  A group of records is one write, and under `Fsync::always` one sync.  It
+//       is stored when that has returned, and acknowledged only then.
+//   J2  What could not be written is overwritten with empty lines, which are
+//       nothing, so that a request that was refused leaves no trace.
+//   J3  After a failed sync the kernel may have dropped the pages: the file is
+//       never written or trusted again, only replaced from memory.
+//   J4  A file is created, and rewritten, in one way: complete beside the old
+//       one, synced, renamed over it, and the directory synced.
+//   J5  While a rewrite is under way every written line is kept as its tail, and
+//       is the last thing that goes into the new file.
+//   J6  Reading keeps every intact record.  A torn tail is cut; damaged lines go
+//       to a file beside the journal.  Nothing on disk changes before all of it
+//       was read and understood.
+//   J7  Space for a record, and for the later end of every pending task, is
+//       reserved before the first byte is written: a full disk stops neither
+//       emission nor cancelling.
+
+namespace detail {
+
+// The tables of CRC-32 for eight bytes at a time: table k holds what a byte
+// comes to when k zero bytes follow it.
+constexpr std::array<std::array<std::uint32_t, 256>, 8> make_crc_tables() {
+    std::array<std::array<std::uint32_t, 256>, 8> tables{};
+    for (std::uint32_t byte = 0; byte < 256; ++byte) {
+        std::uint32_t crc = byte;
+        for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1U ? 0xEDB88320U : 0U);
+        tables[0][byte] = crc;
+    }
+    for (std::size_t k = 1; k < 8; ++k) {
+        for (std::size_t byte = 0; byte < 256; ++byte) {
+            const std::uint32_t crc = tables[k - 1][byte];
+            tables[k][byte] = crc >> 8 ^ tables[0][crc & 0xFFU];
+        }
+    }
+    return tables;
+}
+
+inline constexpr auto crc_tables = make_crc_tables();
+
+inline std::uint32_t crc32(std::string_view text) {
+    const auto byte = [&text](std::size_t i) {
+        return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i]));
+    };
+    std::uint32_t crc = 0xFFFFFFFFU;
+    for (; text.size() >= 8; text.remove_prefix(8)) {
+        crc ^= byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
+        crc = crc_tables[7][crc & 0xFFU] ^ crc_tables[6][crc >> 8 & 0xFFU] ^
+              crc_tables[5][crc >> 16 & 0xFFU] ^ crc_tables[4][crc >> 24] ^
+              crc_tables[3][byte(4)] ^ crc_tables[2][byte(5)] ^ crc_tables[1][byte(6)] ^
+              crc_tables[0][byte(7)];
+    }
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        crc = crc >> 8 ^ crc_tables[0][(crc ^ byte(i)) & 0xFFU];
+    }
+    return ~crc;
+}
+
+// Ends the record that starts at `start` of `lines` and has no closing brace yet.
+inline void seal_line(std::string& lines, std::size_t start) {
+    const std::uint32_t crc = crc32(std::string_view(lines).substr(start));
+    lines += R"(,"crc":")";
+    for (int shift = 28; shift >= 0; shift -= 4) lines += hex_digit(crc >> shift);
+    lines += "\"}\n";
+}
+
+constexpr std::size_t seal_size = 18;  // ,"crc":"01234567"}
+
+// Whether a line, without its end, has the shape of a sealed record.
+inline bool looks_sealed(std::string_view line) {
+    return line.size() > seal_size && line.front() == '{' && line.substr(line.size() - 2) == "\"}" &&
+           line.substr(line.size() - seal_size, 8) == R"(,"crc":")";
+}
+
+inline bool is_intact(std::string_view line) {
+    if (!looks_sealed(line)) return false;
+    std::uint32_t crc = 0;
+    for (const char c : line.substr(line.size() - 10, 8)) {
+        const int value = hex_value(c);
+        if (value < 0) return false;
+        crc = crc << 4 | static_cast<std::uint32_t>(value);
+    }
+    return crc == crc32(line.substr(0, line.size() - seal_size));
+}
+
+// The record of tasks to schedule; `tasks` point to what has id, due and payload.
+template <class Pointers>
+void append_schedule_record(std::string& lines, const Pointers& tasks) {
+    const std::size_t start = lines.size();
+    lines += R"({"op":"schedule","tasks":[)";
+    const char* separator = R"({"id":")";
+    for (const auto& task : tasks) {
+        lines += separator;
+        separator = R"(,{"id":")";
+        lines += task->id.str();
+        lines += R"(","due":")";
+        append_time(lines, task->due);
+        lines += R"(","payload":)";
+        lines += task->text();
+        lines += '}';
+    }
+    lines += ']';
+    seal_line(lines, start);
+}
+
+// The record of the end of tasks.  `op` is its name in quotes, and for an emission
+// its seq.
+template <class Pointers>
+void append_end_record(std::string& lines, std::string_view op, TimePoint at, const Pointers& ids) {
+    const std::size_t start = lines.size();
+    lines += R"({"op":)";
+    lines += op;
+    lines += R"(,"at":")";
+    append_time(lines, at);
+    lines += R"(","ids":[)";
+    const char* separator = "";
+    for (const auto& item : ids) {
+        lines += separator;
+        separator = ",";
+        lines += '"';
+        lines += item->id.str();
+        lines += '"';
+    }
+    lines += ']';
+    seal_line(lines, start);
+}
+
+// An upper bound for the bytes of a record that ends one task.
+constexpr std::uint64_t end_record_size = 160;
+
+constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
+
+// What opening a journal found.
+struct Recovery {
+    std::uint64_t records = 0;        // intact
+    std::uint64_t damaged_lines = 0;  // moved to `damaged_path`
+    std::uint64_t torn_bytes = 0;     // cut off the end
+    std::string damaged_path;
+};
+
+class Journal {
+public:
+    using Log = std::function<void(const std::string&)>;
+
+    // Locks and opens the journal.  Throws journal_busy and journal_unreadable.
+    Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log);
+
+    // Calls `replay` for each intact record, in order (J6), then mends what needs
+    // no knowledge of the records.  True: the caller must rewrite() before use.
+    template <class Replay>
+    bool recover(Replay replay);
+    const Recovery& recovery() const { return recovery_; }
+
+    // Appends whole lines.  `pending` is how many tasks will still need a record
+    // of their end (J7).  Throws disk_full and journal_failed; then none of it
+    // was stored (J2).
+    void write(std::string_view lines, std::uint64_t pending);
+    // The same for records of emission, which happens whether they can be
+    // written or not: what cannot be is owed, and goes before the next write.
+    void write_emission(std::string_view lines);
+    // Makes stored what was written, if the policy asks for it at this moment.
+    void commit() {
+        if (fsync_ == Fsync::always) sync();
+    }
+    // Syncs.  Throws journal_failed (J3).
+    void sync();
+    // Whether bytes were written that were not synced, which the policy wants.
+    bool wants_sync() const { return fsync_ != Fsync::no && unsynced_.load(); }
+
+    // The rewrite (J4, J5), on one thread: prepare the new file; begin_tail() at a
+    // moment when no record is between its write and its effect; append what is
+    // live; finish, or abandon.
+    void prepare_rewrite(std::uint64_t seq, TaskId last_id);
+    void begin_tail();
+    void append_rewrite(std::string_view lines) { append(*next_, next_size_, lines); }
+    void finish_rewrite(std::uint64_t pending);
+    void abandon_rewrite();
+
+    Fsync fsync() const { return fsync_; }
+    const std::string& path() const { return path_; }
+    bool failed() const { return failed_.load(); }
+    std::uint64_t size() const { return size_.load(); }
+    std::uint64_t bytes_written() const { return bytes_written_.load(); }
+
+private:
+    struct Range {
+        std::uint64_t begin;
+        std::uint64_t end;
+    };
+
+    static std::string resolve(const std::string& path);
+    void lock();
+    void open_existing();
+    template <class Line>
+    void scan(Line line);
+    void check_is_journal(std::string_view line);
+    void keep_damaged();
+    void append(File& file, std::uint64_t& size, std::string_view lines);
+    void append_locked(std::string_view lines);
+    void reserve_locked(std::uint64_t bytes);
+    void blank_locked(std::uint64_t size);
+    void swap_locked(std::uint64_t pending);
+    std::string next_path() const { return path_ + ".new"; }
+
+    const std::string path_;
+    const Fsync fsync_;
+    const std::shared_ptr<FileOps> ops_;
+    const Log log_;
+    std::unique_ptr<File> lock_;
+    Recovery recovery_;
+    std::vector<Range> damaged_;
+    bool plausible_ = false;  // some line looks like one of a journal
+
+    std::atomic<bool> failed_{false};
+    std::atomic<bool> unsynced_{false};
+    std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
+    std::atomic<std::uint64_t> bytes_written_{0};
+
+    std::mutex file_mutex_;
+    std::shared_ptr<File> file_;   // guarded by file_mutex_
+    std::uint64_t reserved_ = 0;   // guarded by file_mutex_: where the reserved space ends
+    std::string owed_;             // guarded by file_mutex_: emissions still to be written
+    bool rewriting_ = false;       // guarded by file_mutex_
+    std::string tail_;             // guarded by file_mutex_ (J5)
+    std::unique_ptr<File> next_;   // of the thread that rewrites
+    std::uint64_t next_size_ = 0;  // of the thread that rewrites
+};
+
+inline Journal::Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
+                        Log log)
+    : path_(resolve(path)), fsync_(fsync), ops_(std::move(ops)), log_(std::move(log)) {
+    lock();
+    open_existing();
+}
+
+// A journal behind a symbolic link stays there when it is rewritten.
+inline std::string Journal::resolve(const std::string& path) {
+    char* real = ::realpath(path.c_str(), nullptr);
+    const std::string resolved = real ? real : path;
+    std::free(real);
+    return resolved;
+}
+
+// The lock is a file of its own, as one on the journal would not survive a rename.
+inline void Journal::lock() {
+    const std::string name = path_ + ".lock";
+    try {
+        lock_ = std::make_unique<File>(*ops_, name, O_RDWR | O_CREAT);
+    } catch (const Error& error) {
+        throw Error(Errc::journal_unreadable, error.what());
+    }
+    while (ops_->flock(lock_->fd(), LOCK_EX | LOCK_NB) != 0) {
+        if (errno == EINTR) continue;
+        if (errno == EWOULDBLOCK) {
+            throw Error(Errc::journal_busy, "the journal " + path_ + " is in use by another process");
+        }
+        throw Error(Errc::journal_unreadable, "cannot lock " + name + ": " +
+                                                  std::generic_category().message(errno));
+    }
+}
+
+inline void Journal::open_existing() {
+    const int fd = ops_->open(path_.c_str(), O_RDWR, 0);
+    const int error = errno;
+    if (fd < 0 && error == ENOENT) return;
+    const std::string refusal = "cannot open the journal " + path_ + ": ";
+    if (fd < 0) {
+        throw Error(Errc::journal_unreadable, refusal + std::generic_category().message(error));
+    }
+    ops_->close(fd);
+    try {
+        file_ = std::make_shared<File>(*ops_, path_, O_RDWR);
+        if (!S_ISREG(file_->status().st_mode)) {
+            throw Error(Errc::journal_unreadable, refusal + "it is not a regular file");
+        }
+    } catch (const Error& failure) {
+        throw Error(Errc::journal_unreadable, failure.what());
+    }
+}
+
+// Calls line(text, begin, end) for each line, `end` being behind its newline, or
+// equal to the end of the text for a last line that has none.
+template <class Line>
+void Journal::scan(Line line) {
+    std::string buffer(std::size_t{1} << 20, '\0');
+    std::size_t filled = 0;
+    std::uint64_t base = 0;
+    for (bool more = true; more;) {
+        const std::size_t n = file_->read(&buffer[filled], buffer.size() - filled, base + filled);
+        more = n != 0;
+        filled += n;
+        std::size_t begin = 0;
+        const std::string_view text(buffer.data(), filled);
+        for (;;) {
+            const std::size_t newline = text.find('\n', begin);
+            if (newline == std::string_view::npos) break;
+            line(text.substr(begin, newline - begin), base + begin, base + newline + 1);
+            begin = newline + 1;
+        }
+        if (!more && begin < filled) line(text.substr(begin), base + begin, base + filled);
+        std::memmove(&buffer[0], &buffer[begin], filled - begin);
+        base += begin;
+        filled -= begin;
+        if (filled == buffer.size()) buffer.resize(buffer.size() * 2);
+    }
+}
+
+template <class Replay>
+bool Journal::recover(Replay replay) {
+    if (!file_) return true;
+    const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
+    std::uint64_t good_end = 0;
+    bool unfinished = false;  // the last intact line has no newline
+    bool any = false;
+    scan([&](std::string_view text, std::uint64_t begin, std::uint64_t end) {
+        const bool newline = end - begin > text.size();
+        if (!text.empty() && text.back() == '\r') text.remove_suffix(1);
+        if (text.find_first_not_of(std::string_view(" \t\r\0", 4)) == std::string_view::npos) return;
+        any = true;
+        check_is_journal(text);
+        if (is_intact(text)) {
+            replay(text);
+            ++recovery_.records;
+            good_end = end;
+            unfinished = !newline;
+        } else if (newline) {
+            damaged_.push_back({begin, end});
+        }
+    });
+    if (any && !plausible_) {
+        throw Error(Errc::journal_unreadable, path_ + " is not a journal of task-scheduler");
+    }
+    size_ = good_end;
+    if (!damaged_.empty()) keep_damaged();
+    const bool rewrite = !any || unfinished || !damaged_.empty() || recovery_.records == 0;
+    const std::uint64_t last = damaged_.empty() ? good_end : std::max(good_end, damaged_.back().end);
+    recovery_.torn_bytes = file_size - std::min(file_size, last);
+    if (recovery_.torn_bytes > 0 && any) {
+        log_("the journal " + path_ + " ended in " + std::to_string(recovery_.torn_bytes) +
+             " bytes that are no whole record; they were cut off");
+    }
+    if (!rewrite && file_size != good_end) {
+        file_->truncate(good_end);
+        file_->sync();
+    }
+    return rewrite;
+}
+
+// A file that only looks a little like a journal is damaged; one that does not
+// at all is somebody's other file.
+inline void Journal::check_is_journal(std::string_view line) {
+    const std::size_t common = std::min(line.size(), journal_mark.size());
+    const bool first = line.substr(0, common) == journal_mark.substr(0, common);
+    if (first || looks_sealed(line)) plausible_ = true;
+    if (!first || line.size() == common) return;
+    constexpr std::string_view version = R"(,"version":)";
+    const std::string_view rest = line.substr(common);
+    if (rest.substr(0, version.size()) == version && rest.size() > version.size() + 1 &&
+        rest.substr(version.size(), 2) != "1," && is_intact(line)) {
+        throw Error(Errc::journal_unreadable,
+                    path_ + " was written by a newer version of task-scheduler");
+    }
+}
+
+// Puts the damaged lines aside, durably, before anything else changes.
+inline void Journal::keep_damaged() {
+    std::string stamp = format_time(wall_clock());
+    stamp.erase(std::remove(stamp.begin(), stamp.end(), ':'), stamp.end());
+    recovery_.damaged_path = path_ + ".damaged-" + stamp;
+    recovery_.damaged_lines = damaged_.size();
+    File aside(*ops_, recovery_.damaged_path, O_WRONLY | O_CREAT | O_TRUNC);
+    std::uint64_t size = 0;
+    for (const Range& range : damaged_) {
+        std::string text(static_cast<std::size_t>(range.end - range.begin), '\0');
+        text.resize(file_->read(&text[0], text.size(), range.begin));
+        append(aside, size, text);
+    }
+    aside.sync();
+    sync_directory_of(*ops_, path_);
+    log_("the journal " + path_ + " has " + std::to_string(damaged_.size()) +
+         " damaged lines; they were moved to " + recovery_.damaged_path);
+}
+
+inline void Journal::append(File& file, std::uint64_t& size, std::string_view lines) {
+    file.write(lines, size);
+    size += lines.size();
+    bytes_written_ += lines.size();
+}
+
+inline void Journal::write(std::string_view lines, std::uint64_t pending) {
+    std::lock_guard<std::mutex> guard(file_mutex_);
+    if (failed_) {
+        throw Error(Errc::journal_failed, "the journal " + path_ + " could not be synced; " +
+                                              "tasks are refused until it is replaced");
+    }
+    reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
+    if (!owed_.empty()) {
+        append_locked(owed_);
+        owed_.clear();
+    }
+    append_locked(lines);
+}
+
+inline void Journal::write_emission(std::string_view lines) {
+    std::lock_guard<std::mutex> guard(file_mutex_);
+    if (failed_) {
+        if (rewriting_) tail_ += lines;
+        return;
+    }
+    owed_ += lines;
+    try {
+        append_locked(owed_);
+        owed_.clear();
+    } catch (const Error& error) {
+        log_(std::string(error.what()) + "; tasks are emitted all the same");
+    }
+}
+
+inline void Journal::append_locked(std::string_view lines) {
+    const std::uint64_t start = size_;
+    try {
+        file_->write(lines, start);
+    } catch (const Error&) {
+        blank_locked(lines.size());
+        throw;
+    }
+    size_ = start + lines.size();
+    bytes_written_ += lines.size();
+    unsynced_ = true;
+    if (rewriting_) tail_ += lines;
+}
+
+// Takes back what a failed write may have left behind the good part (J2).
+inline void Journal::blank_locked(std::uint64_t size) {
+    try {
+        const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
+        if (file_size <= size_) return;
+        file_->write(std::string(std::min(size, file_size - size_), '\n'), size_);
+        if (fsync_ == Fsync::always) file_->sync();
+    } catch (const Error&) {
+        failed_ = true;
+    }
+}
+
+// Reserves in large steps, and in the exact one when the disk is nearly full (J7).
+inline void Journal::reserve_locked(std::uint64_t bytes) {
+    constexpr std::uint64_t step = std::uint64_t{1} << 20;
+    const std::uint64_t needed = size_ + bytes;
+    if (needed <= reserved_) return;
+    const std::uint64_t rounded = (needed + step - 1) / step * step;
+    try {
+        file_->reserve(size_, rounded - size_);
+        reserved_ = rounded;
+    } catch (const Error& error) {
+        if (error.code() != Errc::disk_full) throw;
+        file_->reserve(size_, bytes);
+        reserved_ = needed;
+    }
+}
+
+inline void Journal::sync() {
+    std::shared_ptr<File> file;
+    {
+        std::lock_guard<std::mutex> guard(file_mutex_);
+        if (failed_) throw Error(Errc::journal_failed, "the journal " + path_ + " has failed");
+        file = file_;
+        unsynced_ = false;
+    }
+    try {
+        file->sync();
+    } catch (const Error& error) {
+        std::lock_guard<std::mutex> guard(file_mutex_);
+        if (file != file_) return;  // replaced meanwhile by one that has all of it
+        failed_ = true;
+        throw Error(Errc::journal_failed, error.what());
+    }
+}
+
+inline void Journal::prepare_rewrite(std::uint64_t seq, TaskId last_id) {
+    next_ = std::make_unique<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC);
+    next_size_ = 0;
+    std::string header(journal_mark);
+    header += R"(,"version":1,"seq":)" + std::to_string(seq) + R"(,"last_id":")" + last_id.str() + '"';
+    seal_line(header, 0);
+    append_rewrite(header);
+}
+
+inline void Journal::begin_tail() {
+    std::lock_guard<std::mutex> guard(file_mutex_);
+    rewriting_ = true;
+    tail_.clear();
+}
+
+inline void Journal::finish_rewrite(std::uint64_t pending) {
+    next_->sync();  // most of it, before anybody has to wait
+    std::string tail;
+    for (int round = 0; round < 8; ++round) {
+        {
+            std::lock_guard<std::mutex> guard(file_mutex_);
+            if (tail_.size() < 65'536) break;
+            tail.swap(tail_);
+        }
+        append_rewrite(tail);
+        next_->sync();
+        tail.clear();
+    }
+    std::lock_guard<std::mutex> guard(file_mutex_);
+    append_rewrite(tail_);
+    next_->sync();
+    if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
+    swap_locked(pending);
+}
+
+// The new file has the journal's name: there is no way back, whatever fails here.
+inline void Journal::swap_locked(std::uint64_t pending) {
+    file_ = std::move(next_);
+    size_ = next_size_;
+    reserved_ = 0;
+    rewriting_ = false;
+    tail_.clear();
+    owed_.clear();
+    unsynced_ = false;
+    failed_ = true;  // until its name is known to be durable
+    sync_directory_of(*ops_, path_);
+    failed_ = false;
+    try {
+        reserve_locked(pending * end_record_size);
+    } catch (const Error& error) {
+        log_(error.what());
+    }
+}
+
+inline void Journal::abandon_rewrite() {
+    {
+        std::lock_guard<std::mutex> guard(file_mutex_);
+        rewriting_ = false;
+        tail_.clear();
+    }
+    if (next_) ops_->unlink(next_path().c_str());
+    next_.reset();
+}
+
+// Commits in groups.  Whoever waits first commits for all that were added so
+// far, outside the lock; those that come meanwhile form the next group.  A group
+// is then settled as a whole, in the order in which its changes were added: that
+// order is the one in which they take effect.  All under the owner's lock.
+template <class Change>
+class GroupCommit {
+public:
+    // Where the next record is written to, and what it changes.
+    std::string& lines() { return open_->lines; }
+    void add(Change change) { open_->changes.push_back(std::move(change)); }
+    // Makes room, so that the next `count` additions cannot fail.
+    void reserve(std::size_t count) {
+        auto& changes = open_->changes;
+        const std::size_t needed = changes.size() + count;
+        if (needed > changes.capacity()) changes.reserve(std::max(needed, 2 * changes.capacity()));
+    }
+
+    // Waits until everything added so far is settled.  `write(lines)` runs
+    // without the lock and may throw; `settle(changes, failed)` runs under it.
+    // Throws what `write` threw for this group.
+    template <class Write, class Settle>
+    void commit(std::unique_lock<std::mutex>& lock, Write write, Settle settle) {
+        const std::shared_ptr<Group> group = open_;
+        while (!group->settled) {
+            if (busy_) {
+                group->changed.wait(lock);
+            } else {
+                lead(lock, *group, write, settle);
+            }
+        }
+        if (group->error) std::rethrow_exception(group->error);
+    }
+    // Whether a group is between its write and its settling.
+    bool busy() const { return busy_; }
+
+private:
+    struct Group {
+        std::string lines;
+        std::vector<Change> changes;
+        bool settled = false;
+        std::exception_ptr error;
+        std::condition_variable changed;
+    };
+
+    template <class Write, class Settle>
+    void lead(std::unique_lock<std::mutex>& lock, Group& group, Write& write, Settle& settle) {
+        auto next = std::make_shared<Group>();
+        busy_ = true;
+        open_ = std::move(next);
+        lock.unlock();
+        try {
+            write(group.lines);
+        } catch (...) {
+            group.error = std::current_exception();
+        }
+        lock.lock();
+        settle(group.changes, group.error != nullptr);
+        group.settled = true;
+        busy_ = false;
+        group.changed.notify_all();
+        open_->changed.notify_one();  // the next group's leader
+    }
+
+    std::shared_ptr<Group> open_ = std::make_shared<Group>();
+    bool busy_ = false;
+};
+
+}  // namespace detail
+
+// ============================================================================
+//  7. Queue
+// ============================================================================
+//
+// What waits, earliest due first and then by arrival (the order of ids), and
+// tasks by id.  Nothing here knows a clock, a thread or a file.
+//
+//   Q1  The queue is a row of sorted blocks: the first task is at hand, any is
+//       found by two binary searches, and a walk in order of due time, which
+//       pages and the journal's rewrite need, is a walk along memory.
+//   Q2  The index owns every task, pending or past; the queue and the history
+//       only point to it.
+//   Q3  Ids rise strictly, so their order is the order of arrival.
+
+namespace detail {
+
+struct DueKey {
+    TimePoint due;
+    TaskId id;
+    friend bool operator<(const DueKey& a, const DueKey& b) {
+        return a.due != b.due ? a.due < b.due : a.id < b.id;
+    }
+};
+
+class DueQueue {
+public:
+    bool empty() const { return size_ == 0; }
+    std::size_t size() const { return size_; }
+    // The earliest task; not when empty.
+    Record* front() const { return blocks_.front()->begin()->record; }
+    void insert(Record* record);
+    // The record must be in the queue.
+    void erase(Record* record);
+    // Calls fn(record) in order from the first key that is not before `from`, for
+    // as long as it returns true.  fn must not change the queue.
+    template <class Fn>
+    void walk_from(const DueKey& from, Fn fn) const;
+    template <class Fn>
+    void walk(Fn fn) const {
+        walk_from({TimePoint::min(), TaskId()}, fn);
+    }
+
+private:
+    // The due time lies beside the pointer, so that a search seldom leaves it.
+    struct Entry {
+        TimePoint due;
+        Record* record;
+        bool before(const DueKey& key) const {
+            return due != key.due ? due < key.due : record->id < key.id;
+        }
+        bool after(const DueKey& key) const {
+            return due != key.due ? due > key.due : key.id < record->id;
+        }
+    };
+    // Entries first_ to last_ of a fixed room.  Taking from the front moves
+    // first_ alone.
+    struct Block {
+        static constexpr std::size_t capacity = 128;
+        std::array<Entry, capacity> room;
+        std::size_t first = 0;
+        std::size_t last = 0;
+
+        Entry* begin() { return room.data() + first; }
+        Entry* end() { return room.data() + last; }
+        bool full() const { return last - first == capacity; }
+        void insert(Entry* at, Entry entry);
+        void erase(Entry* at);
+    };
+    using Blocks = std::vector<std::unique_ptr<Block>>;
+
+    // The block that holds `key`, or where it belongs.
+    std::size_t block_of(const DueKey& key) const;
+    static Entry* position(Block& block, const DueKey& key);
+    void split(std::size_t index);
+
+    Blocks blocks_;  // none is empty
+    std::size_t size_ = 0;
+};
+
+inline void DueQueue::Block::insert(Entry* at, Entry entry) {
+    if (last == capacity) {  // make room at the end
+        std::move(begin(), end(), room.data());
+        at -= first;
+        last -= first;
+        first = 0;
+    }
+    std::move_backward(at, end(), end() + 1);
+    *at = entry;
+    ++last;
+}
+
+inline void DueQueue::Block::erase(Entry* at) {
+    if (at == begin()) {
+        ++first;
+    } else {
+        std::move(at + 1, end(), at);
+        --last;
+    }
+}
+
+inline std::size_t DueQueue::block_of(const DueKey& key) const {
+    const auto after = std::upper_bound(
+        blocks_.begin(), blocks_.end(), key, [](const DueKey& k, const std::unique_ptr<Block>& b) {
+            return b->begin()->after(k);
+        });
+    return after == blocks_.begin() ? 0 : static_cast<std::size_t>(after - blocks_.begin()) - 1;
+}
+
+inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
+    return std::lower_bound(block.begin(), block.end(), key,
+                            [](const Entry& entry, const DueKey& k) { return entry.before(k); });
+}
+
+// Halves a full block, except at the end of the queue, where tasks that come in
+// order of due time would leave half-empty blocks behind.
+inline void DueQueue::split(std::size_t index) {
+    auto upper = std::make_unique<Block>();
+    Block& lower = *blocks_[index];
+    const std::size_t half = (lower.last - lower.first) / 2;
+    std::copy(lower.begin() + half, lower.end(), upper->room.data());
+    upper->last = lower.last - lower.first - half;
+    blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index) + 1, std::move(upper));
+    lower.last = lower.first + half;
+}
+
+inline void DueQueue::insert(Record* record) {
+    const DueKey key{record->due, record->id};
+    if (blocks_.empty()) blocks_.push_back(std::make_unique<Block>());
+    std::size_t index = size_ == 0 ? 0 : block_of(key);
+    Block* block = blocks_[index].get();
+    if (block->full()) {
+        if (index + 1 == blocks_.size() && (block->end() - 1)->before(key)) {
+            blocks_.push_back(std::make_unique<Block>());
+            ++index;
+        } else {
+            split(index);
+            if (!blocks_[index + 1]->begin()->after(key)) ++index;
+        }
+        block = blocks_[index].get();
+    }
+    block->insert(position(*block, key), {record->due, record});
+    ++size_;
+}
+
+inline void DueQueue::erase(Record* record) {
+    const DueKey key{record->due, record->id};
+    const std::size_t index = block_of(key);
+    Block& block = *blocks_[index];
+    block.erase(position(block, key));
+    if (block.first == block.last) {
+        blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index));
+    }
+    --size_;
+}
+
+template <class Fn>
+void DueQueue::walk_from(const DueKey& from, Fn fn) const {
+    if (size_ == 0) return;
+    std::size_t index = block_of(from);
+    Entry* at = position(*blocks_[index], from);
+    for (; index < blocks_.size(); ++index) {
+        Block& block = *blocks_[index];
+        for (at = at ? at : block.begin(); at != block.end(); ++at) {
+            if (!fn(at->record)) return;
+        }
+        at = nullptr;
+    }
+}
+
+// Finds tasks by id, and owns them.  Open addressing with linear probing.
+class TaskIndex {
+public:
+    TaskIndex() = default;
+    TaskIndex(const TaskIndex&) = delete;
+    TaskIndex& operator=(const TaskIndex&) = delete;
+    ~TaskIndex() {
+        for (Record* record : slots_) RecordRef::adopt(record);
+    }
+
+    std::size_t size() const { return size_; }
+    Record* find(TaskId id) const {
+        if (slots_.empty()) return nullptr;
+        std::size_t slot = home(id);
+        while (slots_[slot] && slots_[slot]->id != id) slot = next(slot);
+        return slots_[slot];
+    }
+    // Makes room, so that the next `count` insertions cannot fail.
+    void reserve(std::size_t count);
+    void insert(RecordRef record);
+    void erase(TaskId id);
+    template <class Fn>
+    void for_each(Fn fn) const {
+        for (Record* record : slots_) {
+            if (record) fn(record);
+        }
+    }
+
+private:
+    std::size_t home(TaskId id) const {
+        const std::uint64_t mixed = (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U;
+        return static_cast<std::size_t>(mixed >> 20) & (slots_.size() - 1);
+    }
+    std::size_t next(std::size_t slot) const { return (slot + 1) & (slots_.size() - 1); }
+
+    std::vector<Record*> slots_;  // a power of two, at most three quarters full
+    std::size_t size_ = 0;
+};
+
+inline void TaskIndex::reserve(std::size_t count) {
+    std::size_t capacity = std::max<std::size_t>(slots_.size(), 64);
+    while ((size_ + count) * 4 > capacity * 3) capacity *= 2;
+    if (capacity == slots_.size()) return;
+    std::vector<Record*> old(capacity, nullptr);
+    old.swap(slots_);
+    for (Record* record : old) {
+        if (!record) continue;
+        std::size_t slot = home(record->id);
+        while (slots_[slot]) slot = next(slot);
+        slots_[slot] = record;
+    }
+}
+
+inline void TaskIndex::insert(RecordRef record) {
+    reserve(1);
+    std::size_t slot = home(record->id);
+    while (slots_[slot]) slot = next(slot);
+    slots_[slot] = record.release();
+    ++size_;
+}
+
+// Closes the gap by moving back those that had to make way.
+inline void TaskIndex::erase(TaskId id) {
+    std::size_t gap = home(id);
+    while (slots_[gap]->id != id) gap = next(gap);
+    RecordRef::adopt(slots_[gap]);
+    --size_;
+    for (std::size_t slot = next(gap); slots_[slot]; slot = next(slot)) {
+        const std::size_t wanted = home(slots_[slot]->id);
+        const std::size_t mask = slots_.size() - 1;
+        if (((slot - wanted) & mask) >= ((slot - gap) & mask)) {
+            slots_[gap] = slots_[slot];
+            gap = slot;
+        }
+    }
+    slots_[gap] = nullptr;
+}
+
+// Makes ids that rise strictly, also when the clock stands still or steps back
+// (RFC 9562, 6.2: a counter in the twelve bits behind the milliseconds).
+class IdSource {
+public:
+    TaskId next(TimePoint now) {
+        const auto ms = static_cast<std::uint64_t>(std::max<std::int64_t>(
+            now.time_since_epoch().count(), 0));
+        if (ms > ms_) {
+            ms_ = ms;
+            counter_ = random_() & 0x7FFU;
+        } else if (++counter_ > 0xFFFU) {
+            ++ms_;
+            counter_ = 0;
+        }
+        return TaskId(ms_ << 16 | 0x7000U | counter_, random_() >> 2 | std::uint64_t{1} << 63);
+    }
+    // Every later id is greater than this one.
+    void pass(TaskId id) {
+        const std::uint64_t ms = id.high() >> 16;
+        const std::uint64_t counter = id.high() & 0xFFFU;
+        if (ms > ms_ || (ms == ms_ && counter > counter_)) {
+            ms_ = ms;
+            counter_ = counter;
+        }
+    }
+    // An id that every id so far is at most equal to in its order-giving bits.
+    TaskId last() const { return TaskId(ms_ << 16 | 0x7000U | counter_, std::uint64_t{1} << 63); }
+
+private:
+    static std::uint64_t seed() {
+        std::random_device device;
+        return static_cast<std::uint64_t>(device()) << 32 | device();
+    }
+
+    std::uint64_t ms_ = 0;
+    std::uint64_t counter_ = 0;
+    std::mt19937_64 random_{seed()};
+};
+
+}  // namespace detail
+
+// ============================================================================
+//  8. History
+// ============================================================================
+//
+// The events in order of emission.  It knows no clock, thread or file.  An
+// event's `seq` is its place for ever; some places are empty, as events are
+// trimmed and forgotten, so a reader's cursor is the seq that it wants next.
+
+namespace detail {
+
+class History {
+public:
+    bool empty() const { return events_.empty(); }
+    std::size_t size() const { return events_.size(); }
+    // The seq that the next event gets.
+    std::uint64_t next_seq() const { return next_seq_; }
+    // The seq of the oldest event, or of the next one if there is none.
+    std::uint64_t first_seq() const { return empty() ? next_seq_ : events_.front()->seq; }
+    Record* oldest() const { return events_.front(); }
+    // The record's seq must not be below next_seq().
+    void append(Record* record) {
+        next_seq_ = record->seq + 1;
+        events_.push_back(record);
+    }
+    void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
+    void drop_oldest() { events_.pop_front(); }
+    // How many events come before that seq.
+    std::size_t index_of(std::uint64_t seq) const {
+        const auto at = std::lower_bound(
+            events_.begin(), events_.end(), seq,
+            [](const Record* record, std::uint64_t s) { return record->seq < s; });
+        return static_cast<std::size_t>(at - events_.begin());
+    }
+    Record* at(std::size_t index) const { return events_[index]; }
+
+private:
+    std::deque<Record*> events_;
+    std::uint64_t next_seq_ = 0;
+};
+
+}  // namespace detail
+
+// ============================================================================
+//  9. Store
+// ============================================================================
+//
+// All that is remembered: queue, history and journal under one lock, and one
+// index by id.  Another store could stand behind the same calls.
+//
+//   S1  What changes first under the lock has happened first; who comes second
+//       sees it.  The loser of a race is told so.
+//   S2  A task is in the queue or in the history from the moment it is stored
+//       until it is cancelled or trimmed.  While the record of its end is on its
+//       way it stays where it is, marked.
+//   S3  The lock is never held over a read or a write of the journal, but while
+//       it is being opened.
+//   S4  An emission is written before it is shown, and synced behind it by the
+//       journal's thread, which sleeps when nothing is unsynced.
+
+/// How a `Scheduler` behaves.  Every field has a default that is right for most.
+struct Options {
+    /// The journal's path.  Empty: nothing is kept on disk.
+    std::string journal;
+    /// When a task counts as stored.
+    Fsync fsync = Fsync::always;
+    /// How many tasks may be pending at once.
+    std::size_t max_tasks = 10'000'000;
+    /// How many bytes of payload may be pending and retained together.
+    std::size_t max_bytes = std::size_t{4} << 30;
+    /// How many past events are kept; each is kept for `min_retention` in any case.
+    std::size_t history = 10'000;
+    /// For how long each event is kept at least.
+    milliseconds min_retention{60'000};
+    /// Below this size the journal is not rewritten, however much of it is dead.
+    std::uint64_t rewrite_min_bytes = std::uint64_t{4} << 20;
+
+    /// Called with a sentence about what was repaired, dropped or failed, on the
+    /// thread where it happened; must not call the scheduler.  Default: silence.
+    std::function<void(const std::string&)> log;
+    /// Called when a callback of `on_event` throws, on the callback's thread.
+    std::function<void(std::exception_ptr)> on_error;
+
+    /// Replaces the wall clock, for tests and simulations: whoever sets it also
+    /// calls `Scheduler::clock_changed()` when its time has moved.
+    std::function<TimePoint()> now;
+    /// Replaces the file system, for tests.
+    std::shared_ptr<FileOps> files;
+};
+
+namespace detail {
+
+// A task to store.
+struct NewTask {
+    TimePoint due;
+    std::string_view payload;
+};
+
+class Store {
+public:
+    // Opens the journal.  Throws as `Scheduler` does.
+    explicit Store(Options options);
+    ~Store() { close(); }
+    // Ends the journal's thread and syncs; every later change is refused.
+    void close();
+
+    // Stores tasks, all or none, and returns when they are stored.
+    std::vector<TaskId> schedule(const std::vector<NewTask>& tasks);
+    bool cancel(TaskId id);
+    std::optional<Task> find(TaskId id) const;
+    TaskPage tasks(const TaskQuery& query) const;
+    Stats stats() const;
+
+    // Emits what is due, at most one batch of it.  False: nothing was.
+    bool emit_due();
+    // When emit_due() has something to do, if ever.
+    std::optional<TimePoint> next_wake_locked() const;
+
+    // Events from a cursor on; an event's id to its seq.
+    EventPage events_from(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
+    EventPage events_before(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
+    std::optional<std::uint64_t> seq_of(TaskId id) const;
+    std::optional<TaskId> id_before(std::uint64_t seq) const;
+    std::uint64_t first_seq() const;
+    std::uint64_t next_seq() const;
+
+    TimePoint now() const { return options_.now ? options_.now() : wall_clock(); }
+    const Options& options() const { return options_; }
+    std::mutex& mutex() const { return mutex_; }
+    // Called under the lock when next_wake_locked() may have become earlier.
+    std::function<void()> on_due_changed;
+
+    static constexpr std::size_t batch = 1'024;
+
+private:
+    struct Change {
+        bool cancels;  // or schedules
+        Record* record;
+    };
+
+    // Opening.
+    void recover();
+    void replay(std::string_view line);
+    void replay_tasks(JsonReader& reader);
+    void replay_task(TaskId id, TimePoint due, std::string_view payload);
+    void replay_end(std::string_view op, std::uint64_t seq, TimePoint at,
+                    const std::vector<TaskId>& ids);
+
+    void check_limits_locked(const std::vector<NewTask>& tasks) const;
+    void add_locked(const std::vector<RecordRef>& records);
+    void commit(std::unique_lock<std::mutex>& lock);
+    void settle_locked(const std::vector<Change>& changes, bool failed);
+    void forget_locked(Record* record);
+    void trim_locked(TimePoint now);
+    Task task_locked(Record* record) const;
+    TaskPage tasks_locked(const TaskQuery& query) const;
+    EventPage events_from_locked(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
+    EventPage page_locked(std::size_t first, std::size_t last) const;
+    std::uint64_t live_bytes_locked() const;
+
+    // The journal's thread.
+    void tend();
+    bool wants_rewrite_locked() const;
+    void rewrite(std::unique_lock<std::mutex>& lock);
+    void copy_live(std::unique_lock<std::mutex>& lock);
+    void wake_tender_locked() { tender_wakes_.notify_one(); }
+
+    const Options options_;
+    std::unique_ptr<Journal> journal_;  // null: nothing is kept on disk
+
+    mutable std::mutex mutex_;
+    TaskIndex index_;                // guarded by mutex_
+    DueQueue queue_;                 // guarded by mutex_
+    History history_;                // guarded by mutex_
+    IdSource ids_;                   // guarded by mutex_
+    GroupCommit<Change> commits_;    // guarded by mutex_
+    Stats stats_;                    // guarded by mutex_: the counters
+    std::size_t bytes_ = 0;          // guarded by mutex_: of payload
+    std::size_t storing_ = 0;        // guarded by mutex_: tasks whose record is on its way
+    bool emitting_ = false;          // guarded by mutex_
+    bool closed_ = false;            // guarded by mutex_
+    std::uint64_t rewrite_above_ = 0;     // guarded by mutex_: journal size that asks for one
+    std::atomic<std::uint64_t> pending_{0};  // queue and storing, for the journal's reserve
+    std::condition_variable settled_;        // a commit or an emission has ended
+    std::condition_variable tender_wakes_;
+    std::vector<Record*> emission_;  // of the emitting thread
+    std::string emission_line_;      // of the emitting thread
+    std::thread tender_;             // last: starts when all the above exists
+};
+
+inline Store::Store(Options options) : options_(std::move(options)) {
+    if (options_.journal.empty()) return;
+    auto files = options_.files ? options_.files : std::make_shared<FileOps>();
+    auto log = options_.log ? options_.log : [](const std::string&) {};
+    journal_ = std::make_unique<Journal>(options_.journal, options_.fsync, std::move(files), log);
+    recover();
+    tender_ = std::thread([this] { tend(); });
+}
+
+inline void Store::close() {
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        closed_ = true;
+        tender_wakes_.notify_one();
+    }
+    if (tender_.joinable()) tender_.join();
+}
+
+// ---- Opening ---------------------------------------------------------------
+
+inline void Store::recover() {
+    const bool rewrite_first = journal_->recover([this](std::string_view line) { replay(line); });
+    std::vector<Record*> pending;
+    index_.for_each([&pending](Record* record) {
+        if (record->state == State::pending) pending.push_back(record);
+    });
+    std::sort(pending.begin(), pending.end(), [](const Record* a, const Record* b) {
+        return DueKey{a->due, a->id} < DueKey{b->due, b->id};
+    });
+    for (Record* record : pending) queue_.insert(record);
+    pending_ = queue_.size();
+    stats_.recovered = queue_.size();
+    stats_.damaged_lines = journal_->recovery().damaged_lines;
+    if (rewrite_first) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        rewrite(lock);
+        if (journal_->failed()) {
+            throw Error(Errc::journal_failed, "cannot write the journal " + journal_->path());
+        }
+    }
+}
+
+inline void Store::replay(std::string_view line) {
+    JsonReader reader(line);
+    std::string_view key;
+    std::string_view op;
+    std::string_view value;
+    std::uint64_t seq = 0;
+    TimePoint at{};
+    std::vector<TaskId> ids;
+    const auto text = [&value] { return value.substr(1, value.size() - 2); };
+    reader.enter_object();
+    while (reader.next_member(key)) {
+        if (key == "tasks") {
+            replay_tasks(reader);
+        } else if (key == "ids") {
+            reader.enter_array();
+            while (reader.next_element() && reader.value(value)) {
+                ids.push_back(TaskId::parse(text()).value_or(TaskId()));
+            }
+        } else if (reader.value(value)) {
+            if (key == "op") op = value;
+            if (key == "journal") op = "\"journal\"";
+            if (key == "seq") seq = std::strtoull(std::string(value).c_str(), nullptr, 10);
+            if (key == "at") at = parse_time(text()).value_or(TimePoint());
+            if (key == "last_id") ids_.pass(TaskId::parse(text()).value_or(TaskId()));
+        }
+    }
+    if (!reader.finish()) {
+        throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
+                                                  " has a record that is intact but not JSON: " +
+                                                  reader.problem());
+    }
+    replay_end(op, seq, at, ids);
+}
+
+inline void Store::replay_tasks(JsonReader& reader) {
+    std::string_view key;
+    std::string_view value;
+    reader.enter_array();
+    while (reader.next_element()) {
+        TaskId id;
+        TimePoint due{};
+        std::string_view payload;
+        reader.enter_object();
+        while (reader.next_member(key) && reader.value(value)) {
+            const std::string_view text = value.substr(1, value.size() - 2);
+            if (key == "id") id = TaskId::parse(text).value_or(TaskId());
+            if (key == "due") due = parse_time(text).value_or(TimePoint());
+            if (key == "payload") payload = value;
+        }
+        if (!reader.failed()) replay_task(id, due, payload);
+    }
+}
+
+// A record for a known id replaces it; one for an emitted task, which a rewrite
+// may leave in the tail, is nothing.
+inline void Store::replay_task(TaskId id, TimePoint due, std::string_view payload) {
+    if (Record* known = index_.find(id)) {
+        if (known->state == State::emitted) return;
+        forget_locked(known);
+    }
+    RecordRef record = RecordRef::make(id, due, payload);
+    record->state = State::pending;
+    bytes_ += payload.size();
+    ids_.pass(id);
+    index_.insert(std::move(record));
+}
+
+inline void Store::replay_end(std::string_view op, std::uint64_t seq, TimePoint at,
+                              const std::vector<TaskId>& ids) {
+    if (op == R"("journal")") {
+        history_.skip_to(seq);
+    } else if (op == R"("emit")") {
+        for (const TaskId id : ids) {
+            Record* record = index_.find(id);
+            const std::uint64_t place = seq++;
+            if (!record || record->state == State::emitted || place < history_.next_seq()) continue;
+            record->state = State::emitted;
+            record->emitted_at = at;
+            record->seq = place;
+            history_.append(record);
+        }
+        history_.skip_to(seq);
+        trim_locked(now());
+    } else if (op == R"("cancel")") {
+        for (const TaskId id : ids) {
+            Record* record = index_.find(id);
+            if (record && record->state != State::emitted) forget_locked(record);
+        }
+    } else if (op != R"("schedule")") {
+        throw Error(Errc::journal_unreadable,
+                    "the journal " + journal_->path() + " has a record of an unknown kind, " +
+                        (op.empty() ? "without a name" : std::string(op)) +
+                        "; a newer version of task-scheduler may have written it");
+    }
+}
+
+// ---- Changes ---------------------------------------------------------------
+
+inline std::vector<TaskId> Store::schedule(const std::vector<NewTask>& tasks) {
+    std::vector<RecordRef> records;
+    std::vector<TaskId> ids;
+    records.reserve(tasks.size());
+    ids.reserve(tasks.size());
+    for (const NewTask& task : tasks) {
+        records.push_back(RecordRef::make(TaskId(), task.due, task.payload));
+    }
+    std::unique_lock<std::mutex> lock(mutex_);
+    check_limits_locked(tasks);
+    for (const RecordRef& record : records) {
+        record->id = ids_.next(now());
+        ids.push_back(record->id);
+    }
+    add_locked(records);
+    commit(lock);
+    return ids;
+}
+
+inline void Store::check_limits_locked(const std::vector<NewTask>& tasks) const {
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    if (queue_.size() + storing_ + tasks.size() > options_.max_tasks) {
+        throw Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_tasks) +
+                                          " pending tasks is reached");
+    }
+    std::uint64_t bytes = bytes_;
+    for (const NewTask& task : tasks) bytes += task.payload.size();
+    if (bytes > options_.max_bytes) {
+        throw Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_bytes) +
+                                          " bytes of payload is reached");
+    }
+}
+
+// Everything that can fail comes first; then nothing is half added.
+inline void Store::add_locked(const std::vector<RecordRef>& records) {
+    index_.reserve(records.size());
+    commits_.reserve(records.size());
+    if (journal_) {
+        std::string& lines = commits_.lines();
+        const std::size_t start = lines.size();
+        try {
+            append_schedule_record(lines, records);
+        } catch (...) {
+            lines.resize(start);
+            throw;
+        }
+    }
+    for (const RecordRef& record : records) {
+        commits_.add({false, record.get()});
+        bytes_ += record->size;
+        index_.insert(record);
+    }
+    storing_ += records.size();
+    pending_ += records.size();
+}
+
+inline bool Store::cancel(TaskId id) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        Record* record = index_.find(id);
+        if (!record || record->state == State::storing) return false;
+        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+        if (record->state == State::emitting || record->state == State::emitted) {
+            throw Error(Errc::already_emitted, "task " + id.str() + " was already emitted");
+        }
+        if (record->state == State::cancelling) {  // by somebody else: see what comes of it
+            settled_.wait(lock);
+            continue;
+        }
+        commits_.reserve(1);
+        if (journal_) {
+            append_end_record(commits_.lines(), R"("cancel")", now(), std::array<Record*, 1>{record});
+        }
+        record->state = State::cancelling;
+        commits_.add({true, record});
+        commit(lock);
+        return true;
+    }
+}
+
+inline void Store::commit(std::unique_lock<std::mutex>& lock) {
+    commits_.commit(
+        lock,
+        [this](const std::string& lines) {
+            if (!journal_) return;
+            journal_->write(lines, pending_);
+            journal_->commit();
+        },
+        [this](const std::vector<Change>& changes, bool failed) { settle_locked(changes, failed); });
+}
+
+inline void Store::settle_locked(const std::vector<Change>& changes, bool failed) {
+    for (const Change& change : changes) {
+        Record* record = change.record;
+        if (change.cancels ? failed : !failed) {
+            record->state = State::pending;
+            if (change.cancels) continue;
+            queue_.insert(record);
+            --storing_;
+            ++stats_.scheduled;
+        } else {
+            if (change.cancels) {
+                queue_.erase(record);
+                ++stats_.cancelled;
+            } else {
+                --storing_;
+            }
+            --pending_;
+            forget_locked(record);
+        }
+    }
+    settled_.notify_all();
+    if (on_due_changed) on_due_changed();
+    if (journal_ && (journal_->wants_sync() || wants_rewrite_locked())) wake_tender_locked();
+}
+
+inline void Store::forget_locked(Record* record) {
+    bytes_ -= record->size;
+    index_.erase(record->id);
+}
+
+// ---- Emission --------------------------------------------------------------
+
+inline bool Store::emit_due() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const TimePoint at = now();
+    emission_.clear();
+    queue_.walk([this, at](Record* record) {
+        if (record->due > at || emission_.size() == batch) return false;
+        if (record->state == State::pending) emission_.push_back(record);
+        return true;
+    });
+    if (emission_.empty()) {
+        const std::size_t before = history_.size();
+        trim_locked(at);
+        return history_.size() != before;
+    }
+    for (Record* record : emission_) record->state = State::emitting;
+    std::uint64_t seq = history_.next_seq();
+    if (journal_) {
+        emitting_ = true;
+        lock.unlock();
+        emission_line_.clear();
+        append_end_record(emission_line_, R"("emit","seq":)" + std::to_string(seq), at, emission_);
+        journal_->write_emission(emission_line_);
+        lock.lock();
+        emitting_ = false;
+    }
+    for (Record* record : emission_) {
+        queue_.erase(record);
+        record->state = State::emitted;
+        record->emitted_at = at;
+        record->seq = seq++;
+        history_.append(record);
+    }
+    pending_ -= emission_.size();
+    stats_.emitted += emission_.size();
+    trim_locked(at);
+    settled_.notify_all();
+    if (journal_ && (journal_->wants_sync() || wants_rewrite_locked())) wake_tender_locked();
+    return true;
+}
+
+// A task whose cancellation is on its way is not waited for: when that has
+// failed, on_due_changed tells.
+inline std::optional<TimePoint> Store::next_wake_locked() const {
+    std::optional<TimePoint> wake;
+    queue_.walk([&wake](Record* record) {
+        if (record->state == State::cancelling) return true;
+        wake = record->due;
+        return false;
+    });
+    if (history_.size() > options_.history) {
+        const TimePoint trim = history_.oldest()->emitted_at + options_.min_retention;
+        if (!wake || trim < *wake) wake = trim;
+    }
+    return wake;
+}
+
+inline void Store::trim_locked(TimePoint now) {
+    while (history_.size() > options_.history &&
+           history_.oldest()->emitted_at + options_.min_retention <= now) {
+        Record* record = history_.oldest();
+        history_.drop_oldest();
+        forget_locked(record);
+    }
+}
+
+// ---- Reading ---------------------------------------------------------------
+
+inline Task Store::task_locked(Record* record) const {
+    Task task;
+    task.id = record->id;
+    task.due = record->due;
+    if (record->state == State::emitted) {
+        task.status = Status::emitted;
+        task.emitted_at = record->emitted_at;
+    }
+    task.payload = Payload(RecordRef::share(record));
+    return task;
+}
+
+inline std::optional<Task> Store::find(TaskId id) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    Record* record = index_.find(id);
+    if (!record || record->state == State::storing) return std::nullopt;
+    return task_locked(record);
+}
+
+inline TaskPage Store::tasks(const TaskQuery& query) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return tasks_locked(query);
+}
+
+inline TaskPage Store::tasks_locked(const TaskQuery& query) const {
+    TaskPage page;
+    DueKey from{TimePoint::min(), TaskId()};
+    if (query.due_after) from.due = *query.due_after + milliseconds(1);
+    if (query.after && !(DueKey{query.after->due, query.after->id} < from)) {
+        from = {query.after->due, query.after->id};
+    }
+    std::size_t bytes = 0;
+    page.total = queue_.size();
+    queue_.walk_from(from, [&](Record* record) {
+        if (query.due_before && record->due >= *query.due_before) return false;
+        if (query.after && record->due == query.after->due && record->id == query.after->id) {
+            return true;
+        }
+        page.more = page.tasks.size() == query.limit || bytes >= query.max_bytes;
+        if (page.more) return false;
+        bytes += record->size;
+        page.tasks.push_back(task_locked(record));
+        return true;
+    });
+    return page;
+}
+
+inline EventPage Store::page_locked(std::size_t first, std::size_t last) const {
+    EventPage page;
+    page.total = history_.size();
+    page.more = last < history_.size();
+    page.events.reserve(last - first);
+    for (std::size_t i = first; i < last; ++i) {
+        Record* record = history_.at(i);
+        page.events.push_back({record->id, record->due, record->emitted_at, record->seq,
+                               Payload(RecordRef::share(record))});
+    }
+    page.next = page.events.empty() ? history_.next_seq() : page.events.back().seq + 1;
+    return page;
+}
+
+inline EventPage Store::events_from(std::uint64_t seq, std::size_t limit,
+                                    std::size_t max_bytes) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return events_from_locked(seq, limit, max_bytes);
+}
+
+inline EventPage Store::events_from_locked(std::uint64_t seq, std::size_t limit,
+                                           std::size_t max_bytes) const {
+    const std::size_t first = history_.index_of(seq);
+    std::size_t last = first;
+    for (std::size_t bytes = 0; last < history_.size() && last - first < limit &&
+                                bytes < max_bytes; ++last) {
+        bytes += history_.at(last)->size;
+    }
+    EventPage page = page_locked(first, last);
+    page.lost = seq < history_.first_seq();
+    return page;
+}
+
+inline EventPage Store::events_before(std::uint64_t seq, std::size_t limit,
+                                      std::size_t max_bytes) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const std::size_t last = history_.index_of(seq);
+    std::size_t first = last;
+    for (std::size_t bytes = 0; first > 0 && last - first < limit && bytes < max_bytes; --first) {
+        bytes += history_.at(first - 1)->size;
+    }
+    return page_locked(first, last);
+}
+
+inline std::optional<std::uint64_t> Store::seq_of(TaskId id) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const Record* record = index_.find(id);
+    if (!record || record->state != State::emitted) return std::nullopt;
+    return record->seq;
+}
+
+inline std::optional<TaskId> Store::id_before(std::uint64_t seq) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const std::size_t index = history_.index_of(seq);
+    if (index == 0) return std::nullopt;
+    return history_.at(index - 1)->id;
+}
+
+inline std::uint64_t Store::first_seq() const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return history_.first_seq();
+}
+
+inline std::uint64_t Store::next_seq() const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    return history_.next_seq();
+}
+
+inline Stats Store::stats() const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    Stats stats = stats_;
+    stats.pending = queue_.size();
+    stats.retained = history_.size();
+    stats.bytes = bytes_;
+    if (journal_) {
+        stats.journal_failed = journal_->failed();
+        stats.journal_bytes = journal_->size();
+        stats.journal_written = journal_->bytes_written();
+    }
+    return stats;
+}
+
+// ---- The journal's thread --------------------------------------------------
+
+// What a rewrite would come to, about.
+inline std::uint64_t Store::live_bytes_locked() const {
+    constexpr std::uint64_t per_record = 130;
+    return bytes_ + queue_.size() * per_record + history_.size() * (per_record + end_record_size);
+}
+
+inline bool Store::wants_rewrite_locked() const {
+    return journal_->failed() ||
+           journal_->size() > std::max({options_.rewrite_min_bytes, 2 * live_bytes_locked(),
+                                        rewrite_above_});
+}
+
+inline void Store::tend() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!closed_) {
+        if (wants_rewrite_locked()) {
+            rewrite(lock);
+            if (journal_->failed()) tender_wakes_.wait(lock);
+        } else if (journal_->wants_sync()) {
+            if (options_.fsync == Fsync::everysec) {
+                tender_wakes_.wait_for(lock, std::chrono::seconds(1), [this] { return closed_; });
+            }
+            lock.unlock();
+            try {
+                journal_->sync();
+            } catch (const Error& error) {
+                if (options_.log) options_.log(error.what());
+            }
+            lock.lock();
+        } else {
+            tender_wakes_.wait(lock);
+        }
+    }
+    lock.unlock();
+    try {
+        if (!journal_->failed()) journal_->sync();
+    } catch (const Error& error) {
+        if (options_.log) options_.log(error.what());
+    }
+}
+
+// Writes all that is live into a new file, beside the work that goes on.  It
+// begins while no record is between its write and its effect (J5), so what is
+// not in the copy is in the tail.
+inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
+    const std::uint64_t seq = history_.next_seq();
+    const TaskId last_id = ids_.last();
+    lock.unlock();
+    try {
+        journal_->prepare_rewrite(seq, last_id);
+        lock.lock();
+        settled_.wait(lock, [this] { return !commits_.busy() && !emitting_; });
+        journal_->begin_tail();
+        copy_live(lock);
+        lock.unlock();
+        journal_->finish_rewrite(pending_);
+        lock.lock();
+        rewrite_above_ = 0;
+    } catch (const std::exception& error) {
+        if (lock.owns_lock()) lock.unlock();
+        journal_->abandon_rewrite();
+        if (options_.log) options_.log(error.what());
+        lock.lock();
+        rewrite_above_ = journal_->size() + journal_->size() / 4;
+    }
+}
+
+// Pending tasks first, then the history: a task that moves from one to the other
+// meanwhile is met at least once.
+inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
+    std::string lines;
+    const auto write_unlocked = [&](const auto& page, auto append) {
+        lock.unlock();
+        lines.clear();
+        for (const auto& item : page) append(item);
+        journal_->append_rewrite(lines);
+        lock.lock();
+        if (closed_) throw Error(Errc::stopped, "the rewrite of the journal was broken off");
+    };
+    TaskQuery query;
+    for (bool more = true; more;) {
+        const TaskPage page = tasks_locked(query);
+        more = page.more;
+        if (more) query.after = TaskCursor{page.tasks.back().due, page.tasks.back().id};
+        write_unlocked(page.tasks, [&lines](const Task& task) {
+            append_schedule_record(lines, std::array<const Task*, 1>{&task});
+        });
+    }
+    std::uint64_t seq = 0;
+    for (bool more = true; more;) {
+        const EventPage page = events_from_locked(seq, query.limit, query.max_bytes);
+        more = page.more;
+        seq = page.next;
+        write_unlocked(page.events, [&lines](const Event& event) {
+            const std::array<const Event*, 1> one{&event};
+            append_schedule_record(lines, one);
+            append_end_record(lines, R"("emit","seq":)" + std::to_string(event.seq),
+                              event.emitted_at, one);
+        });
+    }
+}
+
+}  // namespace detail
+
+// ============================================================================
+// 10. Scheduler
+// ============================================================================
+//
+//   W1  One thread waits, on the wall clock, until exactly the next due time, and
+//       not at all when nothing is pending.  A clock that is stepped ends or
+//       lengthens the wait by itself.
+//   W2  It is woken only by a task that is due before everything it waits for.
+//   W3  Readers are cursors over the history.  A callback has a thread, so that a
+//       slow one delays nobody and may call the scheduler.
+
+/// The JSON form of a task to schedule, taken apart:
+/// `{"timestamp": ISO 8601, "message": object, array or string, "secret"?, …}`.
+struct TaskRequest {
+    TimePoint due{};                    ///< what the timestamp says
+    std::string timestamp;              ///< the timestamp as it was given
+    std::string payload;                ///< the object without white space and without `secret`
+    std::vector<std::string> errors;    ///< all that is wrong, a sentence each; empty: nothing
+
+    /// Reads `json`; `now` tells which due times are too far ahead.  Does not
+    /// throw for any text: what is wrong is in `errors`.
+    static TaskRequest parse(std::string_view json, TimePoint now);
+
+private:
+    void take_member(detail::JsonReader& reader, std::string_view key);
+    void take_timestamp(std::string_view token, TimePoint now);
+    void take_message(char first);
+    bool first_of(bool& seen, const char* name);
+
+    bool has_timestamp_ = false;
+    bool has_message_ = false;
+    bool has_secret_ = false;
+    TimePoint now_{};
+};
+
+inline TaskRequest TaskRequest::parse(std::string_view json, TimePoint now) {
+    TaskRequest request;
+    request.now_ = now;
+    request.payload.reserve(json.size());
+    request.payload += '{';
+    detail::JsonReader reader(json);
+    std::string_view key;
+    std::string_view value;
+    const bool object = reader.enter_object();
+    if (object) {
+        while (reader.next_member(key)) request.take_member(reader, key);
+    } else {
+        reader.value(value);
+    }
+    request.payload += '}';
+    if (!reader.finish()) {
+        request = TaskRequest();
+        request.errors.push_back("The body is not valid JSON: " + reader.problem() + ".");
+    } else if (!object) {
+        request.errors.emplace_back(
+            R"(The body must be a JSON object with "timestamp" and "message".)");
+    } else {
+        if (!request.has_timestamp_) {
+            request.errors.emplace_back(
+                R"("timestamp" is missing; give the moment as an ISO 8601 string.)");
+        }
+        if (!request.has_message_) {
+            request.errors.emplace_back(
+                R"("message" is missing; give an object, an array or a string.)");
+        }
+    }
+    return request;
+}
+
+inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_view key) {
+    std::string_view value;
+    const char first = reader.peek();
+    if (detail::is_named(key, "secret")) {
+        if (reader.value(value) && first_of(has_secret_, "secret") && first != '"') {
+            errors.emplace_back(R"("secret" must be a string.)");
+        }
+        return;
+    }
+    if (payload.size() > 1) payload += ',';
+    payload += '"';
+    payload += key;
+    payload += "\":";
+    if (!reader.value(value, &payload)) return;
+    if (detail::is_named(key, "timestamp")) {
+        if (first_of(has_timestamp_, "timestamp")) take_timestamp(value, now_);
+    } else if (detail::is_named(key, "message")) {
+        if (first_of(has_message_, "message")) take_message(first);
+    }
+}
+
+inline bool TaskRequest::first_of(bool& seen, const char* name) {
+    if (seen) errors.push_back('"' + std::string(name) + "\" is given more than once.");
+    return !std::exchange(seen, true);
+}
+
+inline void TaskRequest::take_timestamp(std::string_view token, TimePoint now) {
+    const auto text = detail::read_string(token);
+    const auto time = text ? parse_time(*text) : std::nullopt;
+    if (!time) {
+        errors.emplace_back(
+            R"("timestamp" must be an ISO 8601 string such as "2026-08-21T04:29:00.951Z".)");
+        return;
+    }
+    const TimePoint latest = one_year_after(now);
+    if (*time > latest) {
+        errors.push_back("\"timestamp\" is more than a year ahead; the latest that is accepted is " +
+                         format_time(latest) + ".");
+    }
+    timestamp = *text;
+    due = *time;
+}
+
+inline void TaskRequest::take_message(char first) {
+    if (first != '{' && first != '[' && first != '"') {
+        errors.emplace_back(R"("message" must be an object, an array or a string.)");
+    }
+}
+
+/// Keeps tasks and emits each at its due time.  Every member function may be
+/// called from any thread.
+class Scheduler {
+public:
+    using Callback = std::function<void(const Event&)>;
+
+    /// Opens the journal, if `options` names one, and starts.  Blocks while the
+    /// journal is read.  Throws `Error` with `journal_busy`, `journal_unreadable`
+    /// or `journal_failed`.
+    explicit Scheduler(Options options = {});
+    /// As `stop()`.  Not to be called from a callback.
+    ~Scheduler() { stop(); }
+    Scheduler(const Scheduler&) = delete;
+    Scheduler& operator=(const Scheduler&) = delete;
+
+    /// Schedules `message`, which is JSON text of an object, an array or a string.
+    /// The event's payload is `{"timestamp": due, "message": message}`.  Blocks
+    /// until the task is stored.  Throws `Error` if it is refused.
+    TaskId schedule(TimePoint due, std::string_view message);
+    /// The same, for a moment that lies `delay` ahead.
+    TaskId schedule(milliseconds delay, std::string_view message) {
+        return schedule(now() + delay, message);
+    }
+    /// Schedules what a client asked for in JSON.  Blocks until it is stored.
+    /// Throws `Error`; with `invalid_argument` if the request has errors.
+    TaskId schedule(const TaskRequest& request);
+    /// Cancels a pending task.  Blocks until that is stored.  False: there is no
+    /// such task.  Throws `Error`: with `already_emitted` if it comes too late.
+    bool cancel(TaskId id) { return store_.cancel(id); }
+
+    /// The task with this id, pending or in the history.
+    std::optional<Task> find(TaskId id) const { return store_.find(id); }
+    /// Pending tasks by due time.
+    TaskPage tasks(const TaskQuery& query = {}) const { return store_.tasks(query); }
+    /// At most `limit` events from the cursor `seq` on.  A page ends when its
+    /// payloads reach `max_bytes`.
+    EventPage events_from(std::uint64_t seq, std::size_t limit = 100,
+                          std::size_t max_bytes = std::size_t{4} << 20) const {
+        return store_.events_from(seq, limit, max_bytes);
+    }
+    /// The last events before the cursor `seq`, at most `limit`.
+    EventPage events_before(std::uint64_t seq, std::size_t limit = 100,
+                            std::size_t max_bytes = std::size_t{4} << 20) const {
+        return store_.events_before(seq, limit, max_bytes);
+    }
+    /// The seq of an event that is retained.
+    std::optional<std::uint64_t> seq_of(TaskId id) const { return store_.seq_of(id); }
+    /// The id of the event before a cursor, if it is retained.
+    std::optional<TaskId> id_before(std::uint64_t seq) const { return store_.id_before(seq); }
+    /// The cursor of the oldest event that is retained.
+    std::uint64_t first_seq() const { return store_.first_seq(); }
+    /// The cursor behind the newest event: that of the next one.
+    std::uint64_t next_seq() const { return store_.next_seq(); }
+
+    /// Calls `callback` for each event that this object emits, from its first on,
+    /// in order, on a thread of its own.  It may call the scheduler, but not
+    /// `stop()`.  What it throws goes to `Options::on_error`.
+    void on_event(Callback callback);
+    /// Calls `hook` on the emitting thread after events were emitted, and once when
+    /// the scheduler stops.  It must not block.  Returns a handle to remove it by.
+    std::size_t add_emission_hook(std::function<void()> hook);
+    /// Removes a hook; it is not being called when this returns.
+    void remove_emission_hook(std::size_t handle);
+    /// Blocks until there is an event at or behind `seq` (true), or until `timeout`
+    /// has passed or the scheduler stops (false).
+    bool wait_for_event(std::uint64_t seq, milliseconds timeout) const;
+
+    /// Makes the scheduler look at its clock again; needed only with `Options::now`.
+    void clock_changed();
+    /// The scheduler's clock.
+    TimePoint now() const { return store_.now(); }
+    /// Figures of this moment.
+    Stats stats() const { return store_.stats(); }
+    /// Stops emitting, ends the callbacks and closes the journal.  What is pending
+    /// stays in the journal.  Every later change throws `Error` with `stopped`.
+    void stop();
+
+private:
+    void run();
+    void run_callback(const Callback& callback);
+    void wake_readers();
+
+    detail::Store store_;
+    const std::uint64_t first_seq_;  // of the first event that this object emits
+    std::condition_variable wake_;   // with the store's mutex
+    std::optional<TimePoint> sleeping_until_;  // guarded by the store's mutex
+    bool sleeping_ = false;                    // guarded by the store's mutex
+    bool stopping_ = false;                    // guarded by the store's mutex
+
+    mutable std::mutex readers_mutex_;
+    mutable std::condition_variable emitted_;
+    std::uint64_t next_seq_;        // guarded by readers_mutex_: as the readers know it
+    bool readers_stop_ = false;     // guarded by readers_mutex_
+    std::vector<std::thread> callbacks_;  // guarded by readers_mutex_
+    std::mutex hooks_mutex_;
+    std::vector<std::function<void()>> hooks_;  // guarded by hooks_mutex_; empty: removed
+    std::thread thread_;  // last: starts when all the above exists
+};
+
+inline Scheduler::Scheduler(Options options)
+    : store_(std::move(options)), first_seq_(store_.next_seq()), next_seq_(first_seq_) {
+    store_.on_due_changed = [this] {
+        if (!sleeping_) return;
+        const auto wake = store_.next_wake_locked();
+        if (wake && (!sleeping_until_ || *wake < *sleeping_until_)) wake_.notify_one();  // W2
+    };
+    thread_ = std::thread([this] { run(); });
+}
+
+inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
+    detail::JsonReader reader(message);
+    std::string_view value;
+    if (!reader.value(value) || !reader.finish()) {
+        throw Error(Errc::invalid_argument, "The message is not valid JSON: " + reader.problem());
+    }
+    std::string json = R"({"timestamp":")" + format_time(due) + R"(","message":)";
+    json += message;
+    json += '}';
+    return schedule(TaskRequest::parse(json, now()));
+}
+
+inline TaskId Scheduler::schedule(const TaskRequest& request) {
+    if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
+    return store_.schedule({{request.due, request.payload}}).front();
+}
+
+// The kernel may delay a timer by 50 µs to save wake-ups; this thread asks it not to.
+inline void Scheduler::run() {
+    ::prctl(PR_SET_TIMERSLACK, 1UL);
+    std::unique_lock<std::mutex> lock(store_.mutex());
+    while (!stopping_) {
+        const auto wake = store_.next_wake_locked();
+        if (wake && *wake <= store_.now()) {
+            lock.unlock();
+            if (store_.emit_due()) wake_readers();
+            lock.lock();
+            continue;
+        }
+        sleeping_ = true;
+        sleeping_until_ = wake;
+        if (wake && !store_.options().now) {
+            wake_.wait_until(lock, detail::to_system_time(*wake));  // W1
+        } else {
+            wake_.wait(lock);
+        }
+        sleeping_ = false;
+    }
+}
+
+inline void Scheduler::wake_readers() {
+    {
+        std::lock_guard<std::mutex> guard(readers_mutex_);
+        next_seq_ = store_.next_seq();
+    }
+    emitted_.notify_all();
+    std::lock_guard<std::mutex> guard(hooks_mutex_);
+    for (const auto& hook : hooks_) {
+        if (hook) hook();
+    }
+}
+
+inline bool Scheduler::wait_for_event(std::uint64_t seq, milliseconds timeout) const {
+    std::unique_lock<std::mutex> lock(readers_mutex_);
+    const auto ready = [this, seq] { return readers_stop_ || next_seq_ > seq; };
+    if (timeout == milliseconds::max()) {
+        emitted_.wait(lock, ready);
+    } else {
+        emitted_.wait_for(lock, timeout, ready);
+    }
+    return next_seq_ > seq;
+}
+
+inline void Scheduler::on_event(Callback callback) {
+    std::lock_guard<std::mutex> guard(readers_mutex_);
+    if (readers_stop_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    callbacks_.emplace_back([this, callback = std::move(callback)] { run_callback(callback); });
+}
+
+inline void Scheduler::run_callback(const Callback& callback) {
+    std::uint64_t seq = first_seq_;
+    while (wait_for_event(seq, milliseconds::max())) {
+        const EventPage page = events_from(seq, detail::Store::batch);
+        seq = page.next;
+        for (const Event& event : page.events) {
+            try {
+                callback(event);
+            } catch (...) {
+                if (store_.options().on_error) store_.options().on_error(std::current_exception());
+            }
+        }
+    }
+}
+
+inline std::size_t Scheduler::add_emission_hook(std::function<void()> hook) {
+    std::lock_guard<std::mutex> guard(hooks_mutex_);
+    hooks_.push_back(std::move(hook));
+    return hooks_.size() - 1;
+}
+
+inline void Scheduler::remove_emission_hook(std::size_t handle) {
+    std::lock_guard<std::mutex> guard(hooks_mutex_);
+    hooks_[handle] = nullptr;
+}
+
+inline void Scheduler::clock_changed() {
+    std::lock_guard<std::mutex> guard(store_.mutex());
+    wake_.notify_one();
+}
+
+inline void Scheduler::stop() {
+    {
+        std::lock_guard<std::mutex> guard(store_.mutex());
+        stopping_ = true;
+        wake_.notify_one();
+    }
+    if (thread_.joinable()) thread_.join();
+    std::vector<std::thread> callbacks;
+    {
+        std::lock_guard<std::mutex> guard(readers_mutex_);
+        readers_stop_ = true;
+        callbacks.swap(callbacks_);
+    }
+    emitted_.notify_all();
+    for (std::thread& callback : callbacks) callback.join();
+    store_.close();
+    std::lock_guard<std::mutex> guard(hooks_mutex_);
+    for (const auto& hook : hooks_) {
+        if (hook) hook();
+    }
+    hooks_.clear();
+}
+
+#ifndef SCHEDULER_NO_HTTP
+
+// ============================================================================
+// 13. HTTP
+// ============================================================================
+//
+// `HttpApi` answers the requests and stands on any `httplib::Server`.
+// `HttpServer` is a server that holds up to the open network: it leaves parsing,
+// routing and writing to cpp-httplib, and connections to nobody.
+//
+//   H1  A secret, where one is configured, is judged before anything else of a
+//       request, and compared in constant time.
+//   H2  A body is read piece by piece and never beyond `max_body`.
+//   H3  The server judges the raw head before cpp-httplib sees it, and hands on
+//       one that it has written itself: framed in one way, without the fields
+//       that make cpp-httplib parse, compress or cut.
+//   H4  A connection whose request was not read to its end is closed after the
+//       answer, so that a body never runs as the next request.
+//   H5  A stream costs its socket and its cursor.  One thread writes them all;
+//       what a slow one has not taken stays in the history and nowhere else.
+
+/// How `HttpApi` and `HttpServer` behave.
+struct HttpOptions {
+    /// Any one of these must come with every request; none: anybody may.
+    std::vector<std::string> secrets;
+    /// Origins whose pages may call the API, such as `https://example.org`.
+    std::vector<std::string> cors_origins;
+    /// Names that `Host` may have beside those of the loopback, where that is checked.
+    std::vector<std::string> allowed_hosts;
+    /// Refuse a `Host` that is neither a loopback name nor allowed.  `HttpServer`
+    /// does so by itself when it is bound to the loopback and has no secret.
+    bool check_host = false;
+    /// The largest body of a request, in bytes.
+    std::size_t max_body = std::size_t{1} << 20;
+    /// How many event streams may be open.
+    std::size_t max_streams = 1'024;
+    /// After how long without an event a stream gets a comment.
+    milliseconds keep_alive{15'000};
+
+    /// `HttpServer`: how many connections may be open, event streams not counted.
+    std::size_t max_connections = 4'096;
+    /// `HttpServer`: how long a request may take to come in, and its answer to go out.
+    milliseconds request_timeout{30'000};
+    /// `HttpServer`: how long a connection may be idle between requests.
+    milliseconds idle_timeout{60'000};
+};
+
+namespace detail {
+
+// ---- 13.1 What the parts share ---------------------------------------------
+
+inline bool same_secret(std::string_view given, std::string_view secret) {
+    std::size_t difference = given.size() ^ secret.size();
+    for (std::size_t i = 0; i < given.size() && !secret.empty(); ++i) {
+        difference |= static_cast<unsigned char>(given[i] ^ secret[i % secret.size()]);
+    }
+    return difference == 0;
+}
+
+inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
+    return a.size() == b.size() &&
+           std::equal(a.begin(), a.end(), b.begin(), [](unsigned char x, unsigned char y) {
+               return x == y || ((x | 0x20U) == (y | 0x20U) && (x | 0x20U) >= 'a' &&
+                                 (x | 0x20U) <= 'z');
+           });
+}
+
+// A host without its port, in brackets or not.
+inline std::string_view host_without_port(std::string_view host) {
+    if (!host.empty() && host.front() == '[') return host.substr(0, host.find(']') + 1);
+    return host.substr(0, host.find(':'));
+}
+
+inline bool is_loopback_name(std::string_view host) {
+    if (equal_ignoring_case(host, "localhost") || host == "[::1]" || host == "::1") return true;
+    in_addr address{};
+    return ::inet_pton(AF_INET, std::string(host).c_str(), &address) == 1 &&
+           ntohl(address.s_addr) >> 24 == 127;
+}
+
+// {"errors":["…"]}
+inline std::string errors_json(const std::vector<std::string>& errors) {
+    std::string json = R"({"errors":[)";
+    for (const std::string& error : errors) {
+        if (&error != &errors.front()) json += ',';
+        append_quoted(json, error);
+    }
+    return json + "]}";
+}
+
+inline void append_member(std::string& json, std::string_view name, std::string_view text) {
+    json += json.size() > 1 && json.back() != '{' ? ",\"" : "\"";
+    json += name;
+    json += "\":";
+    append_quoted(json, text);
+}
+
+// The string that a member of an object says; nothing if `json` is no object, is
+// not valid, or has no such member.
+inline std::optional<std::string> member_of(std::string_view json, std::string_view name) {
+    JsonReader reader(json);
+    std::string_view key;
+    std::string_view value;
+    std::optional<std::string> found;
+    if (!reader.enter_object()) return std::nullopt;
+    while (reader.next_member(key) && reader.value(value)) {
+        if (!found && is_named(key, name)) found = read_string(value);
+    }
+    return reader.finish() ? found : std::nullopt;
+}
+
+inline void append_task(std::string& json, const Task& task) {
+    json += '{';
+    append_member(json, "id", task.id.str());
+    append_member(json, "status", task.emitted_at ? "emitted" : "pending");
+    append_member(json, "due", format_time(task.due));
+    if (task.emitted_at) {
+        append_member(json, "emitted_at", format_time(*task.emitted_at));
+        json += ",\"late_ms\":" + std::to_string((*task.emitted_at - task.due).count());
+    }
+    json.append(",\"payload\":").append(task.text()) += '}';
+}
+
+inline void append_event(std::string& json, const Event& event) {
+    json += '{';
+    append_member(json, "id", event.id.str());
+    append_member(json, "due", format_time(event.due));
+    append_member(json, "emitted_at", format_time(event.emitted_at));
+    json += ",\"late_ms\":" + std::to_string(event.late().count());
+    json.append(",\"payload\":").append(event.text()) += '}';
+}
+
+// A page of things and where it stands among all: the answer of a list.
+template <class Items, class Cursor, class Append>
+std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
+                      Append append) {
+    const auto quoted = [&](bool known, const auto& item) {
+        return known ? '"' + cursor(item()) + '"' : std::string("null");
+    };
+    std::string json = R"({"page_info":{"total_count":)" + std::to_string(total);
+    json += R"(,"count":)" + std::to_string(items.size());
+    json += R"(,"start_cursor":)" + quoted(!items.empty(), [&] { return items.front(); });
+    json += R"(,"end_cursor":)" + quoted(more && !items.empty(), [&] { return items.back(); });
+    json += R"(},"data":[)";
+    for (const auto& item : items) {
+        if (&item != &items.front()) json += ',';
+        append(json, item);
+    }
+    return json + "]}";
+}
+
+// A place in the order of pending tasks as text, and back.
+inline std::string cursor_of(const Task& task) {
+    return std::to_string(task.due.time_since_epoch().count()) + '_' + task.id.str();
+}
+
+inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
+    const std::size_t bar = text.find('_');
+    if (bar == std::string::npos || bar == 0 || bar > 18) return std::nullopt;
+    char* end = nullptr;
+    const long long due = std::strtoll(text.c_str(), &end, 10);
+    const auto id = TaskId::parse(std::string_view(text).substr(bar + 1));
+    if (end != text.c_str() + bar || !id) return std::nullopt;
+    return TaskCursor{TimePoint(milliseconds(due)), *id};
+}
+
+// GET, HEAD for GET.
+inline std::string method_list(std::string_view method) {
+    return method == "GET" ? "GET, HEAD" : std::string(method);
+}
+
+// Printable ASCII of what a stranger sent, for an answer.
+inline std::string shown(std::string_view text) {
+    std::string out(text.substr(0, 64));
+    for (char& c : out) {
+        if (c < 0x20 || c > 0x7E) c = '?';
+    }
+    return out;
+}
+
+// ---- 13.2 Event streams ----------------------------------------------------
+
+// The frames of a run of events, as the stream has them, and where each ends.
+struct Frames {
+    std::string text;
+    struct End {
+        std::size_t offset;
+        std::uint64_t next;  // the cursor behind it
+    };
+    std::vector<End> ends;
+    bool lost = false;  // the cursor pointed to events that were trimmed
+};
+
+inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq) {
+    const EventPage page = scheduler.events_from(seq, 1'024, std::size_t{1} << 18);
+    Frames frames;
+    frames.lost = page.lost;
+    for (const Event& event : page.events) {
+        frames.text += "id: ";
+        frames.text += event.id.str();
+        frames.text += "\ndata: ";
+        frames.text += event.text();
+        frames.text += "\n\n";
+        frames.ends.push_back({frames.text.size(), event.seq + 1});
+    }
+    return frames;
+}
+
+constexpr std::string_view keep_alive_comment = ":keepalive\n\n";
+
+// event: gap, then a cursor to go on from.
+inline std::string gap_text(const Scheduler& scheduler, std::string_view requested) {
+    std::string json = "{";
+    append_member(json, "requested", shown(requested));
+    const EventPage page = scheduler.events_from(0, 1);
+    if (page.events.empty()) {
+        json += R"(,"oldest":null)";
+    } else {
+        append_member(json, "oldest", page.events.front().id.str());
+    }
+    return "event: gap\ndata: " + json + "}\n\n";
+}
+
+inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
+    const auto before = scheduler.id_before(seq);
+    return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
+}
+
+// Where a stream begins: what it is told first, and its cursor.
+struct StreamStart {
+    std::string preamble;
+    std::uint64_t seq = 0;
+};
+
+// Writes every event stream of an HttpServer, on one thread, to sockets that do
+// not block (H5).  It sleeps in epoll_wait: without limit when it has no stream,
+// else until the next keep-alive.
+class StreamWriter {
+public:
+    StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
+                 std::function<void()> on_closed);
+    ~StreamWriter() { stop(); }
+    // Takes over a connected socket; `head` goes out first.  Any thread.
+    void adopt(int fd, std::string head, std::uint64_t seq);
+    // There may be new events.  Any thread; does not block.
+    void wake();
+    // Ends every stream.
+    void stop();
+
+private:
+    struct Stream {
+        int fd;
+        std::size_t place;     // in streams_
+        std::string head;      // what goes out before the events
+        std::uint64_t seq;     // of the event that is to be written next
+        std::size_t skip = 0;  // bytes of it that are written already
+        bool blocked = false;  // the socket takes no more for now
+        bool quiet = true;     // nothing was written since the last keep-alive
+    };
+
+    void run();
+    void take_adopted();
+    void on_socket(Stream& stream, std::uint32_t events);
+    bool pump(Stream& stream);
+    bool write_frames(Stream& stream, const Frames& frames);
+    std::optional<std::size_t> send(Stream& stream, std::string_view text);
+    std::shared_ptr<const Frames> frames_at(std::uint64_t seq);
+    void pump_all();
+    void keep_alive_all();
+    void close(Stream& stream);
+
+    const Scheduler& scheduler_;
+    const milliseconds keep_alive_;
+    const std::function<void()> on_closed_;
+    const int epoll_;
+    const int wake_fd_;
+    std::atomic<bool> woken_{false};
+    std::atomic<bool> stopping_{false};
+    std::mutex adopted_mutex_;
+    std::vector<std::unique_ptr<Stream>> adopted_;  // guarded by adopted_mutex_
+
+    // The thread's own:
+    std::vector<std::unique_ptr<Stream>> streams_;
+    std::vector<std::unique_ptr<Stream>> closed_;  // until this round is over
+    std::map<std::uint64_t, std::shared_ptr<const Frames>> cache_;
+    std::uint64_t next_seq_ = 0;  // as far as the history went when this round began
+    bool more_ = false;           // some stream could be written on at once
+    std::chrono::steady_clock::time_point next_keep_alive_;
+    std::thread thread_;  // last: starts when all the above exists
+};
+
+inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
+                                  std::function<void()> on_closed)
+    : scheduler_(scheduler),
+      keep_alive_(keep_alive),
+      on_closed_(std::move(on_closed)),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.ptr = nullptr;
+    if (epoll_ < 0 || wake_fd_ < 0 || ::epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_fd_, &event) != 0) {
+        const int error = errno;
+        ::close(epoll_);
+        ::close(wake_fd_);
+        throw std::system_error(error, std::generic_category(), "cannot set up event streams");
+    }
+    thread_ = std::thread([this] { run(); });
+}
+
+inline void StreamWriter::stop() {
+    if (!thread_.joinable()) return;
+    stopping_ = true;
+    wake();
+    thread_.join();
+    ::close(epoll_);
+    ::close(wake_fd_);
+}
+
+inline void StreamWriter::wake() {
+    if (woken_.exchange(true)) return;
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t n = ::write(wake_fd_, &one, sizeof one);
+}
+
+inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq) {
+    auto stream = std::make_unique<Stream>();
+    stream->fd = fd;
+    stream->head = std::move(head);
+    stream->seq = seq;
+    {
+        std::lock_guard<std::mutex> guard(adopted_mutex_);
+        adopted_.push_back(std::move(stream));
+    }
+    wake();
+}
+
+inline void StreamWriter::run() {
+    std::array<epoll_event, 256> events;
+    while (!stopping_) {
+        int timeout = -1;
+        if (more_) {
+            timeout = 0;
+        } else if (!streams_.empty()) {
+            const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
+            timeout = static_cast<int>(std::max<std::int64_t>(
+                std::chrono::duration_cast<milliseconds>(left).count() + 1, 0));
+        }
+        const int n = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), timeout);
+        bool woken = more_;
+        for (int i = 0; i < n; ++i) {
+            const epoll_event& event = events[static_cast<std::size_t>(i)];
+            if (event.data.ptr) {
+                on_socket(*static_cast<Stream*>(event.data.ptr), event.events);
+            } else {
+                std::uint64_t count = 0;
+                [[maybe_unused]] const ssize_t size = ::read(wake_fd_, &count, sizeof count);
+                woken_ = false;
+                woken = true;
+            }
+        }
+        if (woken) {
+            take_adopted();
+            pump_all();
+        }
+        keep_alive_all();
+        closed_.clear();
+    }
+    take_adopted();
+    pump_all();
+    while (!streams_.empty()) close(*streams_.back());
+}
+
+inline void StreamWriter::take_adopted() {
+    std::vector<std::unique_ptr<Stream>> adopted;
+    {
+        std::lock_guard<std::mutex> guard(adopted_mutex_);
+        adopted.swap(adopted_);
+    }
+    if (streams_.empty()) next_keep_alive_ = std::chrono::steady_clock::now() + keep_alive_;
+    for (auto& stream : adopted) {
+        ::fcntl(stream->fd, F_SETFL, ::fcntl(stream->fd, F_GETFL) | O_NONBLOCK);
+        const int on = 1;
+        ::setsockopt(stream->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        epoll_event event{};
+        event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
+        event.data.ptr = stream.get();
+        stream->place = streams_.size();
+        streams_.push_back(std::move(stream));
+        if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, streams_.back()->fd, &event) != 0) {
+            close(*streams_.back());
+        }
+    }
+}
+
+inline void StreamWriter::on_socket(Stream& stream, std::uint32_t events) {
+    if (stream.fd < 0) return;  // closed in this round
+    if (events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) return close(stream);
+    if (events & EPOLLIN) {  // a client has nothing more to say here
+        std::array<char, 4'096> ignored;
+        while (::recv(stream.fd, ignored.data(), ignored.size(), MSG_DONTWAIT) > 0) continue;
+    }
+    if (events & EPOLLOUT) {
+        stream.blocked = false;
+        if (pump(stream)) more_ = true;
+    }
+}
+
+inline void StreamWriter::pump_all() {
+    more_ = false;
+    next_seq_ = scheduler_.next_seq();
+    for (std::size_t i = streams_.size(); i-- > 0;) {  // closing moves the last one forward
+        if (pump(*streams_[i])) more_ = true;
+    }
+    if (!more_) cache_.clear();
+}
+
+// Writes what the socket takes, up to some frames.  True: it would take more.
+inline bool StreamWriter::pump(Stream& stream) {
+    if (stream.blocked || stream.fd < 0) return false;
+    if (!stream.head.empty()) {
+        const auto sent = send(stream, stream.head);
+        if (!sent) return false;
+        stream.head.erase(0, *sent);
+        if (!stream.head.empty()) return false;
+        stream.head.shrink_to_fit();
+    }
+    if (stream.seq >= next_seq_) return false;
+    const auto frames = frames_at(stream.seq);
+    if (frames->lost) {
+        // Half a frame cannot be finished; between frames, the reader is told.
+        if (stream.skip > 0) {
+            close(stream);
+            return false;
+        }
+        stream.seq = scheduler_.first_seq();
+        stream.head = gap_text(scheduler_, "") + cursor_text(scheduler_, stream.seq);
+        return true;
+    }
+    return !frames->text.empty() && write_frames(stream, *frames);
+}
+
+inline bool StreamWriter::write_frames(Stream& stream, const Frames& frames) {
+    const auto sent = send(stream, std::string_view(frames.text).substr(stream.skip));
+    if (!sent) return false;
+    const std::size_t done = stream.skip + *sent;
+    const auto end = std::upper_bound(
+        frames.ends.begin(), frames.ends.end(), done,
+        [](std::size_t offset, const Frames::End& e) { return offset < e.offset; });
+    std::size_t whole = 0;
+    if (end != frames.ends.begin()) {
+        whole = (end - 1)->offset;
+        stream.seq = (end - 1)->next;
+    }
+    stream.skip = done - whole;
+    return done == frames.text.size();
+}
+
+// Sends without blocking; nothing if the stream had to be closed.
+inline std::optional<std::size_t> StreamWriter::send(Stream& stream, std::string_view text) {
+    const ssize_t n = ::send(stream.fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
+        close(stream);
+        return std::nullopt;
+    }
+    const std::size_t sent = n < 0 ? 0 : static_cast<std::size_t>(n);
+    stream.blocked = sent < text.size();
+    stream.quiet = false;
+    return sent;
+}
+
+// Streams that are at the same place share their frames.
+inline std::shared_ptr<const Frames> StreamWriter::frames_at(std::uint64_t seq) {
+    auto& cached = cache_[seq];
+    auto frames = cached;
+    if (!frames) {
+        frames = std::make_shared<const Frames>(make_frames(scheduler_, seq));
+        cached = frames;
+    }
+    if (frames->text.empty() || cache_.size() > 16) cache_.erase(cache_.begin());
+    return frames;
+}
+
+inline void StreamWriter::keep_alive_all() {
+    const auto now = std::chrono::steady_clock::now();
+    if (streams_.empty() || now < next_keep_alive_) return;
+    next_keep_alive_ = now + keep_alive_;
+    for (std::size_t i = streams_.size(); i-- > 0;) {
+        Stream& stream = *streams_[i];
+        if (stream.quiet && !stream.blocked && stream.head.empty() && stream.skip == 0) {
+            const auto sent = send(stream, keep_alive_comment);
+            if (sent && *sent < keep_alive_comment.size()) {
+                stream.head = keep_alive_comment.substr(*sent);
+            }
+        }
+        stream.quiet = true;
+    }
+}
+
+inline void StreamWriter::close(Stream& stream) {
+    ::close(stream.fd);
+    stream.fd = -1;
+    const std::size_t place = stream.place;
+    closed_.push_back(std::move(streams_[place]));
+    if (place + 1 != streams_.size()) {
+        streams_[place] = std::move(streams_.back());
+        streams_[place]->place = place;
+    }
+    streams_.pop_back();
+    on_closed_();
+}
+
+// ---- 13.3 Connections ------------------------------------------------------
+
+// One HTTP/1.1 connection of an HttpServer, as cpp-httplib wants to see it.  It
+// serves a head that it has judged and rewritten (H3), then the body, from one
+// buffer; what is written is gathered and goes out in one call, at the latest
+// before it has to wait for more input.
+//
+// The virtual functions are those of every release of cpp-httplib from 0.11.4,
+// which is why none says `override`.
+class Connection : public httplib::Stream {
+public:
+    enum class Next { request, refused, closed };
+
+    static constexpr std::size_t max_head = 16'384;
+    static constexpr std::size_t max_target = 8'192;
+    static constexpr std::size_t max_path = 2'048;
+    static constexpr std::size_t max_fields = 100;
+
+    Connection(int fd, const HttpOptions& options) : fd_(fd), options_(options) {}
+    Connection(const Connection&) = delete;
+    Connection& operator=(const Connection&) = delete;
+    ~Connection() {
+        if (fd_ >= 0) ::close(fd_);
+    }
+
+    // The connection whose request this thread is answering, or null.
+    static Connection*& current() {
+        static thread_local Connection* connection = nullptr;
+        return connection;
+    }
+
+    // Waits for a request and judges its head.  Refused: an answer is written.
+    Next next_request();
+    // Sends what was written.
+    bool flush();
+    // Whether the client wants to send another request.
+    bool persistent() const { return persistent_; }
+    // Whether the request was read to its end (H4).
+    bool consumed() const { return chunked_ ? body_read_ : body_left_ == 0; }
+    // Ends the connection so that the client gets the answer, whatever it is
+    // still sending.
+    void close_gently();
+
+    // For the handler: the chunked body was read to its end.
+    void body_was_read() { body_read_ = true; }
+    // Why reading failed: the client was too slow.
+    bool timed_out() const { return timed_out_; }
+    // For the handler: after its head, the answer is an event stream.
+    void start_stream(StreamStart start) { stream_ = std::move(start); }
+    const std::optional<StreamStart>& stream() const { return stream_; }
+    // Gives up the socket, and what is to be sent first.
+    std::pair<int, std::string> release() {
+        return {std::exchange(fd_, -1), std::move(out_) + stream_->preamble};
+    }
+
+    bool is_readable() const { return true; }
+    bool wait_readable() const { return true; }
+    bool is_writable() const { return fd_ >= 0; }
+    bool wait_writable() const { return fd_ >= 0; }
+    bool is_peer_alive() const { return fd_ >= 0; }
+    ssize_t read(char* to, std::size_t size);
+    ssize_t write(const char* from, std::size_t size);
+    void get_remote_ip_and_port(std::string& ip, int& port) const { address(remote_, ip, port); }
+    void get_local_ip_and_port(std::string& ip, int& port) const { address(local_, ip, port); }
+    // Old releases refuse a descriptor that select() could not hold, though
+    // nothing here selects.
+    socket_t socket() const { return fd_ < FD_SETSIZE ? fd_ : -1; }
+    time_t duration() const { return 0; }
+    void set_read_timeout(time_t, time_t) {}
+    const char* buffered_data(std::size_t& size) const {
+        size = head_.size() - head_at_;
+        return head_.data() + head_at_;
+    }
+    void consume_buffered(std::size_t size) { head_at_ += size; }
+
+private:
+    using SteadyTime = std::chrono::steady_clock::time_point;
+    struct Address {
+        bool known = false;
+        std::string ip;
+        int port = 0;
+    };
+    struct Refusal {
+        int status = 0;
+        std::string error;
+    };
+
+    bool receive(bool idle = false);
+    bool wait_until_deadline();
+    std::size_t head_end() const;
+    bool judge(std::string_view raw);
+    bool judge_request_line(std::string_view line);
+    bool judge_target(std::string_view target);
+    bool judge_field(std::string_view line);
+    bool judge_framing(std::string_view name, std::string_view value);
+    bool judge_host();
+    bool refuse(int status, const char* error) {
+        refusal_ = {status, error};
+        return false;
+    }
+    void answer_refusal();
+    void address(Address& known, std::string& ip, int& port) const;
+
+    int fd_;
+    const HttpOptions& options_;
+    std::string in_;       // received
+    std::size_t in_at_ = 0;  // how much of it was served
+    std::string head_;     // the rewritten head
+    std::size_t head_at_ = 0;
+    std::string out_;      // to be sent
+    SteadyTime deadline_;  // of the request
+    bool timed_out_ = false;
+    std::optional<StreamStart> stream_;
+    mutable Address remote_;
+    mutable Address local_;
+
+    // Of the request at hand:
+    Refusal refusal_;
+    std::string method_;
+    bool old_ = false;  // HTTP/1.0
+    bool persistent_ = true;
+    bool framed_ = false;
+    bool chunked_ = false;
+    bool body_read_ = false;
+    bool expects_continue_ = false;
+    std::uint64_t body_left_ = 0;
+    std::size_t hosts_ = 0;
+};
+
+// More bytes into in_; false at the end, after a failure, or after the deadline.
+// Between requests the socket's own timeout, which is `idle_timeout`, saves a
+// call to poll().
+inline bool Connection::receive(bool idle) {
+    if (!flush()) return false;
+    if (in_at_ == in_.size()) {
+        in_.clear();
+        in_at_ = 0;
+    }
+    std::array<char, 16'384> buffer;
+    for (;;) {
+        if (!idle && !wait_until_deadline()) return false;
+        const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), 0);
+        if (n > 0) in_.append(buffer.data(), static_cast<std::size_t>(n));
+        if (n > 0) return true;
+        if (n == 0 || errno != EINTR) return false;
+    }
+}
+
+inline bool Connection::wait_until_deadline() {
+    pollfd socket{fd_, POLLIN, 0};
+    const auto left = std::chrono::duration_cast<milliseconds>(
+        deadline_ - std::chrono::steady_clock::now());
+    const int ms = static_cast<int>(std::max<std::int64_t>(left.count(), 0));
+    if (ms > 0 && ::poll(&socket, 1, ms) != 0) return true;
+    timed_out_ = true;
+    return false;
+}
+
+// The size of the head that in_ holds from in_at_ on, with its empty line; 0: not
+// whole yet.
+inline std::size_t Connection::head_end() const {
+    for (std::size_t at = in_.find('\n', in_at_); at != std::string::npos;
+         at = in_.find('\n', at + 1)) {
+        if (in_.compare(at + 1, 1, "\n") == 0) return at + 2 - in_at_;
+        if (in_.compare(at + 1, 2, "\r\n") == 0) return at + 3 - in_at_;
+    }
+    return 0;
+}
+
+inline Connection::Next Connection::next_request() {
+    do {  // empty lines before a request are nothing (RFC 9112, 2.2)
+        while (in_at_ < in_.size() && (in_[in_at_] == '\r' || in_[in_at_] == '\n')) ++in_at_;
+    } while (in_at_ == in_.size() && receive(true));
+    if (in_at_ == in_.size()) return Next::closed;
+    deadline_ = std::chrono::steady_clock::now() + options_.request_timeout;
+    std::size_t size = 0;
+    while ((size = head_end()) == 0) {
+        const std::string_view sofar = std::string_view(in_).substr(in_at_);
+        const bool long_line = sofar.size() > max_target + 32 &&
+                               sofar.find('\n') == std::string_view::npos;
+        if (long_line || sofar.size() > max_head) break;
+        if (!receive()) {
+            if (!timed_out_) return Next::closed;
+            refuse(408, "The request took too long to arrive; send it again.");
+            answer_refusal();
+            return Next::refused;
+        }
+    }
+    const std::string_view raw = std::string_view(in_).substr(in_at_, size);
+    bool good = false;
+    if (size == 0 && in_.find('\n', in_at_) == std::string::npos) {
+        refuse(414, "The request's first line is too long; at most 8192 bytes are accepted.");
+    } else if (size == 0 || size > max_head) {
+        refuse(431, "The head of the request is too large; at most 16384 bytes are accepted.");
+    } else {
+        good = judge(raw);
+    }
+    in_at_ += size;
+    if (good) return Next::request;
+    answer_refusal();
+    return Next::refused;
+}
+
+inline bool Connection::judge(std::string_view raw) {
+    refusal_ = {};
+    persistent_ = true;
+    framed_ = chunked_ = body_read_ = expects_continue_ = old_ = false;
+    body_left_ = 0;
+    hosts_ = 0;
+    head_.clear();
+    head_at_ = 0;
+    for (std::size_t count = 0; !raw.empty(); ++count) {
+        const std::size_t newline = raw.find('\n');
+        std::string_view line = raw.substr(0, newline);
+        raw.remove_prefix(newline + 1);
+        if (line.empty() || line.back() != '\r') {
+            return refuse(400, "Every line of a request's head must end with CR LF.");
+        }
+        line.remove_suffix(1);
+        if (line.empty()) break;
+        if (count > max_fields) {
+            return refuse(431, "The request has too many header fields; at most 100 are accepted.");
+        }
+        if (count == 0 ? !judge_request_line(line) : !judge_field(line)) return false;
+    }
+    if (!judge_host()) return false;
+    if (chunked_) {
+        head_ += "Transfer-Encoding: chunked\r\n";
+    } else if (framed_ || (method_ != "GET" && method_ != "HEAD" && method_ != "OPTIONS")) {
+        head_ += "Content-Length: " + std::to_string(body_left_) + "\r\n";
+    }
+    if (expects_continue_ && !old_ && body_left_ <= options_.max_body) {
+        head_ += "Expect: 100-continue\r\n";
+    }
+    head_ += persistent_ ? "\r\n" : "Connection: close\r\n\r\n";
+    return true;
+}
+
+inline bool Connection::judge_host() {
+    if (hosts_ > 1 || (hosts_ == 0 && !old_)) {
+        return refuse(400, "A request must have exactly one Host field.");
+    }
+    if (chunked_ && (framed_ || old_)) {
+        return refuse(400, "Content-Length and Transfer-Encoding must not come together, and "
+                           "HTTP/1.0 has no Transfer-Encoding.");
+    }
+    return true;
+}
+
+inline bool Connection::judge_request_line(std::string_view line) {
+    const std::size_t first = line.find(' ');
+    const std::size_t second = line.find(' ', first == std::string_view::npos ? first : first + 1);
+    if (second == std::string_view::npos) {
+        return refuse(400, "The first line must be a method, a target and HTTP/1.1.");
+    }
+    method_ = line.substr(0, first);
+    const std::string_view target = line.substr(first + 1, second - first - 1);
+    const std::string_view version = line.substr(second + 1);
+    old_ = version == "HTTP/1.0";
+    persistent_ = !old_;
+    if (version != "HTTP/1.1" && !old_) {
+        return refuse(400, "The first line must be a method, a target and HTTP/1.1.");
+    }
+    for (const char* known : {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}) {
+        if (method_ == known) return judge_target(target);
+    }
+    return refuse(405, "The method is not one that this server knows.");
+}
+
+inline bool Connection::judge_target(std::string_view target) {
+    constexpr std::string_view scheme = "http://";
+    if (target.substr(0, scheme.size()) == scheme) {  // absolute-form (RFC 9112, 3.2.2)
+        const std::size_t slash = target.find('/', scheme.size());
+        target = slash == std::string_view::npos ? "/" : target.substr(slash);
+    }
+    if (target.size() > max_target || target.find('?') > max_path) {
+        if (target.size() > max_path) {
+            return refuse(414, "The target is too long; at most 2048 bytes of path and 8192 in "
+                               "all are accepted.");
+        }
+    }
+    const bool printable = std::all_of(target.begin(), target.end(), [](unsigned char c) {
+        return c > 0x20 && c < 0x7F;
+    });
+    if (!printable || target.empty() || (target[0] != '/' && target != "*")) {
+        return refuse(400, "The target must be a path that begins with a slash, in ASCII.");
+    }
+    head_ += method_;
+    head_ += ' ';
+    head_ += target;
+    head_ += old_ ? " HTTP/1.0\r\n" : " HTTP/1.1\r\n";
+    return true;
+}
+
+inline bool is_token(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+        return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') ||
+               (c != 0 && std::strchr("!#$%&'*+-.^_`|~", c));
+    });
+}
+
+// What cpp-httplib would act upon, and what it adds itself under these names.
+inline bool is_withheld(std::string_view name) {
+    for (const char* withheld :
+         {"Accept", "Accept-Encoding", "Connection", "Content-Type", "If-Range", "Keep-Alive",
+          "LOCAL_ADDR", "LOCAL_PORT", "Proxy-Connection", "Range", "REMOTE_ADDR", "REMOTE_PORT",
+          "TE", "Trailer", "Upgrade"}) {
+        if (equal_ignoring_case(name, withheld)) return true;
+    }
+    return false;
+}
+
+inline bool Connection::judge_field(std::string_view line) {
+    const std::size_t colon = line.find(':');
+    const std::string_view name = line.substr(0, colon);
+    if (colon == std::string_view::npos || !is_token(name)) {
+        return refuse(400, "A header field must be a name, a colon and a value on one line.");
+    }
+    std::string_view value = line.substr(colon + 1);
+    const auto blank = [](char c) { return c == ' ' || c == '\t'; };
+    while (!value.empty() && blank(value.front())) value.remove_prefix(1);
+    while (!value.empty() && blank(value.back())) value.remove_suffix(1);
+    const bool control = std::any_of(value.begin(), value.end(), [](unsigned char c) {
+        return (c < 0x20 && c != '\t') || c == 0x7F;
+    });
+    if (control) return refuse(400, "A header field must not hold control characters.");
+    if (equal_ignoring_case(name, "Content-Length") ||
+        equal_ignoring_case(name, "Transfer-Encoding")) {
+        return judge_framing(name, value);
+    }
+    if (equal_ignoring_case(name, "Host")) ++hosts_;
+    if (equal_ignoring_case(name, "Connection")) {
+        if (equal_ignoring_case(value, "close")) persistent_ = false;
+        if (equal_ignoring_case(value, "keep-alive")) persistent_ = true;
+    }
+    if (equal_ignoring_case(name, "Expect")) {
+        expects_continue_ = equal_ignoring_case(value, "100-continue");
+    } else if (!is_withheld(name) && !value.empty()) {
+        head_.append(name).append(": ").append(value).append("\r\n");
+    }
+    return true;
+}
+
+// One way to tell where the body ends, or none (RFC 9112, 6.3).
+inline bool Connection::judge_framing(std::string_view name, std::string_view value) {
+    if (equal_ignoring_case(name, "Transfer-Encoding")) {
+        if (chunked_ || !equal_ignoring_case(value, "chunked")) {
+            return refuse(400, "The only Transfer-Encoding that is accepted is chunked, once.");
+        }
+        chunked_ = true;
+        return true;
+    }
+    const bool digits = std::all_of(value.begin(), value.end(),
+                                    [](char c) { return c >= '0' && c <= '9'; });
+    if (framed_ || value.empty() || value.size() > 18 || !digits) {
+        return refuse(400, "There must be at most one Content-Length, a plain number.");
+    }
+    framed_ = true;
+    body_left_ = std::strtoull(std::string(value).c_str(), nullptr, 10);
+    return true;
+}
+
+inline void Connection::answer_refusal() {
+    const char* reason = "Bad Request";
+    if (refusal_.status == 405) reason = "Method Not Allowed";
+    if (refusal_.status == 408) reason = "Request Timeout";
+    if (refusal_.status == 414) reason = "URI Too Long";
+    if (refusal_.status == 431) reason = "Request Header Fields Too Large";
+    const std::string body = errors_json({refusal_.error});
+    out_ += "HTTP/1.1 " + std::to_string(refusal_.status) + ' ' + reason + "\r\n";
+    if (refusal_.status == 405) out_ += "Allow: GET, HEAD, POST, PATCH, DELETE, OPTIONS\r\n";
+    out_ += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
+            "\r\nConnection: close\r\n\r\n";
+    if (method_ != "HEAD") out_ += body;
+    flush();
+}
+
+inline ssize_t Connection::read(char* to, std::size_t size) {
+    const auto serve = [&](std::string_view from, std::size_t& at) {
+        const std::size_t n = std::min(size, from.size() - at);
+        std::memcpy(to, from.data() + at, n);
+        at += n;
+        return static_cast<ssize_t>(n);
+    };
+    if (head_at_ < head_.size()) return serve(head_, head_at_);
+    if (!chunked_) {
+        if (body_left_ == 0) return 0;
+        size = static_cast<std::size_t>(std::min<std::uint64_t>(size, body_left_));
+    }
+    if (in_at_ == in_.size() && !receive()) return timed_out_ ? -1 : 0;
+    const ssize_t n = serve(in_, in_at_);
+    if (!chunked_) body_left_ -= static_cast<std::uint64_t>(n);
+    return n;
+}
+
+inline ssize_t Connection::write(const char* from, std::size_t size) {
+    out_.append(from, size);
+    if (out_.size() >= std::size_t{1} << 20 && !flush()) return -1;
+    return static_cast<ssize_t>(size);
+}
+
+inline bool Connection::flush() {
+    std::string_view rest = out_;
+    while (!rest.empty()) {
+        const ssize_t n = ::send(fd_, rest.data(), rest.size(), MSG_NOSIGNAL);
+        if (n < 0 && errno != EINTR) return false;  // also when its timeout has passed
+        if (n > 0) rest.remove_prefix(static_cast<std::size_t>(n));
+    }
+    out_.clear();
+    return true;
+}
+
+// Closing with unread input resets the connection, which may take the answer
+// away from the client: so the rest is read first, within limits.
+inline void Connection::close_gently() {
+    ::shutdown(fd_, SHUT_WR);
+    const timeval half_second{0, 500'000};
+    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &half_second, sizeof half_second);
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(2);
+    std::array<char, 65'536> ignored;
+    while (::recv(fd_, ignored.data(), ignored.size(), 0) > 0 &&
+           std::chrono::steady_clock::now() < end) {
+        continue;
+    }
+}
+
+inline void Connection::address(Address& known, std::string& ip, int& port) const {
+    if (!known.known) {
+        known.known = true;
+        sockaddr_storage address{};
+        socklen_t size = sizeof address;
+        auto* generic = reinterpret_cast<sockaddr*>(&address);
+        std::array<char, NI_MAXHOST> host{};
+        std::array<char, NI_MAXSERV> service{};
+        const int failed = &known == &remote_ ? ::getpeername(fd_, generic, &size)
+                                              : ::getsockname(fd_, generic, &size);
+        if (failed == 0 && ::getnameinfo(generic, size, host.data(), NI_MAXHOST, service.data(),
+                                         NI_MAXSERV, NI_NUMERICHOST | NI_NUMERICSERV) == 0) {
+            known.ip = host.data();
+            known.port = std::atoi(service.data());
+        }
+    }
+    ip = known.ip;
+    port = known.port;
+}
+
+}  // namespace detail
+
+// ---- 13.4 The API ----------------------------------------------------------
+
+/// Answers the HTTP requests of a scheduler, on any `httplib::Server`.
+///
+///     httplib::Server server;
+///     scheduler::HttpApi api(tasks);
+///     api.mount(server);
+///     server.listen("127.0.0.1", 8080);
+///
+/// It must outlive the server's listening, and the scheduler must outlive it.
+class HttpApi {
+public:
+    explicit HttpApi(Scheduler& scheduler, HttpOptions options = {});
+    ~HttpApi();
+    HttpApi(const HttpApi&) = delete;
+    HttpApi& operator=(const HttpApi&) = delete;
+
+    /// Adds the routes to `server`.  Each open event stream holds one of its
+    /// threads.  What other paths answer stays the server's business.
+    void mount(httplib::Server& server);
+    /// Ends the event streams.  Call it before `httplib::Server::stop()`, which
+    /// waits for them.
+    void stop();
+
+private:
+    friend class HttpServer;
+
+    struct Call {
+        const httplib::Request& request;
+        httplib::Response& response;
+        std::string id;    // of the path, where it has one
+        std::string body;
+        int body_status = 200;    // why there is no body
+        std::string body_error;
+    };
+    struct Route {
+        const char* method;
+        const char* path;  // ending in a slash: an id follows
+        bool has_body;
+        bool is_free;  // of the secret
+        void (HttpApi::*handler)(Call&);
+    };
+
+    static const std::vector<Route>& routes();
+    void serve(const httplib::Request& request, httplib::Response& response,
+               const httplib::ContentReader* reader);
+    void dispatch(Call& call, const httplib::ContentReader* reader);
+    void read_body(Call& call, const httplib::ContentReader& reader);
+    bool authorized(const Call& call) const;
+    bool knows(std::string_view secret) const;
+    bool from_allowed_origin(Call& call) const;
+    bool is_allowed_host(const std::string& host) const;
+    void allow_origin(Call& call) const;
+    void preflight(Call& call, const std::string& allow) const;
+
+    void post_schedule(Call& call);
+    void post_cancel(Call& call);
+    void delete_task(Call& call);
+    void get_task(Call& call);
+    void get_tasks(Call& call);
+    void get_events(Call& call);
+    void get_sse(Call& call);
+    void get_healthz(Call& call);
+
+    void cancel(Call& call, const std::string& id_text);
+    static std::size_t limit_of(const Call& call, std::vector<std::string>& errors);
+    static std::optional<TimePoint> time_of(const Call& call, const char* name,
+                                            std::vector<std::string>& errors);
+    std::optional<std::uint64_t> seq_at(const std::string& text) const;
+    void refuse_event(Call& call, const std::string& text) const;
+    detail::StreamStart stream_start(const Call& call) const;
+    static void stream_nothing(Call& call);
+    void stream_here(Call& call, detail::StreamStart start);
+    std::string next_text(std::uint64_t& seq);
+    void count_stream_out() { --streams_; }
+
+    static void answer(Call& call, int status, std::string json);
+    static void refuse(Call& call, int status, const std::string& error) {
+        answer(call, status, detail::errors_json({error}));
+    }
+    static int status_of(Errc code);
+
+    static constexpr const char* earliest = "earliest";
+
+    Scheduler& scheduler_;
+    HttpOptions options_;
+    std::atomic<std::size_t> streams_{0};
+
+    // The streams on foreign servers wait here.
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool stopping_ = false;  // guarded by mutex_
+    std::size_t hook_ = 0;
+};
+
+inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
+    : scheduler_(scheduler), options_(std::move(options)) {
+    hook_ = scheduler_.add_emission_hook([this] {
+        { std::lock_guard<std::mutex> guard(mutex_); }
+        changed_.notify_all();
+    });
+}
+
+inline HttpApi::~HttpApi() {
+    stop();
+    scheduler_.remove_emission_hook(hook_);
+}
+
+inline void HttpApi::stop() {
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        stopping_ = true;
+    }
+    changed_.notify_all();
+}
+
+inline const std::vector<HttpApi::Route>& HttpApi::routes() {
+    static const std::vector<Route> routes{
+        {"POST", "/schedule", true, false, &HttpApi::post_schedule},
+        {"POST", "/cancel", true, false, &HttpApi::post_cancel},
+        {"GET", "/tasks", false, false, &HttpApi::get_tasks},
+        {"GET", "/tasks/", false, false, &HttpApi::get_task},
+        {"DELETE", "/tasks/", true, false, &HttpApi::delete_task},
+        {"GET", "/events", false, false, &HttpApi::get_events},
+        {"GET", "/sse", false, false, &HttpApi::get_sse},
+        {"GET", "/healthz", false, true, &HttpApi::get_healthz},
+    };
+    return routes;
+}
+
+inline void HttpApi::mount(httplib::Server& server) {
+    const auto plain = [this](const httplib::Request& request, httplib::Response& response) {
+        serve(request, response, nullptr);
+    };
+    const auto with_body = [this](const httplib::Request& request, httplib::Response& response,
+                                  const httplib::ContentReader& reader) {
+        serve(request, response, &reader);
+    };
+    std::string last;
+    for (const Route& route : routes()) {
+        if (last == route.path) continue;  // the methods of a path stand together
+        last = route.path;
+        const std::string pattern = last.back() == '/' ? last + "[^/]{1,64}" : last;
+        server.Get(pattern, plain);
+        server.Options(pattern, plain);
+        server.Post(pattern, with_body);
+        server.Put(pattern, with_body);
+        server.Patch(pattern, with_body);
+        server.Delete(pattern, with_body);
+    }
+}
+
+// The one place where exceptions become answers.
+inline void HttpApi::serve(const httplib::Request& request, httplib::Response& response,
+                           const httplib::ContentReader* reader) {
+    Call call{request, response, {}, {}, 200, {}};
+    try {
+        dispatch(call, reader);
+    } catch (const Error& error) {
+        refuse(call, status_of(error.code()), std::string(error.what()) + ".");
+    } catch (const std::bad_alloc&) {
+        refuse(call, 503, "The server is out of memory; try again later.");
+    } catch (const std::exception& error) {
+        refuse(call, 500, std::string("Unexpected failure: ") + error.what() + ".");
+    }
+    const int status = call.response.status;
+    if (status == 429 || status == 503 || status == 507) response.set_header("Retry-After", "5");
+}
+
+// First the secret (H1), then where the request comes from, then what it is.
+inline void HttpApi::dispatch(Call& call, const httplib::ContentReader* reader) {
+    const std::string& path = call.request.path;
+    const std::string method = call.request.method == "HEAD" ? "GET" : call.request.method;
+    const Route* route = nullptr;
+    std::string allow;
+    for (const Route& candidate : routes()) {
+        const std::string_view wanted = candidate.path;
+        const bool prefix = wanted.back() == '/';
+        const bool matches = prefix ? path.size() > wanted.size() &&
+                                          path.compare(0, wanted.size(), wanted) == 0 &&
+                                          path.find('/', wanted.size()) == std::string::npos
+                                    : path == wanted;
+        if (!matches) continue;
+        if (prefix) call.id = path.substr(wanted.size());
+        if (!allow.empty()) allow += ", ";
+        allow += detail::method_list(candidate.method);
+        if (method == candidate.method) route = &candidate;
+    }
+    if (reader) read_body(call, *reader);
+    const bool is_preflight = method == "OPTIONS" && call.request.has_header("Origin") &&
+                              call.request.has_header("Access-Control-Request-Method");
+    if (!(route && route->is_free) && !is_preflight && !authorized(call)) {
+        call.response.set_header("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
+        return refuse(call, 401, "The secret is missing or wrong; give it as the header "
+                                 "x-pd-secret, as Authorization: Bearer, or as the member "
+                                 "\"secret\" of the body.");
+    }
+    if (!from_allowed_origin(call)) return;
+    if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
+    if (method == "OPTIONS") return preflight(call, allow);
+    if (!route) {
+        call.response.set_header("Allow", allow + ", OPTIONS");
+        return refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
+    }
+    if (call.body_status != 200) return refuse(call, call.body_status, call.body_error);
+    (this->*route->handler)(call);
+}
+
+// What cannot be read is noted, and judged after the secret.
+inline void HttpApi::read_body(Call& call, const httplib::ContentReader& reader) {
+    const auto give_up = [&call](int status, std::string error) {
+        call.body.clear();
+        call.body_status = status;
+        call.body_error = std::move(error);
+        call.response.set_header("Connection", "close");
+    };
+    const std::string too_large =
+        "The body is too large; at most " + std::to_string(options_.max_body) + " bytes are accepted.";
+    const std::string length = call.request.get_header_value("Content-Length");
+    if (call.request.has_header("Content-Encoding")) {
+        return give_up(415, "A body must be sent as it is, without Content-Encoding.");
+    }
+    if (call.request.is_multipart_form_data()) {
+        return give_up(415, "The body must be JSON, not a multipart form.");
+    }
+    if (std::strtoull(length.c_str(), nullptr, 10) > options_.max_body) {
+        return give_up(413, too_large);
+    }
+    const bool whole = reader([this, &call](const char* data, std::size_t size) {
+        if (size > options_.max_body - call.body.size()) return false;  // H2
+        call.body.append(data, size);
+        return true;
+    });
+    detail::Connection* own = detail::Connection::current();
+    if (whole) {
+        if (own) own->body_was_read();
+    } else if (own && own->timed_out()) {
+        give_up(408, "The body took too long to arrive; send the request again.");
+    } else if (call.response.status == 413 || call.body.size() + 65'536 > options_.max_body) {
+        give_up(413, too_large);
+    } else {
+        give_up(400, "The body did not arrive whole, or its chunks are malformed.");
+    }
+}
+
+inline bool HttpApi::knows(std::string_view secret) const {
+    bool known = false;
+    for (const std::string& one : options_.secrets) known |= detail::same_secret(secret, one);
+    return known;
+}
+
+inline bool HttpApi::authorized(const Call& call) const {
+    if (options_.secrets.empty()) return true;
+    const httplib::Request& request = call.request;
+    if (knows(request.get_header_value("x-pd-secret"))) return true;
+    const std::string authorization = request.get_header_value("Authorization");
+    constexpr std::string_view bearer = "Bearer ";
+    if (detail::equal_ignoring_case(std::string_view(authorization).substr(0, bearer.size()), bearer) &&
+        knows(std::string_view(authorization).substr(bearer.size()))) {
+        return true;
+    }
+    if (request.path == "/sse" && knows(request.get_param_value("secret"))) return true;
+    const auto secret = detail::member_of(call.body, "secret");
+    return secret && knows(*secret);
+}
+
+// A web page must not drive a scheduler that its visitor can reach: neither by a
+// request of its own nor by a name that it has pointed here (DNS rebinding).
+inline bool HttpApi::from_allowed_origin(Call& call) const {
+    const std::string host = call.request.get_header_value("Host");
+    if (options_.check_host && !is_allowed_host(host)) {
+        refuse(call, 403, "The Host field names neither this machine's loopback nor an allowed "
+                          "host; see --allowed-host.");
+        return false;
+    }
+    if (!call.request.has_header("Origin")) return true;
+    const std::string origin = call.request.get_header_value("Origin");
+    const std::size_t scheme = origin.find("://");
+    const bool own = scheme != std::string::npos && !host.empty() &&
+                     detail::equal_ignoring_case(std::string_view(origin).substr(scheme + 3), host);
+    const auto& listed = options_.cors_origins;
+    if (std::find(listed.begin(), listed.end(), origin) != listed.end()) {
+        call.response.set_header("Access-Control-Allow-Origin", origin);
+        call.response.set_header("Vary", "Origin");
+        return true;
+    }
+    if (!own) refuse(call, 403, "Pages of this origin may not use this server; see --cors-origin.");
+    return own;
+}
+
+inline bool HttpApi::is_allowed_host(const std::string& host) const {
+    const std::string_view name = detail::host_without_port(host);
+    if (detail::is_loopback_name(name)) return true;
+    return std::any_of(options_.allowed_hosts.begin(), options_.allowed_hosts.end(),
+                       [&](const std::string& allowed) {
+                           return detail::equal_ignoring_case(allowed, name) ||
+                                  detail::equal_ignoring_case(allowed, host);
+                       });
+}
+
+inline void HttpApi::preflight(Call& call, const std::string& allow) const {
+    httplib::Response& response = call.response;
+    response.status = 204;
+    response.set_header("Allow", allow + ", OPTIONS");
+    if (!response.has_header("Access-Control-Allow-Origin")) return;
+    response.set_header("Access-Control-Allow-Methods", allow);
+    response.set_header("Access-Control-Allow-Headers",
+                        "authorization, content-type, idempotency-key, last-event-id, x-pd-secret");
+    response.set_header("Access-Control-Max-Age", "600");
+}
+
+inline void HttpApi::answer(Call& call, int status, std::string json) {
+    call.response.status = status;
+    call.response.set_header("Cache-Control", "no-store");
+    call.response.set_content(std::move(json), "application/json");
+}
+
+inline int HttpApi::status_of(Errc code) {
+    switch (code) {
+        case Errc::invalid_argument: return 400;
+        case Errc::unknown_task: return 404;
+        case Errc::already_emitted: return 409;
+        case Errc::task_limit:
+        case Errc::disk_full: return 507;
+        case Errc::journal_failed:
+        case Errc::journal_busy:
+        case Errc::journal_unreadable:
+        case Errc::stopped: return 503;
+    }
+    return 500;
+}
+
+inline void HttpApi::post_schedule(Call& call) {
+    const TaskRequest request = TaskRequest::parse(call.body, scheduler_.now());
+    if (!request.errors.empty()) return answer(call, 400, detail::errors_json(request.errors));
+    const std::string id = scheduler_.schedule(request).str();
+    std::string json = "{";
+    detail::append_member(json, "message", "Scheduled task at " + request.timestamp);
+    detail::append_member(json, "id", id);
+    call.response.set_header("Location", "/tasks/" + id);
+    answer(call, 200, json + '}');
+}
+
+inline void HttpApi::post_cancel(Call& call) {
+    detail::JsonReader reader(call.body);
+    std::string_view value;
+    if (!reader.value(value) || !reader.finish()) {
+        return refuse(call, 400, "The body is not valid JSON: " + reader.problem() + ".");
+    }
+    const auto id = detail::member_of(call.body, "id");
+    if (!id) return refuse(call, 400, R"("id" is missing; give the task's id as a string.)");
+    cancel(call, *id);
+}
+
+inline void HttpApi::delete_task(Call& call) { cancel(call, call.id); }
+
+inline void HttpApi::cancel(Call& call, const std::string& id_text) {
+    const auto id = TaskId::parse(id_text);
+    if (!id || !scheduler_.cancel(*id)) {
+        return refuse(call, 404, "There is no task " + detail::shown(id_text) + ".");
+    }
+    std::string json = "{";
+    detail::append_member(json, "message", "Cancelled task " + id->str());
+    answer(call, 200, json + '}');
+}
+
+inline void HttpApi::get_task(Call& call) {
+    const auto id = TaskId::parse(call.id);
+    const auto task = id ? scheduler_.find(*id) : std::nullopt;
+    if (!task) return refuse(call, 404, "There is no task " + detail::shown(call.id) + ".");
+    std::string json;
+    detail::append_task(json, *task);
+    answer(call, 200, json);
+}
+
+inline void HttpApi::get_healthz(Call& call) { answer(call, 200, R"({"status":"ok"})"); }
+
+inline std::size_t HttpApi::limit_of(const Call& call, std::vector<std::string>& errors) {
+    if (!call.request.has_param("limit")) return 100;
+    const std::string text = call.request.get_param_value("limit");
+    const bool digits = !text.empty() && text.size() <= 4 &&
+                        text.find_first_not_of("0123456789") == std::string::npos;
+    const std::size_t limit = digits ? std::strtoul(text.c_str(), nullptr, 10) : 0;
+    if (limit < 1 || limit > 1'000) {
+        errors.emplace_back("\"limit\" must be a number from 1 to 1000.");
+    }
+    return limit;
+}
+
+inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* name,
+                                                 std::vector<std::string>& errors) {
+    if (!call.request.has_param(name)) return std::nullopt;
+    const auto time = parse_time(call.request.get_param_value(name));
+    if (!time) {
+        errors.push_back('"' + std::string(name) + "\" must be an ISO 8601 time such as "
+                         "2026-08-21T04:29:00.951Z (a + is written as %2B here).");
+    }
+    return time;
+}
+
+inline void HttpApi::get_tasks(Call& call) {
+    std::vector<std::string> errors;
+    TaskQuery query;
+    query.limit = limit_of(call, errors);
+    query.due_after = time_of(call, "due_after", errors);
+    query.due_before = time_of(call, "due_before", errors);
+    if (call.request.has_param("after")) {
+        query.after = detail::parse_cursor(call.request.get_param_value("after"));
+        if (!query.after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
+    }
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    const TaskPage page = scheduler_.tasks(query);
+    answer(call, 200, detail::page_json(page.total, page.tasks, page.more, detail::cursor_of,
+                                        detail::append_task));
+}
+
+inline void HttpApi::get_events(Call& call) {
+    std::vector<std::string> errors;
+    const std::size_t limit = limit_of(call, errors);
+    const bool after = call.request.has_param("after");
+    const bool before = call.request.has_param("before");
+    if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    EventPage page;
+    if (after || before) {
+        const std::string text = call.request.get_param_value(after ? "after" : "before");
+        const auto seq = seq_at(text);
+        if (!seq) return refuse_event(call, text);
+        page = after ? scheduler_.events_from(text == earliest ? *seq : *seq + 1, limit)
+                     : scheduler_.events_before(*seq, limit);
+    } else {
+        page = scheduler_.events_before(scheduler_.next_seq(), limit);
+    }
+    answer(call, 200, detail::page_json(page.total, page.events, page.more,
+                                        [](const Event& event) { return event.id.str(); },
+                                        detail::append_event));
+}
+
+// The seq of the event with this id; of the oldest one for "earliest".
+inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) const {
+    if (text == earliest) return scheduler_.first_seq();
+    const auto id = TaskId::parse(text);
+    return id ? scheduler_.seq_of(*id) : std::nullopt;
+}
+
+inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
+    const EventPage oldest = scheduler_.events_from(0, 1);
+    refuse(call, 404, "The history has no event " + detail::shown(text) +
+                          (oldest.events.empty()
+                               ? "; it is empty."
+                               : "; the oldest is " + oldest.events.front().id.str() + "."));
+}
+
+inline void HttpApi::get_sse(Call& call) {
+    httplib::Response& response = call.response;
+    response.status = 200;
+    response.set_header("Cache-Control", "no-cache, no-transform");
+    response.set_header("X-Accel-Buffering", "no");
+    const bool head = call.request.method == "HEAD";
+    if (!head && ++streams_ > options_.max_streams) {
+        --streams_;
+        return response.set_content("retry: 30000\n\n", "text/event-stream");
+    }
+    if (head) return stream_nothing(call);
+    detail::StreamStart start = stream_start(call);
+    if (detail::Connection* own = detail::Connection::current()) {
+        own->start_stream(std::move(start));
+        return stream_nothing(call);
+    }
+    stream_here(call, std::move(start));
+}
+
+// Just the head of a stream.
+inline void HttpApi::stream_nothing(Call& call) {
+    call.response.set_content_provider("text/event-stream",
+                                       [](std::size_t, httplib::DataSink& sink) {
+                                           sink.done();
+                                           return true;
+                                       });
+}
+
+inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
+    std::string last = call.request.get_header_value("Last-Event-ID");
+    if (last.empty()) last = call.request.get_param_value("last_event_id");
+    detail::StreamStart start{"retry: 3000\n", scheduler_.next_seq()};
+    if (!last.empty()) {
+        const auto seq = seq_at(last);
+        start.seq = !seq ? scheduler_.first_seq() : last == earliest ? *seq : *seq + 1;
+        if (!seq) start.preamble += detail::gap_text(scheduler_, last);
+    }
+    start.preamble += detail::cursor_text(scheduler_, start.seq);
+    return start;
+}
+
+// A stream on a foreign server, whose thread it keeps.
+inline void HttpApi::stream_here(Call& call, detail::StreamStart start) {
+    const auto state = std::make_shared<detail::StreamStart>(std::move(start));
+    call.response.set_content_provider(
+        "text/event-stream",
+        [this, state](std::size_t, httplib::DataSink& sink) {
+            std::string text = std::exchange(state->preamble, {});
+            if (text.empty()) text = next_text(state->seq);
+            if (text.empty()) {
+                sink.done();
+                return true;
+            }
+            return sink.write(text.data(), text.size());
+        },
+        [this, state](bool) { --streams_; });
+}
+
+// Waits for what a stream is to say next; nothing: its end.
+inline std::string HttpApi::next_text(std::uint64_t& seq) {
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        const bool due = changed_.wait_for(lock, options_.keep_alive, [this, &seq] {
+            return stopping_ || scheduler_.next_seq() > seq;
+        });
+        if (stopping_) return "";
+        if (!due) return std::string(detail::keep_alive_comment);
+    }
+    const detail::Frames frames = detail::make_frames(scheduler_, seq);
+    if (frames.lost) {
+        seq = scheduler_.first_seq();
+        return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, seq);
+    }
+    if (!frames.ends.empty()) seq = frames.ends.back().next;
+    return frames.text;
+}
+
+// ---- 13.5 The server -------------------------------------------------------
+
+/// A hardened HTTP server for a scheduler.
+///
+///     scheduler::HttpServer server(tasks);
+///     const int port = server.listen("127.0.0.1", 8080);
+///
+/// Connections have a thread each while a request is answered; event streams share
+/// one.  It sleeps when nobody is connected.  The scheduler must outlive it.
+class HttpServer : private httplib::Server {
+public:
+    explicit HttpServer(Scheduler& scheduler, HttpOptions options = {});
+    ~HttpServer() override { stop(); }
+    HttpServer(const HttpServer&) = delete;
+    HttpServer& operator=(const HttpServer&) = delete;
+
+    /// Starts to answer at this address; port 0 takes a free one.  Returns the
+    /// port and does not block.  Throws `std::runtime_error` if that cannot be.
+    int listen(const std::string& host, int port);
+    /// Refuses new connections, lets requests finish, and ends event streams.
+    /// Blocks until that is done, half a second for slow clients.
+    void stop();
+
+private:
+    void bind(const std::string& host, int port);
+    void accept_all();
+    bool wait_out(int error);
+    void take(int fd);
+    void reject(int fd);
+    void work();
+    void serve(int fd);
+    void hand_over(detail::Connection& connection);
+
+    template <class Self>
+    static auto process(Self* self, detail::Connection& connection, bool close, bool& closed, int)
+        -> decltype(self->process_request(connection, close, closed, nullptr)) {
+        return self->process_request(connection, close, closed, nullptr);
+    }
+    template <class Self>
+    static auto process(Self* self, detail::Connection& connection, bool close, bool& closed, long)
+        -> decltype(self->process_request(connection, "", 0, "", 0, close, closed, nullptr)) {
+        std::string remote;
+        std::string local;
+        int remote_port = 0;
+        int local_port = 0;
+        connection.get_remote_ip_and_port(remote, remote_port);
+        connection.get_local_ip_and_port(local, local_port);
+        return self->process_request(connection, remote, remote_port, local, local_port, close,
+                                     closed, nullptr);
+    }
+
+    static constexpr std::size_t max_parked = 32;
+
+    Scheduler& scheduler_;
+    HttpApi api_;
+    detail::StreamWriter streams_;
+    std::size_t hook_;
+    int listener_ = -1;
+
+    std::mutex mutex_;
+    std::condition_variable wanted_;         // a connection waits, or the end has come
+    std::condition_variable ended_;          // a connection has ended
+    bool stopping_ = false;                  // guarded by mutex_
+    std::deque<int> waiting_;                // guarded by mutex_: accepted, without a thread
+    std::set<int> open_;                     // guarded by mutex_: with a thread
+    std::size_t parked_ = 0;                 // guarded by mutex_: threads without a connection
+    std::list<std::thread> threads_;         // guarded by mutex_
+    std::list<std::thread> finished_;        // guarded by mutex_: to be joined
+    std::thread acceptor_;  // last: starts when all the above exists
+};
+
+inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
+    : scheduler_(scheduler),
+      api_(scheduler, std::move(options)),
+      streams_(scheduler, api_.options_.keep_alive, [this] { api_.count_stream_out(); }),
+      hook_(scheduler.add_emission_hook([this] { streams_.wake(); })) {
+    const auto serve_plain = [this](const httplib::Request& request, httplib::Response& response) {
+        api_.serve(request, response, nullptr);
+    };
+    const auto serve_body = [this](const httplib::Request& request, httplib::Response& response,
+                                   const httplib::ContentReader& reader) {
+        api_.serve(request, response, &reader);
+    };
+    set_pre_routing_handler([serve_plain](const auto& request, auto& response) {
+        const std::string& method = request.method;
+        if (method != "GET" && method != "HEAD" && method != "OPTIONS") {
+            return HandlerResponse::Unhandled;
+        }
+        serve_plain(request, response);
+        return HandlerResponse::Handled;
+    });
+    const char* everything = "[\\s\\S]*";
+    Post(everything, serve_body);
+    Put(everything, serve_body);
+    Patch(everything, serve_body);
+    Delete(everything, serve_body);
+    set_error_handler([](const httplib::Request&, httplib::Response& response) {
+        if (!response.body.empty()) return;
+        response.set_content(detail::errors_json({"The request is not one that can be answered."}),
+                             "application/json");
+    });
+    set_keep_alive_timeout(static_cast<time_t>(api_.options_.idle_timeout.count() / 1'000));
+    set_keep_alive_max_count(1'000'000);
+}
+
+inline int HttpServer::listen(const std::string& host, int port) {
+    bind(host, port);
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
+    const bool six = address.ss_family == AF_INET6;
+    const auto* v4 = reinterpret_cast<sockaddr_in*>(&address);
+    const auto* v6 = reinterpret_cast<sockaddr_in6*>(&address);
+    const bool loopback = six ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
+                              : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+    if (loopback && api_.options_.secrets.empty()) api_.options_.check_host = true;
+    svr_sock_ = listener_;
+    acceptor_ = std::thread([this] { accept_all(); });
+    return ntohs(six ? v6->sin6_port : v4->sin_port);
+}
+
+inline void HttpServer::bind(const std::string& host, int port) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    const std::string where = host + " port " + std::to_string(port);
+    const int unknown = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+    if (unknown != 0) {
+        throw std::runtime_error("cannot listen on " + where + ": " + ::gai_strerror(unknown));
+    }
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
+    int error = 0;
+    for (const addrinfo* a = found; a && listener_ < 0; a = a->ai_next) {
+        const int fd = ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+        const int on = 1;
+        // Accepted sockets inherit all of these.
+        const milliseconds idle = api_.options_.idle_timeout;
+        const milliseconds request = api_.options_.request_timeout;
+        const timeval receive{idle.count() / 1'000, idle.count() % 1'000 * 1'000};
+        const timeval send{request.count() / 1'000, request.count() % 1'000 * 1'000};
+        ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+        ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &receive, sizeof receive);
+        ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
+        if (fd >= 0 && ::bind(fd, a->ai_addr, a->ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) {
+            listener_ = fd;
+        } else {
+            error = errno;
+            if (fd >= 0) ::close(fd);
+        }
+    }
+    if (listener_ < 0) {
+        throw std::runtime_error("cannot listen on " + where + ": " +
+                                 std::generic_category().message(error));
+    }
+}
+
+inline void HttpServer::accept_all() {
+    for (;;) {
+        const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            take(fd);
+        } else if (!wait_out(errno)) {
+            return;
+        }
+    }
+}
+
+// After a failure to accept: false if it is the end.  A lack of descriptors or
+// memory passes when a connection ends, or by itself.
+inline bool HttpServer::wait_out(int error) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (stopping_) return false;
+    if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
+        ended_.wait_for(lock, milliseconds(100));
+    }
+    return !stopping_;
+}
+
+// Finds a thread for a connection: a parked one, else a new one.
+inline void HttpServer::take(int fd) {
+    std::list<std::thread> finished;
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        finished.swap(finished_);
+        if (stopping_ || waiting_.size() + open_.size() >= api_.options_.max_connections) {
+            reject(fd);
+        } else {
+            waiting_.push_back(fd);
+            if (waiting_.size() <= parked_) {
+                wanted_.notify_one();
+            } else {
+                try {
+                    threads_.emplace_back();
+                    threads_.back() = std::thread([this] { work(); });
+                } catch (const std::system_error&) {  // one that exists will come to it
+                    threads_.pop_back();
+                    if (threads_.empty()) {
+                        waiting_.pop_back();
+                        reject(fd);
+                    }
+                }
+            }
+        }
+    }
+    for (std::thread& thread : finished) thread.join();
+}
+
+inline void HttpServer::reject(int fd) {
+    const std::string body = detail::errors_json({"Too many connections are open; try again later."});
+    const std::string text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
+                             "Content-Type: application/json\r\nContent-Length: " +
+                             std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+    ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    ::shutdown(fd, SHUT_WR);
+    ::close(fd);
+}
+
+inline void HttpServer::work() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        ++parked_;
+        wanted_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+        --parked_;
+        if (waiting_.empty()) break;
+        const int fd = waiting_.front();
+        waiting_.pop_front();
+        open_.insert(fd);
+        lock.unlock();
+        serve(fd);
+        lock.lock();
+        ended_.notify_all();
+        if (parked_ >= max_parked && waiting_.empty()) break;
+    }
+    const auto self = std::find_if(threads_.begin(), threads_.end(), [](const std::thread& thread) {
+        return thread.get_id() == std::this_thread::get_id();
+    });
+    finished_.splice(finished_.end(), threads_, self);
+    ended_.notify_all();
+}
+
+inline void HttpServer::serve(int fd) {
+    detail::Connection connection(fd, api_.options_);
+    using Next = detail::Connection::Next;
+    Next next;
+    while ((next = connection.next_request()) == Next::request) {
+        bool closed = false;
+        bool last = !connection.persistent();
+        {
+            std::lock_guard<std::mutex> guard(mutex_);
+            last = last || stopping_;
+        }
+        detail::Connection::current() = &connection;
+        const bool answered = process(this, connection, last, closed, 0);
+        detail::Connection::current() = nullptr;
+        if (connection.stream()) return hand_over(connection);
+        if (!connection.flush() || !answered || closed || last) break;
+        if (!connection.consumed()) break;
+    }
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        open_.erase(fd);
+    }
+    if (next == Next::refused || !connection.consumed()) connection.close_gently();
+}
+
+inline void HttpServer::hand_over(detail::Connection& connection) {
+    const std::uint64_t seq = connection.stream()->seq;
+    auto [fd, head] = connection.release();
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        open_.erase(fd);
+    }
+    streams_.adopt(fd, std::move(head), seq);
+}
+
+inline void HttpServer::stop() {
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        if (std::exchange(stopping_, true)) return;
+        if (listener_ >= 0) ::shutdown(listener_, SHUT_RDWR);  // ends accept4()
+        for (const int fd : open_) ::shutdown(fd, SHUT_RD);
+    }
+    wanted_.notify_all();
+    ended_.notify_all();
+    if (acceptor_.joinable()) acceptor_.join();
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        const auto done = [this] { return threads_.empty(); };
+        if (!ended_.wait_for(lock, milliseconds(500), done)) {
+            for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
+            ended_.wait(lock, done);
+        }
+        for (std::thread& thread : finished_) thread.join();
+        finished_.clear();
+    }
+    svr_sock_ = INVALID_SOCKET;
+    if (listener_ >= 0) ::close(listener_);
+    scheduler_.remove_emission_hook(hook_);
+    streams_.stop();
+}
+
+#endif  // SCHEDULER_NO_HTTP
+
+}  // namespace scheduler
+
+#endif  // SCHEDULER_HPP
