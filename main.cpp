@@ -81,6 +81,11 @@ const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.http.max_streams = number(v, 0, 1'000'000); }},
     {"max-connections", "N", "other connections at once (default 4096)",
      [](Settings& s, const std::string& v) { s.http.max_connections = number(v, 1, 1'000'000); }},
+    {"max-lateness", "DURATION", "give up a task that is later than this, such as 1h (default: never)",
+     [](Settings& s, const std::string& v) {
+         s.scheduler.max_lateness = scheduler::parse_duration(v);
+         if (!s.scheduler.max_lateness) throw UsageError("must be a duration such as 90s or 1h30m");
+     }},
     {"cors-origin", "ORIGIN", "origin whose pages may call the server; may be repeated",
      [](Settings& s, const std::string& v) { s.http.cors_origins.push_back(v); }},
     {"allowed-host", "HOST", "name by which the server may be called on loopback; may be repeated",
@@ -99,9 +104,10 @@ void print_help() {
         std::printf("  %-24s %s\n", left.c_str(), flag.help);
     }
     std::printf(
-        "  %-24s %s\n  %-24s %s\n\n"
+        "  %-24s %s\n  %-24s %s\n  %-24s %s\n\n"
         "Each option may also be given in the environment: --max-body as SCHEDULER_MAX_BODY,\n"
         "and so on; the secret itself as SCHEDULER_SECRET.\n",
+        "--trust-clock", "believe the clock although it is behind the journal's newest record",
         "--help", "show this help", "--version", "show the version");
 }
 
@@ -128,8 +134,11 @@ bool read_flags(int argc, char** argv, Settings& settings) {
         const char* value = std::getenv(name.c_str());
         if (value && *value) apply(flag, settings, name, value);
     }
+    const char* trust = std::getenv("SCHEDULER_TRUST_CLOCK");
+    settings.scheduler.trust_clock = trust && *trust && std::string(trust) != "0";
     std::vector<option> options;
     for (const Flag& flag : flags) options.push_back({flag.name, required_argument, nullptr, 1});
+    options.push_back({"trust-clock", no_argument, nullptr, 't'});
     options.push_back({"help", no_argument, nullptr, 'h'});
     options.push_back({"version", no_argument, nullptr, 'V'});
     options.push_back({nullptr, 0, nullptr, 0});
@@ -143,6 +152,7 @@ bool read_flags(int argc, char** argv, Settings& settings) {
                 apply(flag, settings, std::string("--") + flag.name, optarg);
                 break;
             }
+            case 't': settings.scheduler.trust_clock = true; break;
             case 'h': print_help(); return true;
             case 'V': std::printf("task-scheduler %s\n", SCHEDULER_VERSION); return true;
             case ':': throw UsageError(given + " needs a value");

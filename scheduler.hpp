@@ -21,7 +21,8 @@
 //   8. History         what was emitted, in order
 //   9. Store           all that is remembered, under one lock
 //  10. Scheduler       the thread that decides when, and the public API
-//  13. HTTP            routes and event streams
+//  12. Pages           metrics and readiness as text
+//  13. HTTP            event streams, connections, routes, a server
 //
 // How a task flows, one way and without going back: a call or a request is
 // checked (3, 4), stored (9) and answered.  The scheduler's thread takes what
@@ -127,6 +128,7 @@ enum class Errc {
     journal_failed,       ///< the journal cannot be written or synced
     journal_busy,         ///< another process or object has the journal open
     journal_unreadable,   ///< the file cannot be opened, is no journal, or is too new
+    clock_untrusted,      ///< the clock is behind the newest record of the journal
     stopped,              ///< the scheduler is shutting down
 };
 
@@ -160,6 +162,10 @@ public:
     constexpr std::uint64_t high() const { return high_; }
     /// The last 64 bits.
     constexpr std::uint64_t low() const { return low_; }
+    /// When the id was made, as it says.
+    constexpr TimePoint time() const {
+        return TimePoint(milliseconds(static_cast<std::int64_t>(high_ >> 16)));
+    }
 
     friend constexpr bool operator==(TaskId a, TaskId b) {
         return a.high_ == b.high_ && a.low_ == b.low_;
@@ -178,6 +184,7 @@ private:
 enum class Status {
     pending,  ///< waits for its due time
     emitted,  ///< is in the history
+    missed,   ///< was given up, being later than `Options::max_lateness`
 };
 
 namespace detail {
@@ -186,9 +193,10 @@ namespace detail {
 enum class State : std::uint8_t {
     storing,     // its record is not stored yet: neither emitted nor shown
     pending,     // stored, and in the queue
-    cancelling,  // in the queue, but the record of its cancellation is on its way
+    changing,    // in the queue, but a record that changes or cancels it is on its way
     emitting,    // in the queue, but the record of its emission is on its way
     emitted,     // in the history
+    missed,      // in the list of those that were given up
 };
 
 // A task in one allocation, its payload right behind it and ended by a NUL.
@@ -199,7 +207,7 @@ struct Record {
     std::uint32_t size = 0;  // of the payload, in bytes
     TaskId id;
     TimePoint due{};
-    TimePoint emitted_at{};  // guarded by the store's lock
+    TimePoint ended_at{};    // guarded by the store's lock
     std::uint64_t seq = 0;   // guarded by the store's lock
     State state = State::storing;  // guarded by the store's lock
 
@@ -291,7 +299,7 @@ struct Task {
     TaskId id;                           ///< also the id of its event
     TimePoint due{};                     ///< when it is to be emitted
     Status status = Status::pending;     ///< what became of it
-    std::optional<TimePoint> emitted_at; ///< when it was, if it was
+    TimePoint ended_at{};                ///< when it was emitted or given up, if it was
     Payload payload;                     ///< what is emitted: a JSON object
 
     /// The payload's text.
@@ -352,11 +360,20 @@ struct Stats {
     std::uint64_t scheduled = 0;         ///< tasks stored
     std::uint64_t cancelled = 0;         ///< tasks cancelled
     std::uint64_t emitted = 0;           ///< events emitted
+    std::uint64_t late = 0;              ///< of them, later than a second after they were due
+    std::uint64_t missed = 0;            ///< tasks given up, being later than `max_lateness`
+    std::uint64_t refused = 0;           ///< tasks refused at a limit or a failing journal
     std::size_t recovered = 0;           ///< tasks that were pending in the journal
     std::uint64_t damaged_lines = 0;     ///< lines of the journal that could not be read
+    std::uint64_t torn_bytes = 0;        ///< bytes cut off its end
+    bool clock_trusted = true;           ///< false: nothing is emitted; see `Options::trust_clock`
     bool journal_failed = false;         ///< the journal cannot be written at this moment
+    std::uint64_t journal_failures = 0;  ///< groups of records that could not be stored
     std::uint64_t journal_bytes = 0;     ///< its size
     std::uint64_t journal_written = 0;   ///< bytes written to it, rewrites included
+    std::uint64_t journal_syncs = 0;     ///< how often it was synced
+    std::uint64_t journal_rewrites = 0;  ///< how often it was rewritten
+    std::uint64_t payload_accepted = 0;  ///< bytes of payload of the tasks stored
 };
 
 /// When a record counts as stored; the names are those of Redis.
@@ -972,6 +989,37 @@ inline void append_time(std::string& out, TimePoint time) {
     out += 'Z';
 }
 
+// A duration made of a number and a unit, or of several, from the largest unit
+// to the smallest: "250ms", "90s", "1h30m".
+inline std::optional<milliseconds> read_duration(std::string_view text) {
+    struct Unit {
+        std::string_view name;
+        std::int64_t ms;
+    };
+    constexpr Unit units[] = {
+        {"d", ms_per_day}, {"h", 3'600'000}, {"m", 60'000}, {"s", 1'000}, {"ms", 1}};
+    std::int64_t total = 0;
+    const Unit* next = std::begin(units);
+    if (text.empty()) return std::nullopt;
+    while (!text.empty()) {
+        std::size_t digits = 0;
+        std::int64_t value = 0;
+        for (; digits < text.size() && text[digits] >= '0' && text[digits] <= '9'; ++digits) {
+            value = value * 10 + (text[digits] - '0');
+            if (digits == 9) return std::nullopt;  // of days, that would be too many
+        }
+        const std::size_t end = std::min(text.find_first_of("0123456789", digits), text.size());
+        const std::string_view name = text.substr(digits, end - digits);
+        next = std::find_if(next, std::end(units),
+                            [name](const Unit& unit) { return unit.name == name; });
+        if (digits == 0 || next == std::end(units)) return std::nullopt;
+        total += value * next->ms;
+        ++next;
+        text.remove_prefix(end);
+    }
+    return milliseconds(total);
+}
+
 // For waiting (C2).
 inline std::chrono::system_clock::time_point to_system_time(TimePoint time) {
     using System = std::chrono::system_clock;
@@ -987,6 +1035,13 @@ inline std::chrono::system_clock::time_point to_system_time(TimePoint time) {
 /// any other text.
 inline std::optional<TimePoint> parse_time(std::string_view text) {
     return detail::TimeReader(text).read();
+}
+
+/// Reads a duration: numbers with the units d, h, m, s and ms, each at most once
+/// and from the largest to the smallest, such as `1h30m`.  Nothing for any other
+/// text.
+inline std::optional<milliseconds> parse_duration(std::string_view text) {
+    return detail::read_duration(text);
 }
 
 /// The time as UTC ISO 8601 with milliseconds and `Z`.
@@ -1147,6 +1202,11 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"schedule","tasks":[{"id":"…","due":"…","payload":{…}}],"crc":"…"}
 //     {"op":"emit","seq":0,"at":"…","ids":["…"],"crc":"…"}
 //     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
+//     {"op":"miss","at":"…","ids":["…"],"crc":"…"}
+//     {"op":"clock","at":"…","crc":"…"}
+//
+// A schedule record bears no time of its own where its ids do: they begin with
+// the moment at which they were made.
 //
 //   J1  A group of records is one write, and under `Fsync::always` one sync.  It
 //       is stored when that has returned, and acknowledged only then.
@@ -1232,11 +1292,22 @@ inline bool is_intact(std::string_view line) {
     return crc == crc32(line.substr(0, line.size() - seal_size));
 }
 
-// The record of tasks to schedule; `tasks` point to what has id, due and payload.
+// ,"at":"…"
+inline void append_at(std::string& lines, TimePoint at) {
+    lines += R"(,"at":")";
+    append_time(lines, at);
+    lines += '"';
+}
+
+// The record of tasks to schedule; `tasks` point to what has id, due and text().
+// `at` is when, if that is not what the ids say.
 template <class Pointers>
-void append_schedule_record(std::string& lines, const Pointers& tasks) {
+void append_schedule_record(std::string& lines, const Pointers& tasks,
+                            std::optional<TimePoint> at = std::nullopt) {
     const std::size_t start = lines.size();
-    lines += R"({"op":"schedule","tasks":[)";
+    lines += R"({"op":"schedule")";
+    if (at) append_at(lines, *at);
+    lines += R"(,"tasks":[)";
     const char* separator = R"({"id":")";
     for (const auto& task : tasks) {
         lines += separator;
@@ -1259,9 +1330,8 @@ void append_end_record(std::string& lines, std::string_view op, TimePoint at, co
     const std::size_t start = lines.size();
     lines += R"({"op":)";
     lines += op;
-    lines += R"(,"at":")";
-    append_time(lines, at);
-    lines += R"(","ids":[)";
+    append_at(lines, at);
+    lines += R"(,"ids":[)";
     const char* separator = "";
     for (const auto& item : ids) {
         lines += separator;
@@ -1271,6 +1341,14 @@ void append_end_record(std::string& lines, std::string_view op, TimePoint at, co
         lines += '"';
     }
     lines += ']';
+    seal_line(lines, start);
+}
+
+// The record from which on the journal's clock counts (see Store::trust_clock).
+inline void append_clock_record(std::string& lines, TimePoint at) {
+    const std::size_t start = lines.size();
+    lines += R"({"op":"clock")";
+    append_at(lines, at);
     seal_line(lines, start);
 }
 
@@ -1300,17 +1378,13 @@ public:
     bool recover(Replay replay);
     const Recovery& recovery() const { return recovery_; }
 
-    // Appends whole lines.  `pending` is how many tasks will still need a record
-    // of their end (J7).  Throws disk_full and journal_failed; then none of it
-    // was stored (J2).
-    void write(std::string_view lines, std::uint64_t pending);
-    // The same for records of emission, which happens whether they can be
-    // written or not: what cannot be is owed, and goes before the next write.
-    void write_emission(std::string_view lines);
-    // Makes stored what was written, if the policy asks for it at this moment.
-    void commit() {
-        if (fsync_ == Fsync::always) sync();
-    }
+    // Makes whole lines stored, as the policy says (J1).  `pending` is how many
+    // tasks will still need a record of their end (J7).  Throws disk_full and
+    // journal_failed; then none of it was stored (J2).
+    void commit(std::string_view lines, std::uint64_t pending);
+    // Appends records of the end of tasks, which end whether that can be written
+    // or not: what cannot be is owed, and goes before the next write.  Throws.
+    void write_ends(std::string_view lines);
     // Syncs.  Throws journal_failed (J3).
     void sync();
     // Whether bytes were written that were not synced, which the policy wants.
@@ -1330,6 +1404,8 @@ public:
     bool failed() const { return failed_.load(); }
     std::uint64_t size() const { return size_.load(); }
     std::uint64_t bytes_written() const { return bytes_written_.load(); }
+    std::uint64_t syncs() const { return syncs_.load(); }
+    std::uint64_t rewrites() const { return rewrites_.load(); }
 
 private:
     struct Range {
@@ -1347,7 +1423,7 @@ private:
     void append(File& file, std::uint64_t& size, std::string_view lines);
     void append_locked(std::string_view lines);
     void reserve_locked(std::uint64_t bytes);
-    void blank_locked(std::uint64_t size);
+    void blank(File& file, std::uint64_t from, std::uint64_t size);
     void swap_locked(std::uint64_t pending);
     std::string next_path() const { return path_ + ".new"; }
 
@@ -1364,6 +1440,8 @@ private:
     std::atomic<bool> unsynced_{false};
     std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
     std::atomic<std::uint64_t> bytes_written_{0};
+    std::atomic<std::uint64_t> syncs_{0};
+    std::atomic<std::uint64_t> rewrites_{0};
 
     std::mutex file_mutex_;
     std::shared_ptr<File> file_;   // guarded by file_mutex_
@@ -1536,57 +1614,68 @@ inline void Journal::append(File& file, std::uint64_t& size, std::string_view li
     bytes_written_ += lines.size();
 }
 
-inline void Journal::write(std::string_view lines, std::uint64_t pending) {
-    std::lock_guard<std::mutex> guard(file_mutex_);
-    if (failed_) {
-        throw Error(Errc::journal_failed, "the journal " + path_ + " could not be synced; " +
-                                              "tasks are refused until it is replaced");
-    }
-    reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
-    if (!owed_.empty()) {
+inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
+    std::shared_ptr<File> file;
+    std::uint64_t start = 0;
+    {
+        std::lock_guard<std::mutex> guard(file_mutex_);
+        if (failed_) {
+            throw Error(Errc::journal_failed, "the journal " + path_ + " cannot be written or "
+                                              "synced; tasks are refused until it is replaced");
+        }
+        reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
         append_locked(owed_);
         owed_.clear();
+        start = size_;
+        append_locked(lines);
+        file = file_;
     }
-    append_locked(lines);
+    if (fsync_ != Fsync::always) return;
+    try {
+        sync();
+    } catch (const Error&) {
+        blank(*file, start, lines.size());
+        throw;
+    }
 }
 
-inline void Journal::write_emission(std::string_view lines) {
+inline void Journal::write_ends(std::string_view lines) {
     std::lock_guard<std::mutex> guard(file_mutex_);
     if (failed_) {
         if (rewriting_) tail_ += lines;
-        return;
+        throw Error(Errc::journal_failed, "the journal " + path_ + " cannot be written");
     }
     owed_ += lines;
-    try {
-        append_locked(owed_);
-        owed_.clear();
-    } catch (const Error& error) {
-        log_(std::string(error.what()) + "; tasks are emitted all the same");
-    }
+    append_locked(owed_);
+    owed_.clear();
 }
 
+// What can fail for lack of memory comes before the write.
 inline void Journal::append_locked(std::string_view lines) {
+    if (lines.empty()) return;
+    if (rewriting_) tail_ += lines;
     const std::uint64_t start = size_;
     try {
         file_->write(lines, start);
     } catch (const Error&) {
-        blank_locked(lines.size());
+        if (rewriting_) tail_.resize(tail_.size() - lines.size());
+        blank(*file_, start, lines.size());
         throw;
     }
     size_ = start + lines.size();
     bytes_written_ += lines.size();
     unsynced_ = true;
-    if (rewriting_) tail_ += lines;
 }
 
-// Takes back what a failed write may have left behind the good part (J2).
-inline void Journal::blank_locked(std::uint64_t size) {
+// Takes back what was written but not stored, or may be (J2): for whoever reads
+// the file after this process, empty lines are nothing.
+inline void Journal::blank(File& file, std::uint64_t from, std::uint64_t size) {
     try {
-        const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
-        if (file_size <= size_) return;
-        file_->write(std::string(std::min(size, file_size - size_), '\n'), size_);
-        if (fsync_ == Fsync::always) file_->sync();
-    } catch (const Error&) {
+        const auto end = static_cast<std::uint64_t>(file.status().st_size);
+        if (end <= from) return;
+        file.write(std::string(std::min(size, end - from), '\n'), from);
+        if (fsync_ == Fsync::always) file.sync();
+    } catch (const std::exception&) {
         failed_ = true;
     }
 }
@@ -1617,10 +1706,13 @@ inline void Journal::sync() {
     }
     try {
         file->sync();
+        ++syncs_;
     } catch (const Error& error) {
         std::lock_guard<std::mutex> guard(file_mutex_);
         if (file != file_) return;  // replaced meanwhile by one that has all of it
         failed_ = true;
+        rewriting_ = false;  // its tail holds what is going to be refused
+        tail_.clear();
         throw Error(Errc::journal_failed, error.what());
     }
 }
@@ -1654,6 +1746,7 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
         tail.clear();
     }
     std::lock_guard<std::mutex> guard(file_mutex_);
+    if (!rewriting_) throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
     append_rewrite(tail_);
     next_->sync();
     if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
@@ -1669,6 +1762,7 @@ inline void Journal::swap_locked(std::uint64_t pending) {
     tail_.clear();
     owed_.clear();
     unsynced_ = false;
+    ++rewrites_;
     failed_ = true;  // until its name is known to be durable
     sync_directory_of(*ops_, path_);
     failed_ = false;
@@ -1699,8 +1793,9 @@ public:
     // Where the next record is written to, and what it changes.
     std::string& lines() { return open_->lines; }
     void add(Change change) { open_->changes.push_back(std::move(change)); }
-    // Makes room, so that the next `count` additions cannot fail.
+    // Makes room, so that the next `count` additions and their commit cannot fail.
     void reserve(std::size_t count) {
+        if (!next_) next_ = std::make_shared<Group>();
         auto& changes = open_->changes;
         const std::size_t needed = changes.size() + count;
         if (needed > changes.capacity()) changes.reserve(std::max(needed, 2 * changes.capacity()));
@@ -1713,7 +1808,7 @@ public:
     void commit(std::unique_lock<std::mutex>& lock, Write write, Settle settle) {
         const std::shared_ptr<Group> group = open_;
         while (!group->settled) {
-            if (busy_) {
+            if (busy_ || paused_) {
                 group->changed.wait(lock);
             } else {
                 lead(lock, *group, write, settle);
@@ -1721,8 +1816,16 @@ public:
         }
         if (group->error) std::rethrow_exception(group->error);
     }
-    // Whether a group is between its write and its settling.
-    bool busy() const { return busy_; }
+    // Waits until no group is between its write and its settling, and lets none
+    // begin until resume().
+    void pause(std::unique_lock<std::mutex>& lock) {
+        paused_ = true;
+        idle_.wait(lock, [this] { return !busy_; });
+    }
+    void resume() {
+        paused_ = false;
+        open_->changed.notify_one();
+    }
 
 private:
     struct Group {
@@ -1735,9 +1838,8 @@ private:
 
     template <class Write, class Settle>
     void lead(std::unique_lock<std::mutex>& lock, Group& group, Write& write, Settle& settle) {
-        auto next = std::make_shared<Group>();
         busy_ = true;
-        open_ = std::move(next);
+        open_ = std::move(next_);
         lock.unlock();
         try {
             write(group.lines);
@@ -1750,10 +1852,14 @@ private:
         busy_ = false;
         group.changed.notify_all();
         open_->changed.notify_one();  // the next group's leader
+        if (paused_) idle_.notify_one();
     }
 
     std::shared_ptr<Group> open_ = std::make_shared<Group>();
+    std::shared_ptr<Group> next_;  // made ahead by reserve()
     bool busy_ = false;
+    bool paused_ = false;
+    std::condition_variable idle_;  // with paused_
 };
 
 }  // namespace detail
@@ -1788,6 +1894,8 @@ public:
     std::size_t size() const { return size_; }
     // The earliest task; not when empty.
     Record* front() const { return blocks_.front()->begin()->record; }
+    // Makes room, so that the next `count` insertions cannot fail.
+    void reserve(std::size_t count);
     void insert(Record* record);
     // The record must be in the queue.
     void erase(Record* record);
@@ -1828,12 +1936,17 @@ private:
     };
     using Blocks = std::vector<std::unique_ptr<Block>>;
 
+    std::unique_ptr<Block> new_block();
+    void add_block(std::size_t index, std::unique_ptr<Block> block) {
+        blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index), std::move(block));
+    }
     // The block that holds `key`, or where it belongs.
     std::size_t block_of(const DueKey& key) const;
     static Entry* position(Block& block, const DueKey& key);
     void split(std::size_t index);
 
     Blocks blocks_;  // none is empty
+    Blocks spare_;   // made ahead by reserve()
     std::size_t size_ = 0;
 };
 
@@ -1871,34 +1984,47 @@ inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
                             [](const Entry& entry, const DueKey& k) { return entry.before(k); });
 }
 
-// Halves a full block, except at the end of the queue, where tasks that come in
-// order of due time would leave half-empty blocks behind.
+// In the worst case each insertion meets another full block.
+inline void DueQueue::reserve(std::size_t count) {
+    if (spare_.size() > count && spare_.size() > 64) spare_.resize(std::max<std::size_t>(count, 64));
+    while (spare_.size() < count) spare_.push_back(std::make_unique<Block>());
+    const std::size_t needed = blocks_.size() + count;
+    if (needed > blocks_.capacity()) blocks_.reserve(std::max(needed, 2 * blocks_.size()));
+}
+
+inline std::unique_ptr<DueQueue::Block> DueQueue::new_block() {
+    if (spare_.empty()) return std::make_unique<Block>();
+    std::unique_ptr<Block> block = std::move(spare_.back());
+    spare_.pop_back();
+    return block;
+}
+
 inline void DueQueue::split(std::size_t index) {
-    auto upper = std::make_unique<Block>();
+    std::unique_ptr<Block> upper = new_block();
     Block& lower = *blocks_[index];
     const std::size_t half = (lower.last - lower.first) / 2;
     std::copy(lower.begin() + half, lower.end(), upper->room.data());
     upper->last = lower.last - lower.first - half;
-    blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index) + 1, std::move(upper));
     lower.last = lower.first + half;
+    add_block(index + 1, std::move(upper));
 }
 
+// A full block is halved, except at the end of the queue, where tasks that come
+// in order of due time would leave half-empty blocks behind.
 inline void DueQueue::insert(Record* record) {
     const DueKey key{record->due, record->id};
-    if (blocks_.empty()) blocks_.push_back(std::make_unique<Block>());
+    if (blocks_.empty()) add_block(0, new_block());
     std::size_t index = size_ == 0 ? 0 : block_of(key);
-    Block* block = blocks_[index].get();
-    if (block->full()) {
-        if (index + 1 == blocks_.size() && (block->end() - 1)->before(key)) {
-            blocks_.push_back(std::make_unique<Block>());
-            ++index;
+    if (blocks_[index]->full()) {
+        if (index + 1 == blocks_.size() && (blocks_[index]->end() - 1)->before(key)) {
+            add_block(++index, new_block());
         } else {
             split(index);
             if (!blocks_[index + 1]->begin()->after(key)) ++index;
         }
-        block = blocks_[index].get();
     }
-    block->insert(position(*block, key), {record->due, record});
+    Block& block = *blocks_[index];
+    block.insert(position(block, key), {record->due, record});
     ++size_;
 }
 
@@ -2058,33 +2184,51 @@ namespace detail {
 
 class History {
 public:
-    bool empty() const { return events_.empty(); }
-    std::size_t size() const { return events_.size(); }
+    bool empty() const { return size() == 0; }
+    std::size_t size() const { return events_.size() - first_; }
     // The seq that the next event gets.
     std::uint64_t next_seq() const { return next_seq_; }
     // The seq of the oldest event, or of the next one if there is none.
-    std::uint64_t first_seq() const { return empty() ? next_seq_ : events_.front()->seq; }
-    Record* oldest() const { return events_.front(); }
+    std::uint64_t first_seq() const { return empty() ? next_seq_ : oldest()->seq; }
+    Record* oldest() const { return events_[first_]; }
+    Record* at(std::size_t index) const { return events_[first_ + index]; }
+    // How many events come before that seq.
+    std::size_t index_of(std::uint64_t seq) const;
+    // Makes room, so that the next `count` calls of append() cannot fail.
+    void reserve(std::size_t count);
     // The record's seq must not be below next_seq().
     void append(Record* record) {
-        next_seq_ = record->seq + 1;
         events_.push_back(record);
+        next_seq_ = record->seq + 1;
     }
     void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
-    void drop_oldest() { events_.pop_front(); }
-    // How many events come before that seq.
-    std::size_t index_of(std::uint64_t seq) const {
-        const auto at = std::lower_bound(
-            events_.begin(), events_.end(), seq,
-            [](const Record* record, std::uint64_t s) { return record->seq < s; });
-        return static_cast<std::size_t>(at - events_.begin());
-    }
-    Record* at(std::size_t index) const { return events_[index]; }
+    void drop_oldest();
 
 private:
-    std::deque<Record*> events_;
+    std::vector<Record*> events_;  // those before first_ are dropped
+    std::size_t first_ = 0;
     std::uint64_t next_seq_ = 0;
 };
+
+inline std::size_t History::index_of(std::uint64_t seq) const {
+    const auto first = events_.begin() + static_cast<std::ptrdiff_t>(first_);
+    const auto at = std::lower_bound(
+        first, events_.end(), seq,
+        [](const Record* record, std::uint64_t wanted) { return record->seq < wanted; });
+    return static_cast<std::size_t>(at - first);
+}
+
+inline void History::reserve(std::size_t count) {
+    const std::size_t needed = events_.size() + count;
+    if (needed > events_.capacity()) events_.reserve(std::max(needed, 2 * events_.size()));
+}
+
+// Closes the gap at the front when half of the room is gap.
+inline void History::drop_oldest() {
+    if (++first_ * 2 < events_.size()) return;
+    events_.erase(events_.begin(), events_.begin() + static_cast<std::ptrdiff_t>(first_));
+    first_ = 0;
+}
 
 }  // namespace detail
 
@@ -2114,11 +2258,15 @@ struct Options {
     /// How many tasks may be pending at once.
     std::size_t max_tasks = 10'000'000;
     /// How many bytes of payload may be pending and retained together.
-    std::size_t max_bytes = std::size_t{4} << 30;
+    std::uint64_t max_bytes = std::uint64_t{4} << 30;
     /// How many past events are kept; each is kept for `min_retention` in any case.
     std::size_t history = 10'000;
     /// For how long each event is kept at least.
     milliseconds min_retention{60'000};
+    /// A task that is later than this is given up instead of emitted.
+    std::optional<milliseconds> max_lateness;
+    /// Believe the clock although it is behind the newest record of the journal.
+    bool trust_clock = false;
     /// Below this size the journal is not rewritten, however much of it is dead.
     std::uint64_t rewrite_min_bytes = std::uint64_t{4} << 20;
 
@@ -2187,22 +2335,31 @@ private:
 
     // Opening.
     void recover();
+    void judge_clock(bool& rewrite_first);
     void replay(std::string_view line);
-    void replay_tasks(JsonReader& reader);
+    void replay_tasks(JsonReader& reader, bool stamped);
     void replay_task(TaskId id, TimePoint due, std::string_view payload);
     void replay_end(std::string_view op, std::uint64_t seq, TimePoint at,
                     const std::vector<TaskId>& ids);
 
-    void check_limits_locked(const std::vector<NewTask>& tasks) const;
-    void add_locked(const std::vector<RecordRef>& records);
+    void check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at);
+    void add_locked(const std::vector<RecordRef>& records, TimePoint at);
     void commit(std::unique_lock<std::mutex>& lock);
     void settle_locked(const std::vector<Change>& changes, bool failed);
     void forget_locked(Record* record);
+    void take_due_locked(TimePoint at);
+    void write_ends(std::uint64_t seq, TimePoint at);
+    void end_locked(Record* record, State state, TimePoint at, std::uint64_t seq);
+    bool is_clock_trusted_locked(TimePoint at);
     void trim_locked(TimePoint now);
+    void log(const std::string& line) const {
+        if (options_.log) options_.log(line);
+    }
     Task task_locked(Record* record) const;
     TaskPage tasks_locked(const TaskQuery& query) const;
-    EventPage events_from_locked(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
-    EventPage page_locked(std::size_t first, std::size_t last) const;
+    static EventPage page_of(const History& past, std::uint64_t seq, std::size_t limit,
+                             std::size_t max_bytes);
+    static EventPage page_between(const History& past, std::size_t first, std::size_t last);
     std::uint64_t live_bytes_locked() const;
 
     // The journal's thread.
@@ -2210,7 +2367,11 @@ private:
     bool wants_rewrite_locked() const;
     void rewrite(std::unique_lock<std::mutex>& lock);
     void copy_live(std::unique_lock<std::mutex>& lock);
-    void wake_tender_locked() { tender_wakes_.notify_one(); }
+    void sync_unlocked(std::unique_lock<std::mutex>& lock);
+    void wake_tender_locked() {
+        if (tending_ || !journal_) return;
+        if (journal_->wants_sync() || wants_rewrite_locked()) tender_wakes_.notify_one();
+    }
 
     const Options options_;
     std::unique_ptr<Journal> journal_;  // null: nothing is kept on disk
@@ -2219,19 +2380,26 @@ private:
     TaskIndex index_;                // guarded by mutex_
     DueQueue queue_;                 // guarded by mutex_
     History history_;                // guarded by mutex_
+    History missed_;                 // guarded by mutex_: tasks that were given up
     IdSource ids_;                   // guarded by mutex_
     GroupCommit<Change> commits_;    // guarded by mutex_
     Stats stats_;                    // guarded by mutex_: the counters
     std::size_t bytes_ = 0;          // guarded by mutex_: of payload
     std::size_t storing_ = 0;        // guarded by mutex_: tasks whose record is on its way
     bool emitting_ = false;          // guarded by mutex_
+    bool pausing_ = false;           // guarded by mutex_: no emission may begin
+    bool tending_ = false;           // guarded by mutex_: the journal's thread is at work
     bool closed_ = false;            // guarded by mutex_
+    TimePoint newest_stamp_{};       // guarded by mutex_: the latest time in the journal
+    bool clock_trusted_ = true;      // guarded by mutex_
     std::uint64_t rewrite_above_ = 0;     // guarded by mutex_: journal size that asks for one
+    std::uint64_t replacements_ = 0;      // guarded by mutex_: rewrites tried
     std::atomic<std::uint64_t> pending_{0};  // queue and storing, for the journal's reserve
     std::condition_variable settled_;        // a commit or an emission has ended
     std::condition_variable tender_wakes_;
-    std::vector<Record*> emission_;  // of the emitting thread
-    std::string emission_line_;      // of the emitting thread
+    std::vector<Record*> emission_;  // of the emitting thread, as the next two
+    std::vector<Record*> given_up_;
+    std::string emission_lines_;
     std::thread tender_;             // last: starts when all the above exists
 };
 
@@ -2249,6 +2417,7 @@ inline void Store::close() {
         std::lock_guard<std::mutex> guard(mutex_);
         closed_ = true;
         tender_wakes_.notify_one();
+        settled_.notify_all();
     }
     if (tender_.joinable()) tender_.join();
 }
@@ -2256,7 +2425,7 @@ inline void Store::close() {
 // ---- Opening ---------------------------------------------------------------
 
 inline void Store::recover() {
-    const bool rewrite_first = journal_->recover([this](std::string_view line) { replay(line); });
+    bool rewrite_first = journal_->recover([this](std::string_view line) { replay(line); });
     std::vector<Record*> pending;
     index_.for_each([&pending](Record* record) {
         if (record->state == State::pending) pending.push_back(record);
@@ -2267,13 +2436,29 @@ inline void Store::recover() {
     for (Record* record : pending) queue_.insert(record);
     pending_ = queue_.size();
     stats_.recovered = queue_.size();
-    stats_.damaged_lines = journal_->recovery().damaged_lines;
-    if (rewrite_first) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        rewrite(lock);
-        if (journal_->failed()) {
-            throw Error(Errc::journal_failed, "cannot write the journal " + journal_->path());
-        }
+    judge_clock(rewrite_first);
+    if (!rewrite_first) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    rewrite(lock);
+    if (journal_->failed() || journal_->rewrites() == 0) {
+        throw Error(Errc::journal_failed, "cannot write the journal " + journal_->path());
+    }
+}
+
+// A device without a battery starts long ago.  To emit by such a clock would be
+// late, to store by it would be a lie (L1), and it may be set at any moment.
+inline void Store::judge_clock(bool& rewrite_first) {
+    const TimePoint at = now();
+    if (at + std::chrono::seconds(10) >= newest_stamp_) return;
+    const std::string times = "the clock says " + format_time(at) + ", but the journal was written at " +
+                              format_time(newest_stamp_);
+    if (options_.trust_clock) {
+        log(times + "; the clock is trusted, as was asked for");
+        newest_stamp_ = at;
+        rewrite_first = true;  // which writes a clock record
+    } else {
+        log(times + "; nothing is emitted and tasks are refused until the clock has passed that");
+        clock_trusted_ = false;
     }
 }
 
@@ -2289,7 +2474,7 @@ inline void Store::replay(std::string_view line) {
     reader.enter_object();
     while (reader.next_member(key)) {
         if (key == "tasks") {
-            replay_tasks(reader);
+            replay_tasks(reader, at != TimePoint());
         } else if (key == "ids") {
             reader.enter_array();
             while (reader.next_element() && reader.value(value)) {
@@ -2303,6 +2488,8 @@ inline void Store::replay(std::string_view line) {
             if (key == "last_id") ids_.pass(TaskId::parse(text()).value_or(TaskId()));
         }
     }
+    if (op == R"("clock")") newest_stamp_ = TimePoint();
+    newest_stamp_ = std::max(newest_stamp_, at);
     if (!reader.finish()) {
         throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
                                                   " has a record that is intact but not JSON: " +
@@ -2311,7 +2498,7 @@ inline void Store::replay(std::string_view line) {
     replay_end(op, seq, at, ids);
 }
 
-inline void Store::replay_tasks(JsonReader& reader) {
+inline void Store::replay_tasks(JsonReader& reader, bool stamped) {
     std::string_view key;
     std::string_view value;
     reader.enter_array();
@@ -2326,15 +2513,17 @@ inline void Store::replay_tasks(JsonReader& reader) {
             if (key == "due") due = parse_time(text).value_or(TimePoint());
             if (key == "payload") payload = value;
         }
-        if (!reader.failed()) replay_task(id, due, payload);
+        if (reader.failed()) return;
+        if (!stamped) newest_stamp_ = std::max(newest_stamp_, id.time());
+        replay_task(id, due, payload);
     }
 }
 
-// A record for a known id replaces it; one for an emitted task, which a rewrite
-// may leave in the tail, is nothing.
+// A record for a known id replaces it; one for a task that has ended, which a
+// rewrite may leave in the tail, is nothing.
 inline void Store::replay_task(TaskId id, TimePoint due, std::string_view payload) {
     if (Record* known = index_.find(id)) {
-        if (known->state == State::emitted) return;
+        if (known->state != State::pending) return;
         forget_locked(known);
     }
     RecordRef record = RecordRef::make(id, due, payload);
@@ -2352,20 +2541,25 @@ inline void Store::replay_end(std::string_view op, std::uint64_t seq, TimePoint 
         for (const TaskId id : ids) {
             Record* record = index_.find(id);
             const std::uint64_t place = seq++;
-            if (!record || record->state == State::emitted || place < history_.next_seq()) continue;
-            record->state = State::emitted;
-            record->emitted_at = at;
-            record->seq = place;
-            history_.append(record);
+            if (!record || record->state != State::pending || place < history_.next_seq()) continue;
+            end_locked(record, State::emitted, at, place);
         }
         history_.skip_to(seq);
         trim_locked(now());
     } else if (op == R"("cancel")") {
         for (const TaskId id : ids) {
             Record* record = index_.find(id);
-            if (record && record->state != State::emitted) forget_locked(record);
+            if (record && record->state == State::pending) forget_locked(record);
         }
-    } else if (op != R"("schedule")") {
+    } else if (op == R"("miss")") {
+        for (const TaskId id : ids) {
+            Record* record = index_.find(id);
+            if (record && record->state == State::pending) {
+                end_locked(record, State::missed, at, missed_.next_seq());
+            }
+        }
+        trim_locked(now());
+    } else if (op != R"("schedule")" && op != R"("clock")") {
         throw Error(Errc::journal_unreadable,
                     "the journal " + journal_->path() + " has a record of an unknown kind, " +
                         (op.empty() ? "without a name" : std::string(op)) +
@@ -2384,39 +2578,47 @@ inline std::vector<TaskId> Store::schedule(const std::vector<NewTask>& tasks) {
         records.push_back(RecordRef::make(TaskId(), task.due, task.payload));
     }
     std::unique_lock<std::mutex> lock(mutex_);
-    check_limits_locked(tasks);
+    const TimePoint at = now();
+    check_limits_locked(tasks, at);
     for (const RecordRef& record : records) {
-        record->id = ids_.next(now());
+        record->id = ids_.next(at);
         ids.push_back(record->id);
     }
-    add_locked(records);
+    add_locked(records, at);
     commit(lock);
     return ids;
 }
 
-inline void Store::check_limits_locked(const std::vector<NewTask>& tasks) const {
+inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    if (queue_.size() + storing_ + tasks.size() > options_.max_tasks) {
-        throw Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_tasks) +
-                                          " pending tasks is reached");
+    if (!is_clock_trusted_locked(at)) {
+        throw Error(Errc::clock_untrusted,
+                    "the clock is behind the newest record of the journal, of " +
+                        format_time(newest_stamp_) + "; tasks are refused until it has passed that");
     }
+    const std::size_t pending = queue_.size() + storing_ + tasks.size();
     std::uint64_t bytes = bytes_;
     for (const NewTask& task : tasks) bytes += task.payload.size();
-    if (bytes > options_.max_bytes) {
-        throw Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_bytes) +
-                                          " bytes of payload is reached");
-    }
+    if (pending <= options_.max_tasks && bytes <= options_.max_bytes) return;
+    ++stats_.refused;
+    throw Error(Errc::task_limit,
+                pending > options_.max_tasks
+                    ? "the limit of " + std::to_string(options_.max_tasks) + " pending tasks is reached"
+                    : "the limit of " + std::to_string(options_.max_bytes) +
+                          " bytes of payload is reached");
 }
 
 // Everything that can fail comes first; then nothing is half added.
-inline void Store::add_locked(const std::vector<RecordRef>& records) {
+inline void Store::add_locked(const std::vector<RecordRef>& records, TimePoint at) {
     index_.reserve(records.size());
+    queue_.reserve(storing_ + records.size());
     commits_.reserve(records.size());
     if (journal_) {
         std::string& lines = commits_.lines();
         const std::size_t start = lines.size();
+        const bool ids_tell = records.front()->id.time() == at && records.back()->id.time() == at;
         try {
-            append_schedule_record(lines, records);
+            append_schedule_record(lines, records, ids_tell ? std::nullopt : std::optional(at));
         } catch (...) {
             lines.resize(start);
             throw;
@@ -2429,6 +2631,7 @@ inline void Store::add_locked(const std::vector<RecordRef>& records) {
     }
     storing_ += records.size();
     pending_ += records.size();
+    newest_stamp_ = std::max(newest_stamp_, at);
 }
 
 inline bool Store::cancel(TaskId id) {
@@ -2437,18 +2640,21 @@ inline bool Store::cancel(TaskId id) {
         Record* record = index_.find(id);
         if (!record || record->state == State::storing) return false;
         if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+        if (record->state == State::missed) return false;
         if (record->state == State::emitting || record->state == State::emitted) {
             throw Error(Errc::already_emitted, "task " + id.str() + " was already emitted");
         }
-        if (record->state == State::cancelling) {  // by somebody else: see what comes of it
+        if (record->state == State::changing) {  // by somebody else: see what comes of it
             settled_.wait(lock);
             continue;
         }
+        const TimePoint at = now();
         commits_.reserve(1);
         if (journal_) {
-            append_end_record(commits_.lines(), R"("cancel")", now(), std::array<Record*, 1>{record});
+            append_end_record(commits_.lines(), R"("cancel")", at, std::array<Record*, 1>{record});
         }
-        record->state = State::cancelling;
+        newest_stamp_ = std::max(newest_stamp_, at);
+        record->state = State::changing;
         commits_.add({true, record});
         commit(lock);
         return true;
@@ -2456,39 +2662,49 @@ inline bool Store::cancel(TaskId id) {
 }
 
 inline void Store::commit(std::unique_lock<std::mutex>& lock) {
-    commits_.commit(
-        lock,
-        [this](const std::string& lines) {
-            if (!journal_) return;
-            journal_->write(lines, pending_);
-            journal_->commit();
-        },
-        [this](const std::vector<Change>& changes, bool failed) { settle_locked(changes, failed); });
+    const std::uint64_t tried = replacements_;
+    try {
+        commits_.commit(
+            lock,
+            [this](const std::string& lines) {
+                if (journal_) journal_->commit(lines, pending_);
+            },
+            [this](const std::vector<Change>& changes, bool failed) {
+                settle_locked(changes, failed);
+            });
+    } catch (const Error& error) {
+        // What was refused must leave no trace, and a file that cannot be synced
+        // may hold one: the refusal waits until replacing it was tried (J3).
+        if (error.code() == Errc::journal_failed) {
+            settled_.wait(lock, [this, tried] {
+                return closed_ || replacements_ != tried || !journal_->failed();
+            });
+        }
+        throw;
+    }
 }
 
 inline void Store::settle_locked(const std::vector<Change>& changes, bool failed) {
+    if (failed) ++stats_.journal_failures;
     for (const Change& change : changes) {
         Record* record = change.record;
-        if (change.cancels ? failed : !failed) {
+        if (!change.cancels) --storing_;
+        if (change.cancels == failed) {  // the task stands: stored, or not cancelled
             record->state = State::pending;
-            if (change.cancels) continue;
+            if (failed) continue;
             queue_.insert(record);
-            --storing_;
             ++stats_.scheduled;
+            stats_.payload_accepted += record->size;
         } else {
-            if (change.cancels) {
-                queue_.erase(record);
-                ++stats_.cancelled;
-            } else {
-                --storing_;
-            }
+            if (change.cancels) queue_.erase(record);
+            ++(change.cancels ? stats_.cancelled : stats_.refused);
             --pending_;
             forget_locked(record);
         }
     }
     settled_.notify_all();
     if (on_due_changed) on_due_changed();
-    if (journal_ && (journal_->wants_sync() || wants_rewrite_locked())) wake_tender_locked();
+    wake_tender_locked();
 }
 
 inline void Store::forget_locked(Record* record) {
@@ -2501,65 +2717,122 @@ inline void Store::forget_locked(Record* record) {
 inline bool Store::emit_due() {
     std::unique_lock<std::mutex> lock(mutex_);
     const TimePoint at = now();
-    emission_.clear();
-    queue_.walk([this, at](Record* record) {
-        if (record->due > at || emission_.size() == batch) return false;
-        if (record->state == State::pending) emission_.push_back(record);
-        return true;
-    });
-    if (emission_.empty()) {
+    if (!is_clock_trusted_locked(at)) return false;
+    take_due_locked(at);
+    if (emission_.empty() && given_up_.empty()) {
         const std::size_t before = history_.size();
         trim_locked(at);
         return history_.size() != before;
     }
-    for (Record* record : emission_) record->state = State::emitting;
-    std::uint64_t seq = history_.next_seq();
+    const std::uint64_t seq = history_.next_seq();
     if (journal_) {
+        settled_.wait(lock, [this] { return !pausing_; });
         emitting_ = true;
         lock.unlock();
-        emission_line_.clear();
-        append_end_record(emission_line_, R"("emit","seq":)" + std::to_string(seq), at, emission_);
-        journal_->write_emission(emission_line_);
+        write_ends(seq, at);
         lock.lock();
         emitting_ = false;
     }
     for (Record* record : emission_) {
         queue_.erase(record);
-        record->state = State::emitted;
-        record->emitted_at = at;
-        record->seq = seq++;
-        history_.append(record);
+        end_locked(record, State::emitted, at, history_.next_seq());
+        if (at - record->due > std::chrono::seconds(1)) ++stats_.late;
     }
-    pending_ -= emission_.size();
+    for (Record* record : given_up_) {
+        queue_.erase(record);
+        end_locked(record, State::missed, at, missed_.next_seq());
+    }
+    pending_ -= emission_.size() + given_up_.size();
     stats_.emitted += emission_.size();
+    stats_.missed += given_up_.size();
+    newest_stamp_ = std::max(newest_stamp_, at);
     trim_locked(at);
     settled_.notify_all();
-    if (journal_ && (journal_->wants_sync() || wants_rewrite_locked())) wake_tender_locked();
+    wake_tender_locked();
     return true;
+}
+
+// Marks a batch of what is due.  Everything that can fail comes first.
+inline void Store::take_due_locked(TimePoint at) {
+    emission_.clear();
+    given_up_.clear();
+    emission_.reserve(batch);
+    given_up_.reserve(batch);
+    history_.reserve(batch);
+    missed_.reserve(batch);
+    queue_.walk([this, at](Record* record) {
+        if (record->due > at || emission_.size() + given_up_.size() == batch) return false;
+        if (record->state != State::pending) return true;
+        // A task with a time that was past when it came is late from then on.
+        const TimePoint since = std::max(record->due, record->id.time());
+        const bool missed = options_.max_lateness && at - since > *options_.max_lateness;
+        (missed ? given_up_ : emission_).push_back(record);
+        record->state = State::emitting;
+        return true;
+    });
+}
+
+// What is due is emitted whether that can be written or not (L3).
+inline void Store::write_ends(std::uint64_t seq, TimePoint at) {
+    try {
+        emission_lines_.clear();
+        if (!emission_.empty()) {
+            append_end_record(emission_lines_, R"("emit","seq":)" + std::to_string(seq), at,
+                              emission_);
+        }
+        if (!given_up_.empty()) {
+            append_end_record(emission_lines_, R"("miss")", at, given_up_);
+            log(std::to_string(given_up_.size()) +
+                " tasks were later than the largest lateness allowed; they were given up");
+        }
+        journal_->write_ends(emission_lines_);
+    } catch (const std::exception& error) {
+        log(std::string(error.what()) + "; tasks are emitted all the same");
+    }
+}
+
+inline void Store::end_locked(Record* record, State state, TimePoint at, std::uint64_t seq) {
+    record->state = state;
+    record->ended_at = at;
+    record->seq = seq;
+    (state == State::emitted ? history_ : missed_).append(record);
+}
+
+// A clock that has once been behind the journal is trusted when it has caught up.
+inline bool Store::is_clock_trusted_locked(TimePoint at) {
+    if (!clock_trusted_ && at >= newest_stamp_) {
+        clock_trusted_ = true;
+        log("the clock has caught up with the journal; tasks are emitted again");
+    }
+    return clock_trusted_;
 }
 
 // A task whose cancellation is on its way is not waited for: when that has
 // failed, on_due_changed tells.
 inline std::optional<TimePoint> Store::next_wake_locked() const {
+    if (!clock_trusted_) return newest_stamp_;
     std::optional<TimePoint> wake;
     queue_.walk([&wake](Record* record) {
-        if (record->state == State::cancelling) return true;
+        if (record->state == State::changing) return true;
         wake = record->due;
         return false;
     });
-    if (history_.size() > options_.history) {
-        const TimePoint trim = history_.oldest()->emitted_at + options_.min_retention;
+    for (const History* past : {&history_, &missed_}) {
+        if (past->size() <= options_.history) continue;
+        const TimePoint trim = past->oldest()->ended_at + options_.min_retention;
         if (!wake || trim < *wake) wake = trim;
     }
     return wake;
 }
 
 inline void Store::trim_locked(TimePoint now) {
-    while (history_.size() > options_.history &&
-           history_.oldest()->emitted_at + options_.min_retention <= now) {
-        Record* record = history_.oldest();
-        history_.drop_oldest();
-        forget_locked(record);
+    for (History* past : {&history_, &missed_}) {
+        while (past->size() > options_.history &&
+               past->oldest()->ended_at + options_.min_retention <= now) {
+            Record* record = past->oldest();
+            past->drop_oldest();
+            forget_locked(record);
+        }
     }
 }
 
@@ -2569,10 +2842,9 @@ inline Task Store::task_locked(Record* record) const {
     Task task;
     task.id = record->id;
     task.due = record->due;
-    if (record->state == State::emitted) {
-        task.status = Status::emitted;
-        task.emitted_at = record->emitted_at;
-    }
+    if (record->state == State::emitted) task.status = Status::emitted;
+    if (record->state == State::missed) task.status = Status::missed;
+    task.ended_at = record->ended_at;
     task.payload = Payload(RecordRef::share(record));
     return task;
 }
@@ -2612,37 +2884,37 @@ inline TaskPage Store::tasks_locked(const TaskQuery& query) const {
     return page;
 }
 
-inline EventPage Store::page_locked(std::size_t first, std::size_t last) const {
+inline EventPage Store::page_between(const History& past, std::size_t first, std::size_t last) {
     EventPage page;
-    page.total = history_.size();
-    page.more = last < history_.size();
+    page.total = past.size();
+    page.more = last < past.size();
     page.events.reserve(last - first);
     for (std::size_t i = first; i < last; ++i) {
-        Record* record = history_.at(i);
-        page.events.push_back({record->id, record->due, record->emitted_at, record->seq,
+        Record* record = past.at(i);
+        page.events.push_back({record->id, record->due, record->ended_at, record->seq,
                                Payload(RecordRef::share(record))});
     }
-    page.next = page.events.empty() ? history_.next_seq() : page.events.back().seq + 1;
+    page.next = page.events.empty() ? past.next_seq() : page.events.back().seq + 1;
+    return page;
+}
+
+inline EventPage Store::page_of(const History& past, std::uint64_t seq, std::size_t limit,
+                                std::size_t max_bytes) {
+    const std::size_t first = past.index_of(seq);
+    std::size_t last = first;
+    for (std::size_t bytes = 0; last < past.size() && last - first < limit && bytes < max_bytes;
+         ++last) {
+        bytes += past.at(last)->size;
+    }
+    EventPage page = page_between(past, first, last);
+    page.lost = seq < past.first_seq();
     return page;
 }
 
 inline EventPage Store::events_from(std::uint64_t seq, std::size_t limit,
                                     std::size_t max_bytes) const {
     std::lock_guard<std::mutex> guard(mutex_);
-    return events_from_locked(seq, limit, max_bytes);
-}
-
-inline EventPage Store::events_from_locked(std::uint64_t seq, std::size_t limit,
-                                           std::size_t max_bytes) const {
-    const std::size_t first = history_.index_of(seq);
-    std::size_t last = first;
-    for (std::size_t bytes = 0; last < history_.size() && last - first < limit &&
-                                bytes < max_bytes; ++last) {
-        bytes += history_.at(last)->size;
-    }
-    EventPage page = page_locked(first, last);
-    page.lost = seq < history_.first_seq();
-    return page;
+    return page_of(history_, seq, limit, max_bytes);
 }
 
 inline EventPage Store::events_before(std::uint64_t seq, std::size_t limit,
@@ -2653,7 +2925,7 @@ inline EventPage Store::events_before(std::uint64_t seq, std::size_t limit,
     for (std::size_t bytes = 0; first > 0 && last - first < limit && bytes < max_bytes; --first) {
         bytes += history_.at(first - 1)->size;
     }
-    return page_locked(first, last);
+    return page_between(history_, first, last);
 }
 
 inline std::optional<std::uint64_t> Store::seq_of(TaskId id) const {
@@ -2686,7 +2958,12 @@ inline Stats Store::stats() const {
     stats.pending = queue_.size();
     stats.retained = history_.size();
     stats.bytes = bytes_;
+    stats.clock_trusted = clock_trusted_;
     if (journal_) {
+        stats.damaged_lines = journal_->recovery().damaged_lines;
+        stats.torn_bytes = journal_->recovery().torn_bytes;
+        stats.journal_syncs = journal_->syncs();
+        stats.journal_rewrites = journal_->rewrites();
         stats.journal_failed = journal_->failed();
         stats.journal_bytes = journal_->size();
         stats.journal_written = journal_->bytes_written();
@@ -2699,7 +2976,8 @@ inline Stats Store::stats() const {
 // What a rewrite would come to, about.
 inline std::uint64_t Store::live_bytes_locked() const {
     constexpr std::uint64_t per_record = 130;
-    return bytes_ + queue_.size() * per_record + history_.size() * (per_record + end_record_size);
+    const std::uint64_t past = history_.size() + missed_.size();
+    return bytes_ + queue_.size() * per_record + past * (per_record + end_record_size);
 }
 
 inline bool Store::wants_rewrite_locked() const {
@@ -2710,36 +2988,43 @@ inline bool Store::wants_rewrite_locked() const {
 
 inline void Store::tend() {
     std::unique_lock<std::mutex> lock(mutex_);
+    const auto sleep = [this, &lock] {
+        tending_ = false;
+        tender_wakes_.wait(lock);
+        tending_ = true;
+    };
+    tending_ = true;
     while (!closed_) {
         if (wants_rewrite_locked()) {
             rewrite(lock);
-            if (journal_->failed()) tender_wakes_.wait(lock);
+            if (journal_->failed() && !closed_) sleep();  // until somebody needs it again
         } else if (journal_->wants_sync()) {
             if (options_.fsync == Fsync::everysec) {
-                tender_wakes_.wait_for(lock, std::chrono::seconds(1), [this] { return closed_; });
+                tender_wakes_.wait_for(lock, std::chrono::seconds(1),
+                                       [this] { return closed_ || journal_->failed(); });
             }
-            lock.unlock();
-            try {
-                journal_->sync();
-            } catch (const Error& error) {
-                if (options_.log) options_.log(error.what());
-            }
-            lock.lock();
+            sync_unlocked(lock);
         } else {
-            tender_wakes_.wait(lock);
+            sleep();
         }
     }
-    lock.unlock();
-    try {
-        if (!journal_->failed()) journal_->sync();
-    } catch (const Error& error) {
-        if (options_.log) options_.log(error.what());
-    }
+    sync_unlocked(lock);
 }
 
-// Writes all that is live into a new file, beside the work that goes on.  It
-// begins while no record is between its write and its effect (J5), so what is
-// not in the copy is in the tail.
+inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
+    if (journal_->failed()) return;
+    lock.unlock();
+    try {
+        journal_->sync();
+    } catch (const std::exception& error) {
+        log(error.what());
+    }
+    lock.lock();
+}
+
+// Writes all that is live into a new file, beside the work that goes on.  The
+// tail begins while no record is between its write and its effect (J5), so what
+// is not in the copy is in the tail.
 inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     const std::uint64_t seq = history_.next_seq();
     const TaskId last_id = ids_.last();
@@ -2747,8 +3032,13 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     try {
         journal_->prepare_rewrite(seq, last_id);
         lock.lock();
-        settled_.wait(lock, [this] { return !commits_.busy() && !emitting_; });
+        pausing_ = true;
+        commits_.pause(lock);
+        settled_.wait(lock, [this] { return !emitting_; });
         journal_->begin_tail();
+        commits_.resume();
+        pausing_ = false;
+        settled_.notify_all();
         copy_live(lock);
         lock.unlock();
         journal_->finish_rewrite(pending_);
@@ -2757,14 +3047,17 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     } catch (const std::exception& error) {
         if (lock.owns_lock()) lock.unlock();
         journal_->abandon_rewrite();
-        if (options_.log) options_.log(error.what());
+        log(error.what());
         lock.lock();
         rewrite_above_ = journal_->size() + journal_->size() / 4;
     }
+    ++replacements_;
+    settled_.notify_all();
 }
 
-// Pending tasks first, then the history: a task that moves from one to the other
-// meanwhile is met at least once.
+// Pending tasks first, then what has ended: a task that moves from one to the
+// other meanwhile is met at least once.  A clock record comes last, because the
+// ids of old tasks may bear the times of a clock that was wrong.
 inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
     std::string lines;
     const auto write_unlocked = [&](const auto& page, auto append) {
@@ -2784,18 +3077,24 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
             append_schedule_record(lines, std::array<const Task*, 1>{&task});
         });
     }
-    std::uint64_t seq = 0;
-    for (bool more = true; more;) {
-        const EventPage page = events_from_locked(seq, query.limit, query.max_bytes);
-        more = page.more;
-        seq = page.next;
-        write_unlocked(page.events, [&lines](const Event& event) {
-            const std::array<const Event*, 1> one{&event};
-            append_schedule_record(lines, one);
-            append_end_record(lines, R"("emit","seq":)" + std::to_string(event.seq),
-                              event.emitted_at, one);
-        });
-    }
+    const auto copy_past = [&](const History& past, std::string_view op) {
+        std::uint64_t seq = 0;
+        for (bool more = true; more;) {
+            const EventPage page = page_of(past, seq, query.limit, query.max_bytes);
+            more = page.more;
+            seq = page.next;
+            write_unlocked(page.events, [&lines, op](const Event& event) {
+                const std::array<const Event*, 1> one{&event};
+                append_schedule_record(lines, one);
+                append_end_record(lines, std::string(op) + std::to_string(event.seq),
+                                  event.emitted_at, one);
+            });
+        }
+    };
+    copy_past(history_, R"("emit","seq":)");
+    copy_past(missed_, R"("miss","seq":)");
+    write_unlocked(std::array<TimePoint, 1>{newest_stamp_},
+                   [&lines](TimePoint stamp) { append_clock_record(lines, stamp); });
 }
 
 }  // namespace detail
@@ -2997,6 +3296,7 @@ public:
 
 private:
     void run();
+    bool emit_due();
     void run_callback(const Callback& callback);
     void wake_readers();
 
@@ -3052,8 +3352,9 @@ inline void Scheduler::run() {
         const auto wake = store_.next_wake_locked();
         if (wake && *wake <= store_.now()) {
             lock.unlock();
-            if (store_.emit_due()) wake_readers();
+            const bool well = emit_due();
             lock.lock();
+            if (!well) wake_.wait_for(lock, std::chrono::seconds(1));
             continue;
         }
         sleeping_ = true;
@@ -3064,6 +3365,17 @@ inline void Scheduler::run() {
             wake_.wait(lock);
         }
         sleeping_ = false;
+    }
+}
+
+// False: there was no memory for it, and it is to be tried again.
+inline bool Scheduler::emit_due() {
+    try {
+        if (store_.emit_due()) wake_readers();
+        return true;
+    } catch (const std::exception& error) {
+        if (store_.options().log) store_.options().log(error.what());
+        return false;
     }
 }
 
@@ -3100,6 +3412,9 @@ inline void Scheduler::run_callback(const Callback& callback) {
     std::uint64_t seq = first_seq_;
     while (wait_for_event(seq, milliseconds::max())) {
         const EventPage page = events_from(seq, detail::Store::batch);
+        if (page.lost && store_.options().log) {
+            store_.options().log("a callback was too slow; events that it had not taken are gone");
+        }
         seq = page.next;
         for (const Event& event : page.events) {
             try {
@@ -3149,6 +3464,70 @@ inline void Scheduler::stop() {
     }
     hooks_.clear();
 }
+
+// ============================================================================
+// 12. Pages
+// ============================================================================
+
+namespace detail {
+
+// What a scheduler counts, in Prometheus's text format (version 0.0.4).
+inline std::string metrics_text(const Stats& stats) {
+    std::string text;
+    const auto add = [&text](const char* name, const char* type, const char* help,
+                             std::uint64_t value) {
+        text.append("# HELP task_scheduler_").append(name).append(" ").append(help);
+        text.append("\n# TYPE task_scheduler_").append(name).append(" ").append(type);
+        text.append("\ntask_scheduler_").append(name).append(" ");
+        text.append(std::to_string(value)).append("\n");
+    };
+    const auto gauge = [&add](const char* name, const char* help, std::uint64_t value) {
+        add(name, "gauge", help, value);
+    };
+    const auto counter = [&add](const char* name, const char* help, std::uint64_t value) {
+        add(name, "counter", help, value);
+    };
+    gauge("tasks_pending", "Tasks that wait for their due time.", stats.pending);
+    gauge("events_retained", "Events in the history.", stats.retained);
+    gauge("payload_bytes", "Bytes of payload, pending and retained.", stats.bytes);
+    gauge("clock_trusted", "0 while the clock is behind the journal.", stats.clock_trusted);
+    gauge("journal_failed", "1 while the journal cannot be written.", stats.journal_failed);
+    gauge("journal_bytes", "Size of the journal.", stats.journal_bytes);
+    gauge("tasks_recovered", "Tasks that were pending in the journal at start.", stats.recovered);
+    gauge("journal_damaged_lines", "Lines of the journal that could not be read at start.",
+          stats.damaged_lines);
+    gauge("journal_torn_bytes", "Bytes cut off the journal's end at start.", stats.torn_bytes);
+    counter("tasks_scheduled_total", "Tasks stored.", stats.scheduled);
+    counter("tasks_cancelled_total", "Tasks cancelled.", stats.cancelled);
+    counter("tasks_missed_total", "Tasks given up, being too late.", stats.missed);
+    counter("tasks_refused_total", "Tasks refused at a limit or by the journal.", stats.refused);
+    counter("events_emitted_total", "Events emitted.", stats.emitted);
+    counter("events_late_total", "Events emitted more than a second late.", stats.late);
+    counter("payload_accepted_bytes_total", "Bytes of payload of tasks stored.",
+            stats.payload_accepted);
+    counter("journal_written_bytes_total", "Bytes written to the journal, rewrites included.",
+            stats.journal_written);
+    counter("journal_syncs_total", "Times the journal was synced.", stats.journal_syncs);
+    counter("journal_rewrites_total", "Times the journal was rewritten.", stats.journal_rewrites);
+    counter("journal_failures_total", "Groups of records that could not be stored.",
+            stats.journal_failures);
+    return text;
+}
+
+// Why a scheduler is not ready, a sentence each.
+inline std::vector<std::string> unready(const Stats& stats) {
+    std::vector<std::string> reasons;
+    if (stats.journal_failed) {
+        reasons.emplace_back("The journal cannot be written; tasks are refused.");
+    }
+    if (!stats.clock_trusted) {
+        reasons.emplace_back("The clock is behind the newest record of the journal; nothing is "
+                             "emitted and tasks are refused until it has caught up.");
+    }
+    return reasons;
+}
+
+}  // namespace detail
 
 #ifndef SCHEDULER_NO_HTTP
 
@@ -3264,11 +3643,13 @@ inline std::optional<std::string> member_of(std::string_view json, std::string_v
 inline void append_task(std::string& json, const Task& task) {
     json += '{';
     append_member(json, "id", task.id.str());
-    append_member(json, "status", task.emitted_at ? "emitted" : "pending");
+    append_member(json, "status", task.status == Status::pending   ? "pending"
+                                  : task.status == Status::emitted ? "emitted"
+                                                                   : "missed");
     append_member(json, "due", format_time(task.due));
-    if (task.emitted_at) {
-        append_member(json, "emitted_at", format_time(*task.emitted_at));
-        json += ",\"late_ms\":" + std::to_string((*task.emitted_at - task.due).count());
+    if (task.status == Status::emitted) {
+        append_member(json, "emitted_at", format_time(task.ended_at));
+        json += ",\"late_ms\":" + std::to_string((task.ended_at - task.due).count());
     }
     json.append(",\"payload\":").append(task.text()) += '}';
 }
@@ -3392,25 +3773,26 @@ public:
     StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
                  std::function<void()> on_closed);
     ~StreamWriter() { stop(); }
-    // Takes over a connected socket; `head` goes out first.  Any thread.
-    void adopt(int fd, std::string head, std::uint64_t seq);
+    struct Stream {
+        int fd = -1;
+        std::size_t place = 0;  // in streams_
+        std::string head;       // what goes out before the events
+        std::uint64_t seq = 0;  // of the event that is to be written next
+        std::size_t skip = 0;   // bytes of it that are written already
+        bool blocked = false;   // the socket takes no more for now
+        bool quiet = true;      // nothing was written since the last keep-alive
+    };
+
+    // Takes over a stream whose fd, head and seq are set.  Any thread.
+    void adopt(std::unique_ptr<Stream> stream);
     // There may be new events.  Any thread; does not block.
     void wake();
     // Ends every stream.
     void stop();
 
 private:
-    struct Stream {
-        int fd;
-        std::size_t place;     // in streams_
-        std::string head;      // what goes out before the events
-        std::uint64_t seq;     // of the event that is to be written next
-        std::size_t skip = 0;  // bytes of it that are written already
-        bool blocked = false;  // the socket takes no more for now
-        bool quiet = true;     // nothing was written since the last keep-alive
-    };
-
     void run();
+    void round();
     void take_adopted();
     void on_socket(Stream& stream, std::uint32_t events);
     bool pump(Stream& stream);
@@ -3475,11 +3857,7 @@ inline void StreamWriter::wake() {
     [[maybe_unused]] const ssize_t n = ::write(wake_fd_, &one, sizeof one);
 }
 
-inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq) {
-    auto stream = std::make_unique<Stream>();
-    stream->fd = fd;
-    stream->head = std::move(head);
-    stream->seq = seq;
+inline void StreamWriter::adopt(std::unique_ptr<Stream> stream) {
     {
         std::lock_guard<std::mutex> guard(adopted_mutex_);
         adopted_.push_back(std::move(stream));
@@ -3488,39 +3866,54 @@ inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq) {
 }
 
 inline void StreamWriter::run() {
-    std::array<epoll_event, 256> events;
     while (!stopping_) {
-        int timeout = -1;
-        if (more_) {
-            timeout = 0;
-        } else if (!streams_.empty()) {
-            const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
-            timeout = static_cast<int>(std::max<std::int64_t>(
-                std::chrono::duration_cast<milliseconds>(left).count() + 1, 0));
+        try {
+            round();
+        } catch (const std::bad_alloc&) {  // later there may be memory again
+            more_ = true;
+            std::this_thread::sleep_for(milliseconds(100));
         }
-        const int n = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), timeout);
-        bool woken = more_;
-        for (int i = 0; i < n; ++i) {
-            const epoll_event& event = events[static_cast<std::size_t>(i)];
-            if (event.data.ptr) {
-                on_socket(*static_cast<Stream*>(event.data.ptr), event.events);
-            } else {
-                std::uint64_t count = 0;
-                [[maybe_unused]] const ssize_t size = ::read(wake_fd_, &count, sizeof count);
-                woken_ = false;
-                woken = true;
-            }
-        }
-        if (woken) {
-            take_adopted();
-            pump_all();
-        }
-        keep_alive_all();
-        closed_.clear();
     }
-    take_adopted();
-    pump_all();
+    try {
+        take_adopted();
+        pump_all();
+    } catch (const std::bad_alloc&) {
+        more_ = false;  // these streams end without their last events, and resume elsewhere
+    }
     while (!streams_.empty()) close(*streams_.back());
+}
+
+// Waits for sockets, new events, new streams or the time for keep-alives, and
+// does what there is to do.
+inline void StreamWriter::round() {
+    closed_.clear();
+    int timeout = -1;
+    if (more_) {
+        timeout = 0;
+    } else if (!streams_.empty()) {
+        const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
+        timeout = static_cast<int>(std::max<std::int64_t>(
+            std::chrono::duration_cast<milliseconds>(left).count() + 1, 0));
+    }
+    std::array<epoll_event, 256> events;
+    const int n = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), timeout);
+    bool woken = more_;
+    for (int i = 0; i < n; ++i) {
+        const epoll_event& event = events[static_cast<std::size_t>(i)];
+        if (event.data.ptr) {
+            on_socket(*static_cast<Stream*>(event.data.ptr), event.events);
+        } else {
+            std::uint64_t count = 0;
+            [[maybe_unused]] const ssize_t size = ::read(wake_fd_, &count, sizeof count);
+            woken_ = false;
+            woken = true;
+        }
+    }
+    if (woken) {
+        take_adopted();
+        pump_all();
+    }
+    keep_alive_all();
 }
 
 inline void StreamWriter::take_adopted() {
@@ -3699,6 +4092,12 @@ public:
     bool flush();
     // Whether the client wants to send another request.
     bool persistent() const { return persistent_; }
+    // Whether the request is for this path, with or without a query.
+    bool asks_for(std::string_view path) const {
+        const std::string_view target = std::string_view(head_).substr(method_.size() + 1);
+        return target.substr(0, path.size()) == path &&
+               (target[path.size()] == ' ' || target[path.size()] == '?');
+    }
     // Whether the request was read to its end (H4).
     bool consumed() const { return chunked_ ? body_read_ : body_left_ == 0; }
     // Ends the connection so that the client gets the answer, whatever it is
@@ -3712,10 +4111,11 @@ public:
     // For the handler: after its head, the answer is an event stream.
     void start_stream(StreamStart start) { stream_ = std::move(start); }
     const std::optional<StreamStart>& stream() const { return stream_; }
-    // Gives up the socket, and what is to be sent first.
-    std::pair<int, std::string> release() {
-        return {std::exchange(fd_, -1), std::move(out_) + stream_->preamble};
-    }
+    // What the stream sends before its events.
+    std::string stream_head() { return std::move(out_) + stream_->preamble; }
+    int fd() const { return fd_; }
+    // Gives up the socket.
+    int release() { return std::exchange(fd_, -1); }
 
     bool is_readable() const { return true; }
     bool wait_readable() const { return true; }
@@ -4173,6 +4573,8 @@ private:
     void get_events(Call& call);
     void get_sse(Call& call);
     void get_healthz(Call& call);
+    void get_readyz(Call& call);
+    void get_metrics(Call& call);
 
     void cancel(Call& call, const std::string& id_text);
     static std::size_t limit_of(const Call& call, std::vector<std::string>& errors);
@@ -4236,6 +4638,8 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
         {"GET", "/events", false, false, &HttpApi::get_events},
         {"GET", "/sse", false, false, &HttpApi::get_sse},
         {"GET", "/healthz", false, true, &HttpApi::get_healthz},
+        {"GET", "/readyz", false, true, &HttpApi::get_readyz},
+        {"GET", "/metrics", false, false, &HttpApi::get_metrics},
     };
     return routes;
 }
@@ -4437,6 +4841,7 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::journal_failed:
         case Errc::journal_busy:
         case Errc::journal_unreadable:
+        case Errc::clock_untrusted:
         case Errc::stopped: return 503;
     }
     return 500;
@@ -4486,6 +4891,20 @@ inline void HttpApi::get_task(Call& call) {
 }
 
 inline void HttpApi::get_healthz(Call& call) { answer(call, 200, R"({"status":"ok"})"); }
+
+inline void HttpApi::get_readyz(Call& call) {
+    const Stats stats = scheduler_.stats();
+    const std::vector<std::string> reasons = detail::unready(stats);
+    if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
+    answer(call, 200, R"({"status":"ready","damaged_lines":)" +
+                          std::to_string(stats.damaged_lines) + '}');
+}
+
+inline void HttpApi::get_metrics(Call& call) {
+    call.response.status = 200;
+    call.response.set_content(detail::metrics_text(scheduler_.stats()),
+                              "text/plain; version=0.0.4; charset=utf-8");
+}
 
 inline std::size_t HttpApi::limit_of(const Call& call, std::vector<std::string>& errors) {
     if (!call.request.has_param("limit")) return 100;
@@ -4668,9 +5087,11 @@ private:
     void accept_all();
     bool wait_out(int error);
     void take(int fd);
+    bool start_thread_locked();
     void reject(int fd);
     void work();
     void serve(int fd);
+    bool answer_all(detail::Connection& connection);
     void hand_over(detail::Connection& connection);
 
     template <class Self>
@@ -4802,7 +5223,11 @@ inline void HttpServer::accept_all() {
     for (;;) {
         const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
         if (fd >= 0) {
-            take(fd);
+            try {
+                take(fd);
+            } catch (const std::bad_alloc&) {
+                ::close(fd);
+            }
         } else if (!wait_out(errno)) {
             return;
         }
@@ -4832,21 +5257,26 @@ inline void HttpServer::take(int fd) {
             waiting_.push_back(fd);
             if (waiting_.size() <= parked_) {
                 wanted_.notify_one();
-            } else {
-                try {
-                    threads_.emplace_back();
-                    threads_.back() = std::thread([this] { work(); });
-                } catch (const std::system_error&) {  // one that exists will come to it
-                    threads_.pop_back();
-                    if (threads_.empty()) {
-                        waiting_.pop_back();
-                        reject(fd);
-                    }
-                }
+            } else if (!start_thread_locked() && threads_.empty()) {
+                waiting_.pop_back();
+                reject(fd);
             }
         }
     }
     for (std::thread& thread : finished) thread.join();
+}
+
+// False: the system has no more; a thread that exists comes to the connection.
+inline bool HttpServer::start_thread_locked() {
+    std::list<std::thread> one;
+    try {
+        one.emplace_back();
+        one.back() = std::thread([this] { work(); });
+    } catch (const std::exception&) {
+        return false;
+    }
+    threads_.splice(threads_.end(), one);
+    return true;
 }
 
 inline void HttpServer::reject(int fd) {
@@ -4882,13 +5312,30 @@ inline void HttpServer::work() {
     ended_.notify_all();
 }
 
+// A connection that there is no memory for is closed.
 inline void HttpServer::serve(int fd) {
     detail::Connection connection(fd, api_.options_);
+    bool gently = false;
+    try {
+        gently = answer_all(connection);
+    } catch (const std::exception&) {
+        detail::Connection::current() = nullptr;
+    }
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        open_.erase(fd);
+    }
+    if (gently) connection.close_gently();
+    if (connection.stream() && connection.fd() >= 0) api_.count_stream_out();
+}
+
+// Answers one request after the other.  True: the client may still be sending.
+inline bool HttpServer::answer_all(detail::Connection& connection) {
     using Next = detail::Connection::Next;
     Next next;
     while ((next = connection.next_request()) == Next::request) {
         bool closed = false;
-        bool last = !connection.persistent();
+        bool last = !connection.persistent() || connection.asks_for("/sse");
         {
             std::lock_guard<std::mutex> guard(mutex_);
             last = last || stopping_;
@@ -4896,25 +5343,28 @@ inline void HttpServer::serve(int fd) {
         detail::Connection::current() = &connection;
         const bool answered = process(this, connection, last, closed, 0);
         detail::Connection::current() = nullptr;
-        if (connection.stream()) return hand_over(connection);
-        if (!connection.flush() || !answered || closed || last) break;
-        if (!connection.consumed()) break;
+        if (connection.stream()) {
+            hand_over(connection);
+            return false;
+        }
+        if (!connection.flush() || !answered) return false;
+        if (!connection.consumed()) return true;
+        if (closed || last) return false;
     }
-    {
-        std::lock_guard<std::mutex> guard(mutex_);
-        open_.erase(fd);
-    }
-    if (next == Next::refused || !connection.consumed()) connection.close_gently();
+    return next == Next::refused;
 }
 
+// From here on the socket is the stream writer's.
 inline void HttpServer::hand_over(detail::Connection& connection) {
-    const std::uint64_t seq = connection.stream()->seq;
-    auto [fd, head] = connection.release();
+    auto stream = std::make_unique<detail::StreamWriter::Stream>();
+    stream->head = connection.stream_head();
+    stream->seq = connection.stream()->seq;
     {
         std::lock_guard<std::mutex> guard(mutex_);
-        open_.erase(fd);
+        open_.erase(connection.fd());
     }
-    streams_.adopt(fd, std::move(head), seq);
+    stream->fd = connection.release();
+    streams_.adopt(std::move(stream));
 }
 
 inline void HttpServer::stop() {
