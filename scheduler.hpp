@@ -78,6 +78,7 @@
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -123,6 +124,7 @@ enum class Errc {
     invalid_argument,     ///< the task, its time or its message is not acceptable
     unknown_task,         ///< no task, or no event, has this id
     already_emitted,      ///< the task was emitted; it can be neither cancelled nor changed
+    key_reused,           ///< the idempotency key came with another request before
     task_limit,           ///< `Options::max_tasks` or `Options::max_bytes` is reached
     disk_full,            ///< the journal's file system has no room for the record
     journal_failed,       ///< the journal cannot be written or synced
@@ -306,6 +308,18 @@ struct Task {
     std::string_view text() const { return payload.view(); }
 };
 
+/// What `Scheduler::schedule` answers; to a repeated request, what it answered first.
+struct Scheduled {
+    std::vector<TaskId> ids;  ///< of the tasks, in the order of the request
+    std::string timestamp;    ///< of the first of them, as it was given
+};
+
+/// Which pending tasks, by due time; both bounds are exclusive.
+struct DueRange {
+    std::optional<TimePoint> after;   ///< only those due later than this
+    std::optional<TimePoint> before;  ///< only those due earlier than this
+};
+
 /// A task that was emitted.
 struct Event {
     TaskId id;               ///< the task's id
@@ -331,8 +345,7 @@ struct TaskCursor {
 struct TaskQuery {
     std::size_t limit = 100;                 ///< how many at most
     std::optional<TaskCursor> after;         ///< only those behind this place
-    std::optional<TimePoint> due_after;      ///< only those due later than this
-    std::optional<TimePoint> due_before;     ///< only those due earlier than this
+    DueRange due;                            ///< only those due in this range
     std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
 };
 
@@ -780,6 +793,27 @@ inline void append_quoted(std::string& out, std::string_view text) {
     out += '"';
 }
 
+// A payload with another timestamp, another message, or both; what is empty stays
+// as it is.
+inline std::string changed_payload(std::string_view payload, std::string_view timestamp,
+                                   std::string_view message) {
+    std::string changed = "{";
+    JsonReader reader(payload);
+    std::string_view key;
+    std::string_view value;
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) {
+        if (changed.size() > 1) changed += ',';
+        changed.append("\"").append(key).append("\":");
+        if (!timestamp.empty() && is_named(key, "timestamp")) {
+            append_quoted(changed, timestamp);
+        } else {
+            changed += !message.empty() && is_named(key, "message") ? message : value;
+        }
+    }
+    return changed + '}';
+}
+
 }  // namespace detail
 
 // ============================================================================
@@ -1020,6 +1054,21 @@ inline std::optional<milliseconds> read_duration(std::string_view text) {
     return milliseconds(total);
 }
 
+// A JSON number of seconds, which is not negative; up to about 300 years.
+inline std::optional<milliseconds> read_seconds(std::string_view token) {
+    try {
+        picojson::value value;
+        std::string problem;
+        picojson::parse(value, token.begin(), token.end(), &problem);
+        if (!problem.empty() || !value.is<double>()) return std::nullopt;
+        const double seconds = value.get<double>();
+        if (!(seconds >= 0 && seconds <= 1e10)) return std::nullopt;
+        return milliseconds(static_cast<std::int64_t>(seconds * 1'000 + 0.5));
+    } catch (const std::exception&) {
+        return std::nullopt;
+    }
+}
+
 // For waiting (C2).
 inline std::chrono::system_clock::time_point to_system_time(TimePoint time) {
     using System = std::chrono::system_clock;
@@ -1203,6 +1252,8 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"emit","seq":0,"at":"…","ids":["…"],"crc":"…"}
 //     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"miss","at":"…","ids":["…"],"crc":"…"}
+//     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
+//     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":["…"],"crc":"…"}
 //     {"op":"clock","at":"…","crc":"…"}
 //
 // A schedule record bears no time of its own where its ids do: they begin with
@@ -1299,14 +1350,34 @@ inline void append_at(std::string& lines, TimePoint at) {
     lines += '"';
 }
 
+// What is kept of a request that came with an idempotency key.
+struct AnswerText {
+    std::string_view key;
+    std::string_view digest;
+    std::string_view timestamp;
+};
+
+// ,"key":"…","digest":"…","timestamp":"…"
+inline void append_answer(std::string& lines, const AnswerText& answer) {
+    lines += R"(,"key":)";
+    append_quoted(lines, answer.key);
+    lines += R"(,"digest":)";
+    append_quoted(lines, answer.digest);
+    lines += R"(,"timestamp":)";
+    append_quoted(lines, answer.timestamp);
+}
+
 // The record of tasks to schedule; `tasks` point to what has id, due and text().
-// `at` is when, if that is not what the ids say.
+// `at` is when, if that is not what the ids say.  The answer under a key is part
+// of it: neither may be stored without the other.
 template <class Pointers>
 void append_schedule_record(std::string& lines, const Pointers& tasks,
-                            std::optional<TimePoint> at = std::nullopt) {
+                            std::optional<TimePoint> at = std::nullopt,
+                            const AnswerText* answer = nullptr) {
     const std::size_t start = lines.size();
     lines += R"({"op":"schedule")";
     if (at) append_at(lines, *at);
+    if (answer) append_answer(lines, *answer);
     lines += R"(,"tasks":[)";
     const char* separator = R"({"id":")";
     for (const auto& task : tasks) {
@@ -1341,6 +1412,32 @@ void append_end_record(std::string& lines, std::string_view op, TimePoint at, co
         lines += '"';
     }
     lines += ']';
+    seal_line(lines, start);
+}
+
+// The record of an answer alone, for a rewrite, where the tasks may have ended.
+inline void append_answer_record(std::string& lines, TimePoint at, const AnswerText& answer,
+                                 const std::vector<TaskId>& ids) {
+    const std::size_t start = lines.size();
+    lines += R"({"op":"answer")";
+    append_at(lines, at);
+    append_answer(lines, answer);
+    lines += R"(,"ids":[)";
+    for (const TaskId& id : ids) {
+        if (&id != &ids.front()) lines += ',';
+        append_quoted(lines, id.str());
+    }
+    lines += ']';
+    seal_line(lines, start);
+}
+
+// The record of events that were forgotten: those from seq `begin` to before `end`.
+inline void append_forget_record(std::string& lines, TimePoint at, std::uint64_t begin,
+                                 std::uint64_t end) {
+    const std::size_t start = lines.size();
+    lines += R"({"op":"forget")";
+    append_at(lines, at);
+    lines += R"(,"seq":)" + std::to_string(begin) + R"(,"end":)" + std::to_string(end);
     seal_line(lines, start);
 }
 
@@ -2073,6 +2170,12 @@ public:
     // Makes room, so that the next `count` insertions cannot fail.
     void reserve(std::size_t count);
     void insert(RecordRef record);
+    // Puts this record in the place of the one with its id.
+    void replace(RecordRef record) {
+        std::size_t slot = home(record->id);
+        while (slots_[slot]->id != record->id) slot = next(slot);
+        RecordRef::adopt(std::exchange(slots_[slot], record.release()));
+    }
     void erase(TaskId id);
     template <class Fn>
     void for_each(Fn fn) const {
@@ -2203,6 +2306,12 @@ public:
     }
     void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
     void drop_oldest();
+    // Drops those from index `first` to before index `last`.
+    void erase(std::size_t first, std::size_t last) {
+        const auto begin = events_.begin() + static_cast<std::ptrdiff_t>(first_);
+        events_.erase(begin + static_cast<std::ptrdiff_t>(first),
+                      begin + static_cast<std::ptrdiff_t>(last));
+    }
 
 private:
     std::vector<Record*> events_;  // those before first_ are dropped
@@ -2291,6 +2400,32 @@ struct NewTask {
     std::string_view payload;
 };
 
+// A client's word that requests with this key are one request.
+struct Idempotency {
+    std::string_view key;        // empty: there is none
+    std::string_view identity;   // of the request
+    std::string_view timestamp;  // what the answer says
+};
+
+// Two different 64-bit hashes (FNV-1a, and one started elsewhere) of a request,
+// as 32 hexadecimal digits.  It tells a reused key from a repeated request; it
+// need not withstand whoever chooses both.
+inline std::string digest_of(std::string_view text) {
+    std::uint64_t hashes[] = {0xCBF29CE484222325U, 0x9E3779B97F4A7C15U};
+    for (const char c : text) {
+        for (std::uint64_t& hash : hashes) {
+            hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001B3U;
+        }
+    }
+    std::string digits;
+    for (const std::uint64_t hash : hashes) {
+        for (int shift = 60; shift >= 0; shift -= 4) {
+            digits += hex_digit(static_cast<unsigned>(hash >> shift));
+        }
+    }
+    return digits;
+}
+
 class Store {
 public:
     // Opens the journal.  Throws as `Scheduler` does.
@@ -2299,9 +2434,17 @@ public:
     // Ends the journal's thread and syncs; every later change is refused.
     void close();
 
-    // Stores tasks, all or none, and returns when they are stored.
-    std::vector<TaskId> schedule(const std::vector<NewTask>& tasks);
+    // Stores tasks, all or none, and returns when they are stored.  With a key, a
+    // repeated request changes nothing and gets the first answer.
+    Scheduled schedule(const std::vector<NewTask>& tasks, const Idempotency& idempotency);
     bool cancel(TaskId id);
+    // Cancels what is pending in the range; returns how many.
+    std::size_t cancel(const DueRange& range);
+    // Changes a task in place; nothing given stays as it is.
+    Task change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
+                std::string_view message);
+    // Forgets the events from `begin` to before `end`; returns how many.
+    std::size_t forget(std::uint64_t begin, std::uint64_t end);
     std::optional<Task> find(TaskId id) const;
     TaskPage tasks(const TaskQuery& query) const;
     Stats stats() const;
@@ -2326,25 +2469,69 @@ public:
     std::function<void()> on_due_changed;
 
     static constexpr std::size_t batch = 1'024;
+    static constexpr std::chrono::hours key_lifetime{24};
 
 private:
+    // What an idempotency key costs beside its text, about.
+    static constexpr std::size_t answer_overhead = 256;
+
+    // What was answered under an idempotency key.
+    struct Answer {
+        std::string digest;
+        std::string timestamp;
+        std::vector<TaskId> ids;
+        TimePoint first_use{};
+        bool stored = false;
+    };
+    using Answers = std::unordered_map<std::string, Answer>;
+    static AnswerText text_of(const Answers::value_type& answer) {
+        return {answer.first, answer.second.digest, answer.second.timestamp};
+    }
+
     struct Change {
-        bool cancels;  // or schedules
-        Record* record;
+        enum Kind { schedule, cancel, replace, remember, forget } kind;
+        Record* record = nullptr;
+        Record* other = nullptr;           // replace: by this one
+        Answers::value_type* answer = nullptr;  // remember
+        std::uint64_t begin = 0;           // forget
+        std::uint64_t end = 0;
     };
 
     // Opening.
     void recover();
     void judge_clock(bool& rewrite_first);
     void replay(std::string_view line);
-    void replay_tasks(JsonReader& reader, bool stamped);
+    struct Replayed {
+        std::string_view op;
+        std::uint64_t seq = 0;
+        std::uint64_t end = 0;
+        TimePoint at{};
+        std::vector<TaskId> ids;
+        std::string key;
+        std::string_view digest;
+        std::string_view timestamp;
+    };
+    void replay_tasks(JsonReader& reader, Replayed& record);
     void replay_task(TaskId id, TimePoint due, std::string_view payload);
-    void replay_end(std::string_view op, std::uint64_t seq, TimePoint at,
-                    const std::vector<TaskId>& ids);
+    void replay_record(const Replayed& record);
+    void replay_answer(const Replayed& record);
+    Record* replayed_pending(TaskId id) const;
 
     void check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at);
-    void add_locked(const std::vector<RecordRef>& records, TimePoint at);
+    void add_locked(const std::vector<RecordRef>& records, TimePoint at,
+                    Answers::value_type* answer);
+    std::optional<Scheduled> repeated(std::unique_lock<std::mutex>& lock,
+                                      const Idempotency& idempotency, const std::string& digest);
+    Answers::value_type* new_answer_locked(const Idempotency& idempotency,
+                                           const std::string& digest, TimePoint at);
+    void drop_answers_locked(TimePoint now);
+    Record* find_pending(std::unique_lock<std::mutex>& lock, TaskId id);
+    template <class Write>
+    void append_locked(Write write);
     void commit(std::unique_lock<std::mutex>& lock);
+    void settle_change_locked(const Change& change, bool failed);
+    void forget_answer_locked(const std::string& key);
+    void forget_events_locked(std::uint64_t begin, std::uint64_t end);
     void settle_locked(const std::vector<Change>& changes, bool failed);
     void forget_locked(Record* record);
     void take_due_locked(TimePoint at);
@@ -2367,6 +2554,8 @@ private:
     bool wants_rewrite_locked() const;
     void rewrite(std::unique_lock<std::mutex>& lock);
     void copy_live(std::unique_lock<std::mutex>& lock);
+    template <class Write>
+    void copy_answers(std::string& lines, Write write_unlocked);
     void sync_unlocked(std::unique_lock<std::mutex>& lock);
     void wake_tender_locked() {
         if (tending_ || !journal_) return;
@@ -2386,6 +2575,10 @@ private:
     Stats stats_;                    // guarded by mutex_: the counters
     std::size_t bytes_ = 0;          // guarded by mutex_: of payload
     std::size_t storing_ = 0;        // guarded by mutex_: tasks whose record is on its way
+    std::size_t arriving_ = 0;       // guarded by mutex_: the same, and changes
+    Answers answers_;                // guarded by mutex_
+    std::deque<std::pair<TimePoint, std::string>> answers_by_use_;  // guarded by mutex_
+    std::size_t answers_dropped_ = 0;  // guarded by mutex_: from the front of the above
     bool emitting_ = false;          // guarded by mutex_
     bool pausing_ = false;           // guarded by mutex_: no emission may begin
     bool tending_ = false;           // guarded by mutex_: the journal's thread is at work
@@ -2437,6 +2630,7 @@ inline void Store::recover() {
     pending_ = queue_.size();
     stats_.recovered = queue_.size();
     judge_clock(rewrite_first);
+    drop_answers_locked(now());
     if (!rewrite_first) return;
     std::unique_lock<std::mutex> lock(mutex_);
     rewrite(lock);
@@ -2465,40 +2659,42 @@ inline void Store::judge_clock(bool& rewrite_first) {
 inline void Store::replay(std::string_view line) {
     JsonReader reader(line);
     std::string_view key;
-    std::string_view op;
     std::string_view value;
-    std::uint64_t seq = 0;
-    TimePoint at{};
-    std::vector<TaskId> ids;
+    Replayed record;
     const auto text = [&value] { return value.substr(1, value.size() - 2); };
+    const auto number = [&value] { return std::strtoull(std::string(value).c_str(), nullptr, 10); };
     reader.enter_object();
     while (reader.next_member(key)) {
         if (key == "tasks") {
-            replay_tasks(reader, at != TimePoint());
+            replay_tasks(reader, record);
         } else if (key == "ids") {
             reader.enter_array();
             while (reader.next_element() && reader.value(value)) {
-                ids.push_back(TaskId::parse(text()).value_or(TaskId()));
+                record.ids.push_back(TaskId::parse(text()).value_or(TaskId()));
             }
         } else if (reader.value(value)) {
-            if (key == "op") op = value;
-            if (key == "journal") op = "\"journal\"";
-            if (key == "seq") seq = std::strtoull(std::string(value).c_str(), nullptr, 10);
-            if (key == "at") at = parse_time(text()).value_or(TimePoint());
+            if (key == "op") record.op = text();
+            if (key == "journal") record.op = key;
+            if (key == "seq") record.seq = number();
+            if (key == "end") record.end = number();
+            if (key == "at") record.at = parse_time(text()).value_or(TimePoint());
+            if (key == "key") record.key = read_string(value).value_or("");
+            if (key == "digest") record.digest = text();
+            if (key == "timestamp") record.timestamp = text();
             if (key == "last_id") ids_.pass(TaskId::parse(text()).value_or(TaskId()));
         }
     }
-    if (op == R"("clock")") newest_stamp_ = TimePoint();
-    newest_stamp_ = std::max(newest_stamp_, at);
     if (!reader.finish()) {
         throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
                                                   " has a record that is intact but not JSON: " +
                                                   reader.problem());
     }
-    replay_end(op, seq, at, ids);
+    if (record.op == "clock") newest_stamp_ = TimePoint();
+    newest_stamp_ = std::max(newest_stamp_, record.at);
+    replay_record(record);
 }
 
-inline void Store::replay_tasks(JsonReader& reader, bool stamped) {
+inline void Store::replay_tasks(JsonReader& reader, Replayed& record) {
     std::string_view key;
     std::string_view value;
     reader.enter_array();
@@ -2514,7 +2710,8 @@ inline void Store::replay_tasks(JsonReader& reader, bool stamped) {
             if (key == "payload") payload = value;
         }
         if (reader.failed()) return;
-        if (!stamped) newest_stamp_ = std::max(newest_stamp_, id.time());
+        if (record.at == TimePoint()) newest_stamp_ = std::max(newest_stamp_, id.time());
+        if (!record.key.empty()) record.ids.push_back(id);
         replay_task(id, due, payload);
     }
 }
@@ -2533,60 +2730,143 @@ inline void Store::replay_task(TaskId id, TimePoint due, std::string_view payloa
     index_.insert(std::move(record));
 }
 
-inline void Store::replay_end(std::string_view op, std::uint64_t seq, TimePoint at,
-                              const std::vector<TaskId>& ids) {
-    if (op == R"("journal")") {
-        history_.skip_to(seq);
-    } else if (op == R"("emit")") {
-        for (const TaskId id : ids) {
-            Record* record = index_.find(id);
-            const std::uint64_t place = seq++;
-            if (!record || record->state != State::pending || place < history_.next_seq()) continue;
-            end_locked(record, State::emitted, at, place);
+inline void Store::replay_record(const Replayed& record) {
+    if (record.op == "journal") {
+        history_.skip_to(record.seq);
+    } else if (record.op == "schedule" || record.op == "answer") {
+        if (!record.key.empty()) replay_answer(record);
+    } else if (record.op == "emit") {
+        std::uint64_t seq = record.seq;
+        for (const TaskId id : record.ids) {
+            Record* task = replayed_pending(id);
+            if (task && seq >= history_.next_seq()) end_locked(task, State::emitted, record.at, seq);
+            ++seq;
         }
         history_.skip_to(seq);
         trim_locked(now());
-    } else if (op == R"("cancel")") {
-        for (const TaskId id : ids) {
-            Record* record = index_.find(id);
-            if (record && record->state == State::pending) forget_locked(record);
+    } else if (record.op == "cancel") {
+        for (const TaskId id : record.ids) {
+            if (Record* task = replayed_pending(id)) forget_locked(task);
         }
-    } else if (op == R"("miss")") {
-        for (const TaskId id : ids) {
-            Record* record = index_.find(id);
-            if (record && record->state == State::pending) {
-                end_locked(record, State::missed, at, missed_.next_seq());
-            }
+    } else if (record.op == "miss") {
+        for (const TaskId id : record.ids) {
+            Record* task = replayed_pending(id);
+            if (task) end_locked(task, State::missed, record.at, missed_.next_seq());
         }
         trim_locked(now());
-    } else if (op != R"("schedule")" && op != R"("clock")") {
+    } else if (record.op == "forget") {
+        forget_events_locked(record.seq, record.end);
+    } else if (record.op != "clock") {
         throw Error(Errc::journal_unreadable,
-                    "the journal " + journal_->path() + " has a record of an unknown kind, " +
-                        (op.empty() ? "without a name" : std::string(op)) +
-                        "; a newer version of task-scheduler may have written it");
+                    "the journal " + journal_->path() + " has a record of an unknown kind, '" +
+                        std::string(record.op) +
+                        "'; a newer version of task-scheduler may have written it");
     }
+}
+
+// An end of what is not pending is nothing: replaying twice does no harm.
+inline Record* Store::replayed_pending(TaskId id) const {
+    Record* task = index_.find(id);
+    return task && task->state == State::pending ? task : nullptr;
+}
+
+inline void Store::replay_answer(const Replayed& record) {
+    const TimePoint at = record.at == TimePoint() && !record.ids.empty() ? record.ids.front().time()
+                                                                         : record.at;
+    const Idempotency idempotency{record.key, {}, record.timestamp};
+    if (answers_.count(record.key) > 0) return;
+    Answers::value_type* answer = new_answer_locked(idempotency, std::string(record.digest), at);
+    answer->second.ids = record.ids;
+    answer->second.stored = true;
 }
 
 // ---- Changes ---------------------------------------------------------------
 
-inline std::vector<TaskId> Store::schedule(const std::vector<NewTask>& tasks) {
+inline Scheduled Store::schedule(const std::vector<NewTask>& tasks,
+                                 const Idempotency& idempotency) {
     std::vector<RecordRef> records;
-    std::vector<TaskId> ids;
+    Scheduled scheduled;
     records.reserve(tasks.size());
-    ids.reserve(tasks.size());
+    scheduled.ids.reserve(tasks.size());
+    scheduled.timestamp = idempotency.timestamp;
     for (const NewTask& task : tasks) {
         records.push_back(RecordRef::make(TaskId(), task.due, task.payload));
     }
+    const bool keyed = !idempotency.key.empty();
+    const std::string digest = keyed ? digest_of(idempotency.identity) : std::string();
     std::unique_lock<std::mutex> lock(mutex_);
     const TimePoint at = now();
+    if (keyed) {
+        drop_answers_locked(at);
+        if (auto first = repeated(lock, idempotency, digest)) return *first;
+    }
     check_limits_locked(tasks, at);
     for (const RecordRef& record : records) {
         record->id = ids_.next(at);
-        ids.push_back(record->id);
+        scheduled.ids.push_back(record->id);
     }
-    add_locked(records, at);
+    Answers::value_type* answer = keyed ? new_answer_locked(idempotency, digest, at) : nullptr;
+    try {
+        if (answer) answer->second.ids = scheduled.ids;
+        add_locked(records, at, answer);
+    } catch (...) {
+        if (answer) forget_answer_locked(answer->first);
+        throw;
+    }
     commit(lock);
-    return ids;
+    return scheduled;
+}
+
+// The first answer to a request that came with the same key.  One whose record is
+// still on its way is waited for: if that fails, this request is the first.
+inline std::optional<Scheduled> Store::repeated(std::unique_lock<std::mutex>& lock,
+                                                const Idempotency& idempotency,
+                                                const std::string& digest) {
+    const std::string key(idempotency.key);
+    for (;;) {
+        const auto found = answers_.find(key);
+        if (found == answers_.end()) return std::nullopt;
+        const Answer& answer = found->second;
+        if (answer.digest != digest) {
+            throw Error(Errc::key_reused, "the Idempotency-Key was used with another request before");
+        }
+        if (answer.stored) return Scheduled{answer.ids, answer.timestamp};
+        settled_.wait(lock);
+    }
+}
+
+inline Store::Answers::value_type* Store::new_answer_locked(const Idempotency& idempotency,
+                                                           const std::string& digest,
+                                                           TimePoint at) {
+    answers_by_use_.emplace_back(at, idempotency.key);
+    Answer answer{digest, std::string(idempotency.timestamp), {}, at, false};
+    const auto added = answers_.emplace(idempotency.key, std::move(answer)).first;
+    bytes_ += added->first.size() + answer_overhead;
+    return &*added;
+}
+
+// A key is known for a day from its first use, and for as long as one of its
+// tasks is pending; that is looked at once a day.
+inline void Store::drop_answers_locked(TimePoint now) {
+    while (!answers_by_use_.empty() && answers_by_use_.front().first + key_lifetime <= now) {
+        std::string key = std::move(answers_by_use_.front().second);
+        answers_by_use_.pop_front();
+        ++answers_dropped_;
+        const auto found = answers_.find(key);
+        if (found == answers_.end()) continue;
+        const Answer& answer = found->second;
+        const bool needed =
+            !answer.stored || answer.first_use + key_lifetime > now ||
+            std::any_of(answer.ids.begin(), answer.ids.end(), [this](TaskId id) {
+                const Record* record = index_.find(id);
+                return record && record->state != State::emitted && record->state != State::missed;
+            });
+        if (needed) {
+            answers_by_use_.emplace_back(now, std::move(key));
+        } else {
+            forget_answer_locked(key);
+        }
+    }
 }
 
 inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at) {
@@ -2609,56 +2889,148 @@ inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePo
 }
 
 // Everything that can fail comes first; then nothing is half added.
-inline void Store::add_locked(const std::vector<RecordRef>& records, TimePoint at) {
+inline void Store::add_locked(const std::vector<RecordRef>& records, TimePoint at,
+                              Answers::value_type* answer) {
     index_.reserve(records.size());
-    queue_.reserve(storing_ + records.size());
-    commits_.reserve(records.size());
-    if (journal_) {
-        std::string& lines = commits_.lines();
-        const std::size_t start = lines.size();
-        const bool ids_tell = records.front()->id.time() == at && records.back()->id.time() == at;
-        try {
-            append_schedule_record(lines, records, ids_tell ? std::nullopt : std::optional(at));
-        } catch (...) {
-            lines.resize(start);
-            throw;
-        }
-    }
+    queue_.reserve(arriving_ + records.size());
+    commits_.reserve(records.size() + 1);
+    const bool ids_tell = records.front()->id.time() == at && records.back()->id.time() == at;
+    append_locked([&](std::string& lines) {
+        const AnswerText text = answer ? text_of(*answer) : AnswerText{};
+        append_schedule_record(lines, records, ids_tell ? std::nullopt : std::optional(at),
+                               answer ? &text : nullptr);
+    });
     for (const RecordRef& record : records) {
-        commits_.add({false, record.get()});
+        commits_.add({Change::schedule, record.get()});
         bytes_ += record->size;
         index_.insert(record);
     }
+    if (answer) {
+        Change change{Change::remember};
+        change.answer = answer;
+        commits_.add(change);
+    }
     storing_ += records.size();
+    arriving_ += records.size();
     pending_ += records.size();
     newest_stamp_ = std::max(newest_stamp_, at);
 }
 
-inline bool Store::cancel(TaskId id) {
-    std::unique_lock<std::mutex> lock(mutex_);
+// Writes a record into the open group; what cannot be finished leaves nothing.
+template <class Write>
+void Store::append_locked(Write write) {
+    if (!journal_) return;
+    std::string& lines = commits_.lines();
+    const std::size_t start = lines.size();
+    try {
+        write(lines);
+    } catch (...) {
+        lines.resize(start);
+        throw;
+    }
+}
+
+// The task with this id while it can still be changed; null: there is none.  One
+// that is just being changed is waited for.  Throws if it was emitted.
+inline Record* Store::find_pending(std::unique_lock<std::mutex>& lock, TaskId id) {
     for (;;) {
-        Record* record = index_.find(id);
-        if (!record || record->state == State::storing) return false;
         if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-        if (record->state == State::missed) return false;
+        Record* record = index_.find(id);
+        if (!record || record->state == State::storing || record->state == State::missed) {
+            return nullptr;
+        }
         if (record->state == State::emitting || record->state == State::emitted) {
             throw Error(Errc::already_emitted, "task " + id.str() + " was already emitted");
         }
-        if (record->state == State::changing) {  // by somebody else: see what comes of it
-            settled_.wait(lock);
-            continue;
-        }
-        const TimePoint at = now();
-        commits_.reserve(1);
-        if (journal_) {
-            append_end_record(commits_.lines(), R"("cancel")", at, std::array<Record*, 1>{record});
-        }
-        newest_stamp_ = std::max(newest_stamp_, at);
-        record->state = State::changing;
-        commits_.add({true, record});
-        commit(lock);
-        return true;
+        if (record->state == State::pending) return record;
+        settled_.wait(lock);
     }
+}
+
+inline bool Store::cancel(TaskId id) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    Record* record = find_pending(lock, id);
+    if (!record) return false;
+    const TimePoint at = now();
+    commits_.reserve(1);
+    append_locked([&](std::string& lines) {
+        append_end_record(lines, R"("cancel")", at, std::array<Record*, 1>{record});
+    });
+    record->state = State::changing;
+    newest_stamp_ = std::max(newest_stamp_, at);
+    commits_.add({Change::cancel, record});
+    commit(lock);
+    return true;
+}
+
+inline std::size_t Store::cancel(const DueRange& range) {
+    std::size_t cancelled = 0;
+    std::vector<Record*> records;
+    std::unique_lock<std::mutex> lock(mutex_);
+    do {
+        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+        const TimePoint at = now();
+        records.clear();
+        records.reserve(batch);
+        const DueKey from{range.after ? *range.after + milliseconds(1) : TimePoint::min(), TaskId()};
+        queue_.walk_from(from, [&](Record* record) {
+            if (range.before && record->due >= *range.before) return false;
+            if (record->state == State::pending) records.push_back(record);
+            return records.size() < batch;
+        });
+        if (records.empty()) break;
+        commits_.reserve(records.size());
+        append_locked([&](std::string& lines) {
+            append_end_record(lines, R"("cancel")", at, records);
+        });
+        newest_stamp_ = std::max(newest_stamp_, at);
+        for (Record* record : records) {
+            record->state = State::changing;
+            commits_.add({Change::cancel, record});
+        }
+        commit(lock);
+        cancelled += records.size();
+    } while (records.size() == batch);
+    return cancelled;
+}
+
+inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
+                          std::string_view message) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    Record* record = find_pending(lock, id);
+    if (!record) throw Error(Errc::unknown_task, "there is no task " + id.str());
+    const TimePoint at = now();
+    const std::string payload = changed_payload(record->text(), timestamp, message);
+    if (payload.size() > record->size) check_limits_locked({{record->due, payload}}, at);
+    RecordRef changed = RecordRef::make(id, due.value_or(record->due), payload);
+    queue_.reserve(arriving_ + 1);
+    commits_.reserve(1);
+    append_locked([&](std::string& lines) {
+        append_schedule_record(lines, std::array<Record*, 1>{changed.get()}, at);
+    });
+    Task task = task_locked(changed.get());
+    ++arriving_;
+    record->state = State::changing;
+    bytes_ += changed->size;
+    newest_stamp_ = std::max(newest_stamp_, at);
+    commits_.add({Change::replace, record, changed.release()});
+    commit(lock);
+    return task;
+}
+
+inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const std::size_t before = history_.size();
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    commits_.reserve(1);
+    append_locked([&](std::string& lines) { append_forget_record(lines, now(), begin, end); });
+    Change change{Change::forget};
+    change.begin = begin;
+    change.end = std::min(end, history_.next_seq());
+    const std::size_t count = history_.index_of(change.end) - history_.index_of(begin);
+    commits_.add(change);
+    commit(lock);
+    return std::min(count, before);
 }
 
 inline void Store::commit(std::unique_lock<std::mutex>& lock) {
@@ -2686,25 +3058,67 @@ inline void Store::commit(std::unique_lock<std::mutex>& lock) {
 
 inline void Store::settle_locked(const std::vector<Change>& changes, bool failed) {
     if (failed) ++stats_.journal_failures;
-    for (const Change& change : changes) {
-        Record* record = change.record;
-        if (!change.cancels) --storing_;
-        if (change.cancels == failed) {  // the task stands: stored, or not cancelled
-            record->state = State::pending;
-            if (failed) continue;
-            queue_.insert(record);
-            ++stats_.scheduled;
-            stats_.payload_accepted += record->size;
-        } else {
-            if (change.cancels) queue_.erase(record);
-            ++(change.cancels ? stats_.cancelled : stats_.refused);
-            --pending_;
-            forget_locked(record);
-        }
-    }
+    for (const Change& change : changes) settle_change_locked(change, failed);
     settled_.notify_all();
     if (on_due_changed) on_due_changed();
     wake_tender_locked();
+}
+
+inline void Store::settle_change_locked(const Change& change, bool failed) {
+    Record* record = change.record;
+    switch (change.kind) {
+        case Change::schedule:
+            --storing_;
+            --arriving_;
+            if (failed) {
+                --pending_;
+                ++stats_.refused;
+                return forget_locked(record);
+            }
+            record->state = State::pending;
+            queue_.insert(record);
+            ++stats_.scheduled;
+            stats_.payload_accepted += record->size;
+            return;
+        case Change::cancel:
+            record->state = State::pending;
+            if (failed) return;
+            queue_.erase(record);
+            ++stats_.cancelled;
+            --pending_;
+            return forget_locked(record);
+        case Change::replace: {
+            RecordRef other = RecordRef::adopt(change.other);
+            --arriving_;
+            record->state = State::pending;
+            bytes_ -= failed ? other->size : record->size;
+            if (failed) return;
+            queue_.erase(record);
+            other->state = State::pending;
+            queue_.insert(other.get());
+            index_.replace(std::move(other));
+            return;
+        }
+        case Change::remember:
+            change.answer->second.stored = !failed;
+            if (failed) forget_answer_locked(change.answer->first);
+            return;
+        case Change::forget:
+            if (!failed) forget_events_locked(change.begin, change.end);
+            return;
+    }
+}
+
+inline void Store::forget_answer_locked(const std::string& key) {
+    bytes_ -= key.size() + answer_overhead;
+    answers_.erase(answers_.find(key));
+}
+
+inline void Store::forget_events_locked(std::uint64_t begin, std::uint64_t end) {
+    const std::size_t first = history_.index_of(begin);
+    const std::size_t last = history_.index_of(end);
+    for (std::size_t i = first; i < last; ++i) forget_locked(history_.at(i));
+    history_.erase(first, last);
 }
 
 inline void Store::forget_locked(Record* record) {
@@ -2864,14 +3278,14 @@ inline TaskPage Store::tasks(const TaskQuery& query) const {
 inline TaskPage Store::tasks_locked(const TaskQuery& query) const {
     TaskPage page;
     DueKey from{TimePoint::min(), TaskId()};
-    if (query.due_after) from.due = *query.due_after + milliseconds(1);
+    if (query.due.after) from.due = *query.due.after + milliseconds(1);
     if (query.after && !(DueKey{query.after->due, query.after->id} < from)) {
         from = {query.after->due, query.after->id};
     }
     std::size_t bytes = 0;
     page.total = queue_.size();
     queue_.walk_from(from, [&](Record* record) {
-        if (query.due_before && record->due >= *query.due_before) return false;
+        if (query.due.before && record->due >= *query.due.before) return false;
         if (query.after && record->due == query.after->due && record->id == query.after->id) {
             return true;
         }
@@ -3055,6 +3469,22 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     settled_.notify_all();
 }
 
+// By their place in the order of use, which holds while others come and go.
+template <class Write>
+void Store::copy_answers(std::string& lines, Write write_unlocked) {
+    for (std::size_t place = answers_dropped_;; ++place) {
+        place = std::max(place, answers_dropped_);
+        if (place - answers_dropped_ >= answers_by_use_.size()) return;
+        const auto found = answers_.find(answers_by_use_[place - answers_dropped_].second);
+        if (found == answers_.end() || !found->second.stored) continue;
+        write_unlocked(std::array<Answers::value_type, 1>{*found},
+                       [&lines](const Answers::value_type& answer) {
+                           append_answer_record(lines, answer.second.first_use, text_of(answer),
+                                                answer.second.ids);
+                       });
+    }
+}
+
 // Pending tasks first, then what has ended: a task that moves from one to the
 // other meanwhile is met at least once.  A clock record comes last, because the
 // ids of old tasks may bear the times of a clock that was wrong.
@@ -3091,6 +3521,7 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
             });
         }
     };
+    copy_answers(lines, write_unlocked);
     copy_past(history_, R"("emit","seq":)");
     copy_past(missed_, R"("miss","seq":)");
     write_unlocked(std::array<TimePoint, 1>{newest_stamp_},
@@ -3110,65 +3541,104 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
 //   W3  Readers are cursors over the history.  A callback has a thread, so that a
 //       slow one delays nobody and may call the scheduler.
 
-/// The JSON form of a task to schedule, taken apart:
-/// `{"timestamp": ISO 8601, "message": object, array or string, "secret"?, …}`.
+/// The JSON form of a task to schedule, or of a change to one, taken apart:
+/// `{"timestamp": ISO 8601, "message": object, array or string, "secret"?, …}`,
+/// with `delay` in place of `timestamp` if the caller likes: a number of seconds
+/// or a duration such as `"1h30m"`.
 struct TaskRequest {
-    TimePoint due{};                    ///< what the timestamp says
-    std::string timestamp;              ///< the timestamp as it was given
-    std::string payload;                ///< the object without white space and without `secret`
-    std::vector<std::string> errors;    ///< all that is wrong, a sentence each; empty: nothing
+    TimePoint due{};                  ///< what the timestamp or the delay says
+    std::string timestamp;            ///< as it was given, or what the delay comes to; or empty
+    std::string message;              ///< of a change: the new message, or empty
+    std::string payload;              ///< the object, without white space and `secret`, and with
+                                      ///< the timestamp that a delay comes to in its place
+    std::string identity;             ///< the same with the delay as it was given; empty: no delay
+    std::vector<std::string> errors;  ///< all that is wrong, a sentence each; empty: nothing
 
-    /// Reads `json`; `now` tells which due times are too far ahead.  Does not
-    /// throw for any text: what is wrong is in `errors`.
+    /// Reads `json`; `now` is what delays are counted from, and tells which due
+    /// times are too far ahead.  Does not throw for any text: what is wrong is in
+    /// `errors`.
     static TaskRequest parse(std::string_view json, TimePoint now);
+    /// Reads a change: `timestamp` or `delay`, `message`, or both.
+    static TaskRequest parse_change(std::string_view json, TimePoint now);
 
 private:
-    void take_member(detail::JsonReader& reader, std::string_view key);
-    void take_timestamp(std::string_view token, TimePoint now);
-    void take_message(char first);
+    void read(std::string_view json, TimePoint now);
+    void take_member(detail::JsonReader& reader, std::string_view key, TimePoint now);
+    void take_timestamp(std::string_view token);
+    void take_delay(std::string_view token, TimePoint now);
+    void take_message(std::string_view token);
     bool first_of(bool& seen, const char* name);
+    void check_due(TimePoint now);
 
     bool has_timestamp_ = false;
+    bool has_delay_ = false;
     bool has_message_ = false;
     bool has_secret_ = false;
-    TimePoint now_{};
+    bool has_others_ = false;
+    bool due_known_ = false;
 };
 
 inline TaskRequest TaskRequest::parse(std::string_view json, TimePoint now) {
     TaskRequest request;
-    request.now_ = now;
-    request.payload.reserve(json.size());
-    request.payload += '{';
+    request.read(json, now);
+    if (!request.errors.empty() && request.payload.empty()) return request;
+    if (!request.has_timestamp_ && !request.has_delay_) {
+        request.errors.emplace_back(
+            R"("timestamp" is missing; give the moment as an ISO 8601 string, or a "delay".)");
+    }
+    if (!request.has_message_) {
+        request.errors.emplace_back(
+            R"("message" is missing; give an object, an array or a string.)");
+    }
+    request.message.clear();
+    return request;
+}
+
+inline TaskRequest TaskRequest::parse_change(std::string_view json, TimePoint now) {
+    TaskRequest request;
+    request.read(json, now);
+    if (!request.errors.empty() && request.payload.empty()) return request;
+    if (!request.has_timestamp_ && !request.has_delay_ && !request.has_message_) {
+        request.errors.emplace_back(
+            R"(Nothing is to be changed; give "timestamp" or "delay", "message", or both.)");
+    }
+    if (request.has_others_) {
+        request.errors.emplace_back(R"(Only the time and "message" can be changed.)");
+    }
+    return request;
+}
+
+// The payload stays empty if there is no object to speak of.
+inline void TaskRequest::read(std::string_view json, TimePoint now) {
+    payload.reserve(json.size());
+    payload += '{';
     detail::JsonReader reader(json);
     std::string_view key;
     std::string_view value;
     const bool object = reader.enter_object();
     if (object) {
-        while (reader.next_member(key)) request.take_member(reader, key);
+        while (reader.next_member(key)) take_member(reader, key, now);
     } else {
         reader.value(value);
     }
-    request.payload += '}';
+    payload += '}';
     if (!reader.finish()) {
-        request = TaskRequest();
-        request.errors.push_back("The body is not valid JSON: " + reader.problem() + ".");
+        *this = TaskRequest();
+        errors.push_back("The body is not valid JSON: " + reader.problem() + ".");
     } else if (!object) {
-        request.errors.emplace_back(
-            R"(The body must be a JSON object with "timestamp" and "message".)");
+        payload.clear();
+        errors.emplace_back(R"(The body must be a JSON object with "timestamp" and "message".)");
     } else {
-        if (!request.has_timestamp_) {
-            request.errors.emplace_back(
-                R"("timestamp" is missing; give the moment as an ISO 8601 string.)");
+        if (has_delay_) identity += '}';
+        if (has_timestamp_ && has_delay_) {
+            errors.emplace_back(R"(Give "timestamp" or "delay", not both.)");
         }
-        if (!request.has_message_) {
-            request.errors.emplace_back(
-                R"("message" is missing; give an object, an array or a string.)");
-        }
+        check_due(now);
     }
-    return request;
 }
 
-inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_view key) {
+inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_view key,
+                                     TimePoint now) {
     std::string_view value;
     const char first = reader.peek();
     if (detail::is_named(key, "secret")) {
@@ -3177,15 +3647,28 @@ inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_vie
         }
         return;
     }
-    if (payload.size() > 1) payload += ',';
-    payload += '"';
-    payload += key;
-    payload += "\":";
-    if (!reader.value(value, &payload)) return;
+    std::string member = payload.size() > 1 ? ",\"" : "\"";
+    member.append(key).append("\":");
+    const std::size_t start = member.size();
+    if (!reader.value(value, &member)) return;
+    const std::string_view token = std::string_view(member).substr(start);
+    if (detail::is_named(key, "delay")) {
+        if (first_of(has_delay_, "delay")) {
+            take_delay(token, now);
+            identity = payload + member;
+            payload.append(member, 0, member.size() - token.size() - key.size() - 3);
+            payload += R"("timestamp":")" + timestamp + '"';
+        }
+        return;
+    }
+    payload += member;
+    if (has_delay_) identity += member;
     if (detail::is_named(key, "timestamp")) {
-        if (first_of(has_timestamp_, "timestamp")) take_timestamp(value, now_);
+        if (first_of(has_timestamp_, "timestamp")) take_timestamp(token);
     } else if (detail::is_named(key, "message")) {
-        if (first_of(has_message_, "message")) take_message(first);
+        if (first_of(has_message_, "message")) take_message(token);
+    } else {
+        has_others_ = true;
     }
 }
 
@@ -3194,7 +3677,7 @@ inline bool TaskRequest::first_of(bool& seen, const char* name) {
     return !std::exchange(seen, true);
 }
 
-inline void TaskRequest::take_timestamp(std::string_view token, TimePoint now) {
+inline void TaskRequest::take_timestamp(std::string_view token) {
     const auto text = detail::read_string(token);
     const auto time = text ? parse_time(*text) : std::nullopt;
     if (!time) {
@@ -3202,19 +3685,40 @@ inline void TaskRequest::take_timestamp(std::string_view token, TimePoint now) {
             R"("timestamp" must be an ISO 8601 string such as "2026-08-21T04:29:00.951Z".)");
         return;
     }
-    const TimePoint latest = one_year_after(now);
-    if (*time > latest) {
-        errors.push_back("\"timestamp\" is more than a year ahead; the latest that is accepted is " +
-                         format_time(latest) + ".");
-    }
     timestamp = *text;
     due = *time;
+    due_known_ = true;
 }
 
-inline void TaskRequest::take_message(char first) {
-    if (first != '{' && first != '[' && first != '"') {
+inline void TaskRequest::take_delay(std::string_view token, TimePoint now) {
+    std::optional<milliseconds> delay;
+    if (const auto text = detail::read_string(token)) {
+        delay = parse_duration(*text);
+    } else {
+        delay = detail::read_seconds(token);
+    }
+    if (!delay) {
+        errors.emplace_back(R"("delay" must be a number of seconds that is not negative, or a )"
+                            R"(duration such as "90s" or "1h30m".)");
+        return;
+    }
+    due = now + *delay;
+    timestamp = format_time(due);
+    due_known_ = true;
+}
+
+inline void TaskRequest::take_message(std::string_view token) {
+    if (token[0] != '{' && token[0] != '[' && token[0] != '"') {
         errors.emplace_back(R"("message" must be an object, an array or a string.)");
     }
+    message = token;
+}
+
+inline void TaskRequest::check_due(TimePoint now) {
+    const TimePoint latest = one_year_after(now);
+    if (!due_known_ || due <= latest) return;
+    errors.push_back("The task is due more than a year ahead; the latest that is accepted is " +
+                     format_time(latest) + ".");
 }
 
 /// Keeps tasks and emits each at its due time.  Every member function may be
@@ -3240,12 +3744,25 @@ public:
     TaskId schedule(milliseconds delay, std::string_view message) {
         return schedule(now() + delay, message);
     }
-    /// Schedules what a client asked for in JSON.  Blocks until it is stored.
-    /// Throws `Error`; with `invalid_argument` if the request has errors.
-    TaskId schedule(const TaskRequest& request);
+    /// Schedules what a client asked for in JSON, all of it or nothing.  Blocks until
+    /// it is stored.  A `key` says that requests with it are one request: a repeated
+    /// one changes nothing and gets the first answer, for a day and for as long as a
+    /// task of it is pending.  Throws `Error`: with `invalid_argument` if a request
+    /// has errors or there is none, with `key_reused` if the key came with another.
+    Scheduled schedule(const std::vector<TaskRequest>& requests, std::string_view key = {});
+    /// Changes a pending task in place, as `TaskRequest::parse_change` read it; it
+    /// keeps its id.  Blocks until that is stored and returns the task.  Throws
+    /// `Error`: with `unknown_task`, or `already_emitted` if it comes too late.
+    Task change(TaskId id, const TaskRequest& change);
     /// Cancels a pending task.  Blocks until that is stored.  False: there is no
     /// such task.  Throws `Error`: with `already_emitted` if it comes too late.
     bool cancel(TaskId id) { return store_.cancel(id); }
+    /// Cancels the pending tasks that are due in a range, and returns how many.
+    /// Blocks until that is stored.  Throws `Error`.
+    std::size_t cancel(const DueRange& range) { return store_.cancel(range); }
+    /// Forgets the events from the cursor `begin` to before `end`, and returns how
+    /// many.  Blocks until that is stored.  Throws `Error`.
+    std::size_t forget(std::uint64_t begin, std::uint64_t end) { return store_.forget(begin, end); }
 
     /// The task with this id, pending or in the history.
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
@@ -3336,12 +3853,30 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
     std::string json = R"({"timestamp":")" + format_time(due) + R"(","message":)";
     json += message;
     json += '}';
-    return schedule(TaskRequest::parse(json, now()));
+    return schedule({TaskRequest::parse(json, now())}).ids.front();
 }
 
-inline TaskId Scheduler::schedule(const TaskRequest& request) {
-    if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
-    return store_.schedule({{request.due, request.payload}}).front();
+inline Scheduled Scheduler::schedule(const std::vector<TaskRequest>& requests,
+                                     std::string_view key) {
+    if (requests.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
+    std::vector<detail::NewTask> tasks;
+    std::string identity;
+    tasks.reserve(requests.size());
+    for (const TaskRequest& request : requests) {
+        if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
+        tasks.push_back({request.due, request.payload});
+        if (key.empty()) continue;
+        identity += request.identity.empty() ? request.payload : request.identity;
+        identity += '\n';
+    }
+    return store_.schedule(tasks, {key, identity, requests.front().timestamp});
+}
+
+inline Task Scheduler::change(TaskId id, const TaskRequest& change) {
+    if (!change.errors.empty()) throw Error(Errc::invalid_argument, change.errors.front());
+    const bool moved = !change.timestamp.empty();
+    return store_.change(id, moved ? std::optional(change.due) : std::nullopt, change.timestamp,
+                         change.message);
 }
 
 // The kernel may delay a timer by 50 µs to save wake-ups; this thread asks it not to.
@@ -3638,6 +4173,21 @@ inline std::optional<std::string> member_of(std::string_view json, std::string_v
         if (!found && is_named(key, name)) found = read_string(value);
     }
     return reader.finish() ? found : std::nullopt;
+}
+
+// Calls fn(text) for each element of an array, or once for any other value; false
+// if `json` is not valid, perhaps after some calls.
+template <class Fn>
+bool for_each_element(std::string_view json, Fn fn) {
+    JsonReader reader(json);
+    std::string_view value;
+    if (!reader.enter_array()) {
+        if (!reader.value(value) || !reader.finish()) return false;
+        fn(value);
+        return true;
+    }
+    while (reader.next_element() && reader.value(value)) fn(value);
+    return reader.finish();
 }
 
 inline void append_task(std::string& json, const Task& task) {
@@ -4566,6 +5116,12 @@ private:
     void preflight(Call& call, const std::string& allow) const;
 
     void post_schedule(Call& call);
+    void read_requests(const Call& call, bool many, std::vector<TaskRequest>& requests,
+                       std::vector<std::string>& errors);
+    static std::string idempotency_key(const Call& call, std::vector<std::string>& errors);
+    void patch_task(Call& call);
+    void delete_tasks(Call& call);
+    void delete_events(Call& call);
     void post_cancel(Call& call);
     void delete_task(Call& call);
     void get_task(Call& call);
@@ -4595,6 +5151,7 @@ private:
     static int status_of(Errc code);
 
     static constexpr const char* earliest = "earliest";
+    static constexpr std::size_t max_batch = 10'000;
 
     Scheduler& scheduler_;
     HttpOptions options_;
@@ -4633,9 +5190,12 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
         {"POST", "/schedule", true, false, &HttpApi::post_schedule},
         {"POST", "/cancel", true, false, &HttpApi::post_cancel},
         {"GET", "/tasks", false, false, &HttpApi::get_tasks},
+        {"DELETE", "/tasks", true, false, &HttpApi::delete_tasks},
         {"GET", "/tasks/", false, false, &HttpApi::get_task},
+        {"PATCH", "/tasks/", true, false, &HttpApi::patch_task},
         {"DELETE", "/tasks/", true, false, &HttpApi::delete_task},
         {"GET", "/events", false, false, &HttpApi::get_events},
+        {"DELETE", "/events", true, false, &HttpApi::delete_events},
         {"GET", "/sse", false, false, &HttpApi::get_sse},
         {"GET", "/healthz", false, true, &HttpApi::get_healthz},
         {"GET", "/readyz", false, true, &HttpApi::get_readyz},
@@ -4776,8 +5336,14 @@ inline bool HttpApi::authorized(const Call& call) const {
         return true;
     }
     if (request.path == "/sse" && knows(request.get_param_value("secret"))) return true;
-    const auto secret = detail::member_of(call.body, "secret");
-    return secret && knows(*secret);
+    std::size_t objects = 0;
+    std::size_t known = 0;
+    const bool valid = detail::for_each_element(call.body, [&](std::string_view object) {
+        const auto secret = detail::member_of(object, "secret");
+        if (secret && knows(*secret)) ++known;
+        ++objects;
+    });
+    return valid && objects > 0 && known == objects;
 }
 
 // A web page must not drive a scheduler that its visitor can reach: neither by a
@@ -4836,6 +5402,7 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::invalid_argument: return 400;
         case Errc::unknown_task: return 404;
         case Errc::already_emitted: return 409;
+        case Errc::key_reused: return 422;
         case Errc::task_limit:
         case Errc::disk_full: return 507;
         case Errc::journal_failed:
@@ -4848,14 +5415,103 @@ inline int HttpApi::status_of(Errc code) {
 }
 
 inline void HttpApi::post_schedule(Call& call) {
-    const TaskRequest request = TaskRequest::parse(call.body, scheduler_.now());
-    if (!request.errors.empty()) return answer(call, 400, detail::errors_json(request.errors));
-    const std::string id = scheduler_.schedule(request).str();
+    std::vector<std::string> errors;
+    std::vector<TaskRequest> requests;
+    const bool many = detail::JsonReader(call.body).enter_array();
+    read_requests(call, many, requests, errors);
+    const std::string key = idempotency_key(call, errors);
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    const Scheduled scheduled = scheduler_.schedule(requests, key);
     std::string json = "{";
-    detail::append_member(json, "message", "Scheduled task at " + request.timestamp);
-    detail::append_member(json, "id", id);
-    call.response.set_header("Location", "/tasks/" + id);
+    if (many) {
+        const std::string count = std::to_string(scheduled.ids.size());
+        detail::append_member(json, "message", "Scheduled " + count + " tasks");
+        json += ",\"ids\":[";
+        for (const TaskId id : scheduled.ids) {
+            if (json.back() != '[') json += ',';
+            detail::append_quoted(json, id.str());
+        }
+        json += ']';
+    } else {
+        const std::string id = scheduled.ids.front().str();
+        detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp);
+        detail::append_member(json, "id", id);
+        call.response.set_header("Location", "/tasks/" + id);
+    }
     answer(call, 200, json + '}');
+}
+
+inline void HttpApi::read_requests(const Call& call, bool many, std::vector<TaskRequest>& requests,
+                                   std::vector<std::string>& errors) {
+    constexpr std::size_t most_errors = 100;
+    const TimePoint now = scheduler_.now();
+    if (!many) {
+        requests.push_back(TaskRequest::parse(call.body, now));
+        errors = requests.front().errors;
+        return;
+    }
+    std::size_t index = 0;
+    const bool valid = detail::for_each_element(call.body, [&](std::string_view text) {
+        const std::string place = '[' + std::to_string(index++) + "]: ";
+        if (index > max_batch || errors.size() >= most_errors) return;
+        requests.push_back(TaskRequest::parse(text, now));
+        for (const std::string& error : requests.back().errors) errors.push_back(place + error);
+    });
+    if (!valid) {
+        requests = {TaskRequest::parse(call.body, now)};
+        errors = requests.front().errors;
+    } else if (index == 0 || index > max_batch) {
+        errors.push_back("An array must hold from 1 to " + std::to_string(max_batch) + " tasks.");
+    }
+}
+
+inline std::string HttpApi::idempotency_key(const Call& call, std::vector<std::string>& errors) {
+    if (!call.request.has_header("Idempotency-Key")) return "";
+    std::string key = call.request.get_header_value("Idempotency-Key");
+    const bool printable = std::all_of(key.begin(), key.end(), [](unsigned char c) {
+        return c >= 0x20 && c < 0x7F;
+    });
+    if (key.empty() || key.size() > 255 || !printable) {
+        errors.emplace_back("Idempotency-Key must be from 1 to 255 printable ASCII characters.");
+    }
+    return key;
+}
+
+inline void HttpApi::patch_task(Call& call) {
+    const auto id = TaskId::parse(call.id);
+    const TaskRequest change = TaskRequest::parse_change(call.body, scheduler_.now());
+    if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
+    if (!id) return refuse(call, 404, "There is no task " + detail::shown(call.id) + ".");
+    std::string json;
+    detail::append_task(json, scheduler_.change(*id, change));
+    answer(call, 200, json);
+}
+
+inline void HttpApi::delete_tasks(Call& call) {
+    std::vector<std::string> errors;
+    DueRange range;
+    range.after = time_of(call, "due_after", errors);
+    range.before = time_of(call, "due_before", errors);
+    if (errors.empty() && !range.after && !range.before) {
+        errors.emplace_back("Give \"due_after\", \"due_before\", or both.");
+    }
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    answer(call, 200, "{\"cancelled\":" + std::to_string(scheduler_.cancel(range)) + '}');
+}
+
+inline void HttpApi::delete_events(Call& call) {
+    std::uint64_t begin = 0;
+    std::uint64_t end = scheduler_.next_seq();
+    for (const char* name : {"start_id", "end_id"}) {
+        if (!call.request.has_param(name)) continue;
+        const std::string text = call.request.get_param_value(name);
+        const auto id = TaskId::parse(text);
+        const auto seq = id ? scheduler_.seq_of(*id) : std::nullopt;
+        if (!seq) return refuse_event(call, text);
+        (name[0] == 's' ? begin : end) = name[0] == 's' ? *seq : *seq + 1;
+    }
+    const std::size_t deleted = begin < end ? scheduler_.forget(begin, end) : 0;
+    answer(call, 200, "{\"deleted\":" + std::to_string(deleted) + '}');
 }
 
 inline void HttpApi::post_cancel(Call& call) {
@@ -4933,8 +5589,8 @@ inline void HttpApi::get_tasks(Call& call) {
     std::vector<std::string> errors;
     TaskQuery query;
     query.limit = limit_of(call, errors);
-    query.due_after = time_of(call, "due_after", errors);
-    query.due_before = time_of(call, "due_before", errors);
+    query.due.after = time_of(call, "due_after", errors);
+    query.due.before = time_of(call, "due_before", errors);
     if (call.request.has_param("after")) {
         query.after = detail::parse_cursor(call.request.get_param_value("after"));
         if (!query.after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
