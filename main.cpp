@@ -67,7 +67,8 @@ const Flag flags[] = {
      }},
     {"fsync", "POLICY", "always, everysec or no: when a task counts as stored (default always)",
      [](Settings& s, const std::string& v) { s.scheduler.fsync = fsync_policy(v); }},
-    {"secret-file", "FILE", "file with the secret that every request must carry, or two, a line each",
+    {"secret-file", "FILE",
+     "file with the secret that every request must carry, or two, a line each",
      [](Settings& s, const std::string& v) { s.secret_file = v; }},
     {"history", "N", "past events that are kept, each for 60 s at least (default 10000)",
      [](Settings& s, const std::string& v) { s.scheduler.history = number(v, 0, any_size); }},
@@ -81,7 +82,8 @@ const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.http.max_streams = number(v, 0, 1'000'000); }},
     {"max-connections", "N", "other connections at once (default 4096)",
      [](Settings& s, const std::string& v) { s.http.max_connections = number(v, 1, 1'000'000); }},
-    {"max-lateness", "DURATION", "give up a task that is later than this, such as 1h (default: never)",
+    {"max-lateness", "DURATION",
+     "give up a task that is later than this, such as 1h (default: never)",
      [](Settings& s, const std::string& v) {
          s.scheduler.max_lateness = scheduler::parse_duration(v);
          if (!s.scheduler.max_lateness) throw UsageError("must be a duration such as 90s or 1h30m");
@@ -114,7 +116,8 @@ void print_help() {
 std::string variable_of(const char* flag) {
     std::string name = "SCHEDULER_";
     for (; *flag; ++flag) {
-        name += *flag == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(*flag)));
+        name +=
+            *flag == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(*flag)));
     }
     return name;
 }
@@ -152,11 +155,19 @@ bool read_flags(int argc, char** argv, Settings& settings) {
                 apply(flag, settings, std::string("--") + flag.name, optarg);
                 break;
             }
-            case 't': settings.scheduler.trust_clock = true; break;
-            case 'h': print_help(); return true;
-            case 'V': std::printf("task-scheduler %s\n", SCHEDULER_VERSION); return true;
-            case ':': throw UsageError(given + " needs a value");
-            default: throw UsageError("unknown option " + given);
+            case 't':
+                settings.scheduler.trust_clock = true;
+                break;
+            case 'h':
+                print_help();
+                return true;
+            case 'V':
+                std::printf("task-scheduler %s\n", SCHEDULER_VERSION);
+                return true;
+            case ':':
+                throw UsageError(given + " needs a value");
+            default:
+                throw UsageError("unknown option " + given);
         }
     }
     if (optind < argc) throw UsageError(std::string("unexpected argument ") + argv[optind]);
@@ -209,10 +220,11 @@ void run(const Settings& settings) {
     scheduler::HttpServer server(tasks, settings.http);
     const int port = server.listen(settings.host, settings.port);
     const bool six = settings.host.find(':') != std::string::npos;
-    std::printf("task-scheduler %s listening on http://%s%s%s:%d, journal %s, %zu pending tasks "
-                "recovered\n",
-                SCHEDULER_VERSION, six ? "[" : "", settings.host.c_str(), six ? "]" : "", port,
-                settings.scheduler.journal.c_str(), tasks.stats().recovered);
+    std::printf(
+        "task-scheduler %s listening on http://%s%s%s:%d, journal %s, %zu pending tasks "
+        "recovered\n",
+        SCHEDULER_VERSION, six ? "[" : "", settings.host.c_str(), six ? "]" : "", port,
+        settings.scheduler.journal.c_str(), tasks.stats().recovered);
     std::fflush(stdout);
 
     int signal = 0;

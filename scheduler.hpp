@@ -121,17 +121,17 @@ using TimePoint = std::chrono::time_point<std::chrono::system_clock, millisecond
 
 /// Why a call was refused.  `Error::what()` says the rest in a sentence.
 enum class Errc {
-    invalid_argument,     ///< the task, its time or its message is not acceptable
-    unknown_task,         ///< no task, or no event, has this id
-    already_emitted,      ///< the task was emitted; it can be neither cancelled nor changed
-    key_reused,           ///< the idempotency key came with another request before
-    task_limit,           ///< `Options::max_tasks` or `Options::max_bytes` is reached
-    disk_full,            ///< the journal's file system has no room for the record
-    journal_failed,       ///< the journal cannot be written or synced
-    journal_busy,         ///< another process or object has the journal open
-    journal_unreadable,   ///< the file cannot be opened, is no journal, or is too new
-    clock_untrusted,      ///< the clock is behind the newest record of the journal
-    stopped,              ///< the scheduler is shutting down
+    invalid_argument,    ///< the task, its time or its message is not acceptable
+    unknown_task,        ///< no task, or no event, has this id
+    already_emitted,     ///< the task was emitted; it can be neither cancelled nor changed
+    key_reused,          ///< the idempotency key came with another request before
+    task_limit,          ///< `Options::max_tasks` or `Options::max_bytes` is reached
+    disk_full,           ///< the journal's file system has no room for the record
+    journal_failed,      ///< the journal cannot be written or synced
+    journal_busy,        ///< another process or object has the journal open
+    journal_unreadable,  ///< the file cannot be opened, is no journal, or is too new
+    clock_untrusted,     ///< the clock is behind the newest record of the journal
+    stopped,             ///< the scheduler is shutting down
 };
 
 /// The one exception that the library throws on purpose.
@@ -193,12 +193,12 @@ namespace detail {
 
 // Where a task stands on its way.  Only the store changes it, under its lock.
 enum class State : std::uint8_t {
-    storing,     // its record is not stored yet: neither emitted nor shown
-    pending,     // stored, and in the queue
-    changing,    // in the queue, but a record that changes or cancels it is on its way
-    emitting,    // in the queue, but the record of its emission is on its way
-    emitted,     // in the history
-    missed,      // in the list of those that were given up
+    storing,   // its record is not stored yet: neither emitted nor shown
+    pending,   // stored, and in the queue
+    changing,  // in the queue, but a record that changes or cancels it is on its way
+    emitting,  // in the queue, but the record of its emission is on its way
+    emitted,   // in the history
+    missed,    // in the list of those that were given up
 };
 
 // A task in one allocation, its payload right behind it and ended by a NUL.
@@ -209,8 +209,8 @@ struct Record {
     std::uint32_t size = 0;  // of the payload, in bytes
     TaskId id;
     TimePoint due{};
-    TimePoint ended_at{};    // guarded by the store's lock
-    std::uint64_t seq = 0;   // guarded by the store's lock
+    TimePoint ended_at{};          // guarded by the store's lock
+    std::uint64_t seq = 0;         // guarded by the store's lock
     State state = State::storing;  // guarded by the store's lock
 
     char* data() { return reinterpret_cast<char*>(this + 1); }
@@ -265,7 +265,9 @@ inline RecordRef RecordRef::make(TaskId id, TimePoint due, std::string_view payl
     return RecordRef(record);
 }
 
-inline char hex_digit(unsigned value) { return "0123456789abcdef"[value & 15U]; }
+inline char hex_digit(unsigned value) {
+    return "0123456789abcdef"[value & 15U];
+}
 
 // The value of a hexadecimal digit, or -1.
 inline int hex_value(char c) {
@@ -298,11 +300,11 @@ private:
 
 /// A task as the scheduler knows it at one moment.
 struct Task {
-    TaskId id;                           ///< also the id of its event
-    TimePoint due{};                     ///< when it is to be emitted
-    Status status = Status::pending;     ///< what became of it
-    TimePoint ended_at{};                ///< when it was emitted or given up, if it was
-    Payload payload;                     ///< what is emitted: a JSON object
+    TaskId id;                        ///< also the id of its event
+    TimePoint due{};                  ///< when it is to be emitted
+    Status status = Status::pending;  ///< what became of it
+    TimePoint ended_at{};             ///< when it was emitted or given up, if it was
+    Payload payload;                  ///< what is emitted: a JSON object
 
     /// The payload's text.
     std::string_view text() const { return payload.view(); }
@@ -343,9 +345,9 @@ struct TaskCursor {
 
 /// Which pending tasks to list.
 struct TaskQuery {
-    std::size_t limit = 100;                 ///< how many at most
-    std::optional<TaskCursor> after;         ///< only those behind this place
-    DueRange due;                            ///< only those due in this range
+    std::size_t limit = 100;                       ///< how many at most
+    std::optional<TaskCursor> after;               ///< only those behind this place
+    DueRange due;                                  ///< only those due in this range
     std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
 };
 
@@ -554,7 +556,9 @@ inline bool JsonReader::next_member(std::string_view& name) {
     return close_or_continue('}') && key(name);
 }
 
-inline bool JsonReader::next_element() { return close_or_continue(']'); }
+inline bool JsonReader::next_element() {
+    return close_or_continue(']');
+}
 
 inline bool JsonReader::key(std::string_view& name) {
     space();
@@ -627,11 +631,16 @@ inline bool JsonReader::ends_containers(std::size_t base, bool& more) {
 inline bool JsonReader::scalar() {
     if (at_ == end_) return fail("a value expected, but the text ends");
     switch (*at_) {
-        case '"': return string();
-        case 't': return literal("true");
-        case 'f': return literal("false");
-        case 'n': return literal("null");
-        default: return number();
+        case '"':
+            return string();
+        case 't':
+            return literal("true");
+        case 'f':
+            return literal("false");
+        case 'n':
+            return literal("null");
+        default:
+            return number();
     }
 }
 
@@ -698,7 +707,14 @@ inline bool JsonReader::escape() {
     ++at_;
     if (at_ == end_) return fail("a string without its closing quote");
     switch (*at_) {
-        case '"': case '\\': case '/': case 'b': case 'f': case 'n': case 'r': case 't':
+        case '"':
+        case '\\':
+        case '/':
+        case 'b':
+        case 'f':
+        case 'n':
+        case 'r':
+        case 't':
             ++at_;
             return true;
         case 'u':
@@ -709,7 +725,8 @@ inline bool JsonReader::escape() {
             }
             at_ += 5;
             return true;
-        default: return fail("an unknown escape");
+        default:
+            return fail("an unknown escape");
     }
 }
 
@@ -851,8 +868,8 @@ inline Date date_from_days(std::int64_t days) {
     const std::int64_t day_of_era = days - era * 146'097;
     const std::int64_t year_of_era =
         (day_of_era - day_of_era / 1'460 + day_of_era / 36'524 - day_of_era / 146'096) / 365;
-    const auto day_of_year = static_cast<int>(
-        day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100));
+    const auto day_of_year =
+        static_cast<int>(day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100));
     const int shifted = (5 * day_of_year + 2) / 153;
     const int month = shifted < 10 ? shifted + 3 : shifted - 9;
     return {year_of_era + era * 400 + (month <= 2 ? 1 : 0), month,
@@ -978,8 +995,8 @@ inline bool TimeReader::zone() {
 
 // A leap second (RFC 3339, 5.7) ends a month of UTC and is the moment after it.
 inline std::optional<TimePoint> TimeReader::moment() const {
-    const std::int64_t minutes = days_from_date(year_, month_, day_) * 1'440 + hour_ * 60 +
-                                 minute_ - offset_minutes_;
+    const std::int64_t minutes =
+        days_from_date(year_, month_, day_) * 1'440 + hour_ * 60 + minute_ - offset_minutes_;
     if (second_ == 60) {
         const std::int64_t next = minutes + 1;
         if (next % 1'440 != 0 || date_from_days(next / 1'440).day != 1) return std::nullopt;
@@ -1212,8 +1229,7 @@ public:
     [[noreturn]] static void fail(const char* what, const std::string& path, int error) {
         const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
         throw Error(full ? Errc::disk_full : Errc::journal_failed,
-                    std::string(what) + ' ' + path + ": " +
-                        std::generic_category().message(error));
+                    std::string(what) + ' ' + path + ": " + std::generic_category().message(error));
     }
 
 private:
@@ -1306,9 +1322,8 @@ inline std::uint32_t crc32(std::string_view text) {
     for (; text.size() >= 8; text.remove_prefix(8)) {
         crc ^= byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
         crc = crc_tables[7][crc & 0xFFU] ^ crc_tables[6][crc >> 8 & 0xFFU] ^
-              crc_tables[5][crc >> 16 & 0xFFU] ^ crc_tables[4][crc >> 24] ^
-              crc_tables[3][byte(4)] ^ crc_tables[2][byte(5)] ^ crc_tables[1][byte(6)] ^
-              crc_tables[0][byte(7)];
+              crc_tables[5][crc >> 16 & 0xFFU] ^ crc_tables[4][crc >> 24] ^ crc_tables[3][byte(4)] ^
+              crc_tables[2][byte(5)] ^ crc_tables[1][byte(6)] ^ crc_tables[0][byte(7)];
     }
     for (std::size_t i = 0; i < text.size(); ++i) {
         crc = crc >> 8 ^ crc_tables[0][(crc ^ byte(i)) & 0xFFU];
@@ -1328,7 +1343,8 @@ constexpr std::size_t seal_size = 18;  // ,"crc":"01234567"}
 
 // Whether a line, without its end, has the shape of a sealed record.
 inline bool looks_sealed(std::string_view line) {
-    return line.size() > seal_size && line.front() == '{' && line.substr(line.size() - 2) == "\"}" &&
+    return line.size() > seal_size && line.front() == '{' &&
+           line.substr(line.size() - 2) == "\"}" &&
            line.substr(line.size() - seal_size, 8) == R"(,"crc":")";
 }
 
@@ -1449,6 +1465,19 @@ inline void append_clock_record(std::string& lines, TimePoint at) {
     seal_line(lines, start);
 }
 
+// The whole record that ends a line which begins with the remains of others: what
+// was written before it was lost, together with its newline.
+inline std::string_view intact_tail(std::string_view line) {
+    constexpr int most = 8;
+    std::size_t at = line.size();
+    for (int tries = 0; tries < most && at > 0; ++tries) {
+        at = line.rfind(R"({"op":")", at - 1);
+        if (at == std::string_view::npos) break;
+        if (is_intact(line.substr(at))) return line.substr(at);
+    }
+    return line;
+}
+
 // An upper bound for the bytes of a record that ends one task.
 constexpr std::uint64_t end_record_size = 160;
 
@@ -1550,8 +1579,7 @@ private:
     std::uint64_t next_size_ = 0;  // of the thread that rewrites
 };
 
-inline Journal::Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
-                        Log log)
+inline Journal::Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log)
     : path_(resolve(path)), fsync_(fsync), ops_(std::move(ops)), log_(std::move(log)) {
     lock();
     open_existing();
@@ -1576,10 +1604,11 @@ inline void Journal::lock() {
     while (ops_->flock(lock_->fd(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) continue;
         if (errno == EWOULDBLOCK) {
-            throw Error(Errc::journal_busy, "the journal " + path_ + " is in use by another process");
+            throw Error(Errc::journal_busy,
+                        "the journal " + path_ + " is in use by another process");
         }
-        throw Error(Errc::journal_unreadable, "cannot lock " + name + ": " +
-                                                  std::generic_category().message(errno));
+        throw Error(Errc::journal_unreadable,
+                    "cannot lock " + name + ": " + std::generic_category().message(errno));
     }
 }
 
@@ -1639,9 +1668,11 @@ bool Journal::recover(Replay replay) {
     scan([&](std::string_view text, std::uint64_t begin, std::uint64_t end) {
         const bool newline = end - begin > text.size();
         if (!text.empty() && text.back() == '\r') text.remove_suffix(1);
-        if (text.find_first_not_of(std::string_view(" \t\r\0", 4)) == std::string_view::npos) return;
+        if (text.find_first_not_of(std::string_view(" \t\r\0", 4)) == std::string_view::npos)
+            return;
         any = true;
         check_is_journal(text);
+        if (!is_intact(text) && newline) text = intact_tail(text);
         if (is_intact(text)) {
             replay(text);
             ++recovery_.records;
@@ -1657,7 +1688,8 @@ bool Journal::recover(Replay replay) {
     size_ = good_end;
     if (!damaged_.empty()) keep_damaged();
     const bool rewrite = !any || unfinished || !damaged_.empty() || recovery_.records == 0;
-    const std::uint64_t last = damaged_.empty() ? good_end : std::max(good_end, damaged_.back().end);
+    const std::uint64_t last =
+        damaged_.empty() ? good_end : std::max(good_end, damaged_.back().end);
     recovery_.torn_bytes = file_size - std::min(file_size, last);
     if (recovery_.torn_bytes > 0 && any) {
         log_("the journal " + path_ + " ended in " + std::to_string(recovery_.torn_bytes) +
@@ -1717,8 +1749,9 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
     {
         std::lock_guard<std::mutex> guard(file_mutex_);
         if (failed_) {
-            throw Error(Errc::journal_failed, "the journal " + path_ + " cannot be written or "
-                                              "synced; tasks are refused until it is replaced");
+            throw Error(Errc::journal_failed, "the journal " + path_ +
+                                                  " cannot be written or "
+                                                  "synced; tasks are refused until it is replaced");
         }
         reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
         append_locked(owed_);
@@ -1818,7 +1851,8 @@ inline void Journal::prepare_rewrite(std::uint64_t seq, TaskId last_id) {
     next_ = std::make_unique<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC);
     next_size_ = 0;
     std::string header(journal_mark);
-    header += R"(,"version":1,"seq":)" + std::to_string(seq) + R"(,"last_id":")" + last_id.str() + '"';
+    header +=
+        R"(,"version":1,"seq":)" + std::to_string(seq) + R"(,"last_id":")" + last_id.str() + '"';
     seal_line(header, 0);
     append_rewrite(header);
 }
@@ -1843,7 +1877,8 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
         tail.clear();
     }
     std::lock_guard<std::mutex> guard(file_mutex_);
-    if (!rewriting_) throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
+    if (!rewriting_)
+        throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
     append_rewrite(tail_);
     next_->sync();
     if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
@@ -2070,9 +2105,8 @@ inline void DueQueue::Block::erase(Entry* at) {
 
 inline std::size_t DueQueue::block_of(const DueKey& key) const {
     const auto after = std::upper_bound(
-        blocks_.begin(), blocks_.end(), key, [](const DueKey& k, const std::unique_ptr<Block>& b) {
-            return b->begin()->after(k);
-        });
+        blocks_.begin(), blocks_.end(), key,
+        [](const DueKey& k, const std::unique_ptr<Block>& b) { return b->begin()->after(k); });
     return after == blocks_.begin() ? 0 : static_cast<std::size_t>(after - blocks_.begin()) - 1;
 }
 
@@ -2083,7 +2117,8 @@ inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
 
 // In the worst case each insertion meets another full block.
 inline void DueQueue::reserve(std::size_t count) {
-    if (spare_.size() > count && spare_.size() > 64) spare_.resize(std::max<std::size_t>(count, 64));
+    if (spare_.size() > count && spare_.size() > 64)
+        spare_.resize(std::max<std::size_t>(count, 64));
     while (spare_.size() < count) spare_.push_back(std::make_unique<Block>());
     const std::size_t needed = blocks_.size() + count;
     if (needed > blocks_.capacity()) blocks_.reserve(std::max(needed, 2 * blocks_.size()));
@@ -2239,8 +2274,8 @@ inline void TaskIndex::erase(TaskId id) {
 class IdSource {
 public:
     TaskId next(TimePoint now) {
-        const auto ms = static_cast<std::uint64_t>(std::max<std::int64_t>(
-            now.time_since_epoch().count(), 0));
+        const auto ms =
+            static_cast<std::uint64_t>(std::max<std::int64_t>(now.time_since_epoch().count(), 0));
         if (ms > ms_) {
             ms_ = ms;
             counter_ = random_() & 0x7FFU;
@@ -2491,9 +2526,9 @@ private:
     struct Change {
         enum Kind { schedule, cancel, replace, remember, forget } kind;
         Record* record = nullptr;
-        Record* other = nullptr;           // replace: by this one
+        Record* other = nullptr;                // replace: by this one
         Answers::value_type* answer = nullptr;  // remember
-        std::uint64_t begin = 0;           // forget
+        std::uint64_t begin = 0;                // forget
         std::uint64_t end = 0;
     };
 
@@ -2566,34 +2601,35 @@ private:
     std::unique_ptr<Journal> journal_;  // null: nothing is kept on disk
 
     mutable std::mutex mutex_;
-    TaskIndex index_;                // guarded by mutex_
-    DueQueue queue_;                 // guarded by mutex_
-    History history_;                // guarded by mutex_
-    History missed_;                 // guarded by mutex_: tasks that were given up
-    IdSource ids_;                   // guarded by mutex_
-    GroupCommit<Change> commits_;    // guarded by mutex_
-    Stats stats_;                    // guarded by mutex_: the counters
-    std::size_t bytes_ = 0;          // guarded by mutex_: of payload
-    std::size_t storing_ = 0;        // guarded by mutex_: tasks whose record is on its way
-    std::size_t arriving_ = 0;       // guarded by mutex_: the same, and changes
-    Answers answers_;                // guarded by mutex_
+    TaskIndex index_;              // guarded by mutex_
+    DueQueue queue_;               // guarded by mutex_
+    History history_;              // guarded by mutex_
+    History missed_;               // guarded by mutex_: tasks that were given up
+    IdSource ids_;                 // guarded by mutex_
+    GroupCommit<Change> commits_;  // guarded by mutex_
+    Stats stats_;                  // guarded by mutex_: the counters
+    std::size_t bytes_ = 0;        // guarded by mutex_: of payload
+    std::size_t storing_ = 0;      // guarded by mutex_: tasks whose record is on its way
+    std::size_t arriving_ = 0;     // guarded by mutex_: the same, and changes
+    Answers answers_;              // guarded by mutex_
     std::deque<std::pair<TimePoint, std::string>> answers_by_use_;  // guarded by mutex_
-    std::size_t answers_dropped_ = 0;  // guarded by mutex_: from the front of the above
-    bool emitting_ = false;          // guarded by mutex_
-    bool pausing_ = false;           // guarded by mutex_: no emission may begin
-    bool tending_ = false;           // guarded by mutex_: the journal's thread is at work
-    bool closed_ = false;            // guarded by mutex_
-    TimePoint newest_stamp_{};       // guarded by mutex_: the latest time in the journal
-    bool clock_trusted_ = true;      // guarded by mutex_
-    std::uint64_t rewrite_above_ = 0;     // guarded by mutex_: journal size that asks for one
-    std::uint64_t replacements_ = 0;      // guarded by mutex_: rewrites tried
+    std::size_t answers_dropped_ = 0;        // guarded by mutex_: from the front of the above
+    bool emitting_ = false;                  // guarded by mutex_
+    bool pausing_ = false;                   // guarded by mutex_: no emission may begin
+    bool tending_ = false;                   // guarded by mutex_: the journal's thread is at work
+    bool closed_ = false;                    // guarded by mutex_
+    std::uint64_t first_free_seq_ = 0;  // of opening: what the journal's head says
+    TimePoint newest_stamp_{}; // guarded by mutex_: the latest time in the journal
+    bool clock_trusted_ = true;              // guarded by mutex_
+    std::uint64_t rewrite_above_ = 0;        // guarded by mutex_: journal size that asks for one
+    std::uint64_t replacements_ = 0;         // guarded by mutex_: rewrites tried
     std::atomic<std::uint64_t> pending_{0};  // queue and storing, for the journal's reserve
     std::condition_variable settled_;        // a commit or an emission has ended
     std::condition_variable tender_wakes_;
     std::vector<Record*> emission_;  // of the emitting thread, as the next two
     std::vector<Record*> given_up_;
     std::string emission_lines_;
-    std::thread tender_;             // last: starts when all the above exists
+    std::thread tender_;  // last: starts when all the above exists
 };
 
 inline Store::Store(Options options) : options_(std::move(options)) {
@@ -2619,6 +2655,7 @@ inline void Store::close() {
 
 inline void Store::recover() {
     bool rewrite_first = journal_->recover([this](std::string_view line) { replay(line); });
+    history_.skip_to(first_free_seq_);
     std::vector<Record*> pending;
     index_.for_each([&pending](Record* record) {
         if (record->state == State::pending) pending.push_back(record);
@@ -2644,8 +2681,8 @@ inline void Store::recover() {
 inline void Store::judge_clock(bool& rewrite_first) {
     const TimePoint at = now();
     if (at + std::chrono::seconds(10) >= newest_stamp_) return;
-    const std::string times = "the clock says " + format_time(at) + ", but the journal was written at " +
-                              format_time(newest_stamp_);
+    const std::string times = "the clock says " + format_time(at) +
+                              ", but the journal was written at " + format_time(newest_stamp_);
     if (options_.trust_clock) {
         log(times + "; the clock is trusted, as was asked for");
         newest_stamp_ = at;
@@ -2685,9 +2722,9 @@ inline void Store::replay(std::string_view line) {
         }
     }
     if (!reader.finish()) {
-        throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
-                                                  " has a record that is intact but not JSON: " +
-                                                  reader.problem());
+        throw Error(Errc::journal_unreadable,
+                    "the journal " + journal_->path() +
+                        " has a record that is intact but not JSON: " + reader.problem());
     }
     if (record.op == "clock") newest_stamp_ = TimePoint();
     newest_stamp_ = std::max(newest_stamp_, record.at);
@@ -2732,14 +2769,15 @@ inline void Store::replay_task(TaskId id, TimePoint due, std::string_view payloa
 
 inline void Store::replay_record(const Replayed& record) {
     if (record.op == "journal") {
-        history_.skip_to(record.seq);
+        first_free_seq_ = std::max(first_free_seq_, record.seq);
     } else if (record.op == "schedule" || record.op == "answer") {
         if (!record.key.empty()) replay_answer(record);
     } else if (record.op == "emit") {
         std::uint64_t seq = record.seq;
         for (const TaskId id : record.ids) {
             Record* task = replayed_pending(id);
-            if (task && seq >= history_.next_seq()) end_locked(task, State::emitted, record.at, seq);
+            if (task && seq >= history_.next_seq())
+                end_locked(task, State::emitted, record.at, seq);
             ++seq;
         }
         history_.skip_to(seq);
@@ -2771,8 +2809,8 @@ inline Record* Store::replayed_pending(TaskId id) const {
 }
 
 inline void Store::replay_answer(const Replayed& record) {
-    const TimePoint at = record.at == TimePoint() && !record.ids.empty() ? record.ids.front().time()
-                                                                         : record.at;
+    const TimePoint at =
+        record.at == TimePoint() && !record.ids.empty() ? record.ids.front().time() : record.at;
     const Idempotency idempotency{record.key, {}, record.timestamp};
     if (answers_.count(record.key) > 0) return;
     Answers::value_type* answer = new_answer_locked(idempotency, std::string(record.digest), at);
@@ -2828,7 +2866,8 @@ inline std::optional<Scheduled> Store::repeated(std::unique_lock<std::mutex>& lo
         if (found == answers_.end()) return std::nullopt;
         const Answer& answer = found->second;
         if (answer.digest != digest) {
-            throw Error(Errc::key_reused, "the Idempotency-Key was used with another request before");
+            throw Error(Errc::key_reused,
+                        "the Idempotency-Key was used with another request before");
         }
         if (answer.stored) return Scheduled{answer.ids, answer.timestamp};
         settled_.wait(lock);
@@ -2836,8 +2875,8 @@ inline std::optional<Scheduled> Store::repeated(std::unique_lock<std::mutex>& lo
 }
 
 inline Store::Answers::value_type* Store::new_answer_locked(const Idempotency& idempotency,
-                                                           const std::string& digest,
-                                                           TimePoint at) {
+                                                            const std::string& digest,
+                                                            TimePoint at) {
     answers_by_use_.emplace_back(at, idempotency.key);
     Answer answer{digest, std::string(idempotency.timestamp), {}, at, false};
     const auto added = answers_.emplace(idempotency.key, std::move(answer)).first;
@@ -2874,18 +2913,19 @@ inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePo
     if (!is_clock_trusted_locked(at)) {
         throw Error(Errc::clock_untrusted,
                     "the clock is behind the newest record of the journal, of " +
-                        format_time(newest_stamp_) + "; tasks are refused until it has passed that");
+                        format_time(newest_stamp_) +
+                        "; tasks are refused until it has passed that");
     }
     const std::size_t pending = queue_.size() + storing_ + tasks.size();
     std::uint64_t bytes = bytes_;
     for (const NewTask& task : tasks) bytes += task.payload.size();
     if (pending <= options_.max_tasks && bytes <= options_.max_bytes) return;
     ++stats_.refused;
-    throw Error(Errc::task_limit,
-                pending > options_.max_tasks
-                    ? "the limit of " + std::to_string(options_.max_tasks) + " pending tasks is reached"
-                    : "the limit of " + std::to_string(options_.max_bytes) +
-                          " bytes of payload is reached");
+    throw Error(Errc::task_limit, pending > options_.max_tasks
+                                      ? "the limit of " + std::to_string(options_.max_tasks) +
+                                            " pending tasks is reached"
+                                      : "the limit of " + std::to_string(options_.max_bytes) +
+                                            " bytes of payload is reached");
 }
 
 // Everything that can fail comes first; then nothing is half added.
@@ -2972,7 +3012,8 @@ inline std::size_t Store::cancel(const DueRange& range) {
         const TimePoint at = now();
         records.clear();
         records.reserve(batch);
-        const DueKey from{range.after ? *range.after + milliseconds(1) : TimePoint::min(), TaskId()};
+        const DueKey from{range.after ? *range.after + milliseconds(1) : TimePoint::min(),
+                          TaskId()};
         queue_.walk_from(from, [&](Record* record) {
             if (range.before && record->due >= *range.before) return false;
             if (record->state == State::pending) records.push_back(record);
@@ -2980,9 +3021,8 @@ inline std::size_t Store::cancel(const DueRange& range) {
         });
         if (records.empty()) break;
         commits_.reserve(records.size());
-        append_locked([&](std::string& lines) {
-            append_end_record(lines, R"("cancel")", at, records);
-        });
+        append_locked(
+            [&](std::string& lines) { append_end_record(lines, R"("cancel")", at, records); });
         newest_stamp_ = std::max(newest_stamp_, at);
         for (Record* record : records) {
             record->state = State::changing;
@@ -3396,8 +3436,8 @@ inline std::uint64_t Store::live_bytes_locked() const {
 
 inline bool Store::wants_rewrite_locked() const {
     return journal_->failed() ||
-           journal_->size() > std::max({options_.rewrite_min_bytes, 2 * live_bytes_locked(),
-                                        rewrite_above_});
+           journal_->size() >
+               std::max({options_.rewrite_min_bytes, 2 * live_bytes_locked(), rewrite_above_});
 }
 
 inline void Store::tend() {
@@ -3524,8 +3564,9 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
     copy_answers(lines, write_unlocked);
     copy_past(history_, R"("emit","seq":)");
     copy_past(missed_, R"("miss","seq":)");
-    write_unlocked(std::array<TimePoint, 1>{newest_stamp_},
-                   [&lines](TimePoint stamp) { append_clock_record(lines, stamp); });
+    write_unlocked(std::array<TimePoint, 1>{newest_stamp_}, [&lines](TimePoint stamp) {
+        if (stamp != TimePoint()) append_clock_record(lines, stamp);
+    });
 }
 
 }  // namespace detail
@@ -3818,20 +3859,20 @@ private:
     void wake_readers();
 
     detail::Store store_;
-    const std::uint64_t first_seq_;  // of the first event that this object emits
-    std::condition_variable wake_;   // with the store's mutex
+    const std::uint64_t first_seq_;            // of the first event that this object emits
+    std::condition_variable wake_;             // with the store's mutex
     std::optional<TimePoint> sleeping_until_;  // guarded by the store's mutex
     bool sleeping_ = false;                    // guarded by the store's mutex
     bool stopping_ = false;                    // guarded by the store's mutex
 
     mutable std::mutex readers_mutex_;
     mutable std::condition_variable emitted_;
-    std::uint64_t next_seq_;        // guarded by readers_mutex_: as the readers know it
-    bool readers_stop_ = false;     // guarded by readers_mutex_
+    std::uint64_t next_seq_;              // guarded by readers_mutex_: as the readers know it
+    bool readers_stop_ = false;           // guarded by readers_mutex_
     std::vector<std::thread> callbacks_;  // guarded by readers_mutex_
     std::mutex hooks_mutex_;
     std::vector<std::function<void()>> hooks_;  // guarded by hooks_mutex_; empty: removed
-    std::thread thread_;  // last: starts when all the above exists
+    std::thread thread_;                        // last: starts when all the above exists
 };
 
 inline Scheduler::Scheduler(Options options)
@@ -4056,8 +4097,9 @@ inline std::vector<std::string> unready(const Stats& stats) {
         reasons.emplace_back("The journal cannot be written; tasks are refused.");
     }
     if (!stats.clock_trusted) {
-        reasons.emplace_back("The clock is behind the newest record of the journal; nothing is "
-                             "emitted and tasks are refused until it has caught up.");
+        reasons.emplace_back(
+            "The clock is behind the newest record of the journal; nothing is "
+            "emitted and tasks are refused until it has caught up.");
     }
     return reasons;
 }
@@ -4126,8 +4168,8 @@ inline bool same_secret(std::string_view given, std::string_view secret) {
 inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
     return a.size() == b.size() &&
            std::equal(a.begin(), a.end(), b.begin(), [](unsigned char x, unsigned char y) {
-               return x == y || ((x | 0x20U) == (y | 0x20U) && (x | 0x20U) >= 'a' &&
-                                 (x | 0x20U) <= 'z');
+               return x == y ||
+                      ((x | 0x20U) == (y | 0x20U) && (x | 0x20U) >= 'a' && (x | 0x20U) <= 'z');
            });
 }
 
@@ -4152,6 +4194,14 @@ inline std::string errors_json(const std::vector<std::string>& errors) {
         append_quoted(json, error);
     }
     return json + "]}";
+}
+
+// The text of an exception, which begins small and ends open, as a sentence.
+inline std::string sentence(std::string text) {
+    if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') {
+        text[0] = static_cast<char>(text[0] - 'a' + 'A');
+    }
+    return text.empty() || text.back() == '.' ? text : text + '.';
 }
 
 inline void append_member(std::string& json, std::string_view name, std::string_view text) {
@@ -4193,9 +4243,10 @@ bool for_each_element(std::string_view json, Fn fn) {
 inline void append_task(std::string& json, const Task& task) {
     json += '{';
     append_member(json, "id", task.id.str());
-    append_member(json, "status", task.status == Status::pending   ? "pending"
-                                  : task.status == Status::emitted ? "emitted"
-                                                                   : "missed");
+    append_member(json, "status",
+                  task.status == Status::pending   ? "pending"
+                  : task.status == Status::emitted ? "emitted"
+                                                   : "missed");
     append_member(json, "due", format_time(task.due));
     if (task.status == Status::emitted) {
         append_member(json, "emitted_at", format_time(task.ended_at));
@@ -4442,8 +4493,8 @@ inline void StreamWriter::round() {
         timeout = 0;
     } else if (!streams_.empty()) {
         const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
-        timeout = static_cast<int>(std::max<std::int64_t>(
-            std::chrono::duration_cast<milliseconds>(left).count() + 1, 0));
+        timeout = static_cast<int>(
+            std::max<std::int64_t>(std::chrono::duration_cast<milliseconds>(left).count() + 1, 0));
     }
     std::array<epoll_event, 256> events;
     const int n = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), timeout);
@@ -4717,9 +4768,9 @@ private:
 
     int fd_;
     const HttpOptions& options_;
-    std::string in_;       // received
+    std::string in_;         // received
     std::size_t in_at_ = 0;  // how much of it was served
-    std::string head_;     // the rewritten head
+    std::string head_;       // the rewritten head
     std::size_t head_at_ = 0;
     std::string out_;      // to be sent
     SteadyTime deadline_;  // of the request
@@ -4762,8 +4813,8 @@ inline bool Connection::receive(bool idle) {
 
 inline bool Connection::wait_until_deadline() {
     pollfd socket{fd_, POLLIN, 0};
-    const auto left = std::chrono::duration_cast<milliseconds>(
-        deadline_ - std::chrono::steady_clock::now());
+    const auto left =
+        std::chrono::duration_cast<milliseconds>(deadline_ - std::chrono::steady_clock::now());
     const int ms = static_cast<int>(std::max<std::int64_t>(left.count(), 0));
     if (ms > 0 && ::poll(&socket, 1, ms) != 0) return true;
     timed_out_ = true;
@@ -4790,8 +4841,8 @@ inline Connection::Next Connection::next_request() {
     std::size_t size = 0;
     while ((size = head_end()) == 0) {
         const std::string_view sofar = std::string_view(in_).substr(in_at_);
-        const bool long_line = sofar.size() > max_target + 32 &&
-                               sofar.find('\n') == std::string_view::npos;
+        const bool long_line =
+            sofar.size() > max_target + 32 && sofar.find('\n') == std::string_view::npos;
         if (long_line || sofar.size() > max_head) break;
         if (!receive()) {
             if (!timed_out_) return Next::closed;
@@ -4855,8 +4906,9 @@ inline bool Connection::judge_host() {
         return refuse(400, "A request must have exactly one Host field.");
     }
     if (chunked_ && (framed_ || old_)) {
-        return refuse(400, "Content-Length and Transfer-Encoding must not come together, and "
-                           "HTTP/1.0 has no Transfer-Encoding.");
+        return refuse(400,
+                      "Content-Length and Transfer-Encoding must not come together, and "
+                      "HTTP/1.0 has no Transfer-Encoding.");
     }
     return true;
 }
@@ -4889,13 +4941,13 @@ inline bool Connection::judge_target(std::string_view target) {
     }
     if (target.size() > max_target || target.find('?') > max_path) {
         if (target.size() > max_path) {
-            return refuse(414, "The target is too long; at most 2048 bytes of path and 8192 in "
-                               "all are accepted.");
+            return refuse(414,
+                          "The target is too long; at most 2048 bytes of path and 8192 in "
+                          "all are accepted.");
         }
     }
-    const bool printable = std::all_of(target.begin(), target.end(), [](unsigned char c) {
-        return c > 0x20 && c < 0x7F;
-    });
+    const bool printable = std::all_of(target.begin(), target.end(),
+                                       [](unsigned char c) { return c > 0x20 && c < 0x7F; });
     if (!printable || target.empty() || (target[0] != '/' && target != "*")) {
         return refuse(400, "The target must be a path that begins with a slash, in ASCII.");
     }
@@ -4964,8 +5016,8 @@ inline bool Connection::judge_framing(std::string_view name, std::string_view va
         chunked_ = true;
         return true;
     }
-    const bool digits = std::all_of(value.begin(), value.end(),
-                                    [](char c) { return c >= '0' && c <= '9'; });
+    const bool digits =
+        std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
     if (framed_ || value.empty() || value.size() > 18 || !digits) {
         return refuse(400, "There must be at most one Content-Length, a plain number.");
     }
@@ -5090,16 +5142,15 @@ private:
     struct Call {
         const httplib::Request& request;
         httplib::Response& response;
-        std::string id;    // of the path, where it has one
+        std::string id;  // of the path, where it has one
         std::string body;
-        int body_status = 200;    // why there is no body
+        int body_status = 200;  // why there is no body
         std::string body_error;
     };
     struct Route {
         const char* method;
         const char* path;  // ending in a slash: an id follows
-        bool has_body;
-        bool is_free;  // of the secret
+        bool is_free;      // of the secret
         void (HttpApi::*handler)(Call&);
     };
 
@@ -5187,19 +5238,19 @@ inline void HttpApi::stop() {
 
 inline const std::vector<HttpApi::Route>& HttpApi::routes() {
     static const std::vector<Route> routes{
-        {"POST", "/schedule", true, false, &HttpApi::post_schedule},
-        {"POST", "/cancel", true, false, &HttpApi::post_cancel},
-        {"GET", "/tasks", false, false, &HttpApi::get_tasks},
-        {"DELETE", "/tasks", true, false, &HttpApi::delete_tasks},
-        {"GET", "/tasks/", false, false, &HttpApi::get_task},
-        {"PATCH", "/tasks/", true, false, &HttpApi::patch_task},
-        {"DELETE", "/tasks/", true, false, &HttpApi::delete_task},
-        {"GET", "/events", false, false, &HttpApi::get_events},
-        {"DELETE", "/events", true, false, &HttpApi::delete_events},
-        {"GET", "/sse", false, false, &HttpApi::get_sse},
-        {"GET", "/healthz", false, true, &HttpApi::get_healthz},
-        {"GET", "/readyz", false, true, &HttpApi::get_readyz},
-        {"GET", "/metrics", false, false, &HttpApi::get_metrics},
+        {"POST", "/schedule", false, &HttpApi::post_schedule},
+        {"POST", "/cancel", false, &HttpApi::post_cancel},
+        {"GET", "/tasks", false, &HttpApi::get_tasks},
+        {"DELETE", "/tasks", false, &HttpApi::delete_tasks},
+        {"GET", "/tasks/", false, &HttpApi::get_task},
+        {"PATCH", "/tasks/", false, &HttpApi::patch_task},
+        {"DELETE", "/tasks/", false, &HttpApi::delete_task},
+        {"GET", "/events", false, &HttpApi::get_events},
+        {"DELETE", "/events", false, &HttpApi::delete_events},
+        {"GET", "/sse", false, &HttpApi::get_sse},
+        {"GET", "/healthz", true, &HttpApi::get_healthz},
+        {"GET", "/readyz", true, &HttpApi::get_readyz},
+        {"GET", "/metrics", false, &HttpApi::get_metrics},
     };
     return routes;
 }
@@ -5233,11 +5284,11 @@ inline void HttpApi::serve(const httplib::Request& request, httplib::Response& r
     try {
         dispatch(call, reader);
     } catch (const Error& error) {
-        refuse(call, status_of(error.code()), std::string(error.what()) + ".");
+        refuse(call, status_of(error.code()), detail::sentence(error.what()));
     } catch (const std::bad_alloc&) {
         refuse(call, 503, "The server is out of memory; try again later.");
     } catch (const std::exception& error) {
-        refuse(call, 500, std::string("Unexpected failure: ") + error.what() + ".");
+        refuse(call, 500, detail::sentence(std::string("unexpected failure: ") + error.what()));
     }
     const int status = call.response.status;
     if (status == 429 || status == 503 || status == 507) response.set_header("Retry-After", "5");
@@ -5267,9 +5318,10 @@ inline void HttpApi::dispatch(Call& call, const httplib::ContentReader* reader) 
                               call.request.has_header("Access-Control-Request-Method");
     if (!(route && route->is_free) && !is_preflight && !authorized(call)) {
         call.response.set_header("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
-        return refuse(call, 401, "The secret is missing or wrong; give it as the header "
-                                 "x-pd-secret, as Authorization: Bearer, or as the member "
-                                 "\"secret\" of the body.");
+        return refuse(call, 401,
+                      "The secret is missing or wrong; give it as the header "
+                      "x-pd-secret, as Authorization: Bearer, or as the member "
+                      "\"secret\" of the body.");
     }
     if (!from_allowed_origin(call)) return;
     if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
@@ -5290,8 +5342,8 @@ inline void HttpApi::read_body(Call& call, const httplib::ContentReader& reader)
         call.body_error = std::move(error);
         call.response.set_header("Connection", "close");
     };
-    const std::string too_large =
-        "The body is too large; at most " + std::to_string(options_.max_body) + " bytes are accepted.";
+    const std::string too_large = "The body is too large; at most " +
+                                  std::to_string(options_.max_body) + " bytes are accepted.";
     const std::string length = call.request.get_header_value("Content-Length");
     if (call.request.has_header("Content-Encoding")) {
         return give_up(415, "A body must be sent as it is, without Content-Encoding.");
@@ -5331,7 +5383,8 @@ inline bool HttpApi::authorized(const Call& call) const {
     if (knows(request.get_header_value("x-pd-secret"))) return true;
     const std::string authorization = request.get_header_value("Authorization");
     constexpr std::string_view bearer = "Bearer ";
-    if (detail::equal_ignoring_case(std::string_view(authorization).substr(0, bearer.size()), bearer) &&
+    if (detail::equal_ignoring_case(std::string_view(authorization).substr(0, bearer.size()),
+                                    bearer) &&
         knows(std::string_view(authorization).substr(bearer.size()))) {
         return true;
     }
@@ -5351,8 +5404,9 @@ inline bool HttpApi::authorized(const Call& call) const {
 inline bool HttpApi::from_allowed_origin(Call& call) const {
     const std::string host = call.request.get_header_value("Host");
     if (options_.check_host && !is_allowed_host(host)) {
-        refuse(call, 403, "The Host field names neither this machine's loopback nor an allowed "
-                          "host; see --allowed-host.");
+        refuse(call, 403,
+               "The Host field names neither this machine's loopback nor an allowed "
+               "host; see --allowed-host.");
         return false;
     }
     if (!call.request.has_header("Origin")) return true;
@@ -5399,17 +5453,23 @@ inline void HttpApi::answer(Call& call, int status, std::string json) {
 
 inline int HttpApi::status_of(Errc code) {
     switch (code) {
-        case Errc::invalid_argument: return 400;
-        case Errc::unknown_task: return 404;
-        case Errc::already_emitted: return 409;
-        case Errc::key_reused: return 422;
+        case Errc::invalid_argument:
+            return 400;
+        case Errc::unknown_task:
+            return 404;
+        case Errc::already_emitted:
+            return 409;
+        case Errc::key_reused:
+            return 422;
         case Errc::task_limit:
-        case Errc::disk_full: return 507;
+        case Errc::disk_full:
+            return 507;
         case Errc::journal_failed:
         case Errc::journal_busy:
         case Errc::journal_unreadable:
         case Errc::clock_untrusted:
-        case Errc::stopped: return 503;
+        case Errc::stopped:
+            return 503;
     }
     return 500;
 }
@@ -5468,9 +5528,8 @@ inline void HttpApi::read_requests(const Call& call, bool many, std::vector<Task
 inline std::string HttpApi::idempotency_key(const Call& call, std::vector<std::string>& errors) {
     if (!call.request.has_header("Idempotency-Key")) return "";
     std::string key = call.request.get_header_value("Idempotency-Key");
-    const bool printable = std::all_of(key.begin(), key.end(), [](unsigned char c) {
-        return c >= 0x20 && c < 0x7F;
-    });
+    const bool printable =
+        std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
     if (key.empty() || key.size() > 255 || !printable) {
         errors.emplace_back("Idempotency-Key must be from 1 to 255 printable ASCII characters.");
     }
@@ -5525,7 +5584,9 @@ inline void HttpApi::post_cancel(Call& call) {
     cancel(call, *id);
 }
 
-inline void HttpApi::delete_task(Call& call) { cancel(call, call.id); }
+inline void HttpApi::delete_task(Call& call) {
+    cancel(call, call.id);
+}
 
 inline void HttpApi::cancel(Call& call, const std::string& id_text) {
     const auto id = TaskId::parse(id_text);
@@ -5546,14 +5607,16 @@ inline void HttpApi::get_task(Call& call) {
     answer(call, 200, json);
 }
 
-inline void HttpApi::get_healthz(Call& call) { answer(call, 200, R"({"status":"ok"})"); }
+inline void HttpApi::get_healthz(Call& call) {
+    answer(call, 200, R"({"status":"ok"})");
+}
 
 inline void HttpApi::get_readyz(Call& call) {
     const Stats stats = scheduler_.stats();
     const std::vector<std::string> reasons = detail::unready(stats);
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
-    answer(call, 200, R"({"status":"ready","damaged_lines":)" +
-                          std::to_string(stats.damaged_lines) + '}');
+    answer(call, 200,
+           R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) + '}');
 }
 
 inline void HttpApi::get_metrics(Call& call) {
@@ -5579,7 +5642,8 @@ inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* n
     if (!call.request.has_param(name)) return std::nullopt;
     const auto time = parse_time(call.request.get_param_value(name));
     if (!time) {
-        errors.push_back('"' + std::string(name) + "\" must be an ISO 8601 time such as "
+        errors.push_back('"' + std::string(name) +
+                         "\" must be an ISO 8601 time such as "
                          "2026-08-21T04:29:00.951Z (a + is written as %2B here).");
     }
     return time;
@@ -5597,8 +5661,9 @@ inline void HttpApi::get_tasks(Call& call) {
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const TaskPage page = scheduler_.tasks(query);
-    answer(call, 200, detail::page_json(page.total, page.tasks, page.more, detail::cursor_of,
-                                        detail::append_task));
+    answer(call, 200,
+           detail::page_json(page.total, page.tasks, page.more, detail::cursor_of,
+                             detail::append_task));
 }
 
 inline void HttpApi::get_events(Call& call) {
@@ -5618,9 +5683,10 @@ inline void HttpApi::get_events(Call& call) {
     } else {
         page = scheduler_.events_before(scheduler_.next_seq(), limit);
     }
-    answer(call, 200, detail::page_json(page.total, page.events, page.more,
-                                        [](const Event& event) { return event.id.str(); },
-                                        detail::append_event));
+    answer(call, 200,
+           detail::page_json(
+               page.total, page.events, page.more,
+               [](const Event& event) { return event.id.str(); }, detail::append_event));
 }
 
 // The seq of the event with this id; of the oldest one for "earliest".
@@ -5632,10 +5698,10 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) con
 
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
     const EventPage oldest = scheduler_.events_from(0, 1);
-    refuse(call, 404, "The history has no event " + detail::shown(text) +
-                          (oldest.events.empty()
-                               ? "; it is empty."
-                               : "; the oldest is " + oldest.events.front().id.str() + "."));
+    refuse(call, 404,
+           "The history has no event " + detail::shown(text) +
+               (oldest.events.empty() ? "; it is empty."
+                                      : "; the oldest is " + oldest.events.front().id.str() + "."));
 }
 
 inline void HttpApi::get_sse(Call& call) {
@@ -5777,15 +5843,15 @@ private:
     int listener_ = -1;
 
     std::mutex mutex_;
-    std::condition_variable wanted_;         // a connection waits, or the end has come
-    std::condition_variable ended_;          // a connection has ended
-    bool stopping_ = false;                  // guarded by mutex_
-    std::deque<int> waiting_;                // guarded by mutex_: accepted, without a thread
-    std::set<int> open_;                     // guarded by mutex_: with a thread
-    std::size_t parked_ = 0;                 // guarded by mutex_: threads without a connection
-    std::list<std::thread> threads_;         // guarded by mutex_
-    std::list<std::thread> finished_;        // guarded by mutex_: to be joined
-    std::thread acceptor_;  // last: starts when all the above exists
+    std::condition_variable wanted_;   // a connection waits, or the end has come
+    std::condition_variable ended_;    // a connection has ended
+    bool stopping_ = false;            // guarded by mutex_
+    std::deque<int> waiting_;          // guarded by mutex_: accepted, without a thread
+    std::set<int> open_;               // guarded by mutex_: with a thread
+    std::size_t parked_ = 0;           // guarded by mutex_: threads without a connection
+    std::list<std::thread> threads_;   // guarded by mutex_
+    std::list<std::thread> finished_;  // guarded by mutex_: to be joined
+    std::thread acceptor_;             // last: starts when all the above exists
 };
 
 inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
@@ -5830,8 +5896,8 @@ inline int HttpServer::listen(const std::string& host, int port) {
     const bool six = address.ss_family == AF_INET6;
     const auto* v4 = reinterpret_cast<sockaddr_in*>(&address);
     const auto* v6 = reinterpret_cast<sockaddr_in6*>(&address);
-    const bool loopback = six ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr)
-                              : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
+    const bool loopback =
+        six ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
     if (loopback && api_.options_.secrets.empty()) api_.options_.check_host = true;
     svr_sock_ = listener_;
     acceptor_ = std::thread([this] { accept_all(); });
@@ -5936,10 +6002,12 @@ inline bool HttpServer::start_thread_locked() {
 }
 
 inline void HttpServer::reject(int fd) {
-    const std::string body = detail::errors_json({"Too many connections are open; try again later."});
-    const std::string text = "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
-                             "Content-Type: application/json\r\nContent-Length: " +
-                             std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+    const std::string body =
+        detail::errors_json({"Too many connections are open; try again later."});
+    const std::string text =
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
+        "Content-Type: application/json\r\nContent-Length: " +
+        std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
     ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     ::shutdown(fd, SHUT_WR);
     ::close(fd);

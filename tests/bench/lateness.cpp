@@ -41,7 +41,9 @@ std::int64_t now_ns() {
 }
 
 // The next moment that is at least `ahead` away and a whole millisecond.
-std::int64_t moment_ahead(std::int64_t ahead) { return (now_ns() + ahead) / 1'000'000 * 1'000'000; }
+std::int64_t moment_ahead(std::int64_t ahead) {
+    return (now_ns() + ahead) / 1'000'000 * 1'000'000;
+}
 
 std::string iso(std::int64_t ns) {
     const time_t seconds = ns / 1'000'000'000;
@@ -183,12 +185,14 @@ void print(const char* load, const std::vector<double>& bare, const std::vector<
     for (const double share : {0.5, 0.9, 0.99, 1.0}) {
         const double b = percentile(bare, share);
         const double o = percentile(ours, share);
-        std::printf("  lateness p%-3.0f, ms           %10.3f %10.3f %8.2f\n", share * 100, b, o, o / b);
+        std::printf("  lateness p%-3.0f, ms           %10.3f %10.3f %8.2f\n", share * 100, b, o,
+                    o / b);
     }
-    std::printf("{\"bench\":\"lateness\",\"load\":\"%s\",\"rounds\":%zu,\"bare_p50_ms\":%.3f,"
-                "\"ours_p50_ms\":%.3f,\"bare_p99_ms\":%.3f,\"ours_p99_ms\":%.3f}\n",
-                load, ours.size(), percentile(bare, 0.5), percentile(ours, 0.5),
-                percentile(bare, 0.99), percentile(ours, 0.99));
+    std::printf(
+        "{\"bench\":\"lateness\",\"load\":\"%s\",\"rounds\":%zu,\"bare_p50_ms\":%.3f,"
+        "\"ours_p50_ms\":%.3f,\"bare_p99_ms\":%.3f,\"ours_p99_ms\":%.3f}\n",
+        load, ours.size(), percentile(bare, 0.5), percentile(ours, 0.5), percentile(bare, 0.99),
+        percentile(ours, 0.99));
 }
 
 }  // namespace

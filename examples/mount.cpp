@@ -1,0 +1,18 @@
+// Mounts the scheduler's routes on one's own httplib::Server.
+#include <scheduler.hpp>
+
+int main() {
+    scheduler::Scheduler tasks;
+    scheduler::HttpApi api(tasks);
+    httplib::Server server;
+    api.mount(server);
+    const int port = server.bind_to_any_port("127.0.0.1");
+    std::thread listening([&] { server.listen_after_bind(); });
+    httplib::Client client("127.0.0.1", port);
+    client.set_connection_timeout(5);
+    const auto answer = client.Get("/healthz");
+    api.stop();  // ends the event streams, which server.stop() waits for
+    server.stop();
+    listening.join();
+    return answer && answer->status == 200 ? 0 : 1;
+}

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: MIT
+"""Holds the contents list at the top of scheduler.hpp against its section banners."""
+import pathlib
+import re
+import sys
+import unittest
+
+HEADER = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else ".") / "scheduler.hpp"
+BANNER = re.compile(r"^// =+\n//  ?(\d+)\. (.+)\n// =+\n", re.M)
+
+
+class Contents(unittest.TestCase):
+    def setUp(self):
+        self.text = HEADER.read_text(encoding="utf-8")
+        self.banners = [(int(number), name) for number, name in BANNER.findall(self.text)]
+
+    def test_contents_list_names_every_section_in_order(self):
+        listing = self.text.split("\n// Contents", 1)[1].split("\n#", 1)[0]
+        listed = re.findall(r"^// +(\d+)\. (\w[\w ]*?)(?:  .*)?$", listing, re.M)
+        self.assertEqual([(int(number), name) for number, name in listed], self.banners)
+
+    def test_sections_are_numbered_upwards(self):
+        numbers = [number for number, _ in self.banners]
+        self.assertEqual(numbers, sorted(set(numbers)))
+        self.assertTrue(numbers)
+
+    def test_lines_are_at_most_100_wide_and_without_tabs(self):
+        bad = [n for n, line in enumerate(self.text.splitlines(), 1) if len(line) > 100 or "\t" in line]
+        self.assertEqual(bad, [])
+
+
+unittest.main()

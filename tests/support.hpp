@@ -1,0 +1,227 @@
+// SPDX-License-Identifier: MIT
+//
+// What the tests share: a directory that goes away, a clock that is moved by
+// hand, a file system whose calls fail on demand, and short ways to say things.
+
+#ifndef TESTS_SUPPORT_HPP
+#define TESTS_SUPPORT_HPP
+
+#include "../scheduler.hpp"
+
+#include <doctest/doctest.h>
+
+#include <dirent.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <set>
+#include <sstream>
+
+namespace support {
+
+using scheduler::milliseconds;
+using scheduler::TimePoint;
+
+inline TimePoint at(const char* text) {
+    const auto time = scheduler::parse_time(text);
+    REQUIRE(time);
+    return *time;
+}
+
+// A new directory, removed with all that is in it.
+class TempDir {
+public:
+    TempDir() {
+        char name[] = "/tmp/scheduler-test-XXXXXX";
+        REQUIRE(::mkdtemp(name) != nullptr);
+        path_ = name;
+    }
+    TempDir(const TempDir&) = delete;
+    TempDir& operator=(const TempDir&) = delete;
+    ~TempDir() {
+        for (const std::string& name : names()) {
+            const std::string file = path_ + '/' + name;
+            if (::unlink(file.c_str()) != 0) ::rmdir(file.c_str());
+        }
+        ::rmdir(path_.c_str());
+    }
+    std::string path(const std::string& name) const { return path_ + '/' + name; }
+    std::string journal() const { return path("tasks.jsonl"); }
+    std::string write(const std::string& name, const std::string& text) const {
+        std::ofstream(path(name), std::ios::binary) << text;
+        return path(name);
+    }
+    std::string read(const std::string& name) const {
+        std::ifstream file(path(name), std::ios::binary);
+        std::ostringstream text;
+        text << file.rdbuf();
+        return text.str();
+    }
+    // The files in it whose names begin so.
+    std::vector<std::string> names(const std::string& prefix = "") const {
+        std::vector<std::string> found;
+        DIR* directory = ::opendir(path_.c_str());
+        while (const dirent* entry = ::readdir(directory)) {
+            const std::string name = entry->d_name;
+            if (name != "." && name != ".." && name.compare(0, prefix.size(), prefix) == 0) {
+                found.push_back(name);
+            }
+        }
+        ::closedir(directory);
+        return found;
+    }
+
+private:
+    std::string path_;
+};
+
+// Time that stands still until it is moved.
+class ManualClock {
+public:
+    explicit ManualClock(const char* start = "2026-03-01T12:00:00Z") : now_(at(start)) {}
+    TimePoint now() const { return now_.load(); }
+    void set(TimePoint time) { now_ = time; }
+    void advance(milliseconds by) { now_ = now_.load() + by; }
+    void advance(scheduler::Scheduler& tasks, milliseconds by) {
+        advance(by);
+        tasks.clock_changed();
+    }
+    std::function<TimePoint()> source() {
+        return [this] { return now(); };
+    }
+
+private:
+    std::atomic<TimePoint> now_;
+};
+
+// A file system that counts its calls and makes chosen ones fail.
+class FailingFiles : public scheduler::FileOps {
+public:
+    // Every call counts; the one with this number, from 0, fails with `error`.
+    void fail_call(std::size_t number, int error) {
+        std::lock_guard<std::mutex> guard(mutex_);
+        fails_at_ = number;
+        error_ = error;
+        calls_ = 0;
+        failed_ = false;
+    }
+    // Every call of a kind fails until this is called with 0.
+    void fail_all(const std::string& kind, int error) {
+        std::lock_guard<std::mutex> guard(mutex_);
+        kinds_[kind] = error;
+    }
+    bool has_failed() const { return failed_; }
+    std::size_t count(const std::string& kind) const {
+        std::lock_guard<std::mutex> guard(mutex_);
+        const auto found = counts_.find(kind);
+        return found == counts_.end() ? 0 : found->second;
+    }
+
+    int open(const char* path, int flags, mode_t mode) override {
+        return fails("open") ? -1 : FileOps::open(path, flags, mode);
+    }
+    int fstat(int fd, struct stat* out) override {
+        return fails("fstat") ? -1 : FileOps::fstat(fd, out);
+    }
+    ssize_t pread(int fd, void* to, std::size_t size, off_t from) override {
+        return fails("pread") ? -1 : FileOps::pread(fd, to, size, from);
+    }
+    // A write that fails has written half of what it was to write.
+    ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
+        if (!fails("pwrite")) return FileOps::pwrite(fd, from, size, to);
+        const int error = errno;
+        if (size > 1) (void)!FileOps::pwrite(fd, from, size / 2, to);
+        errno = error;
+        return -1;
+    }
+    int ftruncate(int fd, off_t size) override {
+        return fails("ftruncate") ? -1 : FileOps::ftruncate(fd, size);
+    }
+    int reserve(int fd, off_t from, off_t size) override {
+        return fails("reserve") ? -1 : FileOps::reserve(fd, from, size);
+    }
+    int fdatasync(int fd) override { return fails("fdatasync") ? -1 : FileOps::fdatasync(fd); }
+    int fsync(int fd) override { return fails("fsync") ? -1 : FileOps::fsync(fd); }
+    int flock(int fd, int operation) override {
+        return fails("flock") ? -1 : FileOps::flock(fd, operation);
+    }
+    int rename(const char* from, const char* to) override {
+        return fails("rename") ? -1 : FileOps::rename(from, to);
+    }
+
+private:
+    bool fails(const std::string& kind) {
+        std::lock_guard<std::mutex> guard(mutex_);
+        ++counts_[kind];
+        const int error = kinds_[kind];
+        if (calls_++ == fails_at_) {
+            failed_ = true;
+            errno = error_;
+            return true;
+        }
+        errno = error;
+        return error != 0;
+    }
+
+    mutable std::mutex mutex_;
+    std::size_t calls_ = 0;
+    std::size_t fails_at_ = static_cast<std::size_t>(-1);
+    int error_ = EIO;
+    std::map<std::string, int> kinds_;
+    std::map<std::string, std::size_t> counts_;
+    std::atomic<bool> failed_{false};
+};
+
+// Waits, for ten seconds at most, until something that another thread does is so.
+template <class Condition>
+bool eventually(Condition condition) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() > end) return false;
+        std::this_thread::sleep_for(milliseconds(1));
+    }
+    return true;
+}
+
+inline scheduler::TaskId id_of(std::uint64_t number) {
+    return {number, std::uint64_t{1} << 63};
+}
+
+inline scheduler::detail::RecordRef record_of(std::uint64_t number, TimePoint due,
+                                              std::string_view payload = "{}") {
+    return scheduler::detail::RecordRef::make(id_of(number), due, payload);
+}
+
+// The ids of all pending tasks, by due time.
+inline std::vector<scheduler::TaskId> pending_ids(const scheduler::Scheduler& tasks) {
+    scheduler::TaskQuery query;
+    query.limit = static_cast<std::size_t>(-1);
+    query.max_bytes = static_cast<std::size_t>(-1);
+    std::vector<scheduler::TaskId> ids;
+    for (const auto& task : tasks.tasks(query).tasks) ids.push_back(task.id);
+    return ids;
+}
+
+inline std::vector<scheduler::TaskId> event_ids(const scheduler::Scheduler& tasks) {
+    std::vector<scheduler::TaskId> ids;
+    const std::size_t all = static_cast<std::size_t>(-1);
+    for (const auto& event : tasks.events_from(0, all, all).events) ids.push_back(event.id);
+    return ids;
+}
+
+// The code of the Error that `call` throws; nothing if it throws none.
+template <class Call>
+std::optional<scheduler::Errc> errc_of(Call call) {
+    try {
+        call();
+        return std::nullopt;
+    } catch (const scheduler::Error& error) {
+        return error.code();
+    }
+}
+
+}  // namespace support
+
+#endif  // TESTS_SUPPORT_HPP

@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: MIT
+#include "support.hpp"
+
+#include <ctime>
+
+using namespace scheduler;
+using support::at;
+
+namespace {
+
+std::string read_back(const char* text) {
+    const auto time = parse_time(text);
+    return time ? format_time(*time) : "refused";
+}
+
+}  // namespace
+
+TEST_SUITE("time") {
+    TEST_CASE("what RFC 3339 and ECMAScript define is accepted") {
+        const std::pair<const char*, const char*> cases[] = {
+            {"2020-08-21T04:29:00.951Z", "2020-08-21T04:29:00.951Z"},
+            {"2020-08-21T04:29:00Z", "2020-08-21T04:29:00.000Z"},
+            {"2020-08-21T04:29Z", "2020-08-21T04:29:00.000Z"},
+            {"2020-08-21T04:29:00.951", "2020-08-21T04:29:00.951Z"},
+            {"2020-08-21t04:29:00z", "2020-08-21T04:29:00.000Z"},
+            {"2020-08-21 04:29:00+02:00", "2020-08-21T02:29:00.000Z"},
+            {"2020-08-21T04:29:00+0230", "2020-08-21T01:59:00.000Z"},
+            {"2020-08-21T04:29:00-07", "2020-08-21T11:29:00.000Z"},
+            {"2020-08-21T04:29:00-00:00", "2020-08-21T04:29:00.000Z"},
+            {"2020-08-21T00:00:00+23:59", "2020-08-20T00:01:00.000Z"},
+            {"2020-08-21", "2020-08-21T00:00:00.000Z"},
+            {"2020-08", "2020-08-01T00:00:00.000Z"},
+            {"2020", "2020-01-01T00:00:00.000Z"},
+            {"2020-02-29", "2020-02-29T00:00:00.000Z"},
+            {"2020-08-21T24:00", "2020-08-22T00:00:00.000Z"},
+            {"2020-08-21T24:00:00.000Z", "2020-08-22T00:00:00.000Z"},
+            {"2020-08-21T04:29:00.1Z", "2020-08-21T04:29:00.100Z"},
+            {"2020-08-21T04:29:00.999999999Z", "2020-08-21T04:29:00.999Z"},
+            {"2016-12-31T23:59:60Z", "2017-01-01T00:00:00.000Z"},
+            {"2017-01-01T00:59:60+01:00", "2017-01-01T00:00:00.000Z"},
+            {"+002020-08-21T04:29:00Z", "2020-08-21T04:29:00.000Z"},
+            {"+012020-08-21T04:29:00Z", "+012020-08-21T04:29:00.000Z"},
+            {"-000001-01-01T00:00:00Z", "-000001-01-01T00:00:00.000Z"},
+            {"0000-01-01", "0000-01-01T00:00:00.000Z"},
+        };
+        for (const auto& [text, expected] : cases) {
+            CAPTURE(text);
+            CHECK(read_back(text) == expected);
+        }
+    }
+
+    TEST_CASE("everything else is refused, never guessed") {
+        for (const char* text : {"",
+                                 "now",
+                                 "tomorrow",
+                                 "1598000000",
+                                 "20200821T042900Z",
+                                 "2020-8-21",
+                                 "2020-13-01",
+                                 "2020-00-01",
+                                 "2020-01-00",
+                                 "2020-04-31",
+                                 "2019-02-29",
+                                 "1900-02-29",
+                                 "2020-08-21T",
+                                 "2020-08-21T04",
+                                 "2020-08-21T4:29",
+                                 "2020-08-21T04:60",
+                                 "2020-08-21T25:00",
+                                 "2020-08-21T24:01",
+                                 "2020-08-21T24:00:00.001",
+                                 "2020-08-21T04:29:61Z",
+                                 "2020-08-21T04:29:60Z",
+                                 "2020-08-21T23:59:60Z",
+                                 "2020-08-21T04:29:00.Z",
+                                 "2020-08-21T04:29:00.1234567890Z",
+                                 "2020-08-21T04:29:00,5Z",
+                                 "2020-08-21T04:29:00ZZ",
+                                 "2020-08-21T04:29:00 Z",
+                                 "2020-08-21T04:29:00+24:00",
+                                 "2020-08-21T04:29:00+02:60",
+                                 "2020-08-21T04:29:00+2",
+                                 "2020-08-21T04:29:00+02:",
+                                 "2020-08-21T04:29:00+02:0",
+                                 "2020-08-21T04:29:00+",
+                                 " 2020-08-21",
+                                 "2020-08-21 ",
+                                 "2020-08-21Z",
+                                 "2020-08T04:29Z",
+                                 "-000000-01-01",
+                                 "+2020-01-01",
+                                 "02020-01-01",
+                                 "2020-W34-5",
+                                 "2020-234",
+                                 "2020/08/21",
+                                 "21.08.2020",
+                                 "Fri, 21 Aug 2020 04:29:00 GMT"}) {
+            CAPTURE(text);
+            CHECK(read_back(text) == "refused");
+        }
+        CHECK_FALSE(parse_time(std::string_view("2020-08-21\0", 11)));
+    }
+
+    TEST_CASE("dates and days agree with the system's calendar and with each other") {
+        for (std::int64_t day = -1'500'000; day < 1'500'000; day += 17) {
+            const detail::Date date = detail::date_from_days(day);
+            CAPTURE(day);
+            REQUIRE(detail::days_from_date(date.year, date.month, date.day) == day);
+            tm parts{};
+            const time_t seconds = day * 86'400;
+            REQUIRE(gmtime_r(&seconds, &parts));
+            REQUIRE(parts.tm_year + 1900 == date.year);
+            REQUIRE(parts.tm_mon + 1 == date.month);
+            REQUIRE(parts.tm_mday == date.day);
+        }
+    }
+
+    TEST_CASE("a time that was written reads as itself") {
+        std::uint64_t state = 1;
+        for (int i = 0; i < 20'000; ++i) {
+            state = state * 6364136223846793005U + 1442695040888963407U;
+            const auto ms = static_cast<std::int64_t>(state >> 10) - (std::int64_t{1} << 53);
+            const TimePoint time{milliseconds(ms)};
+            CAPTURE(ms);
+            if (ms > 31'000'000'000'000'000 || ms < -31'000'000'000'000'000) continue;
+            REQUIRE(parse_time(format_time(time)) == time);
+        }
+    }
+
+    TEST_CASE("a year ahead is the same day of next year, and 29 February becomes 28") {
+        CHECK(one_year_after(at("2027-03-01T10:20:30.456Z")) == at("2028-03-01T10:20:30.456Z"));
+        CHECK(one_year_after(at("2028-02-29T23:59:59.999Z")) == at("2029-02-28T23:59:59.999Z"));
+        CHECK(one_year_after(at("2027-02-28")) == at("2028-02-28"));
+        CHECK(one_year_after(at("1969-12-31T23:59:59Z")) == at("1970-12-31T23:59:59Z"));
+    }
+
+    TEST_CASE("durations are numbers with units, the largest first") {
+        CHECK(parse_duration("250ms") == milliseconds(250));
+        CHECK(parse_duration("90s") == milliseconds(90'000));
+        CHECK(parse_duration("5m") == milliseconds(300'000));
+        CHECK(parse_duration("1h30m") == milliseconds(5'400'000));
+        CHECK(parse_duration("7d") == milliseconds(604'800'000));
+        CHECK(parse_duration("1d2h3m4s5ms") == milliseconds(93'784'005));
+        for (const char* text : {"", "5", "s", "-5s", "5 s", "1.5h", "30m1h", "1s1s", "1ms1s", "1w",
+                                 "1H", "5s ", "99999999999d", "1hm"}) {
+            CAPTURE(text);
+            CHECK_FALSE(parse_duration(text));
+        }
+    }
+
+    TEST_CASE("seconds are numbers that are not negative") {
+        using detail::read_seconds;
+        CHECK(read_seconds("0") == milliseconds(0));
+        CHECK(read_seconds("1.5") == milliseconds(1'500));
+        CHECK(read_seconds("2e1") == milliseconds(20'000));
+        for (const char* text : {"-1", "1e999", "1e11", "\"5\"", "true", "null"}) {
+            CAPTURE(text);
+            CHECK_FALSE(read_seconds(text));
+        }
+    }
+
+    TEST_CASE("a wait never leaves the range of the system's clock") {
+        using detail::to_system_time;
+        const TimePoint far = at("+200000-01-01");
+        CHECK(to_system_time(far) > std::chrono::system_clock::now());
+        CHECK(to_system_time(at("-200000-01-01")) < std::chrono::system_clock::now());
+        CHECK(to_system_time(at("2026-01-01")) == at("2026-01-01"));
+    }
+}
