@@ -120,7 +120,8 @@ TEST_SUITE("journal") {
         const TempDir dir;
         std::vector<std::string> lines = lines_of(journal_of(3));
         lines[2][20] ^= 1;
-        dir.write("tasks.jsonl", lines[0] + '\n' + lines[1] + '\n' + lines[2] + '\n' + lines[3] + '\n');
+        dir.write("tasks.jsonl",
+                  lines[0] + '\n' + lines[1] + '\n' + lines[2] + '\n' + lines[3] + '\n');
         const Opened opened = open(dir);
         CHECK(opened.payloads.size() == 2);
         CHECK(opened.stats.damaged_lines == 1);
@@ -231,8 +232,10 @@ TEST_SUITE("journal") {
         CHECK(stats.pending == 2);
         CHECK(stats.retained == 1);
         CHECK(stats.damaged_lines == 0);
-        const auto key = tasks.schedule({TaskRequest::parse(
-            R"({"timestamp":"2026-09-01T00:00:00Z","message":"keyed"})", tasks.now())}, "key-1");
+        const auto key = tasks.schedule(
+            {TaskRequest::parse(R"({"timestamp":"2026-09-01T00:00:00Z","message":"keyed"})",
+                                tasks.now())},
+            "key-1");
         CHECK(tasks.find(key.ids.front()));
         CHECK(tasks.stats().pending == 2);
     }

@@ -84,10 +84,12 @@ TEST_SUITE("model") {
                     model.pending.erase(moved);
                     model.pending[{due, id}] = task.payload.str();
                 } else if (what < 84) {
-                    DueRange range{clock.now() + ahead, clock.now() + ahead + std::chrono::seconds(20)};
+                    DueRange range{clock.now() + ahead,
+                                   clock.now() + ahead + std::chrono::seconds(20)};
                     std::size_t count = 0;
                     for (auto at = model.pending.begin(); at != model.pending.end();) {
-                        const bool inside = at->first.first > *range.after && at->first.first < *range.before;
+                        const bool inside =
+                            at->first.first > *range.after && at->first.first < *range.before;
                         at = inside ? model.pending.erase(at) : std::next(at);
                         count += inside;
                     }

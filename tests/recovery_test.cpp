@@ -418,7 +418,8 @@ TEST_SUITE("recovery") {
                     const auto ahead = std::chrono::seconds(random() % 100);
                     Promises next = now;
                     if (random() % 4 == 0 && step > 0) {
-                        const std::string victim = std::to_string(random() % static_cast<unsigned>(step));
+                        const std::string victim =
+                            std::to_string(random() % static_cast<unsigned>(step));
                         {
                             const std::lock_guard<std::mutex> guard(mutex);
                             now.stored.erase(victim);  // from here on it may be gone

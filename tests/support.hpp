@@ -25,9 +25,7 @@ using scheduler::milliseconds;
 using scheduler::TimePoint;
 
 inline TimePoint at(const char* text) {
-    const auto time = scheduler::parse_time(text);
-    REQUIRE(time);
-    return *time;
+    return scheduler::parse_time(text).value();
 }
 
 // A new directory, removed with all that is in it.

@@ -1,0 +1,549 @@
+// SPDX-License-Identifier: MIT
+#include "support.hpp"
+
+using namespace scheduler;
+using support::at;
+using support::errc_of;
+using support::eventually;
+using support::ManualClock;
+using support::TempDir;
+
+namespace {
+
+Options with(ManualClock& clock) {
+    Options options;
+    options.now = clock.source();
+    return options;
+}
+
+// The events that a callback was given, as their payloads.
+class Collector {
+public:
+    Scheduler::Callback callback() {
+        return [this](const Event& event) {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            payloads_.push_back(event.payload.str());
+        };
+    }
+    std::vector<std::string> wait_for(std::size_t count) {
+        CHECK(eventually([&] { return payloads().size() >= count; }));
+        return payloads();
+    }
+    std::vector<std::string> payloads() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return payloads_;
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<std::string> payloads_;
+};
+
+const TimePoint noon = at("2026-03-01T12:00:00Z");
+
+std::vector<std::string> errors_of(const char* json) {
+    return TaskRequest::parse(json, noon).errors;
+}
+
+}  // namespace
+
+TEST_SUITE("scheduler") {
+    TEST_CASE("a task is emitted at its time and not a millisecond before") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        const TaskId id = tasks.schedule(std::chrono::seconds(10), R"({"n": 1.10})");
+        clock.advance(tasks, milliseconds(9'999));
+        CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
+        CHECK(tasks.find(id)->status == Status::pending);
+        clock.advance(tasks, milliseconds(1));
+        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        const Event event = tasks.events_from(0).events.front();
+        CHECK(event.id == id);
+        CHECK(event.late() == milliseconds(0));
+        CHECK(event.payload.str() ==
+              R"({"timestamp":"2026-03-01T12:00:10.000Z","message":{"n":1.10}})");
+        CHECK(tasks.find(id)->status == Status::emitted);
+    }
+
+    TEST_CASE("by the real clock a task is never early") {
+        Scheduler tasks;
+        for (int i = 0; i < 20; ++i) {
+            const TimePoint due = wall_clock() + milliseconds(5 + i % 7);
+            tasks.schedule(due, "\"x\"");
+            REQUIRE(tasks.wait_for_event(static_cast<std::uint64_t>(i), milliseconds(10'000)));
+            REQUIRE(wall_clock() >= due);
+        }
+        for (const Event& event : tasks.events_from(0).events) {
+            CHECK(event.late() >= milliseconds(0));
+        }
+    }
+
+    TEST_CASE("a task that becomes the earliest is not slept through") {
+        Scheduler tasks;
+        tasks.schedule(std::chrono::hours(1), "\"later\"");
+        tasks.schedule(milliseconds(20), "\"sooner\"");
+        CHECK(tasks.wait_for_event(0, milliseconds(5'000)));
+    }
+
+    TEST_CASE("what is due together is emitted by due time, ties in order of arrival") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        std::vector<TaskId> expected(3'000);
+        for (std::size_t i = 0; i < 3'000; ++i) {
+            const std::size_t group = i % 3;
+            const auto due = noon + std::chrono::seconds(10 - group);
+            expected[(2 - group) * 1'000 + i / 3] = tasks.schedule(due, "\"x\"");
+        }
+        clock.advance(tasks, std::chrono::seconds(30));
+        CHECK(tasks.wait_for_event(2'999, milliseconds(10'000)));
+        CHECK(support::event_ids(tasks) == expected);
+    }
+
+    TEST_CASE("a clock that steps forward emits at once, and one that steps back emits nothing") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        tasks.schedule(std::chrono::hours(1), "\"a\"");
+        tasks.schedule(std::chrono::hours(2), "\"b\"");
+        clock.advance(tasks, std::chrono::minutes(90));
+        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        CHECK(tasks.events_from(0).events.front().late() == std::chrono::minutes(30));
+        clock.advance(tasks, std::chrono::hours(-24));
+        CHECK_FALSE(tasks.wait_for_event(1, milliseconds(20)));
+        clock.advance(tasks, std::chrono::hours(25));
+        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        CHECK(tasks.stats().emitted == 2);
+    }
+
+    TEST_CASE("a callback gets every event, in order, and may use the scheduler") {
+        ManualClock clock;
+        Collector seen;
+        Scheduler tasks(with(clock));
+        const TaskId victim = tasks.schedule(std::chrono::hours(1), "\"victim\"");
+        tasks.on_event([&](const Event& event) {
+            if (event.text().find("first") == std::string_view::npos) return;
+            tasks.schedule(milliseconds(0), "\"second\"");
+            tasks.cancel(victim);
+        });
+        tasks.on_event(seen.callback());
+        tasks.schedule(milliseconds(0), "\"first\"");
+        const auto payloads = seen.wait_for(2);
+        REQUIRE(payloads.size() == 2);
+        CHECK(payloads[1].find("second") != std::string::npos);
+        CHECK(eventually([&] { return tasks.stats().pending == 0; }));
+    }
+
+    TEST_CASE("a callback that comes late still gets the events of this object") {
+        ManualClock clock;
+        Collector seen;
+        Scheduler tasks(with(clock));
+        tasks.schedule(milliseconds(0), "\"early bird\"");
+        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        tasks.on_event(seen.callback());
+        CHECK(seen.wait_for(1).size() == 1);
+    }
+
+    TEST_CASE("what a callback throws is reported, and the next event comes all the same") {
+        ManualClock clock;
+        std::atomic<int> errors{0};
+        std::atomic<int> calls{0};
+        Options options = with(clock);
+        options.on_error = [&](std::exception_ptr) { ++errors; };
+        Scheduler tasks(options);
+        tasks.on_event([&](const Event&) {
+            ++calls;
+            throw std::runtime_error("no");
+        });
+        tasks.schedule(milliseconds(0), "\"a\"");
+        tasks.schedule(milliseconds(0), "\"b\"");
+        CHECK(eventually([&] { return errors == 2; }));
+        CHECK(calls == 2);
+    }
+
+    TEST_CASE("stopping hands out what was emitted, and refuses every later change") {
+        ManualClock clock;
+        Collector seen;
+        Scheduler tasks(with(clock));
+        tasks.on_event(seen.callback());
+        for (int i = 0; i < 100; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(tasks.wait_for_event(99, milliseconds(10'000)));
+        const TaskId left = tasks.schedule(std::chrono::hours(1), "\"left\"");
+        tasks.stop();
+        CHECK(seen.payloads().size() == 100);
+        CHECK(errc_of([&] { tasks.schedule(milliseconds(0), "\"x\""); }) == Errc::stopped);
+        CHECK(errc_of([&] { tasks.cancel(left); }) == Errc::stopped);
+        tasks.stop();
+    }
+
+    TEST_CASE("a hook is called for events, and not after it was removed") {
+        ManualClock clock;
+        std::atomic<int> calls{0};
+        Scheduler tasks(with(clock));
+        const std::size_t hook = tasks.add_emission_hook([&] { ++calls; });
+        tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(eventually([&] { return calls == 1; }));
+        tasks.remove_emission_hook(hook);
+        tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        tasks.stop();
+        CHECK(calls == 1);
+    }
+
+    TEST_CASE("a cancelled task is gone, and cancelling tells what it met") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        const TaskId id = tasks.schedule(std::chrono::hours(1), "\"x\"");
+        const TaskId done = tasks.schedule(milliseconds(0), "\"y\"");
+        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        CHECK(tasks.cancel(id));
+        CHECK_FALSE(tasks.cancel(id));
+        CHECK_FALSE(tasks.find(id));
+        CHECK(errc_of([&] { tasks.cancel(done); }) == Errc::already_emitted);
+        clock.advance(tasks, std::chrono::hours(2));
+        CHECK_FALSE(tasks.wait_for_event(1, milliseconds(20)));
+    }
+
+    TEST_CASE("a task is changed in place and emitted at its new time only") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        const TaskId id = tasks.schedule(std::chrono::minutes(1), "\"old\"");
+        const auto change = TaskRequest::parse_change(
+            R"({"timestamp":"2026-03-01T12:10:00Z","message":{"new":1.0}})", noon);
+        const Task task = tasks.change(id, change);
+        CHECK(task.id == id);
+        CHECK(task.payload.str() ==
+              R"({"timestamp":"2026-03-01T12:10:00Z","message":{"new":1.0}})");
+        clock.advance(tasks, std::chrono::minutes(5));
+        CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
+        clock.advance(tasks, std::chrono::minutes(5));
+        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        CHECK(errc_of([&] { tasks.change(id, change); }) == Errc::already_emitted);
+        CHECK(errc_of([&] { tasks.change(support::id_of(5), change); }) == Errc::unknown_task);
+    }
+
+    TEST_CASE("tasks are cancelled by range, bounds excluded") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        for (int i = 0; i < 5'000; ++i) tasks.schedule(milliseconds(1'000 + i), "\"x\"");
+        CHECK(tasks.cancel(DueRange{noon + milliseconds(1'000), noon + milliseconds(4'000)}) ==
+              2'999);
+        CHECK(tasks.stats().pending == 2'001);
+        CHECK(tasks.cancel(DueRange{noon, {}}) == 2'001);
+    }
+
+    TEST_CASE("a limit refuses what is too much and nothing else") {
+        ManualClock clock;
+        Options options = with(clock);
+        options.max_tasks = 3;
+        options.max_bytes = 1'000;
+        Scheduler tasks(options);
+        const std::string large = '"' + std::string(2'000, 'x') + '"';
+        CHECK(errc_of([&] { tasks.schedule(std::chrono::hours(1), large); }) == Errc::task_limit);
+        const TaskId id = tasks.schedule(std::chrono::hours(1), "\"a\"");
+        tasks.schedule(std::chrono::hours(1), "\"b\"");
+        tasks.schedule(std::chrono::hours(1), "\"c\"");
+        CHECK(errc_of([&] { tasks.schedule(std::chrono::hours(1), "\"d\""); }) == Errc::task_limit);
+        CHECK(tasks.cancel(id));
+        tasks.schedule(std::chrono::hours(1), "\"d\"");
+    }
+
+    TEST_CASE("the history keeps the newest events, and each for a minute") {
+        ManualClock clock;
+        Options options = with(clock);
+        options.history = 5;
+        Scheduler tasks(options);
+        for (int i = 0; i < 20; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(tasks.wait_for_event(19, milliseconds(10'000)));
+        CHECK(tasks.stats().retained == 20);
+        clock.advance(tasks, milliseconds(59'999));
+        CHECK(tasks.stats().retained == 20);
+        clock.advance(tasks, milliseconds(1));
+        CHECK(eventually([&] { return tasks.stats().retained == 5; }));
+        CHECK(tasks.first_seq() == 15);
+        CHECK(tasks.events_from(0).lost);
+    }
+
+    TEST_CASE("events are forgotten on demand, also across a restart") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        {
+            Scheduler tasks(options);
+            for (int i = 0; i < 10; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+            CHECK(tasks.wait_for_event(9, milliseconds(10'000)));
+            CHECK(tasks.forget(2, 5) == 3);
+            CHECK(tasks.stats().retained == 7);
+        }
+        Scheduler tasks(options);
+        CHECK(tasks.stats().retained == 7);
+        CHECK(tasks.next_seq() == 10);
+        CHECK(tasks.forget(0, 100) == 7);
+    }
+
+    TEST_CASE("a task and its place in history survive a restart") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        TaskId emitted;
+        TaskId pending;
+        {
+            Scheduler tasks(options);
+            emitted = tasks.schedule(milliseconds(0), "\"emitted\"");
+            pending = tasks.schedule(std::chrono::hours(1), "\"pending\"");
+            CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        }
+        Scheduler tasks(options);
+        CHECK(tasks.stats().recovered == 1);
+        CHECK(tasks.seq_of(emitted) == 0U);
+        CHECK(tasks.next_seq() == 1);
+        CHECK(pending < tasks.schedule(std::chrono::hours(1), "\"newer\""));
+        clock.advance(tasks, std::chrono::hours(2));
+        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        CHECK(tasks.id_before(2) == pending);
+    }
+
+    TEST_CASE("what fell due while nobody ran is emitted at start, in order, with its lateness") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        {
+            Scheduler tasks(options);
+            tasks.schedule(std::chrono::minutes(2), "\"second\"");
+            tasks.schedule(std::chrono::minutes(1), "\"first\"");
+        }
+        clock.advance(std::chrono::minutes(5));
+        Scheduler tasks(options);
+        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        const auto events = tasks.events_from(0).events;
+        CHECK(events[0].late() == std::chrono::minutes(4));
+        CHECK(events[1].late() == std::chrono::minutes(3));
+    }
+
+    TEST_CASE("what is later than the largest lateness is given up, and stays so") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        options.max_lateness = std::chrono::minutes(1);
+        TaskId missed;
+        {
+            Scheduler tasks(options);
+            missed = tasks.schedule(std::chrono::minutes(1), "\"missed\"");
+            tasks.schedule(std::chrono::minutes(4), "\"late\"");
+        }
+        clock.advance(std::chrono::minutes(5));
+        for (int restart = 0; restart < 2; ++restart) {
+            Scheduler tasks(options);
+            CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+            CHECK(eventually([&] { return tasks.find(missed)->status == Status::missed; }));
+            CHECK(support::event_ids(tasks).size() == 1);
+            CHECK_FALSE(tasks.cancel(missed));
+        }
+        Scheduler tasks(options);
+        tasks.schedule(noon, "\"long past, but just come\"");
+        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+    }
+
+    TEST_CASE("a clock that starts behind the journal is not trusted until it has caught up") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        {
+            Scheduler tasks(options);
+            tasks.schedule(std::chrono::seconds(5), "\"x\"");
+        }
+        clock.advance(std::chrono::hours(-1));
+        Scheduler tasks(options);
+        CHECK_FALSE(tasks.stats().clock_trusted);
+        CHECK(errc_of([&] { tasks.schedule(milliseconds(0), "\"y\""); }) == Errc::clock_untrusted);
+        CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
+        clock.advance(tasks, std::chrono::hours(1));
+        CHECK(eventually([&] { return tasks.stats().clock_trusted; }));
+        tasks.schedule(milliseconds(0), "\"y\"");
+        clock.advance(tasks, std::chrono::seconds(5));
+        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+    }
+
+    TEST_CASE("a clock that once ran ahead does not lock a scheduler out") {
+        const TempDir dir;
+        ManualClock clock("2030-01-01T00:00:00Z");
+        Options options = with(clock);
+        options.journal = dir.journal();
+        {
+            Scheduler tasks(options);
+            tasks.schedule(std::chrono::hours(1), "\"from the future\"");
+        }
+        clock.set(noon);
+        options.trust_clock = true;
+        TaskId id;
+        {
+            Scheduler tasks(options);
+            CHECK(tasks.stats().clock_trusted);
+            id = tasks.schedule(std::chrono::hours(1), "\"x\"");
+        }
+        options.trust_clock = false;
+        Scheduler tasks(options);
+        CHECK(tasks.stats().clock_trusted);
+        CHECK(tasks.find(id));
+        CHECK(tasks.stats().pending == 2);
+    }
+
+    TEST_CASE("a repeated request changes nothing and gets the first answer") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        options.rewrite_min_bytes = 0;
+        const auto request = [&](const char* json) {
+            return TaskRequest::parse(json, clock.now());
+        };
+        const char* json = R"({"delay":60,"message":"x"})";
+        Scheduled first;
+        {
+            Scheduler tasks(options);
+            first = tasks.schedule({request(json)}, "key");
+            clock.advance(tasks, std::chrono::seconds(1));
+            const Scheduled again = tasks.schedule({request(json)}, "key");
+            CHECK(again.ids == first.ids);
+            CHECK(again.timestamp == first.timestamp);
+            CHECK(errc_of([&] {
+                      tasks.schedule({request(R"({"delay":61,"message":"x"})")}, "key");
+                  }) == Errc::key_reused);
+            CHECK(tasks.schedule({request(json)}, "other key").ids != first.ids);
+        }
+        clock.advance(std::chrono::hours(23));
+        {
+            Scheduler tasks(options);
+            CHECK(tasks.schedule({request(json)}, "key").ids == first.ids);
+            CHECK(eventually([&] { return tasks.stats().pending == 0; }));
+        }
+        clock.advance(std::chrono::hours(2));
+        Scheduler tasks(options);
+        CHECK(tasks.schedule({request(json)}, "key").ids != first.ids);
+    }
+
+    TEST_CASE("a key is known for as long as its task is pending") {
+        ManualClock clock;
+        Scheduler tasks(with(clock));
+        const auto request = [&] {
+            return TaskRequest::parse(R"({"timestamp":"2026-05-01","message":"x"})", clock.now());
+        };
+        const Scheduled first = tasks.schedule({request()}, "key");
+        clock.advance(tasks, std::chrono::hours(24 * 30));
+        CHECK(tasks.schedule({request()}, "key").ids == first.ids);
+    }
+
+    TEST_CASE("requests with one key at the same time schedule one task") {
+        const TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        Scheduler tasks(options);
+        const auto request = TaskRequest::parse(R"({"delay":"1h","message":"x"})", wall_clock());
+        std::vector<std::thread> clients;
+        std::mutex mutex;
+        std::set<TaskId> ids;
+        for (int i = 0; i < 8; ++i) {
+            clients.emplace_back([&] {
+                for (int n = 0; n < 20; ++n) {
+                    const Scheduled got = tasks.schedule({request}, "key" + std::to_string(n));
+                    const std::lock_guard<std::mutex> guard(mutex);
+                    ids.insert(got.ids.front());
+                }
+            });
+        }
+        for (std::thread& client : clients) client.join();
+        CHECK(ids.size() == 20);
+        CHECK(tasks.stats().pending == 20);
+    }
+
+    TEST_CASE("a request may hold other members, and never emits its secret") {
+        const TaskRequest request = TaskRequest::parse(
+            R"( {"a":1, "secret" : "s", "timestamp":"2026-03-02", "s\u0065cret2":0,
+                "message":[1.10 , 12345678901234567890,{"b":1,"b":-0.0}]} )",
+            noon);
+        CHECK(request.errors.empty());
+        CHECK(request.payload == R"({"a":1,"timestamp":"2026-03-02","s\u0065cret2":0,)"
+                                 R"("message":[1.10,12345678901234567890,{"b":1,"b":-0.0}]})");
+        CHECK(TaskRequest::parse(R"({"message":"x","s\u0065cret":"s","timestamp":"2026"})", noon)
+                  .payload == R"({"message":"x","timestamp":"2026"})");
+    }
+
+    TEST_CASE("a delay is counted from now and emitted as the time that it comes to") {
+        const TaskRequest request =
+            TaskRequest::parse(R"({"x":1,"delay":"1h30m","message":"m","y":2})", noon);
+        CHECK(request.errors.empty());
+        CHECK(request.due == at("2026-03-01T13:30:00Z"));
+        CHECK(request.payload ==
+              R"({"x":1,"timestamp":"2026-03-01T13:30:00.000Z","message":"m","y":2})");
+        CHECK(TaskRequest::parse(R"({"delay":1.5,"message":"m"})", noon).due ==
+              noon + milliseconds(1'500));
+    }
+
+    TEST_CASE("all that is wrong with a request is said at once") {
+        CHECK(errors_of("{}").size() == 2);
+        CHECK(errors_of(R"({"timestamp":5,"message":5,"secret":5})").size() == 3);
+        CHECK(errors_of(R"({"timestamp":"2026","timestamp":"2026","message":"a","message":"b"})")
+                  .size() == 2);
+        CHECK(errors_of(R"({"timestamp":"2026","delay":1,"message":"a"})").size() == 1);
+        CHECK(errors_of(R"({"delay":"soon","message":"a"})").size() == 1);
+        CHECK(errors_of(R"({"timestamp":"2026","message":null})").size() == 1);
+        CHECK(errors_of("[]").size() == 1);
+        CHECK(errors_of("").size() == 1);
+        CHECK(errors_of("{\"timestamp\":\"2026\",\"message\":\"a\"} x").size() == 1);
+        CHECK(errors_of(R"({"timestamp":"2027-03-01T12:00:00.000Z","message":"a"})").empty());
+        const auto far = errors_of(R"({"timestamp":"2027-03-01T12:00:00.001Z","message":"a"})");
+        REQUIRE(far.size() == 1);
+        CHECK(far[0].find("2027-03-01T12:00:00.000Z") != std::string::npos);
+        CHECK(errors_of(R"({"delay":"366d","message":"a"})").size() == 1);
+    }
+
+    TEST_CASE("a message is JSON, one value of it") {
+        Scheduler tasks;
+        for (const char* message : {"", "1 2", "{\"a\":1},\"b\":{}", "nonsense", "12", "null"}) {
+            CAPTURE(message);
+            CHECK(errc_of([&] { tasks.schedule(std::chrono::hours(1), message); }) ==
+                  Errc::invalid_argument);
+        }
+    }
+
+    TEST_CASE("many threads schedule, cancel and change, and nothing is lost or doubled") {
+        const TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        options.fsync = Fsync::no;
+        options.rewrite_min_bytes = 10'000;
+        std::atomic<std::size_t> kept{0};
+        {
+            Scheduler tasks(options);
+            std::vector<std::thread> clients;
+            for (int i = 0; i < 6; ++i) {
+                clients.emplace_back([&, i] {
+                    for (int n = 0; n < 300; ++n) {
+                        const TaskId id =
+                            tasks.schedule(milliseconds(n % 3 ? 3'600'000 : 1), "\"x\"");
+                        try {
+                            if (n % 3 == 1 && tasks.cancel(id)) continue;
+                            if (n % 5 == i % 5) {
+                                tasks.change(id, TaskRequest::parse_change("{\"message\":\"y\"}",
+                                                                           tasks.now()));
+                            }
+                        } catch (const Error& error) {
+                            if (error.code() != Errc::already_emitted) throw;
+                        }
+                        ++kept;
+                    }
+                });
+            }
+            for (std::thread& client : clients) client.join();
+            CHECK(eventually([&] { return tasks.stats().emitted == 600; }));
+            CHECK(tasks.stats().pending + tasks.stats().retained == kept);
+            CHECK(tasks.stats().journal_rewrites > 0);
+        }
+        Scheduler tasks(options);
+        CHECK(tasks.stats().pending + tasks.stats().retained == kept);
+        CHECK(tasks.stats().retained == 600);
+    }
+}
