@@ -5403,7 +5403,7 @@ inline bool HttpApi::authorized(const Call& call) const {
 // request of its own nor by a name that it has pointed here (DNS rebinding).
 inline bool HttpApi::from_allowed_origin(Call& call) const {
     const std::string host = call.request.get_header_value("Host");
-    if (options_.check_host && !is_allowed_host(host)) {
+    if (options_.check_host && call.request.has_header("Host") && !is_allowed_host(host)) {
         refuse(call, 403,
                "The Host field names neither this machine's loopback nor an allowed "
                "host; see --allowed-host.");
