@@ -4734,7 +4734,7 @@ public:
     void set_read_timeout(time_t, time_t) {}
     const char* buffered_data(std::size_t& size) const {
         size = head_.size() - head_at_;
-        return head_.data() + head_at_;
+        return size == 0 ? nullptr : head_.data() + head_at_;
     }
     void consume_buffered(std::size_t size) { head_at_ += size; }
 
