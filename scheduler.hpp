@@ -2618,8 +2618,8 @@ private:
     bool pausing_ = false;                   // guarded by mutex_: no emission may begin
     bool tending_ = false;                   // guarded by mutex_: the journal's thread is at work
     bool closed_ = false;                    // guarded by mutex_
-    std::uint64_t first_free_seq_ = 0;  // of opening: what the journal's head says
-    TimePoint newest_stamp_{}; // guarded by mutex_: the latest time in the journal
+    std::uint64_t first_free_seq_ = 0;       // of opening: what the journal's head says
+    TimePoint newest_stamp_{};               // guarded by mutex_: the latest time in the journal
     bool clock_trusted_ = true;              // guarded by mutex_
     std::uint64_t rewrite_above_ = 0;        // guarded by mutex_: journal size that asks for one
     std::uint64_t replacements_ = 0;         // guarded by mutex_: rewrites tried
