@@ -1269,7 +1269,7 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"miss","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
-//     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":["…"],"crc":"…"}
+//     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],…}
 //     {"op":"clock","at":"…","crc":"…"}
 //
 // A schedule record bears no time of its own where its ids do: they begin with
@@ -2524,7 +2524,8 @@ private:
     }
 
     struct Change {
-        enum Kind { schedule, cancel, replace, remember, forget } kind;
+        enum class Kind { schedule, cancel, replace, remember, forget };
+        Kind kind;
         Record* record = nullptr;
         Record* other = nullptr;                // replace: by this one
         Answers::value_type* answer = nullptr;  // remember
@@ -2941,12 +2942,12 @@ inline void Store::add_locked(const std::vector<RecordRef>& records, TimePoint a
                                answer ? &text : nullptr);
     });
     for (const RecordRef& record : records) {
-        commits_.add({Change::schedule, record.get()});
+        commits_.add({Change::Kind::schedule, record.get()});
         bytes_ += record->size;
         index_.insert(record);
     }
     if (answer) {
-        Change change{Change::remember};
+        Change change{Change::Kind::remember};
         change.answer = answer;
         commits_.add(change);
     }
@@ -2998,7 +2999,7 @@ inline bool Store::cancel(TaskId id) {
     });
     record->state = State::changing;
     newest_stamp_ = std::max(newest_stamp_, at);
-    commits_.add({Change::cancel, record});
+    commits_.add({Change::Kind::cancel, record});
     commit(lock);
     return true;
 }
@@ -3026,7 +3027,7 @@ inline std::size_t Store::cancel(const DueRange& range) {
         newest_stamp_ = std::max(newest_stamp_, at);
         for (Record* record : records) {
             record->state = State::changing;
-            commits_.add({Change::cancel, record});
+            commits_.add({Change::Kind::cancel, record});
         }
         commit(lock);
         cancelled += records.size();
@@ -3053,7 +3054,7 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
     record->state = State::changing;
     bytes_ += changed->size;
     newest_stamp_ = std::max(newest_stamp_, at);
-    commits_.add({Change::replace, record, changed.release()});
+    commits_.add({Change::Kind::replace, record, changed.release()});
     commit(lock);
     return task;
 }
@@ -3064,7 +3065,7 @@ inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
     commits_.reserve(1);
     append_locked([&](std::string& lines) { append_forget_record(lines, now(), begin, end); });
-    Change change{Change::forget};
+    Change change{Change::Kind::forget};
     change.begin = begin;
     change.end = std::min(end, history_.next_seq());
     const std::size_t count = history_.index_of(change.end) - history_.index_of(begin);
@@ -3107,7 +3108,7 @@ inline void Store::settle_locked(const std::vector<Change>& changes, bool failed
 inline void Store::settle_change_locked(const Change& change, bool failed) {
     Record* record = change.record;
     switch (change.kind) {
-        case Change::schedule:
+        case Change::Kind::schedule:
             --storing_;
             --arriving_;
             if (failed) {
@@ -3120,14 +3121,14 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
             ++stats_.scheduled;
             stats_.payload_accepted += record->size;
             return;
-        case Change::cancel:
+        case Change::Kind::cancel:
             record->state = State::pending;
             if (failed) return;
             queue_.erase(record);
             ++stats_.cancelled;
             --pending_;
             return forget_locked(record);
-        case Change::replace: {
+        case Change::Kind::replace: {
             RecordRef other = RecordRef::adopt(change.other);
             --arriving_;
             record->state = State::pending;
@@ -3139,11 +3140,11 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
             index_.replace(std::move(other));
             return;
         }
-        case Change::remember:
+        case Change::Kind::remember:
             change.answer->second.stored = !failed;
             if (failed) forget_answer_locked(change.answer->first);
             return;
-        case Change::forget:
+        case Change::Kind::forget:
             if (!failed) forget_events_locked(change.begin, change.end);
             return;
     }
