@@ -23,6 +23,7 @@
 //  10. Scheduler       the thread that decides when, and the public API
 //  12. Pages           metrics and readiness as text
 //  13. HTTP            event streams, connections, routes, a server
+//  15. Client          the HTTP interface from the other side
 //
 // How a task flows, one way and without going back: a call or a request is
 // checked (3, 4), stored (9) and answered.  The scheduler's thread takes what
@@ -132,6 +133,8 @@ enum class Errc {
     journal_unreadable,  ///< the file cannot be opened, is no journal, or is too new
     clock_untrusted,     ///< the clock is behind the newest record of the journal
     stopped,             ///< the scheduler is shutting down
+    refused,             ///< `Client`: the server refuses the request for another reason
+    unreachable,         ///< `Client`: there is no server, or its answer is not understood
 };
 
 /// The one exception that the library throws on purpose.
@@ -4285,8 +4288,8 @@ std::string page_json(std::size_t total, const Items& items, bool more, Cursor c
 }
 
 // A place in the order of pending tasks as text, and back.
-inline std::string cursor_of(const Task& task) {
-    return std::to_string(task.due.time_since_epoch().count()) + '_' + task.id.str();
+inline std::string cursor_of(const TaskCursor& cursor) {
+    return std::to_string(cursor.due.time_since_epoch().count()) + '_' + cursor.id.str();
 }
 
 inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
@@ -5470,7 +5473,10 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::journal_unreadable:
         case Errc::clock_untrusted:
         case Errc::stopped:
+        case Errc::unreachable:
             return 503;
+        case Errc::refused:
+            return 400;
     }
     return 500;
 }
@@ -5663,8 +5669,12 @@ inline void HttpApi::get_tasks(Call& call) {
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const TaskPage page = scheduler_.tasks(query);
     answer(call, 200,
-           detail::page_json(page.total, page.tasks, page.more, detail::cursor_of,
-                             detail::append_task));
+           detail::page_json(
+               page.total, page.tasks, page.more,
+               [](const Task& task) {
+                   return detail::cursor_of({task.due, task.id});
+               },
+               detail::append_task));
 }
 
 inline void HttpApi::get_events(Call& call) {
@@ -6116,6 +6126,431 @@ inline void HttpServer::stop() {
     if (listener_ >= 0) ::close(listener_);
     scheduler_.remove_emission_hook(hook_);
     streams_.stop();
+}
+
+// ============================================================================
+// 15. Client
+// ============================================================================
+
+/// Where a `Client` finds its server.
+struct ClientOptions {
+    /// Scheme, host and port.
+    std::string url = "http://127.0.0.1:8080";
+    /// Sent with every request, if not empty.
+    std::string secret;
+    /// How long a connection, and an answer, may take.
+    milliseconds timeout{15'000};
+};
+
+/// Which events to list: the newest, or those right after or before one.
+struct EventQuery {
+    std::size_t limit = 100;  ///< how many at most, up to 1000
+    std::string after;        ///< only those after this id, or `earliest`; or empty
+    std::string before;       ///< only those before this id; or empty
+};
+
+/// A client of the HTTP interface.  Every call makes a connection of its own, blocks
+/// until it is answered, may be made from any thread, and throws `Error`: with
+/// `unreachable` if there is no answer, else with what the server's status says.
+class Client {
+public:
+    /// Called with an event's id and payload, on the subscription's thread.
+    using OnEvent = std::function<void(TaskId, std::string_view payload)>;
+
+    explicit Client(ClientOptions options = {}) : options_(std::move(options)) {}
+
+    /// Schedules `message`, JSON text of an object, an array or a string.
+    TaskId schedule(TimePoint due, std::string_view message, const std::string& key = "") const {
+        return schedule(R"({"timestamp":")" + format_time(due) + '"', message, key);
+    }
+    /// The same, for a moment that lies `delay` ahead by the server's clock.
+    TaskId schedule(milliseconds delay, std::string_view message,
+                    const std::string& key = "") const {
+        return schedule(R"({"delay":")" + std::to_string(delay.count()) + "ms\"", message, key);
+    }
+    /// Cancels a task.  False: there is no such task.
+    bool cancel(TaskId id) const;
+    /// Moves a task to another time.
+    Task move(TaskId id, TimePoint due) const {
+        return change(id, R"({"timestamp":")" + format_time(due) + "\"}");
+    }
+    /// Moves a task to a moment that lies `delay` ahead by the server's clock.
+    Task move(TaskId id, milliseconds delay) const {
+        return change(id, R"({"delay":")" + std::to_string(delay.count()) + "ms\"}");
+    }
+    /// The task with this id.
+    std::optional<Task> find(TaskId id) const;
+    /// Pending tasks by due time; `query.limit` is at most 1000.
+    TaskPage tasks(const TaskQuery& query = {}) const;
+    /// Past events in order of emission.  Their `seq`, and the page's `next`, are 0.
+    EventPage events(const EventQuery& query = {}) const;
+
+    class Subscription;
+    /// Calls `on_event` for each event after the one with the id `last_event_id`
+    /// (`earliest`: for all that are retained; empty: from now on), for as long as the
+    /// subscription lives.  It reconnects by itself and resumes where it was;
+    /// `on_gap` is called when events are missing, `on_error` with why a connection
+    /// failed.
+    std::unique_ptr<Subscription> subscribe(
+        OnEvent on_event, std::string last_event_id = "", std::function<void()> on_gap = nullptr,
+        std::function<void(const std::string&)> on_error = nullptr) const;
+
+private:
+    httplib::Client connection() const;
+    httplib::Headers headers() const;
+    std::string ask(const char* method, const std::string& path, const std::string& body = "",
+                    const httplib::Headers& more = {}) const;
+    [[noreturn]] static void refuse(int status, const std::string& body);
+    TaskId schedule(std::string body, std::string_view message, const std::string& key) const;
+    Task change(TaskId id, const std::string& body) const;
+
+    const ClientOptions options_;
+};
+
+namespace detail {
+
+// Reads an event stream as it comes (HTML, 9.2.6), as far as this server writes it.
+class StreamReader {
+public:
+    struct Event {
+        std::string name;
+        std::string id;
+        std::string data;
+    };
+
+    // Calls fn(event) for each event that `text` completes.
+    template <class Fn>
+    void read(std::string_view text, Fn fn) {
+        buffer_ += text;
+        std::size_t begin = 0;
+        for (std::size_t end; (end = buffer_.find('\n', begin)) != std::string::npos;
+             begin = end + 1) {
+            const std::string_view line = std::string_view(buffer_).substr(begin, end - begin);
+            if (line.empty()) {
+                if (!event_.data.empty()) fn(event_);
+                event_ = {};
+            } else {
+                take(line);
+            }
+        }
+        buffer_.erase(0, begin);
+    }
+    std::optional<milliseconds> retry() const { return retry_; }
+
+private:
+    void take(std::string_view line) {
+        const std::size_t colon = line.find(':');
+        const std::string_view name = line.substr(0, colon);
+        std::string_view value = colon == std::string_view::npos ? "" : line.substr(colon + 1);
+        if (!value.empty() && value.front() == ' ') value.remove_prefix(1);
+        if (name == "event") event_.name = value;
+        if (name == "id") event_.id = value;
+        if (name == "data") event_.data += value;
+        if (name == "retry" && value.size() < 9) {
+            retry_ = milliseconds(std::atoi(std::string(value).c_str()));
+        }
+    }
+
+    std::string buffer_;
+    Event event_;
+    std::optional<milliseconds> retry_;
+};
+
+// Calls fn(key, value) for each member of an object.
+template <class Fn>
+void for_each_member(std::string_view json, Fn fn) {
+    JsonReader reader(json);
+    std::string_view key;
+    std::string_view value;
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) fn(key, value);
+    if (!reader.finish()) {
+        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    }
+}
+
+// The task or event that an answer describes.
+inline Task read_task(std::string_view json) {
+    Task task;
+    std::string_view payload;
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        const std::string text = read_string(value).value_or("");
+        if (key == "id") task.id = TaskId::parse(text).value_or(TaskId());
+        if (key == "due") task.due = parse_time(text).value_or(TimePoint());
+        if (key == "emitted_at") task.ended_at = parse_time(text).value_or(TimePoint());
+        if (key == "status" && text == "emitted") task.status = Status::emitted;
+        if (key == "status" && text == "missed") task.status = Status::missed;
+        if (key == "payload") payload = value;
+    });
+    task.payload = Payload(RecordRef::make(task.id, task.due, payload));
+    return task;
+}
+
+// A page: calls fn(item) for what it holds; returns whether more follows.
+template <class Fn>
+bool read_page(std::string_view json, std::size_t& total, Fn fn) {
+    bool more = false;
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        if (key == "data") for_each_element(value, fn);
+        if (key != "page_info") return;
+        for_each_member(value, [&](std::string_view name, std::string_view number) {
+            if (name == "end_cursor") more = number != "null";
+            if (name == "total_count") {
+                total = static_cast<std::size_t>(std::atoll(std::string(number).c_str()));
+            }
+        });
+    });
+    return more;
+}
+
+}  // namespace detail
+
+inline httplib::Client Client::connection() const {
+    httplib::Client client(options_.url);
+    const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
+    const auto rest = static_cast<time_t>(options_.timeout.count() % 1'000 * 1'000);
+    client.set_connection_timeout(seconds, rest);
+    client.set_read_timeout(seconds, rest);
+    client.set_write_timeout(seconds, rest);
+    return client;
+}
+
+inline httplib::Headers Client::headers() const {
+    if (options_.secret.empty()) return {};
+    return {{"x-pd-secret", options_.secret}};
+}
+
+inline std::string Client::ask(const char* method, const std::string& path, const std::string& body,
+                               const httplib::Headers& more) const {
+    httplib::Request request;
+    request.method = method;
+    request.path = path;
+    request.headers = headers();
+    request.headers.insert(more.begin(), more.end());
+    request.body = body;
+    if (!body.empty()) request.headers.emplace("Content-Type", "application/json");
+    httplib::Client client = connection();
+    const httplib::Result result = client.send(request);
+    if (!result) {
+        throw Error(Errc::unreachable, "cannot reach " + options_.url + " (" +
+                                           httplib::to_string(result.error()) + ")");
+    }
+    if (result->status != 200) refuse(result->status, result->body);
+    return result->body;
+}
+
+inline void Client::refuse(int status, const std::string& body) {
+    std::string sentences;
+    try {
+        detail::for_each_member(body, [&](std::string_view key, std::string_view value) {
+            if (key != "errors") return;
+            detail::for_each_element(value, [&](std::string_view error) {
+                if (!sentences.empty()) sentences += ' ';
+                sentences += detail::read_string(error).value_or("");
+            });
+        });
+    } catch (const Error&) {  // somebody else's answer
+    }
+    if (sentences.empty()) sentences = "the server answers " + std::to_string(status);
+    switch (status) {
+        case 400:
+            throw Error(Errc::invalid_argument, sentences);
+        case 404:
+            throw Error(Errc::unknown_task, sentences);
+        case 409:
+            throw Error(Errc::already_emitted, sentences);
+        case 422:
+            throw Error(Errc::key_reused, sentences);
+        case 507:
+            throw Error(Errc::task_limit, sentences);
+        default:
+            throw Error(Errc::refused, sentences);
+    }
+}
+
+inline TaskId Client::schedule(std::string body, std::string_view message,
+                               const std::string& key) const {
+    body += R"(,"message":)";
+    body += message;
+    body += '}';
+    httplib::Headers more;
+    if (!key.empty()) more.emplace("Idempotency-Key", key);
+    const auto id = detail::member_of(ask("POST", "/schedule", body, more), "id");
+    const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
+    if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    return *parsed;
+}
+
+inline bool Client::cancel(TaskId id) const {
+    try {
+        ask("DELETE", "/tasks/" + id.str());
+        return true;
+    } catch (const Error& error) {
+        if (error.code() == Errc::unknown_task) return false;
+        throw;
+    }
+}
+
+inline Task Client::change(TaskId id, const std::string& body) const {
+    return detail::read_task(ask("PATCH", "/tasks/" + id.str(), body));
+}
+
+inline std::optional<Task> Client::find(TaskId id) const {
+    try {
+        return detail::read_task(ask("GET", "/tasks/" + id.str()));
+    } catch (const Error& error) {
+        if (error.code() == Errc::unknown_task) return std::nullopt;
+        throw;
+    }
+}
+
+inline TaskPage Client::tasks(const TaskQuery& query) const {
+    std::string path = "/tasks?limit=" + std::to_string(query.limit);
+    if (query.due.after) path += "&due_after=" + format_time(*query.due.after);
+    if (query.due.before) path += "&due_before=" + format_time(*query.due.before);
+    if (query.after) path += "&after=" + detail::cursor_of(*query.after);
+    TaskPage page;
+    page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
+        page.tasks.push_back(detail::read_task(json));
+    });
+    return page;
+}
+
+inline EventPage Client::events(const EventQuery& query) const {
+    std::string path = "/events?limit=" + std::to_string(query.limit);
+    if (!query.after.empty()) path += "&after=" + query.after;
+    if (!query.before.empty()) path += "&before=" + query.before;
+    EventPage page;
+    page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
+        const Task task = detail::read_task(json);
+        page.events.push_back({task.id, task.due, task.ended_at, 0, task.payload});
+    });
+    return page;
+}
+
+/// A subscriber that is being called; see `Client::subscribe`.
+class Client::Subscription {
+public:
+    ~Subscription() { stop(); }
+    Subscription(const Subscription&) = delete;
+    Subscription& operator=(const Subscription&) = delete;
+    /// Ends it, from any thread but its own; when this returns no call is under way.
+    void stop();
+
+private:
+    friend class Client;
+    Subscription(const Client& client, OnEvent on_event, std::string last_event_id,
+                 std::function<void()> on_gap, std::function<void(const std::string&)> on_error);
+    void run();
+    void follow();
+    void take(const detail::StreamReader::Event& event);
+    void report(const std::string& problem) const {
+        if (on_error_) on_error_(problem);
+    }
+
+    const Client client_;
+    const OnEvent on_event_;
+    const std::function<void()> on_gap_;
+    const std::function<void(const std::string&)> on_error_;
+    std::string last_event_id_;  // of the thread
+    milliseconds retry_{3'000};  // of the thread: what the server asked for
+    milliseconds wait_{0};       // of the thread: before the next connection
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool stopping_ = false;                  // guarded by mutex_
+    bool done_ = false;                      // guarded by mutex_
+    httplib::Client* connection_ = nullptr;  // guarded by mutex_
+    std::thread thread_;                     // last: starts when all the above exists
+};
+
+inline std::unique_ptr<Client::Subscription> Client::subscribe(
+    OnEvent on_event, std::string last_event_id, std::function<void()> on_gap,
+    std::function<void(const std::string&)> on_error) const {
+    return std::unique_ptr<Subscription>(new Subscription(*this, std::move(on_event),
+                                                          std::move(last_event_id),
+                                                          std::move(on_gap), std::move(on_error)));
+}
+
+inline Client::Subscription::Subscription(const Client& client, OnEvent on_event,
+                                          std::string last_event_id, std::function<void()> on_gap,
+                                          std::function<void(const std::string&)> on_error)
+    : client_(client),
+      on_event_(std::move(on_event)),
+      on_gap_(std::move(on_gap)),
+      on_error_(std::move(on_error)),
+      last_event_id_(std::move(last_event_id)) {
+    thread_ = std::thread([this] { run(); });
+}
+
+// A connection that is just being made does not hear of the end: it is told again.
+inline void Client::Subscription::stop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    stopping_ = true;
+    changed_.notify_all();
+    while (!done_) {
+        if (connection_) connection_->stop();
+        changed_.wait_for(lock, milliseconds(20));
+    }
+    lock.unlock();
+    if (thread_.joinable()) thread_.join();
+}
+
+// After a failure the wait doubles, from what the server asked for up to a minute.
+inline void Client::Subscription::run() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!stopping_) {
+        lock.unlock();
+        const milliseconds before = wait_;
+        wait_ = std::min(std::max(wait_ * 2, retry_), milliseconds(60'000));
+        follow();
+        lock.lock();
+        if (wait_ < before) wait_ = retry_;
+        changed_.wait_for(lock, wait_, [this] { return stopping_; });
+    }
+    done_ = true;
+    changed_.notify_all();
+}
+
+inline void Client::Subscription::follow() {
+    httplib::Client connection = client_.connection();
+    connection.set_read_timeout(60);  // several keep-alives
+    httplib::Headers headers = client_.headers();
+    headers.emplace("Accept", "text/event-stream");
+    if (!last_event_id_.empty()) headers.emplace("Last-Event-ID", last_event_id_);
+    detail::StreamReader reader;
+    int status = 0;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        connection_ = &connection;
+    }
+    const auto result = connection.Get(
+        "/sse", headers,
+        [&](const httplib::Response& response) {
+            status = response.status;
+            return status == 200;
+        },
+        [&](const char* data, std::size_t size) {
+            reader.read({data, size}, [this](const auto& event) { take(event); });
+            if (reader.retry()) retry_ = *reader.retry();
+            wait_ = milliseconds(0);
+            const std::lock_guard<std::mutex> guard(mutex_);
+            return !stopping_;
+        });
+    const std::lock_guard<std::mutex> guard(mutex_);
+    connection_ = nullptr;
+    if (stopping_) return;
+    if (status != 0 && status != 200) {
+        report("the server answers " + std::to_string(status));
+    } else if (!result) {
+        report("the connection ended (" + httplib::to_string(result.error()) + ")");
+    }
+}
+
+inline void Client::Subscription::take(const detail::StreamReader::Event& event) {
+    if (!event.id.empty()) last_event_id_ = event.id;
+    if (event.name == "gap" && on_gap_) on_gap_();
+    const auto id = TaskId::parse(event.id);
+    if (event.name.empty() && id) on_event_(*id, event.data);
 }
 
 #endif  // SCHEDULER_NO_HTTP
