@@ -5822,6 +5822,7 @@ private:
     void take(int fd);
     bool start_thread_locked();
     void reject(int fd);
+    void forget(int fd);
     void work();
     void serve(int fd);
     bool answer_all(detail::Connection& connection);
@@ -5858,7 +5859,7 @@ private:
     std::condition_variable ended_;    // a connection has ended
     bool stopping_ = false;            // guarded by mutex_
     std::deque<int> waiting_;          // guarded by mutex_: accepted, without a thread
-    std::set<int> open_;               // guarded by mutex_: with a thread
+    std::set<int> open_;               // guarded by mutex_: accepted, with a thread or without
     std::size_t parked_ = 0;           // guarded by mutex_: threads without a connection
     std::list<std::thread> threads_;   // guarded by mutex_
     std::list<std::thread> finished_;  // guarded by mutex_: to be joined
@@ -5959,6 +5960,7 @@ inline void HttpServer::accept_all() {
             try {
                 take(fd);
             } catch (const std::bad_alloc&) {
+                forget(fd);
                 ::close(fd);
             }
         } else if (!wait_out(errno)) {
@@ -5978,20 +5980,27 @@ inline bool HttpServer::wait_out(int error) {
     return !stopping_;
 }
 
+inline void HttpServer::forget(int fd) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    open_.erase(fd);
+}
+
 // Finds a thread for a connection: a parked one, else a new one.
 inline void HttpServer::take(int fd) {
     std::list<std::thread> finished;
     {
         std::lock_guard<std::mutex> guard(mutex_);
         finished.swap(finished_);
-        if (stopping_ || waiting_.size() + open_.size() >= api_.options_.max_connections) {
+        if (stopping_ || open_.size() >= api_.options_.max_connections) {
             reject(fd);
         } else {
+            open_.insert(fd);
             waiting_.push_back(fd);
             if (waiting_.size() <= parked_) {
                 wanted_.notify_one();
             } else if (!start_thread_locked() && threads_.empty()) {
                 waiting_.pop_back();
+                open_.erase(fd);
                 reject(fd);
             }
         }
@@ -6033,7 +6042,6 @@ inline void HttpServer::work() {
         if (waiting_.empty()) break;
         const int fd = waiting_.front();
         waiting_.pop_front();
-        open_.insert(fd);
         lock.unlock();
         serve(fd);
         lock.lock();
@@ -6056,10 +6064,7 @@ inline void HttpServer::serve(int fd) {
     } catch (const std::exception&) {
         detail::Connection::current() = nullptr;
     }
-    {
-        std::lock_guard<std::mutex> guard(mutex_);
-        open_.erase(fd);
-    }
+    forget(fd);
     if (gently) connection.close_gently();
     if (connection.stream() && connection.fd() >= 0) api_.count_stream_out();
 }
@@ -6094,10 +6099,7 @@ inline void HttpServer::hand_over(detail::Connection& connection) {
     auto stream = std::make_unique<detail::StreamWriter::Stream>();
     stream->head = connection.stream_head();
     stream->seq = connection.stream()->seq;
-    {
-        std::lock_guard<std::mutex> guard(mutex_);
-        open_.erase(connection.fd());
-    }
+    forget(connection.fd());
     stream->fd = connection.release();
     streams_.adopt(std::move(stream));
 }

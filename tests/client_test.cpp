@@ -1,0 +1,164 @@
+// SPDX-License-Identifier: MIT
+#include "support.hpp"
+
+using namespace scheduler;
+using support::errc_of;
+using support::eventually;
+using support::ManualClock;
+
+namespace {
+
+struct Service {
+    explicit Service(HttpOptions http = {}) : tasks(options()), server(tasks, std::move(http)) {
+        port = server.listen("127.0.0.1", 0);
+    }
+    Options options() {
+        Options made;
+        made.now = clock.source();
+        return made;
+    }
+    Client client(const std::string& secret = "") const {
+        ClientOptions made;
+        made.url = "http://127.0.0.1:" + std::to_string(port);
+        made.secret = secret;
+        return Client(made);
+    }
+
+    ManualClock clock;
+    Scheduler tasks;
+    HttpServer server;
+    int port = 0;
+};
+
+// What a subscription was called with.
+class Seen {
+public:
+    Client::OnEvent callback() {
+        return [this](TaskId id, std::string_view) {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            ids_.push_back(id);
+        };
+    }
+    std::vector<TaskId> ids() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return ids_;
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<TaskId> ids_;
+};
+
+}  // namespace
+
+TEST_SUITE("client") {
+    TEST_CASE("a task is scheduled, found, listed, moved and cancelled from the other side") {
+        Service service;
+        const Client client = service.client();
+        const TaskId id = client.schedule(support::at("2026-04-01"), R"({"n":1.10})");
+        const auto found = client.find(id);
+        REQUIRE(found);
+        CHECK(found->due == support::at("2026-04-01"));
+        CHECK(found->status == Status::pending);
+        CHECK(found->payload.str() ==
+              R"({"timestamp":"2026-04-01T00:00:00.000Z","message":{"n":1.10}})");
+        CHECK(client.tasks().total == 1);
+        CHECK(client.move(id, std::chrono::hours(2)).due == support::at("2026-03-01T14:00:00Z"));
+        CHECK(client.move(id, support::at("2026-05-01")).due == support::at("2026-05-01"));
+        CHECK(client.cancel(id));
+        CHECK_FALSE(client.cancel(id));
+        CHECK_FALSE(client.find(id));
+    }
+
+    TEST_CASE("pages and events come as they are asked for") {
+        Service service;
+        const Client client = service.client();
+        for (int i = 0; i < 25; ++i) client.schedule(std::chrono::seconds(i + 1), "\"x\"");
+        TaskQuery query;
+        query.limit = 10;
+        std::size_t count = 0;
+        for (bool more = true; more;) {
+            const TaskPage page = client.tasks(query);
+            count += page.tasks.size();
+            more = page.more;
+            if (more) query.after = TaskCursor{page.tasks.back().due, page.tasks.back().id};
+        }
+        CHECK(count == 25);
+        service.clock.advance(service.tasks, std::chrono::minutes(1));
+        REQUIRE(service.tasks.wait_for_event(24, milliseconds(10'000)));
+        EventQuery newest;
+        newest.limit = 5;
+        CHECK(client.events(newest).events.size() == 5);
+        EventQuery all;
+        all.after = "earliest";
+        const EventPage page = client.events(all);
+        CHECK(page.events.size() == 25);
+        CHECK(page.events.front().late() == std::chrono::seconds(59));
+    }
+
+    TEST_CASE("a refusal says what the server says, and no server is another matter") {
+        HttpOptions http;
+        http.secrets = {"secret"};
+        Service service(http);
+        const Client client = service.client("secret");
+        CHECK(errc_of([&] { service.client("wrong").tasks(); }) == Errc::refused);
+        CHECK(errc_of([&] { client.schedule(support::at("2030-01-01"), "\"x\""); }) ==
+              Errc::invalid_argument);
+        const TaskId id = client.schedule(milliseconds(0), "\"x\"");
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        CHECK(errc_of([&] { client.cancel(id); }) == Errc::already_emitted);
+        client.schedule(milliseconds(1), "\"x\"", "key");
+        CHECK(errc_of([&] { client.schedule(milliseconds(2), "\"x\"", "key"); }) ==
+              Errc::key_reused);
+        service.server.stop();
+        CHECK(errc_of([&] { client.tasks(); }) == Errc::unreachable);
+    }
+
+    TEST_CASE("a subscription gets every event across a restart of the server") {
+        ManualClock clock;
+        Options options;
+        options.now = clock.source();
+        Scheduler tasks(options);
+        auto server = std::make_unique<HttpServer>(tasks);
+        const int port = server->listen("127.0.0.1", 0);
+        ClientOptions where;
+        where.url = "http://127.0.0.1:" + std::to_string(port);
+        Seen seen;
+        const auto subscription = Client(where).subscribe(seen.callback(), "earliest");
+        for (int i = 0; i < 3; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(eventually([&] { return seen.ids().size() == 3; }));
+        server.reset();
+        for (int i = 0; i < 3; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+        server = std::make_unique<HttpServer>(tasks);
+        REQUIRE(server->listen("127.0.0.1", port) == port);
+        CHECK(eventually([&] { return seen.ids().size() == 6; }));
+        CHECK(seen.ids() == support::event_ids(tasks));
+    }
+
+    TEST_CASE("a gap is reported, and what is left comes") {
+        Service service;
+        service.tasks.schedule(milliseconds(0), "\"x\"");
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        Seen seen;
+        std::atomic<int> gaps{0};
+        const auto subscription = service.client().subscribe(
+            seen.callback(), "00000000-0000-7000-8000-000000000000", [&] { ++gaps; });
+        CHECK(eventually([&] { return seen.ids().size() == 1; }));
+        CHECK(gaps == 1);
+    }
+
+    TEST_CASE("a subscription stops promptly, with a server and without") {
+        Service service;
+        const Client client = service.client();
+        std::atomic<int> problems{0};
+        const auto report = [&](const std::string&) { ++problems; };
+        auto quiet = client.subscribe([](TaskId, std::string_view) {}, "", nullptr, report);
+        quiet.reset();
+        service.server.stop();
+        auto failing = client.subscribe([](TaskId, std::string_view) {}, "", nullptr, report);
+        CHECK(eventually([&] { return problems > 0; }));
+        const auto begin = std::chrono::steady_clock::now();
+        failing.reset();
+        CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
+    }
+}

@@ -1,0 +1,149 @@
+// SPDX-License-Identifier: MIT
+//
+// Whichever allocation fails, the process lives, and what it has answered holds.
+// It is a program of its own, because it replaces operator new.
+// GCC does not see that both halves are replaced.
+#pragma GCC diagnostic ignored "-Wpragmas"
+#pragma GCC diagnostic ignored "-Wunknown-warning-option"
+#pragma GCC diagnostic ignored "-Wmismatched-new-delete"
+
+#include "support.hpp"
+
+#include <new>
+
+using namespace scheduler;
+using support::TempDir;
+
+namespace {
+
+// The allocation that fails: counted down by every thread; negative: none does.
+std::atomic<long> fails_in{-1};
+
+struct Armed {
+    explicit Armed(long number) { fails_in = number; }
+    ~Armed() { fails_in = -1; }
+};
+
+}  // namespace
+
+void* operator new(std::size_t size) {
+    if (fails_in.load(std::memory_order_relaxed) >= 0 && fails_in-- == 0) throw std::bad_alloc();
+    if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+    throw std::bad_alloc();
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return std::malloc(size == 0 ? 1 : size);
+}
+void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, std::size_t) noexcept {
+    std::free(memory);
+}
+void operator delete(void* memory, const std::nothrow_t&) noexcept {
+    std::free(memory);
+}
+
+namespace {
+
+Options options_for(const TempDir& dir) {
+    Options options;
+    options.journal = dir.journal();
+    options.fsync = Fsync::no;
+    options.rewrite_min_bytes = 2'000;
+    return options;
+}
+
+// One request and its answer over a bare socket, without an allocation here.
+int ask(int port, const char* request) {
+    const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    address.sin_port = htons(static_cast<std::uint16_t>(port));
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    const timeval limit{10, 0};
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    char answer[4'096] = {};
+    if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
+        ::send(fd, request, std::strlen(request), MSG_NOSIGNAL) > 0) {
+        (void)!::recv(fd, answer, sizeof answer - 1, 0);
+    }
+    ::close(fd);
+    return std::strlen(answer) > 12 ? std::atoi(answer + 9) : 0;
+}
+
+}  // namespace
+
+TEST_SUITE("memory") {
+    TEST_CASE("whichever allocation fails, what was answered is kept and the rest is refused") {
+        for (long number = 0; number < 2'000; ++number) {
+            CAPTURE(number);
+            const TempDir dir;
+            const Options options = options_for(dir);
+            std::array<TaskId, 40> stored{};
+            std::size_t count = 0;
+            std::size_t refused = 0;
+            std::optional<TaskId> cancelled;
+            {
+                const Armed armed(number);
+                try {
+                    Scheduler tasks(options);
+                    for (int i = 0; i < 40; ++i) {
+                        try {
+                            const auto delay = milliseconds(i % 4 == 0 ? 0 : 3'600'000);
+                            stored[count] = tasks.schedule(delay, "\"some message\"");
+                            ++count;
+                        } catch (const std::exception&) {
+                            ++refused;
+                        }
+                    }
+                    try {
+                        if (count > 1 && tasks.cancel(stored[count - 1]))
+                            cancelled = stored[--count];
+                    } catch (const std::exception&) {  // then it stands
+                    }
+                } catch (const std::exception&) {  // it did not open
+                }
+            }
+            Scheduler again(options);
+            for (std::size_t i = 0; i < count; ++i) REQUIRE(again.find(stored[i]));
+            if (cancelled) REQUIRE_FALSE(again.find(*cancelled));
+            const Stats stats = again.stats();
+            REQUIRE(stats.pending + stats.retained == count);
+            REQUIRE(stats.damaged_lines == 0);
+        }
+    }
+
+    TEST_CASE("whichever allocation fails, a request is answered or its connection closed") {
+        Options options;
+        Scheduler tasks(options);
+        HttpServer server(tasks);
+        const int port = server.listen("127.0.0.1", 0);
+        const char* schedule =
+            "POST /schedule HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            "Content-Length: 44\r\n\r\n{\"timestamp\":\"2026-01-01\",\"message\":{\"a\":1}}";
+        const char* list = "GET /tasks HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        const char* stream = "GET /sse HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        std::size_t good = 0;
+        std::size_t failed = 0;
+        for (long number = 0; number < 600; ++number) {
+            CAPTURE(number);
+            for (const char* request : {schedule, list, stream}) {
+                int status = 0;
+                {
+                    const Armed armed(number);
+                    status = ask(port, request);
+                }
+                const bool well = status == 200 || status == 0 || (status >= 500 && status < 600);
+                CAPTURE(status);
+                CAPTURE(request);
+                REQUIRE(well);
+                ++(status == 200 ? good : failed);
+            }
+        }
+        CHECK(good > 100);
+        CHECK(failed > 100);
+        REQUIRE(ask(port, schedule) == 200);
+        CHECK(support::eventually([&] { return tasks.stats().pending == 0; }));
+    }
+}
