@@ -263,7 +263,7 @@ inline RecordRef RecordRef::make(TaskId id, TimePoint due, std::string_view payl
     record->size = static_cast<std::uint32_t>(payload.size());
     record->id = id;
     record->due = due;
-    std::memcpy(record->data(), payload.data(), payload.size());
+    std::copy(payload.begin(), payload.end(), record->data());
     record->data()[payload.size()] = '\0';
     return RecordRef(record);
 }
@@ -2753,6 +2753,10 @@ inline void Store::replay_tasks(JsonReader& reader, Replayed& record) {
         if (reader.failed()) return;
         if (record.at == TimePoint()) newest_stamp_ = std::max(newest_stamp_, id.time());
         if (!record.key.empty()) record.ids.push_back(id);
+        if (id == TaskId() || payload.empty()) {
+            throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
+                                                      " has a record of a task that is not whole");
+        }
         replay_task(id, due, payload);
     }
 }
