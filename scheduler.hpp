@@ -21,7 +21,7 @@
 //   8. History         what was emitted, in order
 //   9. Store           all that is remembered, under one lock
 //  10. Scheduler       the thread that decides when, and the public API
-//  12. Pages           metrics and readiness as text
+//  12. Pages           metrics, readiness and the OpenAPI document as text
 //  13. HTTP            event streams, connections, routes, a server
 //  15. Client          the HTTP interface from the other side
 //
@@ -4098,6 +4098,563 @@ inline std::string metrics_text(const Stats& stats) {
     return text;
 }
 
+// The HTTP interface as an OpenAPI document, but for its version.
+// clang-format off
+inline constexpr std::string_view openapi_template =
+    R"({
+  "openapi": "3.1.0",
+  "info": {
+    "title": "Task Scheduler", "version": "@VERSION@",
+    "description": "Keeps JSON messages, emits each at its due time. Errors are )"
+    R"({\"errors\": [...]}, all that is wrong at once. Where a secret is configured it comes )"
+    R"(with every request: as the header x-pd-secret, as Authorization: Bearer, as the member )"
+    R"(secret of a body, or, for /sse only, as the query parameter secret.",
+    "license": {"name": "MIT", "identifier": "MIT"}
+  },
+  "servers": [{"url": "/"}], "security": [{}, {"secretHeader": []}, {"bearer": []}],
+  "paths": {
+    "/schedule": {
+      "post": {
+        "operationId": "schedule",
+        "summary": "Schedules a task, or an array of tasks, all or none.",
+        "parameters": [
+          {
+            "name": "Idempotency-Key", "in": "header",
+            "description": "Requests with the same key are one request, for a day and )"
+    R"(while its task is pending.",
+            "schema": {"type": "string", "minLength": 1, "maxLength": 255}
+          }
+        ],
+        "requestBody": {
+          "required": true,
+          "content": {
+            "application/json": {
+              "schema": {
+                "oneOf": [
+                  {"$ref": "#/components/schemas/NewTask"},
+                  {
+                    "type": "array", "items": {"$ref": "#/components/schemas/NewTask"},
+                    "minItems": 1, "maxItems": 10000
+                  }
+                ]
+              }
+            }
+          }
+        },
+        "responses": {
+          "200": {
+            "description": "Stored.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "oneOf": [
+                    {"$ref": "#/components/schemas/Scheduled"},
+                    {"$ref": "#/components/schemas/ScheduledMany"}
+                  ]
+                }
+              }
+            },
+            "headers": {
+              "Location": {
+                "description": "The task, if it is one.", "schema": {"type": "string"}
+              }
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "413": {"$ref": "#/components/responses/TooLarge"},
+          "415": {"$ref": "#/components/responses/Encoded"},
+          "422": {"$ref": "#/components/responses/KeyReused"},
+          "503": {"$ref": "#/components/responses/Unavailable"},
+          "507": {"$ref": "#/components/responses/Full"}
+        }
+      }
+    },
+    "/cancel": {
+      "post": {
+        "operationId": "cancel", "summary": "Cancels a task.",
+        "requestBody": {
+          "required": true,
+          "content": {
+            "application/json": {
+              "schema": {
+                "type": "object", "required": ["id"],
+                "properties": {"id": {"type": "string"}, "secret": {"type": "string"}}
+              }
+            }
+          }
+        },
+        "responses": {
+          "200": {
+            "description": "Cancelled.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "409": {"$ref": "#/components/responses/AlreadyEmitted"},
+          "413": {"$ref": "#/components/responses/TooLarge"},
+          "415": {"$ref": "#/components/responses/Encoded"},
+          "503": {"$ref": "#/components/responses/Unavailable"}
+        }
+      }
+    },
+    "/tasks": {
+      "get": {
+        "operationId": "listTasks", "summary": "Pending tasks by due time.",
+        "parameters": [
+          {
+            "name": "limit", "in": "query", "description": "How many at most.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+          },
+          {
+            "name": "after", "in": "query", "description": "The end_cursor of a page.",
+            "schema": {"type": "string"}
+          },
+          {
+            "name": "due_after", "in": "query",
+            "description": "Only those due later than this.",
+            "schema": {"type": "string", "format": "date-time"}
+          },
+          {
+            "name": "due_before", "in": "query",
+            "description": "Only those due earlier than this.",
+            "schema": {"type": "string", "format": "date-time"}
+          }
+        ],
+        "responses": {
+          "200": {
+            "description": "A page.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["page_info", "data"],
+                  "properties": {
+                    "page_info": {"$ref": "#/components/schemas/PageInfo"},
+                    "data": {
+                      "type": "array", "items": {"$ref": "#/components/schemas/Task"}
+                    }
+                  }
+                }
+              }
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"}
+        }
+      },
+      "delete": {
+        "operationId": "cancelTasks",
+        "summary": "Cancels the pending tasks that are due in a range; at least one )"
+    R"(bound is given.",
+        "parameters": [
+          {
+            "name": "due_after", "in": "query",
+            "description": "Only those due later than this.",
+            "schema": {"type": "string", "format": "date-time"}
+          },
+          {
+            "name": "due_before", "in": "query",
+            "description": "Only those due earlier than this.",
+            "schema": {"type": "string", "format": "date-time"}
+          }
+        ],
+        "responses": {
+          "200": {
+            "description": "Cancelled.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["cancelled"],
+                  "properties": {"cancelled": {"type": "integer"}}
+                }
+              }
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "503": {"$ref": "#/components/responses/Unavailable"}
+        }
+      }
+    },
+    "/tasks/{id}": {
+      "parameters": [
+        {
+          "name": "id", "in": "path", "required": true,
+          "schema": {"$ref": "#/components/schemas/Id"}
+        }
+      ],
+      "get": {
+        "operationId": "getTask", "summary": "A task.",
+        "responses": {
+          "200": {
+            "description": "The task.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Task"}}
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"}
+        }
+      },
+      "patch": {
+        "operationId": "changeTask", "summary": "Changes a pending task in place.",
+        "requestBody": {
+          "required": true,
+          "content": {
+            "application/json": {"schema": {"$ref": "#/components/schemas/Change"}}
+          }
+        },
+        "responses": {
+          "200": {
+            "description": "The changed task.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Task"}}
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "409": {"$ref": "#/components/responses/AlreadyEmitted"},
+          "413": {"$ref": "#/components/responses/TooLarge"},
+          "415": {"$ref": "#/components/responses/Encoded"},
+          "503": {"$ref": "#/components/responses/Unavailable"},
+          "507": {"$ref": "#/components/responses/Full"}
+        }
+      },
+      "delete": {
+        "operationId": "cancelTask", "summary": "Cancels a task.",
+        "responses": {
+          "200": {
+            "description": "Cancelled.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "409": {"$ref": "#/components/responses/AlreadyEmitted"},
+          "503": {"$ref": "#/components/responses/Unavailable"}
+        }
+      }
+    },
+    "/events": {
+      "get": {
+        "operationId": "listEvents",
+        "summary": "Past events in order of emission: the newest, or those right after )"
+    R"(or before one.",
+        "parameters": [
+          {
+            "name": "limit", "in": "query", "description": "How many at most.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+          },
+          {
+            "name": "after", "in": "query", "description": "An event's id, or earliest.",
+            "schema": {"type": "string"}
+          },
+          {
+            "name": "before", "in": "query", "description": "An event's id.",
+            "schema": {"type": "string"}
+          }
+        ],
+        "responses": {
+          "200": {
+            "description": "A page.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["page_info", "data"],
+                  "properties": {
+                    "page_info": {"$ref": "#/components/schemas/PageInfo"},
+                    "data": {
+                      "type": "array", "items": {"$ref": "#/components/schemas/Event"}
+                    }
+                  }
+                }
+              }
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"}
+        }
+      },
+      "delete": {
+        "operationId": "forgetEvents",
+        "summary": "Forgets past events, all or an inclusive range.",
+        "parameters": [
+          {
+            "name": "start_id", "in": "query", "description": "The first.",
+            "schema": {"$ref": "#/components/schemas/Id"}
+          },
+          {
+            "name": "end_id", "in": "query", "description": "The last.",
+            "schema": {"$ref": "#/components/schemas/Id"}
+          }
+        ],
+        "responses": {
+          "200": {
+            "description": "Forgotten.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["deleted"],
+                  "properties": {"deleted": {"type": "integer"}}
+                }
+              }
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "503": {"$ref": "#/components/responses/Unavailable"}
+        }
+      }
+    },
+    "/sse": {
+      "get": {
+        "operationId": "stream",
+        "summary": "The event stream: id is the task's id, data its payload. It resumes )"
+    R"(behind Last-Event-ID.",
+        "parameters": [
+          {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}},
+          {
+            "name": "last_event_id", "in": "query",
+            "description": "The same, for who cannot set headers; or earliest.",
+            "schema": {"type": "string"}
+          },
+          {
+            "name": "secret", "in": "query", "description": "The secret, likewise.",
+            "schema": {"type": "string"}
+          }
+        ],
+        "responses": {
+          "200": {
+            "description": "Events. event: cursor comes first, event: gap where events )"
+    R"(are missing; over the limit of streams, retry: 30000 and the end.",
+            "content": {"text/event-stream": {"schema": {"type": "string"}}}
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"}
+        }
+      }
+    },
+    "/openapi.json": {
+      "get": {
+        "operationId": "describe", "summary": "This description.",
+        "responses": {
+          "200": {
+            "description": "OpenAPI 3.1.",
+            "content": {
+              "application/json": {
+                "schema": {"type": "object", "required": ["openapi", "paths"]}
+              }
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"}
+        }
+      }
+    },
+    "/metrics": {
+      "get": {
+        "operationId": "metrics", "summary": "Figures in Prometheus's text format.",
+        "responses": {
+          "200": {
+            "description": "Figures.",
+            "content": {"text/plain": {"schema": {"type": "string"}}}
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"}
+        }
+      }
+    },
+    "/healthz": {
+      "get": {
+        "operationId": "alive", "summary": "Whether it is alive.", "security": [],
+        "responses": {
+          "200": {
+            "description": "It is.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/State"}}
+            }
+          },
+          "403": {"$ref": "#/components/responses/Forbidden"}
+        }
+      }
+    },
+    "/readyz": {
+      "get": {
+        "operationId": "ready", "summary": "Whether tasks are accepted and emitted.",
+        "security": [],
+        "responses": {
+          "200": {
+            "description": "It is.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/State"}}
+            }
+          },
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "503": {"$ref": "#/components/responses/Unavailable"}
+        }
+      }
+    }
+  },
+  "components": {
+    "securitySchemes": {
+      "secretHeader": {"type": "apiKey", "in": "header", "name": "x-pd-secret"},
+      "bearer": {"type": "http", "scheme": "bearer"}
+    },
+    "responses": {
+      "Invalid": {
+        "description": "The request is not valid.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "Unauthorized": {
+        "description": "The secret is missing or wrong.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "Forbidden": {
+        "description": "A foreign Origin or Host.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "NotFound": {
+        "description": "There is no such task or event.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "AlreadyEmitted": {
+        "description": "The task was already emitted.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "TooLarge": {
+        "description": "The body is too large.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "Encoded": {
+        "description": "The body is encoded.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "KeyReused": {
+        "description": "The Idempotency-Key came with another request before.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "Unavailable": {
+        "description": "The journal has failed, the clock is not trusted, or the server )"
+    R"(is stopping.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      },
+      "Full": {
+        "description": "A limit is reached or the disk is full.",
+        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+      }
+    },
+    "schemas": {
+      "Id": {"type": "string", "format": "uuid"},
+      "Errors": {
+        "type": "object", "required": ["errors"],
+        "properties": {
+          "errors": {"type": "array", "items": {"type": "string"}, "minItems": 1}
+        }
+      },
+      "Message": {
+        "type": "object", "required": ["message"],
+        "properties": {"message": {"type": "string"}}
+      },
+      "State": {
+        "type": "object", "required": ["status"],
+        "properties": {"status": {"type": "string"}, "damaged_lines": {"type": "integer"}}
+      },
+      "Delay": {
+        "type": ["number", "string"],
+        "description": "Seconds, or a duration such as 90s or 1h30m."
+      },
+      "NewTask": {
+        "type": "object", "required": ["message"],
+        "oneOf": [{"required": ["timestamp"]}, {"required": ["delay"]}],
+        "properties": {
+          "timestamp": {"type": "string", "description": "ISO 8601, at most a year ahead."},
+          "delay": {"$ref": "#/components/schemas/Delay"},
+          "message": {
+            "type": ["object", "array", "string"], "description": "Emitted token for token."
+          },
+          "secret": {"type": "string"}
+        }
+      },
+      "Change": {
+        "type": "object", "minProperties": 1,
+        "properties": {
+          "timestamp": {"type": "string"}, "delay": {"$ref": "#/components/schemas/Delay"},
+          "message": {
+            "type": ["object", "array", "string"], "description": "Emitted token for token."
+          },
+          "secret": {"type": "string"}
+        },
+        "additionalProperties": false
+      },
+      "Scheduled": {
+        "type": "object", "required": ["message", "id"],
+        "properties": {
+          "message": {"type": "string"}, "id": {"$ref": "#/components/schemas/Id"}
+        }
+      },
+      "ScheduledMany": {
+        "type": "object", "required": ["message", "ids"],
+        "properties": {
+          "message": {"type": "string"},
+          "ids": {"type": "array", "items": {"$ref": "#/components/schemas/Id"}}
+        }
+      },
+      "PageInfo": {
+        "type": "object",
+        "required": ["total_count", "count", "start_cursor", "end_cursor"],
+        "properties": {
+          "total_count": {"type": "integer"}, "count": {"type": "integer"},
+          "start_cursor": {"type": ["string", "null"]},
+          "end_cursor": {
+            "type": ["string", "null"], "description": "Null when nothing follows."
+          }
+        }
+      },
+      "Task": {
+        "type": "object", "required": ["id", "status", "due", "payload"],
+        "properties": {
+          "id": {"$ref": "#/components/schemas/Id"},
+          "status": {"enum": ["pending", "emitted", "missed"]},
+          "due": {"type": "string", "format": "date-time"},
+          "emitted_at": {"type": "string", "format": "date-time"},
+          "late_ms": {"type": "integer"}, "payload": {"type": "object"}
+        }
+      },
+      "Event": {
+        "type": "object", "required": ["id", "due", "emitted_at", "late_ms", "payload"],
+        "properties": {
+          "id": {"$ref": "#/components/schemas/Id"},
+          "due": {"type": "string", "format": "date-time"},
+          "emitted_at": {"type": "string", "format": "date-time"},
+          "late_ms": {"type": "integer"}, "payload": {"type": "object"}
+        }
+      }
+    }
+  }
+})";
+// clang-format on
+
+inline std::string openapi_text() {
+    std::string text(openapi_template);
+    constexpr std::string_view mark = "@VERSION@";
+    return text.replace(text.find(mark), mark.size(), SCHEDULER_VERSION);
+}
+
 // Why a scheduler is not ready, a sentence each.
 inline std::vector<std::string> unready(const Stats& stats) {
     std::vector<std::string> reasons;
@@ -5190,6 +5747,7 @@ private:
     void get_healthz(Call& call);
     void get_readyz(Call& call);
     void get_metrics(Call& call);
+    void get_openapi(Call& call);
 
     void cancel(Call& call, const std::string& id_text);
     static std::size_t limit_of(const Call& call, std::vector<std::string>& errors);
@@ -5259,6 +5817,7 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
         {"GET", "/healthz", true, &HttpApi::get_healthz},
         {"GET", "/readyz", true, &HttpApi::get_readyz},
         {"GET", "/metrics", false, &HttpApi::get_metrics},
+        {"GET", "/openapi.json", false, &HttpApi::get_openapi},
     };
     return routes;
 }
@@ -5628,6 +6187,10 @@ inline void HttpApi::get_readyz(Call& call) {
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
     answer(call, 200,
            R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) + '}');
+}
+
+inline void HttpApi::get_openapi(Call& call) {
+    answer(call, 200, detail::openapi_text());
 }
 
 inline void HttpApi::get_metrics(Call& call) {

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: MIT
+"""The API's description is held against the server: every path, status and schema."""
+
+import json
+import os
+import subprocess
+
+import support
+from support import Stream, TestCase, iso
+
+NONE = '00000000-0000-7000-8000-000000000000'
+
+# What only a failing disk or a stopping server answers; the unit tests provoke it.
+NOT_PROVOKED = {('/cancel', 'post', '503'), ('/tasks', 'delete', '503'),
+                ('/tasks/{id}', 'patch', '503'), ('/tasks/{id}', 'delete', '503'),
+                ('/events', 'delete', '503')}
+
+
+class Description(TestCase):
+    def resolve(self, schema):
+        while '$ref' in schema:
+            node = self.document
+            for name in schema['$ref'].split('/')[1:]:
+                node = node[name]
+            schema = node
+        return schema
+
+    def check(self, schema, value, place='$'):
+        """As much of JSON Schema as the document uses."""
+        schema = self.resolve(schema)
+        types = schema.get('type', [])
+        names = {dict: 'object', list: 'array', str: 'string', bool: 'boolean', int: 'integer',
+                 type(None): 'null'}
+        if types:
+            self.assertIn(names[type(value)], [types] if isinstance(types, str) else types, place)
+        if 'enum' in schema:
+            self.assertIn(value, schema['enum'], place)
+        if 'oneOf' in schema and not types:
+            fitting = [one for one in schema['oneOf']
+                       if set(self.resolve(one).get('required', [])) <= set(value)]
+            self.assertEqual(len(fitting), 1, place)
+            self.check(fitting[0], value, place)
+        for name in schema.get('required', []):
+            self.assertIn(name, value, place)
+        if isinstance(value, dict) and 'properties' in schema:
+            self.assertLessEqual(set(value), set(schema['properties']), place)
+            for name, item in value.items():
+                self.check(schema['properties'][name], item, f'{place}.{name}')
+        if isinstance(value, list) and 'items' in schema:
+            self.assertGreaterEqual(len(value), schema.get('minItems', 0), place)
+            for item in value:
+                self.check(schema['items'], item, place + '[]')
+
+    def exercise(self, server, method, path, template, status, body=None, headers=None):
+        answer = server.request(method.upper(), path, body, headers)
+        self.assertEqual(answer[0], status, (method, path, answer[2]))
+        described = self.document['paths'][template][method]['responses'][str(status)]
+        content = self.resolve(described)['content']
+        kind = answer[1]['Content-Type'].split(';')[0]
+        self.assertIn(kind, content)
+        if kind == 'application/json':
+            self.check(content[kind]['schema'], answer[2])
+        self.seen.add((template, method, str(status)))
+        return answer[2]
+
+    def test_every_path_and_status_is_as_described_and_none_is_missing(self):
+        server = self.server('--max-body', '2000')
+        self.document = server.request('GET', '/openapi.json')[2]
+        self.seen = set()
+        self.exercise_tasks(server)
+        self.exercise_events(server)
+        self.exercise_refusals(server)
+        self.exercise_limits()
+        described = {(path, method, status)
+                     for path, item in self.document['paths'].items()
+                     for method, operation in item.items() if method != 'parameters'
+                     for status in operation['responses']}
+        self.assertEqual(described - self.seen, NOT_PROVOKED)
+        # Every path that the server knows says which methods it knows.
+        for path, item in self.document['paths'].items():
+            allow = server.request('OPTIONS', path.replace('{id}', NONE))[1]['Allow'].lower()
+            known = set(allow.split(', ')) - {'head', 'options'}
+            self.assertEqual(known, set(item) - {'parameters'}, path)
+
+    def exercise_tasks(self, server):
+        go = self.exercise
+        task = {'timestamp': iso(3600), 'message': 'x'}
+        one = go(server, 'post', '/schedule', '/schedule', 200, task)['id']
+        two, three = go(server, 'post', '/schedule', '/schedule', 200, [task, task])['ids']
+        go(server, 'post', '/schedule', '/schedule', 400, {})
+        key = {'Idempotency-Key': 'k'}
+        go(server, 'post', '/schedule', '/schedule', 200, task, key)
+        go(server, 'post', '/schedule', '/schedule', 422, {**task, 'message': 'y'}, key)
+        go(server, 'get', '/tasks', '/tasks', 200)
+        go(server, 'get', '/tasks?limit=2', '/tasks', 200)
+        go(server, 'get', '/tasks?limit=x', '/tasks', 400)
+        go(server, 'get', '/tasks/' + one, '/tasks/{id}', 200)
+        go(server, 'get', '/tasks/' + NONE, '/tasks/{id}', 404)
+        go(server, 'patch', '/tasks/' + one, '/tasks/{id}', 200, {'message': {}})
+        go(server, 'patch', '/tasks/' + one, '/tasks/{id}', 400, {})
+        go(server, 'patch', '/tasks/' + NONE, '/tasks/{id}', 404, {'message': {}})
+        go(server, 'post', '/cancel', '/cancel', 200, {'id': one})
+        go(server, 'post', '/cancel', '/cancel', 404, {'id': one})
+        go(server, 'post', '/cancel', '/cancel', 400, {})
+        go(server, 'delete', '/tasks/' + two, '/tasks/{id}', 200)
+        go(server, 'delete', '/tasks/' + two, '/tasks/{id}', 404)
+        go(server, 'delete', '/tasks', '/tasks', 400)
+        go(server, 'delete', '/tasks?due_after=2020', '/tasks', 200)
+        go(server, 'get', '/tasks/' + three, '/tasks/{id}', 404)
+
+    def exercise_events(self, server):
+        go = self.exercise
+        with Stream(server) as stream:
+            past = server.schedule('now')
+            self.assertEqual(stream.message()[0], past)
+            self.seen.add(('/sse', 'get', '200'))
+            self.assertIn('Content-Type: text/event-stream', stream.head)
+        go(server, 'post', '/cancel', '/cancel', 409, {'id': past})
+        go(server, 'patch', '/tasks/' + past, '/tasks/{id}', 409, {'message': {}})
+        go(server, 'delete', '/tasks/' + past, '/tasks/{id}', 409)
+        go(server, 'get', '/tasks/' + past, '/tasks/{id}', 200)
+        go(server, 'get', '/events', '/events', 200)
+        go(server, 'get', '/events?limit=0', '/events', 400)
+        go(server, 'get', '/events?after=' + NONE, '/events', 404)
+        go(server, 'delete', '/events?start_id=' + NONE, '/events', 404)
+        go(server, 'delete', '/events', '/events', 200)
+        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz'):
+            go(server, 'get', path, path, 200)
+
+    def exercise_refusals(self, server):
+        go = self.exercise
+        guarded = self.server(env={'SCHEDULER_SECRET': 's'})
+        for template, item in self.document['paths'].items():
+            path = template.replace('{id}', NONE)
+            for method in set(item) - {'parameters'}:
+                body = {} if method in ('post', 'patch') else None
+                if '401' in item[method]['responses']:
+                    go(guarded, method, path, template, 401, body)
+                go(server, method, path, template, 403, body, {'Origin': 'http://a.example'})
+                if '413' in item[method]['responses']:
+                    go(server, method, path, template, 413, 'x' * 3000)
+                    go(server, method, path, template, 415, 'x', {'Content-Encoding': 'gzip'})
+
+    def exercise_limits(self):
+        go = self.exercise
+        small = self.server('--max-bytes', '300')
+        task = {'delay': 3600, 'message': 'x' * 150}
+        one = go(small, 'post', '/schedule', '/schedule', 200, task)['id']
+        go(small, 'post', '/schedule', '/schedule', 507, task)
+        go(small, 'patch', '/tasks/' + one, '/tasks/{id}', 507, {'message': 'x' * 400})
+        # A journal that was written in the future: this clock is behind it.
+        small.stop()
+        with open(small.journal) as file:
+            text = file.read()
+        with open(small.journal, 'w') as file:
+            file.write(text + '{"op":"clock","at":"2999-01-01T00:00:00.000Z","crc":"c8753565"}\n')
+        small.start()
+        go(small, 'post', '/schedule', '/schedule', 503, task)
+        go(small, 'get', '/readyz', '/readyz', 503)
+
+    def test_a_public_validator_finds_the_description_valid(self):
+        server = self.server()
+        path = os.path.join(server.directory, 'openapi.json')
+        with open(path, 'w') as file:
+            json.dump(server.request('GET', '/openapi.json')[2], file)
+        done = subprocess.run(['npx', '--no-install', 'validate-api', path], cwd=support.WORK,
+                              capture_output=True, text=True, timeout=60)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
