@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: MIT
+"""Clocks that are wrong: the real binary with its wall clock moved by a preloaded library."""
+
+import os
+import shutil
+import subprocess
+
+import support
+from support import Stream, TestCase
+
+
+class Clock(TestCase):
+    def setUp(self):
+        if not shutil.which('cc'):
+            self.skipTest('there is no C compiler')
+        library = os.path.join(support.WORK, 'clock.so')
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'clock.c')
+        subprocess.run(['cc', '-shared', '-fPIC', '-O1', source, '-o', library, '-ldl'], check=True)
+        self.file = os.path.join(support.WORK, 'clock')
+        self.set(0)
+        self.env = {'LD_PRELOAD': library, 'CLOCK_FILE': self.file}
+
+    def set(self, seconds):
+        with open(self.file + '.new', 'w') as file:
+            file.write(str(seconds))
+        os.rename(self.file + '.new', self.file)
+
+    def test_a_step_forward_emits_at_once_and_late_and_a_step_back_emits_nothing_twice(self):
+        server = self.server(env=self.env)
+        stream = self.enterContext(Stream(server))
+        hour = server.schedule('in an hour', 3600)
+        self.set(7200)
+        woken = server.schedule('wakes the thread', 0)  # the kernel's wait knows no step
+        self.assertEqual([stream.message()[0], stream.message()[0]], [woken, hour])
+        event = server.request('GET', '/events?after=' + woken)[2]['data'][0]
+        self.assertGreater(event['late_ms'], 3_500_000)
+        self.set(-7200)
+        later = server.schedule('later', 60)
+        self.set(0)
+        self.assertEqual(server.pending(), 1)
+        self.assertEqual(server.request('GET', '/tasks/' + later)[2]['status'], 'pending')
+        self.assertEqual(len(server.request('GET', '/events')[2]['data']), 2)
+
+    def test_a_clock_that_starts_behind_the_journal_is_not_trusted_until_told(self):
+        server = self.server(env=self.env)
+        task = server.schedule('x', 3600)
+        server.kill()
+        self.set(-86_400)
+        server.start()
+        status, headers, answer = server.request('POST', '/schedule', {'delay': 1, 'message': 'x'})
+        self.assertEqual(status, 503)
+        self.assertIn('clock', answer['errors'][0])
+        self.assertIn('Retry-After', headers)
+        self.assertEqual(server.request('GET', '/readyz')[0], 503)
+        self.assertEqual(server.request('GET', '/tasks/' + task)[0], 200)
+        self.set(0)
+        self.assertEqual(server.request('POST', '/schedule', {'delay': 900, 'message': 'x'})[0], 200)
+        self.assertEqual(server.request('GET', '/readyz')[0], 200)
+        server.stop()
+        self.set(-86_400)
+        server.flags = ('--trust-clock',)
+        server.start()
+        self.assertEqual(server.request('POST', '/schedule', {'delay': 1, 'message': 'x'})[0], 200)
+        server.stop()
+        server.flags = ()
+        server.start()
+        self.assertEqual(server.request('GET', '/readyz')[0], 200)
+        self.assertIn('the clock is trusted', server.errors())
+
+    def test_what_is_far_too_late_is_given_up_where_that_is_wanted(self):
+        server = self.server('--max-lateness', '1h', env=self.env)
+        missed = server.schedule('missed', 60)
+        late = server.schedule('late', 7000)
+        server.kill()
+        self.set(7200)
+        server.start()
+        self.assertTrue(support.eventually(
+            lambda: server.request('GET', '/tasks/' + missed)[2]['status'] == 'missed'))
+        self.assertEqual([event['id'] for event in server.request('GET', '/events')[2]['data']], [late])
+        self.assertIn('given up', server.errors())
