@@ -2540,6 +2540,8 @@ private:
     void recover();
     void judge_clock(bool& rewrite_first);
     void replay(std::string_view line);
+    template <class T>
+    T known(const std::optional<T>& value) const;
     struct Replayed {
         std::string_view op;
         std::uint64_t seq = 0;
@@ -2711,18 +2713,18 @@ inline void Store::replay(std::string_view line) {
         } else if (key == "ids") {
             reader.enter_array();
             while (reader.next_element() && reader.value(value)) {
-                record.ids.push_back(TaskId::parse(text()).value_or(TaskId()));
+                record.ids.push_back(known(TaskId::parse(text())));
             }
         } else if (reader.value(value)) {
             if (key == "op") record.op = text();
             if (key == "journal") record.op = key;
             if (key == "seq") record.seq = number();
             if (key == "end") record.end = number();
-            if (key == "at") record.at = parse_time(text()).value_or(TimePoint());
+            if (key == "at") record.at = known(parse_time(text()));
             if (key == "key") record.key = read_string(value).value_or("");
             if (key == "digest") record.digest = text();
             if (key == "timestamp") record.timestamp = text();
-            if (key == "last_id") ids_.pass(TaskId::parse(text()).value_or(TaskId()));
+            if (key == "last_id") ids_.pass(known(TaskId::parse(text())));
         }
     }
     if (!reader.finish()) {
@@ -2733,6 +2735,16 @@ inline void Store::replay(std::string_view line) {
     if (record.op == "clock") newest_stamp_ = TimePoint();
     newest_stamp_ = std::max(newest_stamp_, record.at);
     replay_record(record);
+}
+
+// What an intact record must say.  One that does not was not written by this
+// version: that is not damage, and nothing is guessed.
+template <class T>
+T Store::known(const std::optional<T>& value) const {
+    if (value) return *value;
+    throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
+                                              " has a record that is intact but not understood; "
+                                              "a newer version may have written it");
 }
 
 inline void Store::replay_tasks(JsonReader& reader, Replayed& record) {
@@ -2746,17 +2758,14 @@ inline void Store::replay_tasks(JsonReader& reader, Replayed& record) {
         reader.enter_object();
         while (reader.next_member(key) && reader.value(value)) {
             const std::string_view text = value.substr(1, value.size() - 2);
-            if (key == "id") id = TaskId::parse(text).value_or(TaskId());
-            if (key == "due") due = parse_time(text).value_or(TimePoint());
+            if (key == "id") id = known(TaskId::parse(text));
+            if (key == "due") due = known(parse_time(text));
             if (key == "payload") payload = value;
         }
         if (reader.failed()) return;
         if (record.at == TimePoint()) newest_stamp_ = std::max(newest_stamp_, id.time());
         if (!record.key.empty()) record.ids.push_back(id);
-        if (id == TaskId() || payload.empty()) {
-            throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
-                                                      " has a record of a task that is not whole");
-        }
+        if (id == TaskId() || payload.empty()) known(std::optional<TaskId>());
         replay_task(id, due, payload);
     }
 }

@@ -108,7 +108,11 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     scheduler::Options options;
     options.journal = "/f";
     options.files = std::make_shared<MemoryFiles>(sealed(text));
-    options.now = [] { return scheduler::TimePoint(); };  // nothing is due, and no clock is trusted
+    // Before every time that a journal can tell: the clock is not trusted, and
+    // nothing is emitted while this looks.
+    options.now = [] {
+        return scheduler::TimePoint(scheduler::milliseconds(-1'000'000'000'000'000));
+    };
     options.min_retention = scheduler::milliseconds(std::int64_t{1} << 50);
     const auto first = open(options);
     if (first && open(options) != first) std::abort();
