@@ -1468,17 +1468,29 @@ inline void append_clock_record(std::string& lines, TimePoint at) {
     seal_line(lines, start);
 }
 
-// The whole record that ends a line which begins with the remains of others: what
-// was written before it was lost, together with its newline.
-inline std::string_view intact_tail(std::string_view line) {
-    constexpr int most = 8;
-    std::size_t at = line.size();
-    for (int tries = 0; tries < most && at > 0; ++tries) {
-        at = line.rfind(R"({"op":")", at - 1);
-        if (at == std::string_view::npos) break;
-        if (is_intact(line.substr(at))) return line.substr(at);
+// The whole records in a damaged line: what parted them, or stood between them,
+// was lost.  A text that only looks like a record's start or end fails its check.
+inline std::vector<std::string_view> intact_parts(std::string_view line) {
+    constexpr std::string_view start = R"({"op":")";
+    constexpr std::string_view seal = R"(,"crc":")";
+    constexpr int most = 64;  // checks, each of which reads the part
+    std::vector<std::string_view> parts;
+    int checks = 0;
+    std::size_t begin = line.find(start);
+    while (begin != std::string_view::npos && checks < most) {
+        std::size_t end = line.find(seal, begin);
+        for (; end != std::string_view::npos && checks < most; end = line.find(seal, end + 1)) {
+            const std::string_view part = line.substr(begin, end + seal_size - begin);
+            if (++checks; is_intact(part)) {
+                parts.push_back(part);
+                break;
+            }
+        }
+        const bool found = end != std::string_view::npos && checks <= most && !parts.empty() &&
+                           parts.back().data() == line.data() + begin;
+        begin = line.find(start, found ? end + seal_size : begin + 1);
     }
-    return line;
+    return parts;
 }
 
 // An upper bound for the bytes of a record that ends one task.
@@ -1547,7 +1559,7 @@ private:
     void open_existing();
     template <class Line>
     void scan(Line line);
-    void check_is_journal(std::string_view line);
+    void check_is_journal(std::string_view line, bool whole);
     void keep_damaged();
     void append(File& file, std::uint64_t& size, std::string_view lines);
     void append_locked(std::string_view lines);
@@ -1572,6 +1584,7 @@ private:
     std::atomic<std::uint64_t> syncs_{0};
     std::atomic<std::uint64_t> rewrites_{0};
 
+    std::mutex sync_mutex_;  // before file_mutex_
     std::mutex file_mutex_;
     std::shared_ptr<File> file_;   // guarded by file_mutex_
     std::uint64_t reserved_ = 0;   // guarded by file_mutex_: where the reserved space ends
@@ -1674,8 +1687,7 @@ bool Journal::recover(Replay replay) {
         if (text.find_first_not_of(std::string_view(" \t\r\0", 4)) == std::string_view::npos)
             return;
         any = true;
-        check_is_journal(text);
-        if (!is_intact(text) && newline) text = intact_tail(text);
+        check_is_journal(text, newline || begin > 0);
         if (is_intact(text)) {
             replay(text);
             ++recovery_.records;
@@ -1683,6 +1695,12 @@ bool Journal::recover(Replay replay) {
             unfinished = !newline;
         } else if (newline) {
             damaged_.push_back({begin, end});
+            for (const std::string_view record : intact_parts(text)) {
+                replay(record);
+                ++recovery_.records;
+                good_end = end;
+                unfinished = false;
+            }
         }
     });
     if (any && !plausible_) {
@@ -1707,9 +1725,10 @@ bool Journal::recover(Replay replay) {
 
 // A file that only looks a little like a journal is damaged; one that does not
 // at all is somebody's other file.
-inline void Journal::check_is_journal(std::string_view line) {
+inline void Journal::check_is_journal(std::string_view line, bool whole) {
     const std::size_t common = std::min(line.size(), journal_mark.size());
-    const bool first = line.substr(0, common) == journal_mark.substr(0, common);
+    const bool first = line.substr(0, common) == journal_mark.substr(0, common) &&
+                       (!whole || common == journal_mark.size());
     if (first || looks_sealed(line)) plausible_ = true;
     if (!first || line.size() == common) return;
     constexpr std::string_view version = R"(,"version":)";
@@ -1829,7 +1848,10 @@ inline void Journal::reserve_locked(std::uint64_t bytes) {
     }
 }
 
+// The kernel reports a failure once, to whoever asks first: so one sync at a time,
+// and none after one that failed.
 inline void Journal::sync() {
+    std::lock_guard<std::mutex> one_at_a_time(sync_mutex_);
     std::shared_ptr<File> file;
     {
         std::lock_guard<std::mutex> guard(file_mutex_);
@@ -1842,7 +1864,7 @@ inline void Journal::sync() {
         ++syncs_;
     } catch (const Error& error) {
         std::lock_guard<std::mutex> guard(file_mutex_);
-        if (file != file_) return;  // replaced meanwhile by one that has all of it
+        if (file != file_ && !failed_) return;  // replaced by one that has all of it
         failed_ = true;
         rewriting_ = false;  // its tail holds what is going to be refused
         tail_.clear();
@@ -1883,6 +1905,7 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
     if (!rewriting_)
         throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
     append_rewrite(tail_);
+    append_rewrite(owed_);
     next_->sync();
     if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
     swap_locked(pending);
@@ -1898,8 +1921,12 @@ inline void Journal::swap_locked(std::uint64_t pending) {
     owed_.clear();
     unsynced_ = false;
     ++rewrites_;
-    failed_ = true;  // until its name is known to be durable
-    sync_directory_of(*ops_, path_);
+    try {
+        sync_directory_of(*ops_, path_);
+    } catch (...) {
+        failed_ = true;  // its name is not known to be durable
+        throw;
+    }
     failed_ = false;
     try {
         reserve_locked(pending * end_record_size);
@@ -1949,7 +1976,12 @@ public:
                 lead(lock, *group, write, settle);
             }
         }
-        if (group->error) std::rethrow_exception(group->error);
+        if (!group->error) return;
+        try {
+            std::rethrow_exception(group->error);
+        } catch (const Error& error) {
+            throw Error(error.code(), error.what());  // one of its own for each thread
+        }
     }
     // Waits until no group is between its write and its settling, and lets none
     // begin until resume().
@@ -2559,6 +2591,7 @@ private:
     Record* replayed_pending(TaskId id) const;
 
     void check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at);
+    Error bytes_limit() const;
     void add_locked(const std::vector<RecordRef>& records, TimePoint at,
                     Answers::value_type* answer);
     std::optional<Scheduled> repeated(std::unique_lock<std::mutex>& lock,
@@ -2792,9 +2825,14 @@ inline void Store::replay_record(const Replayed& record) {
     } else if (record.op == "emit") {
         std::uint64_t seq = record.seq;
         for (const TaskId id : record.ids) {
-            Record* task = replayed_pending(id);
-            if (task && seq >= history_.next_seq())
-                end_locked(task, State::emitted, record.at, seq);
+            // One whose place is past was trimmed or forgotten while a rewrite copied.
+            if (Record* task = replayed_pending(id)) {
+                if (seq >= history_.next_seq()) {
+                    end_locked(task, State::emitted, record.at, seq);
+                } else {
+                    forget_locked(task);
+                }
+            }
             ++seq;
         }
         history_.skip_to(seq);
@@ -2829,7 +2867,9 @@ inline void Store::replay_answer(const Replayed& record) {
     const TimePoint at =
         record.at == TimePoint() && !record.ids.empty() ? record.ids.front().time() : record.at;
     const Idempotency idempotency{record.key, {}, record.timestamp};
-    if (answers_.count(record.key) > 0) return;
+    const auto known = answers_.find(record.key);
+    if (known != answers_.end() && known->second.ids == record.ids) return;
+    if (known != answers_.end()) forget_answer_locked(record.key);  // it has had its day
     Answers::value_type* answer = new_answer_locked(idempotency, std::string(record.digest), at);
     answer->second.ids = record.ids;
     answer->second.stored = true;
@@ -2938,11 +2978,14 @@ inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePo
     for (const NewTask& task : tasks) bytes += task.payload.size();
     if (pending <= options_.max_tasks && bytes <= options_.max_bytes) return;
     ++stats_.refused;
-    throw Error(Errc::task_limit, pending > options_.max_tasks
-                                      ? "the limit of " + std::to_string(options_.max_tasks) +
-                                            " pending tasks is reached"
-                                      : "the limit of " + std::to_string(options_.max_bytes) +
-                                            " bytes of payload is reached");
+    if (pending <= options_.max_tasks) throw bytes_limit();
+    throw Error(Errc::task_limit,
+                "the limit of " + std::to_string(options_.max_tasks) + " pending tasks is reached");
+}
+
+inline Error Store::bytes_limit() const {
+    return Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_bytes) +
+                                       " bytes of payload is reached");
 }
 
 // Everything that can fail comes first; then nothing is half added.
@@ -3058,7 +3101,11 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
     if (!record) throw Error(Errc::unknown_task, "there is no task " + id.str());
     const TimePoint at = now();
     const std::string payload = changed_payload(record->text(), timestamp, message);
-    if (payload.size() > record->size) check_limits_locked({{record->due, payload}}, at);
+    if (bytes_ - record->size + payload.size() > options_.max_bytes &&
+        payload.size() > record->size) {
+        ++stats_.refused;
+        throw bytes_limit();
+    }
     RecordRef changed = RecordRef::make(id, due.value_or(record->due), payload);
     queue_.reserve(arriving_ + 1);
     commits_.reserve(1);
@@ -3077,17 +3124,18 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
 
 inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
     std::unique_lock<std::mutex> lock(mutex_);
-    const std::size_t before = history_.size();
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
     commits_.reserve(1);
-    append_locked([&](std::string& lines) { append_forget_record(lines, now(), begin, end); });
     Change change{Change::Kind::forget};
     change.begin = begin;
-    change.end = std::min(end, history_.next_seq());
+    change.end = std::min(end, history_.next_seq());  // none that is emitted meanwhile
+    if (change.begin >= change.end) return 0;
+    append_locked(
+        [&](std::string& lines) { append_forget_record(lines, now(), change.begin, change.end); });
     const std::size_t count = history_.index_of(change.end) - history_.index_of(begin);
     commits_.add(change);
     commit(lock);
-    return std::min(count, before);
+    return count;
 }
 
 inline void Store::commit(std::unique_lock<std::mutex>& lock) {
@@ -3101,10 +3149,10 @@ inline void Store::commit(std::unique_lock<std::mutex>& lock) {
             [this](const std::vector<Change>& changes, bool failed) {
                 settle_locked(changes, failed);
             });
-    } catch (const Error& error) {
-        // What was refused must leave no trace, and a file that cannot be synced
-        // may hold one: the refusal waits until replacing it was tried (J3).
-        if (error.code() == Errc::journal_failed) {
+    } catch (...) {
+        // What was refused must leave no trace, and a file that cannot be written
+        // or synced may hold one: the refusal waits until replacing it was tried (J3).
+        if (journal_) {
             settled_.wait(lock, [this, tried] {
                 return closed_ || replacements_ != tried || !journal_->failed();
             });
@@ -3467,8 +3515,10 @@ inline void Store::tend() {
     tending_ = true;
     while (!closed_) {
         if (wants_rewrite_locked()) {
+            const bool had_failed = journal_->failed();
             rewrite(lock);
-            if (journal_->failed() && !closed_) sleep();  // until somebody needs it again
+            // Until somebody needs it again, unless it was spoilt by the old file's failure.
+            if (had_failed && journal_->failed() && !closed_) sleep();
         } else if (journal_->wants_sync()) {
             if (options_.fsync == Fsync::everysec) {
                 tender_wakes_.wait_for(lock, std::chrono::seconds(1),
@@ -3497,6 +3547,7 @@ inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
 // tail begins while no record is between its write and its effect (J5), so what
 // is not in the copy is in the tail.
 inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
+    const bool had_failed = journal_->failed();
     const std::uint64_t seq = history_.next_seq();
     const TaskId last_id = ids_.last();
     lock.unlock();
@@ -3522,7 +3573,7 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
         lock.lock();
         rewrite_above_ = journal_->size() + journal_->size() / 4;
     }
-    ++replacements_;
+    if (had_failed || !journal_->failed()) ++replacements_;
     settled_.notify_all();
 }
 
@@ -4052,10 +4103,10 @@ inline void Scheduler::stop() {
     for (std::thread& callback : callbacks) callback.join();
     store_.close();
     std::lock_guard<std::mutex> guard(hooks_mutex_);
-    for (const auto& hook : hooks_) {
+    for (auto& hook : hooks_) {
         if (hook) hook();
+        hook = nullptr;  // handles stay valid
     }
-    hooks_.clear();
 }
 
 // ============================================================================
@@ -4955,7 +5006,6 @@ public:
         std::uint64_t seq = 0;  // of the event that is to be written next
         std::size_t skip = 0;   // bytes of it that are written already
         bool blocked = false;   // the socket takes no more for now
-        bool quiet = true;      // nothing was written since the last keep-alive
     };
 
     // Takes over a stream whose fd, head and seq are set.  Any thread.
@@ -5147,12 +5197,13 @@ inline bool StreamWriter::pump(Stream& stream) {
     }
     if (stream.seq >= next_seq_) return false;
     const auto frames = frames_at(stream.seq);
-    if (frames->lost) {
-        // Half a frame cannot be finished; between frames, the reader is told.
-        if (stream.skip > 0) {
-            close(stream);
-            return false;
-        }
+    // Half a frame cannot be finished when its event is gone, trimmed or forgotten.
+    if (stream.skip > 0 &&
+        (frames->lost || frames->ends.empty() || frames->ends.front().next != stream.seq + 1)) {
+        close(stream);
+        return false;
+    }
+    if (frames->lost) {  // between frames, the reader is told
         stream.seq = scheduler_.first_seq();
         stream.head = gap_text(scheduler_, "") + cursor_text(scheduler_, stream.seq);
         return true;
@@ -5173,6 +5224,7 @@ inline bool StreamWriter::write_frames(Stream& stream, const Frames& frames) {
         stream.seq = (end - 1)->next;
     }
     stream.skip = done - whole;
+    if (stream.skip > 0) stream.seq = end->next - 1;  // others may be missing before it
     return done == frames.text.size();
 }
 
@@ -5185,7 +5237,6 @@ inline std::optional<std::size_t> StreamWriter::send(Stream& stream, std::string
     }
     const std::size_t sent = n < 0 ? 0 : static_cast<std::size_t>(n);
     stream.blocked = sent < text.size();
-    stream.quiet = false;
     return sent;
 }
 
@@ -5207,13 +5258,12 @@ inline void StreamWriter::keep_alive_all() {
     next_keep_alive_ = now + keep_alive_;
     for (std::size_t i = streams_.size(); i-- > 0;) {
         Stream& stream = *streams_[i];
-        if (stream.quiet && !stream.blocked && stream.head.empty() && stream.skip == 0) {
+        if (!stream.blocked && stream.head.empty() && stream.skip == 0) {
             const auto sent = send(stream, keep_alive_comment);
             if (sent && *sent < keep_alive_comment.size()) {
                 stream.head = keep_alive_comment.substr(*sent);
             }
         }
-        stream.quiet = true;
     }
 }
 
@@ -5273,6 +5323,11 @@ public:
         return target.substr(0, path.size()) == path &&
                (target[path.size()] == ' ' || target[path.size()] == '?');
     }
+    // Whether there is a body that nobody is going to read.
+    bool has_unwanted_body() const {
+        return (chunked_ || body_left_ > 0) &&
+               (method_ == "GET" || method_ == "HEAD" || method_ == "OPTIONS");
+    }
     // Whether the request was read to its end (H4).
     bool consumed() const { return chunked_ ? body_read_ : body_left_ == 0; }
     // Ends the connection so that the client gets the answer, whatever it is
@@ -5331,6 +5386,7 @@ private:
     bool judge_request_line(std::string_view line);
     bool judge_target(std::string_view target);
     bool judge_field(std::string_view line);
+    void judge_connection(std::string_view options);
     bool judge_framing(std::string_view name, std::string_view value);
     bool judge_host();
     bool refuse(int status, const char* error) {
@@ -5407,6 +5463,7 @@ inline std::size_t Connection::head_end() const {
 }
 
 inline Connection::Next Connection::next_request() {
+    method_.clear();
     do {  // empty lines before a request are nothing (RFC 9112, 2.2)
         while (in_at_ < in_.size() && (in_[in_at_] == '\r' || in_[in_at_] == '\n')) ++in_at_;
     } while (in_at_ == in_.size() && receive(true));
@@ -5570,8 +5627,7 @@ inline bool Connection::judge_field(std::string_view line) {
     }
     if (equal_ignoring_case(name, "Host")) ++hosts_;
     if (equal_ignoring_case(name, "Connection")) {
-        if (equal_ignoring_case(value, "close")) persistent_ = false;
-        if (equal_ignoring_case(value, "keep-alive")) persistent_ = true;
+        judge_connection(value);
     }
     if (equal_ignoring_case(name, "Expect")) {
         expects_continue_ = equal_ignoring_case(value, "100-continue");
@@ -5579,6 +5635,19 @@ inline bool Connection::judge_field(std::string_view line) {
         head_.append(name).append(": ").append(value).append("\r\n");
     }
     return true;
+}
+
+// A list, in which close is stronger than keep-alive (RFC 9112, 9.6).
+inline void Connection::judge_connection(std::string_view options) {
+    bool close = false;
+    bool keep = false;
+    while (!options.empty()) {
+        const std::size_t end = std::min(options.find_first_of(", \t"), options.size());
+        close = close || equal_ignoring_case(options.substr(0, end), "close");
+        keep = keep || equal_ignoring_case(options.substr(0, end), "keep-alive");
+        options.remove_prefix(std::min(end + 1, options.size()));
+    }
+    if (close || keep) persistent_ = !close;
 }
 
 // One way to tell where the body ends, or none (RFC 9112, 6.3).
@@ -5736,6 +5805,7 @@ private:
     bool authorized(const Call& call) const;
     bool knows(std::string_view secret) const;
     bool from_allowed_origin(Call& call) const;
+    bool is_listed_origin(const httplib::Request& request) const;
     bool is_allowed_host(const std::string& host) const;
     void allow_origin(Call& call) const;
     void preflight(Call& call, const std::string& allow) const;
@@ -5890,7 +5960,7 @@ inline void HttpApi::dispatch(Call& call, const httplib::ContentReader* reader) 
         if (method == candidate.method) route = &candidate;
     }
     if (reader) read_body(call, *reader);
-    const bool is_preflight = method == "OPTIONS" && call.request.has_header("Origin") &&
+    const bool is_preflight = method == "OPTIONS" && is_listed_origin(call.request) &&
                               call.request.has_header("Access-Control-Request-Method");
     if (!(route && route->is_free) && !is_preflight && !authorized(call)) {
         call.response.set_header("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
@@ -5990,14 +6060,19 @@ inline bool HttpApi::from_allowed_origin(Call& call) const {
     const std::size_t scheme = origin.find("://");
     const bool own = scheme != std::string::npos && !host.empty() &&
                      detail::equal_ignoring_case(std::string_view(origin).substr(scheme + 3), host);
-    const auto& listed = options_.cors_origins;
-    if (std::find(listed.begin(), listed.end(), origin) != listed.end()) {
+    if (is_listed_origin(call.request)) {
         call.response.set_header("Access-Control-Allow-Origin", origin);
         call.response.set_header("Vary", "Origin");
         return true;
     }
     if (!own) refuse(call, 403, "Pages of this origin may not use this server; see --cors-origin.");
     return own;
+}
+
+inline bool HttpApi::is_listed_origin(const httplib::Request& request) const {
+    const auto& listed = options_.cors_origins;
+    return std::find(listed.begin(), listed.end(), request.get_header_value("Origin")) !=
+           listed.end();
 }
 
 inline bool HttpApi::is_allowed_host(const std::string& host) const {
@@ -6340,11 +6415,8 @@ inline void HttpApi::stream_here(Call& call, detail::StreamStart start) {
         [this, state](std::size_t, httplib::DataSink& sink) {
             std::string text = std::exchange(state->preamble, {});
             if (text.empty()) text = next_text(state->seq);
-            if (text.empty()) {
-                sink.done();
-                return true;
-            }
-            return sink.write(text.data(), text.size());
+            // The end: a failure, so that the connection ends with the stream.
+            return !text.empty() && sink.write(text.data(), text.size());
         },
         [this, state](bool) { --streams_; });
 }
@@ -6651,7 +6723,8 @@ inline bool HttpServer::answer_all(detail::Connection& connection) {
     Next next;
     while ((next = connection.next_request()) == Next::request) {
         bool closed = false;
-        bool last = !connection.persistent() || connection.asks_for("/sse");
+        bool last = !connection.persistent() || connection.asks_for("/sse") ||
+                    connection.has_unwanted_body();  // H4
         {
             std::lock_guard<std::mutex> guard(mutex_);
             last = last || stopping_;
@@ -6686,6 +6759,7 @@ inline void HttpServer::stop() {
         if (std::exchange(stopping_, true)) return;
         if (listener_ >= 0) ::shutdown(listener_, SHUT_RDWR);  // ends accept4()
         for (const int fd : open_) ::shutdown(fd, SHUT_RD);
+        for (const int fd : waiting_) ::shutdown(fd, SHUT_RD);
     }
     wanted_.notify_all();
     ended_.notify_all();
@@ -6735,7 +6809,8 @@ public:
     /// Called with an event's id and payload, on the subscription's thread.
     using OnEvent = std::function<void(TaskId, std::string_view payload)>;
 
-    explicit Client(ClientOptions options = {}) : options_(std::move(options)) {}
+    /// Throws `Error` with `invalid_argument` if the URL cannot be one.
+    explicit Client(ClientOptions options = {});
 
     /// Schedules `message`, JSON text of an object, an array or a string.
     TaskId schedule(TimePoint due, std::string_view message, const std::string& key = "") const {
@@ -6883,6 +6958,16 @@ bool read_page(std::string_view json, std::size_t& total, Fn fn) {
 
 }  // namespace detail
 
+inline Client::Client(ClientOptions options) : options_(std::move(options)) {
+    std::string reason = "it is none";
+    try {
+        if (connection().is_valid()) return;
+    } catch (const std::exception& error) {
+        reason = error.what();
+    }
+    throw Error(Errc::invalid_argument, "cannot use the URL " + options_.url + ": " + reason);
+}
+
 inline httplib::Client Client::connection() const {
     httplib::Client client(options_.url);
     const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
@@ -6904,7 +6989,7 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
     request.method = method;
     request.path = path;
     request.headers = headers();
-    request.headers.insert(more.begin(), more.end());
+    for (const auto& field : more) request.headers.emplace(field.first, field.second);
     request.body = body;
     if (!body.empty()) request.headers.emplace("Content-Type", "application/json");
     httplib::Client client = connection();
@@ -7078,11 +7163,10 @@ inline void Client::Subscription::run() {
     std::unique_lock<std::mutex> lock(mutex_);
     while (!stopping_) {
         lock.unlock();
-        const milliseconds before = wait_;
         wait_ = std::min(std::max(wait_ * 2, retry_), milliseconds(60'000));
         follow();
         lock.lock();
-        if (wait_ < before) wait_ = retry_;
+        if (wait_ != milliseconds(0)) wait_ = std::max(wait_, retry_);
         changed_.wait_for(lock, wait_, [this] { return stopping_; });
     }
     done_ = true;
@@ -7110,7 +7194,6 @@ inline void Client::Subscription::follow() {
         [&](const char* data, std::size_t size) {
             reader.read({data, size}, [this](const auto& event) { take(event); });
             if (reader.retry()) retry_ = *reader.retry();
-            wait_ = milliseconds(0);
             const std::lock_guard<std::mutex> guard(mutex_);
             return !stopping_;
         });
@@ -7125,10 +7208,18 @@ inline void Client::Subscription::follow() {
 }
 
 inline void Client::Subscription::take(const detail::StreamReader::Event& event) {
+    wait_ = milliseconds(0);  // this connection is one; over a limit no event comes
     if (!event.id.empty()) last_event_id_ = event.id;
     if (event.name == "gap" && on_gap_) on_gap_();
     const auto id = TaskId::parse(event.id);
-    if (event.name.empty() && id) on_event_(*id, event.data);
+    if (!event.name.empty() || !id) return;
+    try {
+        on_event_(*id, event.data);
+    } catch (const std::exception& error) {
+        report(std::string("a subscriber has thrown: ") + error.what());
+    } catch (...) {
+        report("a subscriber has thrown");
+    }
 }
 
 #endif  // SCHEDULER_NO_HTTP

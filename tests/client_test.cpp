@@ -161,4 +161,45 @@ TEST_SUITE("client") {
         failing.reset();
         CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
     }
+
+    TEST_CASE("a subscriber that throws is reported, and gets the next event") {
+        Service service;
+        std::atomic<int> calls{0};
+        std::atomic<int> problems{0};
+        const auto subscription = service.client().subscribe(
+            [&](TaskId, std::string_view) {
+                if (++calls == 1) throw std::runtime_error("oops");
+            },
+            "earliest", nullptr, [&](const std::string&) { ++problems; });
+        for (int i = 0; i < 2; ++i) service.tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(eventually([&] { return calls == 2; }));
+        CHECK(problems == 1);
+    }
+
+    TEST_CASE("a subscriber that is told to come back later does not come back at once") {
+        std::atomic<int> connections{0};
+        httplib::Server counting;
+        counting.Get("/sse", [&](const httplib::Request&, httplib::Response& response) {
+            ++connections;
+            response.set_content("retry: 30000\n\n", "text/event-stream");
+        });
+        const int port = counting.bind_to_any_port("127.0.0.1");
+        std::thread listening([&] { counting.listen_after_bind(); });
+        ClientOptions where;
+        where.url = "http://127.0.0.1:" + std::to_string(port);
+        {
+            const auto subscription = Client(where).subscribe([](TaskId, std::string_view) {});
+            CHECK(eventually([&] { return connections == 1; }));
+            std::this_thread::sleep_for(milliseconds(100));  // in which it must not come back
+        }
+        CHECK(connections == 1);
+        counting.stop();
+        listening.join();
+    }
+
+    TEST_CASE("a URL that cannot be one is refused where it is given") {
+        ClientOptions where;
+        where.url = "gopher://127.0.0.1:70";
+        CHECK(errc_of([&] { Client client(where); }) == Errc::invalid_argument);
+    }
 }

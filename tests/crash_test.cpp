@@ -85,7 +85,9 @@ TEST_SUITE("crash") {
             Options options;
             options.journal = dir.journal();
             Scheduler tasks(options);
-            for (const auto& [id, answer] : answered) {
+            for (const auto& entry : answered) {
+                const TaskId id = entry.first;
+                const char answer = entry.second;
                 CAPTURE(id.str());
                 if (answer == '+') REQUIRE(tasks.find(id));
                 if (answer == '-') REQUIRE_FALSE(tasks.find(id));

@@ -322,6 +322,32 @@ TEST_SUITE("http") {
         CHECK(preflight.find("x-pd-secret") != std::string::npos);
     }
 
+    TEST_CASE("only a preflight from a listed origin is free of the secret") {
+        HttpOptions http;
+        http.secrets = {"hidden"};
+        http.cors_origins = {"https://example.org"};
+        Service service(http);
+        const auto preflight = [&](const std::string& origin) {
+            return status_of(
+                service.ask("OPTIONS /schedule", "",
+                            "Origin: " + origin + "\r\nAccess-Control-Request-Method: POST\r\n"));
+        };
+        CHECK(preflight("https://example.org") == 204);
+        CHECK(preflight("https://evil.example") == 401);
+        CHECK(preflight("http://127.0.0.1:" + std::to_string(service.port)) == 401);
+    }
+
+    TEST_CASE("the server may outlive the scheduler's work") {
+        Service service;
+        Wire stream(service.port);
+        stream.say(stream_request()).hear("cursor");
+        service.tasks.stop();
+        CHECK(status_of(service.ask("POST /schedule", good)) == 503);
+        CHECK(status_of(service.ask("GET /tasks")) == 200);
+        service.server.stop();
+        CHECK(stream.hear_all().find("event: cursor") == std::string::npos);
+    }
+
     TEST_CASE("a body may be as large as the limit, however it comes") {
         HttpOptions http;
         http.max_body = 1'000;
@@ -422,7 +448,9 @@ TEST_SUITE("http") {
             {"GET /" + std::string(60'000, 'x') + " HTTP/1.1\r\nHost: a\r\n\r\n", 414},
             {"GET /" + std::string(4'000, 'x') + " HTTP/1.1\r\nHost: a\r\n\r\n", 414},
         };
-        for (const auto& [text, status] : cases) {
+        for (const auto& one : cases) {
+            const std::string& text = one.first;
+            const int status = one.second;
             CAPTURE(text.substr(0, 80));
             Wire wire(service.port);
             const std::string answer = wire.say(text).hear_all();
@@ -471,6 +499,42 @@ TEST_SUITE("http") {
         CHECK(status_of(answer) == 413);
         CHECK(answer.find("HTTP/1.1", 10) == std::string::npos);
         CHECK(service.tasks.stats().pending == 1);
+    }
+
+    TEST_CASE("a body that nobody reads ends the connection, and the answer says so") {
+        Service service;
+        for (const char* line : {"GET /healthz", "HEAD /healthz", "OPTIONS /tasks"}) {
+            CAPTURE(line);
+            const std::string head = std::string(line) + " HTTP/1.1\r\nHost: localhost\r\n";
+            for (const char* body : {"Content-Length: 2\r\n\r\n{}",
+                                     "Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"}) {
+                const std::string answer = Wire(service.port).say(head + body).hear_all();
+                CHECK(status_of(answer) / 100 == 2);
+                CHECK(answer.find("\r\nConnection: close\r\n") != std::string::npos);
+            }
+        }
+    }
+
+    TEST_CASE("a connection ends when its client says so among other words") {
+        Service service;
+        for (const char* word : {"close", "Close", "close, TE", "TE , close", "keep-alive,close"}) {
+            CAPTURE(word);
+            const std::string answer =
+                Wire(service.port)
+                    .say("GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: " +
+                         std::string(word) + "\r\n\r\n")
+                    .hear_all();  // to its end
+            CHECK(answer.find("\r\nConnection: close\r\n") != std::string::npos);
+        }
+    }
+
+    TEST_CASE("a refusal has its body whatever the request before it was") {
+        Service service;
+        Wire wire(service.port);
+        wire.say("HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").hear("\r\n\r\n");
+        const std::string refusal = wire.say(std::string(20'000, 'x')).hear_all();
+        CHECK(status_of(refusal) == 414);
+        CHECK(refusal.find("\r\n\r\n{\"errors\":[") != std::string::npos);
     }
 
     TEST_CASE("a stream begins with its cursor and brings every event, id and data") {
@@ -557,6 +621,17 @@ TEST_SUITE("http") {
         CHECK(stream.hear("\n\n") == ":keepalive\n\n");
     }
 
+    TEST_CASE("a stream is kept alive from its first interval on") {
+        HttpOptions http;
+        http.keep_alive = milliseconds(400);
+        Service service(http);
+        Wire stream(service.port);
+        const auto start = std::chrono::steady_clock::now();
+        stream.say(stream_request()).hear("{}\n\n");
+        CHECK(stream.hear("\n\n") == ":keepalive\n\n");
+        CHECK(std::chrono::steady_clock::now() - start < milliseconds(780));
+    }
+
     TEST_CASE("a reader that stalls holds up nobody and misses nothing") {
         Service service;
         Wire slow(service.port);
@@ -595,6 +670,28 @@ TEST_SUITE("http") {
         // the gap; between events it is told at once.
         const bool told = text.find("event: gap") != std::string::npos;
         CHECK((told || text.size() < 30'000'000));
+    }
+
+    TEST_CASE("a reader that stalls never gets the front of one event and the end of another") {
+        Service service;
+        Wire slow(service.port);
+        slow.say(stream_request()).hear("cursor");
+        slow.hear("\n\n");
+        const TaskId first = service.task("\"first\"", milliseconds(0));
+        const std::string large = '"' + std::string(30'000'000, 'a') + '"';
+        const TaskId half = service.task(large.c_str(), milliseconds(0));
+        REQUIRE(service.tasks.wait_for_event(1, milliseconds(10'000)));
+        // The slow one has begun to get the large event when its start is here.
+        REQUIRE(slow.hear("\n") == "id: " + first.str() + "\n");
+        slow.hear("\n\n");
+        REQUIRE(slow.hear("\n") == "id: " + half.str() + "\n");
+        const std::uint64_t seq = *service.tasks.seq_of(half);
+        CHECK(service.tasks.forget(seq, seq + 1) == 1);
+        const std::string other = '"' + std::string(30'000'000, 'b') + '"';
+        service.task(other.c_str(), milliseconds(0));
+        REQUIRE(service.tasks.wait_for_event(seq + 1, milliseconds(10'000)));
+        const std::string rest = slow.hear("\n\n");  // all of it, or the stream has ended
+        CHECK(rest.find('b') == std::string::npos);
     }
 
     TEST_CASE("stopping ends streams and idle connections at once") {
@@ -671,8 +768,10 @@ TEST_SUITE("http") {
         clock.advance(tasks, std::chrono::hours(1));
         CHECK(stream.hear("\n") == "id: " + id + "\n");
         stream.hear("\n\n");
+        const auto begin = std::chrono::steady_clock::now();
         api.stop();
         CHECK(stream.hear_all().empty());
+        CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
         server.stop();
         listening.join();
     }

@@ -20,9 +20,18 @@ Options options_for(const TempDir& dir, std::string* log = nullptr) {
     return options;
 }
 
+// Syncs nothing, which a thousand openings would wait for.
+class HastyFiles : public FileOps {
+public:
+    int fdatasync(int) override { return 0; }
+    int fsync(int) override { return 0; }
+};
+
 Opened open(const TempDir& dir) {
     Opened opened;
-    Scheduler tasks(options_for(dir, &opened.log));
+    Options options = options_for(dir, &opened.log);
+    options.files = std::make_shared<HastyFiles>();
+    Scheduler tasks(options);
     for (const Task& task : tasks.tasks().tasks) opened.payloads.push_back(task.payload.str());
     opened.stats = tasks.stats();
     return opened;
@@ -116,6 +125,29 @@ TEST_SUITE("journal") {
         }
     }
 
+    TEST_CASE("a newline that is flipped costs neither of the records that it parted") {
+        const std::string whole = journal_of(3);
+        const std::size_t second = whole.find('\n', whole.find('\n') + 1);
+        std::string text = whole;
+        text[second] ^= 1;
+        const TempDir dir;
+        dir.write("tasks.jsonl", text);
+        CHECK(open(dir).payloads.size() == 3);
+        CHECK(open(dir).payloads.size() == 3);
+    }
+
+    TEST_CASE("nothing that is cut off a line's front is dropped without a word") {
+        const std::vector<std::string> lines = lines_of(journal_of(2));
+        const std::string torn = lines[1].substr(0, 40);
+        const TempDir dir;
+        dir.write("tasks.jsonl", lines[0] + '\n' + torn + lines[2] + '\n');
+        const Opened opened = open(dir);
+        CHECK(opened.payloads.size() == 1);
+        CHECK(opened.stats.damaged_lines == 1);
+        REQUIRE(dir.names("tasks.jsonl.damaged-").size() == 1);
+        CHECK(dir.read(dir.names("tasks.jsonl.damaged-")[0]).substr(0, torn.size()) == torn);
+    }
+
     TEST_CASE("a damaged line is moved to a file beside the journal, and that is said") {
         const TempDir dir;
         std::vector<std::string> lines = lines_of(journal_of(3));
@@ -159,6 +191,16 @@ TEST_SUITE("journal") {
         check_refused(dir, Errc::journal_unreadable, "is not a journal");
     }
 
+    TEST_CASE("another program's JSON is refused and left alone") {
+        for (const char* text :
+             {"{\n  \"name\": \"x\"\n}\n", "{}\n", "[\n{\n}\n]\n", "{\"op\":\"x\"}\n"}) {
+            CAPTURE(text);
+            const TempDir dir;
+            dir.write("tasks.jsonl", text);
+            check_refused(dir, Errc::journal_unreadable, "is not a journal");
+        }
+    }
+
     TEST_CASE("a journal of a newer version is refused and left alone") {
         const TempDir dir;
         std::string newer = R"({"journal":"task-scheduler","version":2,"seq":0)";
@@ -200,6 +242,25 @@ TEST_SUITE("journal") {
         struct stat status {};
         REQUIRE(::lstat(dir.journal().c_str(), &status) == 0);
         CHECK(S_ISLNK(status.st_mode));
+    }
+
+    TEST_CASE("an event whose place in history is past does not come to life again") {
+        // As a rewrite leaves it when an event is forgotten while it copies: the
+        // newer event is in the copy, the older one only in the tail.
+        std::string text = R"({"journal":"task-scheduler","version":1,"seq":0)";
+        detail::seal_line(text, 0);
+        const TimePoint noon = support::at("2026-03-01T11:00:00Z");
+        for (const std::uint64_t number : {2U, 1U}) {
+            const auto task = support::record_of(number, noon);
+            const std::array<detail::Record*, 1> one{task.get()};
+            detail::append_schedule_record(text, one, noon);
+            detail::append_end_record(text, R"("emit","seq":)" + std::to_string(number), noon, one);
+        }
+        const TempDir dir;
+        dir.write("tasks.jsonl", text);
+        Scheduler tasks(options_for(dir));
+        CHECK(tasks.stats().recovered == 0);
+        CHECK(support::event_ids(tasks) == std::vector<TaskId>{support::id_of(2)});
     }
 
     TEST_CASE("waiting requests are synced together") {

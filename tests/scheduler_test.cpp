@@ -546,4 +546,50 @@ TEST_SUITE("scheduler") {
         CHECK(tasks.stats().pending + tasks.stats().retained == kept);
         CHECK(tasks.stats().retained == 600);
     }
+
+    TEST_CASE("a key that has had its day belongs to its next request, also after a restart") {
+        const TempDir dir;
+        ManualClock clock;
+        Options options = with(clock);
+        options.journal = dir.journal();
+        const auto parse = [&](const char* message) {
+            return TaskRequest::parse(
+                R"({"timestamp":"2026-03-01T13:00:00Z","message":")" + std::string(message) + "\"}",
+                clock.now());
+        };
+        std::vector<TaskId> second;
+        {
+            Scheduler tasks(options);
+            tasks.schedule({parse("first")}, "key");
+            clock.advance(tasks, std::chrono::hours(25));
+            REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
+            second = tasks.schedule({parse("second")}, "key").ids;
+        }
+        Scheduler tasks(options);
+        CHECK(tasks.schedule({parse("second")}, "key").ids == second);
+        CHECK(errc_of([&] { tasks.schedule({parse("third")}, "key"); }) == Errc::key_reused);
+    }
+
+    TEST_CASE("a hook may be removed after the scheduler has stopped") {
+        Scheduler tasks;
+        std::atomic<int> calls{0};
+        const std::size_t hook = tasks.add_emission_hook([&] { ++calls; });
+        tasks.stop();
+        CHECK(calls == 1);
+        tasks.remove_emission_hook(hook);
+        tasks.stop();
+        CHECK(calls == 1);
+    }
+
+    TEST_CASE("a change takes no place beside the task that it changes") {
+        ManualClock clock;
+        Options options = with(clock);
+        options.max_tasks = 1;
+        Scheduler tasks(options);
+        const TaskId id = tasks.schedule(std::chrono::hours(1), "\"x\"");
+        options.max_bytes = tasks.stats().bytes;
+        const auto longer = TaskRequest::parse_change(R"({"message":"longer"})", clock.now());
+        CHECK(tasks.change(id, longer).payload.str().find("longer") != std::string::npos);
+        CHECK(tasks.stats().pending == 1);
+    }
 }

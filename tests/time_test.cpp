@@ -43,7 +43,9 @@ TEST_SUITE("time") {
             {"-000001-01-01T00:00:00Z", "-000001-01-01T00:00:00.000Z"},
             {"0000-01-01", "0000-01-01T00:00:00.000Z"},
         };
-        for (const auto& [text, expected] : cases) {
+        for (const auto& one : cases) {
+            const auto& text = one.first;
+            const auto& expected = one.second;
             CAPTURE(text);
             CHECK(read_back(text) == expected);
         }

@@ -1,70 +1,64 @@
 // SPDX-License-Identifier: MIT
 //
-// The clients of other makers: Node's fetch, the npm package eventsource, and a page
-// in Chromium.
+// The clients of other makers.  Each prints one JSON object a line:
 //
-//   node clients.mjs arrive URL SECONDS   schedules a task that far ahead; prints, as
-//                                         JSON, when it came to each subscriber
-//   node clients.mjs follow URL COUNT     prints the messages of a subscriber, a line
-//                                         each, across restarts of the server
+//   node clients.mjs schedule URL SECONDS  posts a task with Node's fetch: {due, status, answer}
+//   node clients.mjs listen URL            the npm package eventsource
+//   node clients.mjs page URL              a page in headless Chromium with its own EventSource
+//
+// A listener prints {"open": true} at each (re)connect, then {id, data, at} for every message, and
+// goes on until it is killed or its standard input ends (so that none outlives a killed test).
 
-import { EventSource } from 'eventsource';
+const [, , what, url, seconds] = process.argv;
+const print = (object) => console.log(JSON.stringify(object));
+const untilInputEnds = () => new Promise((resolve) => process.stdin.on('end', resolve).resume());
 
-const [, , what, url, number] = process.argv;
-
-function nextEvent(source) {
-  return new Promise((resolve, reject) => {
-    source.onmessage = (event) => resolve({ id: event.lastEventId, at: Date.now(), data: event.data });
-    setTimeout(() => reject(new Error('no event came')), Number(number) * 1000 + 10000).unref();
-  });
-}
-
-function opened(source) {
-  return new Promise((resolve) => source.addEventListener('cursor', resolve, { once: true }));
-}
-
-async function arrive() {
-  const { chromium } = await import('playwright-core');
-  const browser = await chromium.launch({
-    executablePath: '/usr/bin/chromium',
-    args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-      '--disable-background-networking', '--disable-component-update', '--disable-sync'],
-  });
-  const page = await browser.newPage();
-  await page.goto(`${url}/healthz`);
-  await page.evaluate(() => new Promise((resolve) => {
-    window.source = new EventSource('/sse');
-    window.event = new Promise((done) => {
-      window.source.onmessage = (event) =>
-        done({ id: event.lastEventId, at: Date.now(), data: event.data });
-    });
-    window.source.addEventListener('cursor', resolve, { once: true });
-  }));
-  const source = new EventSource(`${url}/sse`);
-  await opened(source);
-  const due = Date.now() + Number(number) * 1000;
-  const event = nextEvent(source);
-  const answer = await fetch(`${url}/schedule`, {
+async function schedule() {
+  const due = Date.now() + Number(seconds) * 1000;
+  const response = await fetch(`${url}/schedule`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
-    body: JSON.stringify({ timestamp: new Date(due).toISOString(), message: { name: 'Luke', title: 'Jedi' } }),
+    body: JSON.stringify({
+      timestamp: new Date(due).toISOString(),
+      message: { name: 'Luke', title: 'Jedi' },
+    }),
   });
-  const scheduled = { status: answer.status, ...await answer.json() };
-  const node = await event;
-  const chromiumEvent = await page.evaluate(() => window.event);
-  source.close();
-  await browser.close();
-  console.log(JSON.stringify({ due, scheduled, node, chromium: chromiumEvent }));
+  print({ due, status: response.status, answer: await response.json() });
 }
 
-function follow() {
+async function listen() {
+  const { EventSource } = await import('eventsource');
   const source = new EventSource(`${url}/sse`);
-  let left = Number(number);
-  source.addEventListener('cursor', () => console.log('connected'));
-  source.onmessage = (event) => {
-    console.log(JSON.parse(event.data).message);
-    if (--left === 0) source.close();
-  };
+  source.addEventListener('cursor', () => print({ open: true }));
+  source.onmessage = (event) => print({ id: event.lastEventId, data: event.data, at: Date.now() });
+  await untilInputEnds();
+  source.close();
 }
 
-await (what === 'arrive' ? arrive() : follow());
+async function page() {
+  const { chromium } = await import('playwright-core');
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+    // Headless is Playwright's default.  The rest keeps the browser from calling home.
+    args: [
+      '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+      '--disable-background-networking', '--disable-component-update', '--disable-sync',
+      '--disable-default-apps', '--disable-dev-shm-usage',
+    ],
+  });
+  const tab = await browser.newPage();
+  await tab.exposeFunction('report', print);
+  // Any page of the server's own makes the EventSource one of the same origin.
+  await tab.goto(`${url}/healthz`);
+  await tab.evaluate(() => {
+    const source = new EventSource('/sse');
+    source.addEventListener('cursor', () => window.report({ open: true }));
+    source.onmessage = (event) =>
+      window.report({ id: event.lastEventId, data: event.data, at: Date.now() });
+  });
+  await untilInputEnds();
+  await browser.close();
+}
+
+await { schedule, listen, page }[what]();
+process.exit(0);

@@ -1,47 +1,131 @@
+#!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""The end-to-end tests: run.py BINARY WORKDIR [--long] [-k PATTERN]
+"""The end-to-end tests: the real binary, driven from outside with real clients.
 
-They drive the real binary with the clients that people use.  WORKDIR is where npm
-packages and journals go.  The last line is "N passed, N failed".
+    run.py BINARY [--work DIR] [--long] [--seed N] [-k PATTERN]
+
+They need Python 3.11; curl, node, npm and chromium for the clients' tests; strace for the idle
+test.  Prints a line for each test and ends with "N passed, N failed".
 """
-
 import argparse
-import os
+import fnmatch
+import pathlib
+import resource
 import shutil
-import subprocess
 import sys
+import tempfile
+import time
+import traceback
 import unittest
 
-import support
+sys.dont_write_bytecode = True
+import support  # noqa: E402
+
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def why(err):
+    """The exception and where our own files raised it, without the frames of unittest."""
+    kind, value, trace = err
+    frames = [f for f in traceback.extract_tb(trace) if pathlib.Path(f.filename).parent == HERE]
+    where = "".join(f"{pathlib.Path(f.filename).name}:{f.lineno}: {f.line}\n" for f in frames)
+    return where + "".join(traceback.format_exception_only(kind, value))
+
+
+class Report(unittest.TestResult):
+    """One line a test, and why it failed at once.  Parts (subTest) belong to their test."""
+
+    def __init__(self):
+        super().__init__()
+        self.passed = self.failed = 0
+        self.names = []
+
+    def startTest(self, test):
+        super().startTest(test)
+        self.problems, self.reason, self.began = [], None, time.monotonic()
+
+    def addError(self, test, err):
+        if not hasattr(test, "_testMethodName"):  # a module or a class that could not be set up
+            self.failed += 1
+            print(f"FAILED {test}\n{why(err)}", flush=True)
+        else:
+            self.problems.append(why(err))
+
+    addFailure = addError
+
+    def addSubTest(self, test, subtest, err):
+        if err is not None:
+            self.problems.append(f"part {subtest._subDescription()[:300]}\n{why(err)}")
+
+    def addSkip(self, test, reason):
+        self.reason = reason
+        self.skipped.append((test, reason))
+        if not hasattr(test, "_testMethodName"):
+            print(f"skipped {test}: {reason}", flush=True)
+
+    def stopTest(self, test):
+        super().stopTest(test)
+        module, cls, method = test.id().rsplit(".", 2)
+        name = f"{module.removeprefix('test_')}: {method.removeprefix('test_').replace('_', ' ')}"
+        notes = "; ".join([f"{time.monotonic() - self.began:.1f} s", *getattr(test, "notes", [])])
+        if self.problems:
+            self.failed += 1
+            self.names.append(f"{module}.{cls}.{method}")
+            print(f"FAILED  {name} ({notes})")
+            for problem in self.problems[:12]:
+                print("    " + problem.rstrip()[:1500].replace("\n", "\n    "))
+            if len(self.problems) > 12:
+                print(f"    … and {len(self.problems) - 12} more parts of it")
+        elif self.reason is not None:
+            print(f"skipped {name}: {self.reason}")
+        else:
+            self.passed += 1
+            print(f"ok      {name} ({notes})")
+        sys.stdout.flush()
+
+
+def all_tests(suite):
+    for item in suite:
+        if isinstance(item, unittest.TestSuite):
+            yield from all_tests(item)
+        else:
+            yield item
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument('binary')
-    parser.add_argument('workdir')
-    parser.add_argument('--long', action='store_true')
-    parser.add_argument('-k', action='append')
+    parser.add_argument("binary", type=pathlib.Path)
+    parser.add_argument("--work", type=pathlib.Path, help="where npm packages and journals go")
+    parser.add_argument("--long", action="store_true", help="more rounds, real waits: minutes")
+    parser.add_argument("--seed", type=int, help="repeats what chance chose in another run")
+    parser.add_argument("-k", action="append", metavar="PATTERN", help="only tests of this name")
     options = parser.parse_args()
-    here = os.path.dirname(os.path.abspath(__file__))
-    support.BINARY = os.path.abspath(options.binary)
-    support.WORK = os.path.abspath(options.workdir)
-    support.LONG = options.long
-    os.makedirs(support.WORK, exist_ok=True)
-    for name in ('package.json', 'clients.mjs'):
-        shutil.copy(os.path.join(here, name), support.WORK)
-    subprocess.run(['npm', 'install', '--no-package-lock', '--no-audit', '--no-fund', '--silent'],
-                   cwd=support.WORK, check=True, timeout=300)
-    loader = unittest.TestLoader()
+
+    # A thousand streams need a thousand descriptors here too.
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    support.SOFT_FILES = min(1024, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(65536, hard), hard))
+
+    work = options.work or pathlib.Path(tempfile.mkdtemp(prefix="task-scheduler-e2e-"))
+    work.mkdir(parents=True, exist_ok=True)
+    support.configure(options.binary.resolve(), work.resolve(), options.long, options.seed)
+    print(f"seed {support.SEED} (--seed repeats it)", flush=True)
+    tests = list(all_tests(unittest.TestLoader().discover(str(HERE), pattern="test_*.py")))
     if options.k:
-        loader.testNamePatterns = [f'*{pattern}*' for pattern in options.k]
-    tests = loader.discover(here, pattern='test_*.py')
-    result = unittest.TextTestRunner(stream=sys.stdout, verbosity=2).run(tests)
-    failed = len(result.failures) + len(result.errors)
-    skipped = len(result.skipped)
-    line = f'{result.testsRun - failed - skipped} passed, {failed} failed'
-    print(line + (f', {skipped} skipped' if skipped else ''), flush=True)
-    return 1 if failed or result.testsRun == 0 else 0
+        wanted = [f"*{pattern}*" for pattern in options.k]
+        tests = [t for t in tests if any(fnmatch.fnmatchcase(t.id(), w) for w in wanted)]
+    report = Report()
+    try:
+        unittest.TestSuite(tests).run(report)
+    finally:
+        if not options.work:
+            shutil.rmtree(work, ignore_errors=True)
+    for name in report.names:
+        print(f"failed: {name}")
+    line = f"{report.passed} passed, {report.failed} failed"
+    print(line + (f", {len(report.skipped)} skipped" if report.skipped else ""), flush=True)
+    return 1 if report.failed or not report.passed else 0
 
 
-if __name__ == '__main__':
+if __name__ == "__main__":
     sys.exit(main())

@@ -1,11 +1,18 @@
 # SPDX-License-Identifier: MIT
-"""What the end-to-end tests share: the real binary, and plain ways to talk to it."""
+"""What the end-to-end tests share: the real binary, a bare HTTP connection, an event stream.
 
+The HTTP client is our own, since tests must send what no library would and see every byte that
+comes back.  Nothing here waits without a deadline.
+"""
 import contextlib
-import http.client
+import ctypes
+import datetime
 import json
 import os
+import random
 import re
+import resource
+import select
 import shutil
 import signal
 import socket
@@ -13,163 +20,103 @@ import subprocess
 import tempfile
 import time
 import unittest
-from datetime import datetime, timedelta, timezone
 
-BINARY = ''
-WORK = ''
+BINARY = WORK = None
 LONG = False
+SEED = 0
+SOFT_FILES = 1024  # the soft limit of open files that a Debian login gives
+UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}"
+STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
+UNKNOWN = "00000000-0000-7000-8000-000000000000"  # an id that no server gives
 
 
-def iso(seconds_ahead=0.0):
-    moment = datetime.now(timezone.utc) + timedelta(seconds=seconds_ahead)
-    return moment.strftime('%Y-%m-%dT%H:%M:%S.') + f'{moment.microsecond // 1000:03d}Z'
+def configure(binary, work, long, seed):
+    global BINARY, WORK, LONG, SEED
+    BINARY, WORK, LONG = str(binary), str(work), long
+    SEED = random.randrange(1 << 32) if seed is None else seed
 
 
-def eventually(condition, seconds=10.0):
-    """Waits, within a limit, until something is so."""
-    end = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > end:
-            return False
+def end_with_parent(soft_files=None):
+    """What a child does before it becomes its program: it dies with us, however we end."""
+    libc = ctypes.CDLL(None)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+    def prepare():
+        libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+        if soft_files:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft_files, hard))
+
+    return prepare
+
+
+def utc_now():
+    return datetime.datetime.now(datetime.timezone.utc)
+
+
+def iso(moment):
+    """ISO 8601 with milliseconds and Z, of a datetime or of seconds from now."""
+    if not isinstance(moment, datetime.datetime):
+        moment = utc_now() + datetime.timedelta(seconds=moment)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def millis(text):
+    """Milliseconds since 1970 of a time in an answer."""
+    moment = datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
+    since = moment - datetime.datetime(1970, 1, 1)
+    return since // datetime.timedelta(milliseconds=1)
+
+
+def wait_for(condition, seconds=10.0, what="the condition"):
+    """Polls until condition() is true and returns what it said; fails at the deadline."""
+    deadline = time.monotonic() + seconds
+    while True:
+        value = condition()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{what} did not come true within {seconds} s")
         time.sleep(0.01)
-    return True
 
 
-class Server:
-    """The binary on a free port, with its journal in a directory of its own."""
+def body(message, timestamp=None, seconds=3600.0, **others):
+    """A request for POST /schedule; `message` is a Python value."""
+    return json.dumps({"timestamp": timestamp or iso(seconds), "message": message, **others})
 
-    def __init__(self, *flags, directory=None, port=0, env=None):
-        self.directory = directory or tempfile.mkdtemp(dir=WORK)
-        self.flags = flags
-        self.port = port
-        self.env = env or {}
-        self.start()
 
-    def start(self):
-        self.log = open(os.path.join(self.directory, 'log'), 'ab')
-        self.process = subprocess.Popen(
-            [BINARY, '--port', str(self.port), '--journal', self.journal, *self.flags],
-            stdout=subprocess.PIPE, stderr=self.log, env={**os.environ, **self.env})
-        self.line = self.process.stdout.readline().decode()
-        found = re.search(r'http://127\.0\.0\.1:(\d+)', self.line)
-        if not found:
-            raise AssertionError('it did not start: ' + self.errors())
-        self.port = int(found.group(1))
-        self.url = f'http://127.0.0.1:{self.port}'
+class Answer:
+    def __init__(self, status, headers, content):
+        self.status, self.headers, self.body = status, headers, content
+
+    def header(self, name):
+        """The value of a header, or None; a header that comes twice fails."""
+        values = [value for key, value in self.headers if key.lower() == name.lower()]
+        assert len(values) < 2, f"{name} comes {len(values)} times: {values}"
+        return values[0] if values else None
 
     @property
-    def journal(self):
-        return os.path.join(self.directory, 'tasks.jsonl')
+    def json(self):
+        return json.loads(self.body)
 
-    def errors(self):
-        with open(os.path.join(self.directory, 'log'), errors='replace') as file:
-            return file.read()
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-        self.process.stdout.close()
-        self.log.close()
-
-    def stop(self, how=signal.SIGTERM):
-        """Ends it as a person would; returns exit status and seconds."""
-        begin = time.monotonic()
-        self.process.send_signal(how)
-        status = self.process.wait(timeout=10)
-        self.process.stdout.close()
-        self.log.close()
-        return status, time.monotonic() - begin
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self.process.poll() is None:
-            self.kill()
-        shutil.rmtree(self.directory, ignore_errors=True)
-
-    def request(self, method, path, body=None, headers=None):
-        """One request; returns status, headers and the body, read as JSON if it is."""
-        if isinstance(body, (dict, list)):
-            body = json.dumps(body)
-        connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=20)
-        with contextlib.closing(connection):
-            connection.request(method, path, body, headers or {})
-            answer = connection.getresponse()
-            text = answer.read()
-        with contextlib.suppress(ValueError):
-            return answer.status, answer.headers, json.loads(text)
-        return answer.status, answer.headers, text
-
-    def schedule(self, message, seconds_ahead=0.0, **others):
-        status, _, answer = self.request(
-            'POST', '/schedule', {'timestamp': iso(seconds_ahead), 'message': message, **others})
-        if status != 200:
-            raise AssertionError(f'{status}: {answer}')
-        return answer['id']
-
-    def pending(self):
-        return self.request('GET', '/tasks?limit=1')[2]['page_info']['total_count']
-
-    def resident_kib(self):
-        with open(f'/proc/{self.process.pid}/status') as file:
-            return int(re.search(r'VmRSS:\s+(\d+)', file.read()).group(1))
-
-    def wire(self, text=b'', seconds=20):
-        """A bare connection that has sent `text`."""
-        connection = socket.create_connection(('127.0.0.1', self.port), timeout=seconds)
-        connection.sendall(text)
-        return connection
+    def __repr__(self):
+        return f"<{self.status} {self.headers} {self.body[:500]!r}>"
 
 
-def read_all(connection):
-    data = b''
-    with contextlib.suppress(ConnectionError, TimeoutError):
-        while chunk := connection.recv(65536):
-            data += chunk
-    return data
+class Closed(Exception):
+    """The server closed the connection."""
 
 
-class Stream:
-    """A subscriber: reads the event stream, event by event."""
+class Wire:
+    """A TCP connection that sends any bytes and reads answers."""
 
-    def __init__(self, server, last_event_id=None, query='', seconds=20):
-        head = f'GET /sse{query} HTTP/1.1\r\nHost: localhost\r\n'
-        if last_event_id:
-            head += f'Last-Event-ID: {last_event_id}\r\n'
-        self.connection = server.wire(head.encode() + b'\r\n', seconds)
-        self.buffer = b''
-        self.head = self.block(b'\r\n\r\n')
-        self.last_event_id = last_event_id
-        self.cursor = self.event()
-
-    def block(self, mark=b'\n\n'):
-        while mark not in self.buffer:
-            chunk = self.connection.recv(65536)
-            if not chunk:
-                raise ConnectionError('the stream ended')
-            self.buffer += chunk
-        text, self.buffer = self.buffer.split(mark, 1)
-        return text.decode()
-
-    def event(self):
-        """The next event as (name, id, data); comments are passed over."""
-        while True:
-            fields = dict(line.split(': ', 1) for line in self.block().split('\n')
-                          if not line.startswith(':'))
-            if 'data' in fields:
-                self.last_event_id = fields.get('id', self.last_event_id)
-                return fields.get('event', 'message'), fields.get('id'), fields['data']
-
-    def message(self):
-        """The next message: its id and its payload."""
-        name, event_id, data = self.event()
-        if name != 'message':
-            raise AssertionError(f'an event {name}: {data}')
-        return event_id, json.loads(data)
-
-    def close(self):
-        self.connection.close()
+    def __init__(self, port, seconds=10.0, receive_buffer=None):
+        self.socket = socket.socket()
+        if receive_buffer:  # must be set before the connection is made
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.socket.settimeout(seconds)
+        self.socket.connect(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.port, self.buffer = port, b""
 
     def __enter__(self):
         return self
@@ -177,15 +124,331 @@ class Stream:
     def __exit__(self, *_):
         self.close()
 
+    def close(self):
+        self.socket.close()
+
+    def reset(self):
+        """Closes as a crashed client does: with a reset."""
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.socket.close()
+
+    def send(self, data):
+        self.socket.sendall(data.encode() if isinstance(data, str) else data)
+
+    def send_until_answered(self, chunks):
+        """Sends chunk after chunk until an answer comes or the server stops taking more; returns
+        the bytes sent.  A client that only writes would never see why it was refused."""
+        sent = 0
+        with contextlib.suppress(ConnectionError):
+            for chunk in chunks:
+                view = memoryview(chunk)
+                while view:
+                    readable, writable, _ = select.select([self.socket], [self.socket], [], 10)
+                    if readable or not writable:
+                        return sent
+                    count = self.socket.send(view[:65536])
+                    sent += count
+                    view = view[count:]
+        return sent
+
+    def fill(self):
+        try:
+            data = self.socket.recv(65536)
+        except ConnectionError as error:
+            raise Closed(f"{error}; read so far: {self.buffer[:300]!r}") from error
+        if not data:
+            raise Closed(f"read so far: {self.buffer[:300]!r}")
+        self.buffer += data
+
+    def take_until(self, mark):
+        start = 0
+        while (at := self.buffer.find(mark, start)) < 0:
+            start = max(0, len(self.buffer) - len(mark))
+            self.fill()
+        taken, self.buffer = self.buffer[:at], self.buffer[at + len(mark):]
+        return taken
+
+    def take(self, count):
+        while len(self.buffer) < count:
+            self.fill()
+        taken, self.buffer = self.buffer[:count], self.buffer[count:]
+        return taken
+
+    def rest(self):
+        """All until the server closes, also by a reset."""
+        with contextlib.suppress(Closed):
+            while True:
+                self.fill()
+        taken, self.buffer = self.buffer, b""
+        return taken
+
+    def head(self):
+        """The status and the headers of the next answer."""
+        first, *lines = self.take_until(b"\r\n\r\n").decode("latin-1").split("\r\n")
+        found = re.fullmatch(r"HTTP/1\.[01] (\d{3})( .*)?", first)
+        assert found, f"not a status line: {first!r}"
+        headers = []
+        for line in lines:
+            name, colon, value = line.partition(":")
+            assert colon and name.strip() == name, f"not a header: {line!r}"
+            headers.append((name, value.strip()))
+        return Answer(int(found[1]), headers, b"")
+
+    def answer(self, method="GET"):
+        answer = self.head()
+        if method == "HEAD" or answer.status in (204, 304) or answer.status < 200:
+            return answer
+        length = answer.header("Content-Length")
+        if length is not None:
+            answer.body = self.take(int(length))
+        elif (answer.header("Transfer-Encoding") or "").lower() == "chunked":
+            while size := int(self.take_until(b"\r\n").split(b";")[0], 16):
+                answer.body += self.take(size)
+                self.take_until(b"\r\n")
+            self.take_until(b"\r\n")
+        else:
+            answer.body = self.rest()
+        return answer
+
+    def request(self, method, path, content=None, headers=(), host=None):
+        """Sends one request, framed by Content-Length, in one piece."""
+        content = content.encode() if isinstance(content, str) else content
+        lines = [f"{method} {path} HTTP/1.1", f"Host: {host or f'127.0.0.1:{self.port}'}"]
+        lines += [f"{name}: {value}" for name, value in headers]
+        if content is not None:
+            lines.append(f"Content-Length: {len(content)}")
+        self.send(("\r\n".join(lines) + "\r\n\r\n").encode("latin-1") + (content or b""))
+
+    def call(self, method, path, content=None, headers=(), host=None):
+        self.request(method, path, content, headers, host)
+        return self.answer(method)
+
+    def closed_by_server(self, seconds=5.0):
+        """Waits for the end of the connection; nothing more may come before it."""
+        self.socket.settimeout(seconds)
+        try:
+            return self.rest() == b""
+        except TimeoutError:
+            return False
+
+
+class Event:
+    def __init__(self, lines):
+        self.lines, self.type, self.id, self.data, self.retry = lines, "message", None, None, None
+        self.at = time.time()
+        for line in lines:
+            name, _, value = line.partition(":")
+            value = value.removeprefix(" ")
+            if name == "event":
+                self.type = value
+            elif name == "id":
+                self.id = value
+            elif name == "data":
+                self.data = value if self.data is None else self.data + "\n" + value
+            elif name == "retry":
+                self.retry = int(value)
+
+    @property
+    def message(self):
+        return json.loads(self.data)["message"]
+
+    def __repr__(self):
+        return f"<event {self.lines}>"
+
+
+class Stream(Wire):
+    """GET /sse, read event by event."""
+
+    def __init__(self, port, last=None, query="", headers=(), seconds=10.0, receive_buffer=None):
+        super().__init__(port, seconds, receive_buffer)
+        self.retry, self.cursor, self.last = None, None, last
+        headers = [*headers, ("Accept", "text/event-stream")]
+        if last is not None:
+            headers.append(("Last-Event-ID", last))
+        self.request("GET", "/sse" + query, None, headers)
+
+    def open(self):
+        """Reads the head and the cursor event."""
+        self.answer_head = self.head()
+        assert self.answer_head.status == 200, self.answer_head
+        self.cursor = self.next()
+        assert self.cursor.type == "cursor", self.cursor
+        return self
+
+    def block(self):
+        """The lines up to the next empty one; only whole blocks count, as for a browser."""
+        return self.take_until(b"\n\n").decode().split("\n")
+
+    def next(self):
+        """The next event that has data; retry fields and comments are noted and passed over."""
+        while True:
+            event = Event(self.block())
+            self.retry = event.retry or self.retry
+            if event.data is not None:
+                self.last = event.id if event.id is not None else self.last
+                return event
+
+    def messages(self, count):
+        events = [self.next() for _ in range(count)]
+        for event in events:
+            assert event.type == "message", event
+        return events
+
+    def silent_for(self, seconds):
+        """True if no event comes in that time: for claims that something never happens."""
+        self.socket.settimeout(seconds)
+        try:
+            self.next()
+            return False
+        except TimeoutError:
+            return True
+        finally:
+            self.socket.settimeout(10)
+
+
+class Server:
+    """The binary in a directory of its own, on a free port that it keeps over restarts."""
+
+    def __init__(self, *flags, env=None, soft_files=None):
+        self.dir = tempfile.mkdtemp(prefix="server-", dir=WORK)
+        self.flags, self.env, self.soft_files = flags, dict(env or {}), soft_files
+        self.port, self.process = 0, None
+        self.start()
+
+    @property
+    def journal(self):
+        return os.path.join(self.dir, "tasks.jsonl")
+
+    def start(self, *flags):
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("SCHEDULER_")}
+        with open(os.path.join(self.dir, "stderr"), "ab") as errors:
+            self.process = subprocess.Popen(
+                [BINARY, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                env={**environment, **self.env}, preexec_fn=end_with_parent(self.soft_files))
+        if not select.select([self.process.stdout], [], [], 20)[0]:
+            self.kill()
+            raise AssertionError("the server printed nothing within 20 s: " + self.stderr())
+        self.line = self.process.stdout.readline().decode()
+        found = re.search(r"http://[^ ,]+", self.line)
+        if not found:
+            self.kill()
+            raise AssertionError(f"the server did not start: {self.line!r} {self.stderr()}")
+        self.url = found[0].rstrip("/")
+        self.port = int(self.url.rsplit(":", 1)[1])
+
+    def stderr(self):
+        with open(os.path.join(self.dir, "stderr"), errors="replace") as file:
+            return file.read()
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+        self.process.stdout.close()
+
+    def stop(self, how=signal.SIGTERM):
+        """Ends it by a signal; returns the exit status and the seconds it took."""
+        began = time.monotonic()
+        self.process.send_signal(how)
+        try:
+            status = self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise AssertionError("the server did not stop within 10 s of a signal") from None
+        self.process.stdout.close()
+        return status, time.monotonic() - began
+
+    def restart(self, *flags):
+        self.stop()
+        self.start(*flags)
+
+    def wire(self, **options):
+        return Wire(self.port, **options)
+
+    def stream(self, *args, **options):
+        return Stream(self.port, *args, **options).open()
+
+    def call(self, method, path, content=None, headers=(), host=None):
+        with self.wire() as wire:
+            return wire.call(method, path, content, headers, host)
+
+    def ask(self, method, path, value=None, headers=None):
+        """A call with a Python value, or text, for a body; returns status, headers and value."""
+        content = json.dumps(value) if isinstance(value, (dict, list)) else value
+        answer = self.call(method, path, content, list((headers or {}).items()))
+        with contextlib.suppress(ValueError):
+            return answer.status, dict(answer.headers), json.loads(answer.body)
+        return answer.status, dict(answer.headers), answer.body
+
+    def schedule(self, message, seconds=3600.0, headers=(), **others):
+        """Schedules and returns the id."""
+        answer = self.call("POST", "/schedule", body(message, seconds=seconds, **others), headers)
+        assert answer.status == 200, answer
+        return answer.json["id"]
+
+    def page(self, path):
+        answer = self.call("GET", path)
+        assert answer.status == 200, answer
+        return answer.json
+
+    def walk(self, path):
+        """All items of GET /tasks or GET /events, page by page."""
+        items, cursor = [], None
+        while True:
+            start = "&after=earliest" if path == "/events" else ""
+            page = self.page(f"{path}?limit=1000" + (f"&after={cursor}" if cursor else start))
+            items += page["data"]
+            cursor = page["page_info"]["end_cursor"]
+            if cursor is None:
+                return items
+
+    def pending(self):
+        return self.page("/tasks?limit=1")["page_info"]["total_count"]
+
+    def resident_mib(self):
+        with open(f"/proc/{self.process.pid}/status") as file:
+            return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) / 1024
+
 
 class TestCase(unittest.TestCase):
-    maxDiff = 2000
+    def setUp(self):
+        self.notes = []
+
+    def note(self, text):
+        """Something measured, to print behind the test's name."""
+        self.notes.append(text)
 
     def server(self, *flags, **options):
-        return self.enterContext(Server(*flags, **options))
+        server = Server(*flags, **options)
+        self.addCleanup(self.end, server)
+        return server
 
-    def run_binary(self, *flags, env=None):
-        """Runs it to its end; returns exit status, output and errors."""
-        done = subprocess.run([BINARY, *flags], capture_output=True, text=True, timeout=20,
-                              env={**os.environ, **(env or {})})
-        return done.returncode, done.stdout, done.stderr
+    def end(self, server):
+        """Every test ends its server by SIGTERM, whatever it did to it, and that must work."""
+        status = server.process.poll()
+        errors = server.stderr()
+        try:
+            if status is None:
+                stopped = server.stop()[0]
+                self.assertEqual(stopped, 0, f"exit status after SIGTERM; stderr: {errors[-2000:]}")
+            elif not server.process.stdout.closed:  # not by stop() or kill()
+                server.process.stdout.close()
+                self.fail(f"the server died with status {status}: {errors[-2000:]}")
+        finally:
+            shutil.rmtree(server.dir, ignore_errors=True)
+
+    def opened(self, wire):
+        """Closes a connection at the end of the test."""
+        self.addCleanup(wire.close)
+        return wire
+
+    def assert_errors(self, answer, status, at_least=1):
+        """An error answer as the contract has it: {"errors": ["A sentence.", …]} and no more."""
+        self.assertEqual(answer.status, status, answer)
+        self.assertEqual((answer.header("Content-Type") or "").split(";")[0], "application/json")
+        errors = answer.json
+        self.assertEqual(list(errors), ["errors"], errors)
+        self.assertGreaterEqual(len(errors["errors"]), at_least, errors)
+        for text in errors["errors"]:
+            self.assertRegex(text, r"\w+ \w+", "an error is a sentence")
+        return errors["errors"]

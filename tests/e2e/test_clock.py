@@ -6,11 +6,12 @@ import shutil
 import subprocess
 
 import support
-from support import Stream, TestCase
+from support import TestCase
 
 
 class Clock(TestCase):
     def setUp(self):
+        super().setUp()
         if not shutil.which('cc'):
             self.skipTest('there is no C compiler')
         library = os.path.join(support.WORK, 'clock.so')
@@ -27,19 +28,19 @@ class Clock(TestCase):
 
     def test_a_step_forward_emits_at_once_and_late_and_a_step_back_emits_nothing_twice(self):
         server = self.server(env=self.env)
-        stream = self.enterContext(Stream(server))
+        stream = self.opened(server.stream())
         hour = server.schedule('in an hour', 3600)
         self.set(7200)
         woken = server.schedule('wakes the thread', 0)  # the kernel's wait knows no step
-        self.assertEqual([stream.message()[0], stream.message()[0]], [woken, hour])
-        event = server.request('GET', '/events?after=' + woken)[2]['data'][0]
+        self.assertEqual([event.id for event in stream.messages(2)], [woken, hour])
+        event = server.ask('GET', '/events?after=' + woken)[2]['data'][0]
         self.assertGreater(event['late_ms'], 3_500_000)
         self.set(-7200)
         later = server.schedule('later', 60)
         self.set(0)
         self.assertEqual(server.pending(), 1)
-        self.assertEqual(server.request('GET', '/tasks/' + later)[2]['status'], 'pending')
-        self.assertEqual(len(server.request('GET', '/events')[2]['data']), 2)
+        self.assertEqual(server.ask('GET', '/tasks/' + later)[2]['status'], 'pending')
+        self.assertEqual(len(server.ask('GET', '/events')[2]['data']), 2)
 
     def test_a_clock_that_starts_behind_the_journal_is_not_trusted_until_told(self):
         server = self.server(env=self.env)
@@ -47,25 +48,25 @@ class Clock(TestCase):
         server.kill()
         self.set(-86_400)
         server.start()
-        status, headers, answer = server.request('POST', '/schedule', {'delay': 1, 'message': 'x'})
+        status, headers, answer = server.ask('POST', '/schedule', {'delay': 1, 'message': 'x'})
         self.assertEqual(status, 503)
         self.assertIn('clock', answer['errors'][0])
         self.assertIn('Retry-After', headers)
-        self.assertEqual(server.request('GET', '/readyz')[0], 503)
-        self.assertEqual(server.request('GET', '/tasks/' + task)[0], 200)
+        self.assertEqual(server.ask('GET', '/readyz')[0], 503)
+        self.assertEqual(server.ask('GET', '/tasks/' + task)[0], 200)
         self.set(0)
-        self.assertEqual(server.request('POST', '/schedule', {'delay': 900, 'message': 'x'})[0], 200)
-        self.assertEqual(server.request('GET', '/readyz')[0], 200)
+        self.assertEqual(server.ask('POST', '/schedule', {'delay': 900, 'message': 'x'})[0], 200)
+        self.assertEqual(server.ask('GET', '/readyz')[0], 200)
         server.stop()
         self.set(-86_400)
         server.flags = ('--trust-clock',)
         server.start()
-        self.assertEqual(server.request('POST', '/schedule', {'delay': 1, 'message': 'x'})[0], 200)
+        self.assertEqual(server.ask('POST', '/schedule', {'delay': 1, 'message': 'x'})[0], 200)
         server.stop()
         server.flags = ()
         server.start()
-        self.assertEqual(server.request('GET', '/readyz')[0], 200)
-        self.assertIn('the clock is trusted', server.errors())
+        self.assertEqual(server.ask('GET', '/readyz')[0], 200)
+        self.assertIn('the clock is trusted', server.stderr())
 
     def test_what_is_far_too_late_is_given_up_where_that_is_wanted(self):
         server = self.server('--max-lateness', '1h', env=self.env)
@@ -74,7 +75,6 @@ class Clock(TestCase):
         server.kill()
         self.set(7200)
         server.start()
-        self.assertTrue(support.eventually(
-            lambda: server.request('GET', '/tasks/' + missed)[2]['status'] == 'missed'))
-        self.assertEqual([event['id'] for event in server.request('GET', '/events')[2]['data']], [late])
-        self.assertIn('given up', server.errors())
+        support.wait_for(lambda: server.ask('GET', '/tasks/' + missed)[2]['status'] == 'missed')
+        self.assertEqual([event['id'] for event in server.ask('GET', '/events')[2]['data']], [late])
+        self.assertIn('given up', server.stderr())

@@ -13,6 +13,7 @@ from support import TestCase
 
 class CommandLine(TestCase):
     def setUp(self):
+        super().setUp()
         self.one = self.server()
 
     def run_verb(self, *arguments, text=None):
@@ -51,7 +52,7 @@ class CommandLine(TestCase):
 
     def test_events_are_followed_across_a_restart(self):
         past = self.add('--in', '0s', 'past')
-        self.assertTrue(support.eventually(lambda: self.run_verb('events')[1] == f'{past}\t"past"\n'))
+        support.wait_for(lambda: self.run_verb('events')[1] == f'{past}\t"past"\n')
         process = subprocess.Popen([support.BINARY, 'events', '-n', '1', '-f', '--url', self.one.url],
                                    stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         self.addCleanup(lambda: (process.kill(), process.wait(), process.stdout.close()))
@@ -96,7 +97,7 @@ class CommandLine(TestCase):
 
     def test_a_secret_comes_from_a_file_or_the_environment(self):
         guarded = self.server(env={'SCHEDULER_SECRET': 's3cret'})
-        path = os.path.join(guarded.directory, 'secret')
+        path = os.path.join(guarded.dir, 'secret')
         with open(path, 'w') as file:
             file.write('s3cret\n')
         self.assertEqual(self.run_verb('ls', '--url', guarded.url)[0], 1)

@@ -6,9 +6,9 @@ import os
 import subprocess
 
 import support
-from support import Stream, TestCase, iso
-
-NONE = '00000000-0000-7000-8000-000000000000'
+from support import UNKNOWN as NONE
+from support import TestCase, iso
+from test_clients import install
 
 # What only a failing disk or a stopping server answers; the unit tests provoke it.
 NOT_PROVOKED = {('/cancel', 'post', '503'), ('/tasks', 'delete', '503'),
@@ -52,7 +52,7 @@ class Description(TestCase):
                 self.check(schema['items'], item, place + '[]')
 
     def exercise(self, server, method, path, template, status, body=None, headers=None):
-        answer = server.request(method.upper(), path, body, headers)
+        answer = server.ask(method.upper(), path, body, headers)
         self.assertEqual(answer[0], status, (method, path, answer[2]))
         described = self.document['paths'][template][method]['responses'][str(status)]
         content = self.resolve(described)['content']
@@ -65,7 +65,7 @@ class Description(TestCase):
 
     def test_every_path_and_status_is_as_described_and_none_is_missing(self):
         server = self.server('--max-body', '2000')
-        self.document = server.request('GET', '/openapi.json')[2]
+        self.document = server.ask('GET', '/openapi.json')[2]
         self.seen = set()
         self.exercise_tasks(server)
         self.exercise_events(server)
@@ -78,7 +78,7 @@ class Description(TestCase):
         self.assertEqual(described - self.seen, NOT_PROVOKED)
         # Every path that the server knows says which methods it knows.
         for path, item in self.document['paths'].items():
-            allow = server.request('OPTIONS', path.replace('{id}', NONE))[1]['Allow'].lower()
+            allow = server.ask('OPTIONS', path.replace('{id}', NONE))[1]['Allow'].lower()
             known = set(allow.split(', ')) - {'head', 'options'}
             self.assertEqual(known, set(item) - {'parameters'}, path)
 
@@ -110,11 +110,11 @@ class Description(TestCase):
 
     def exercise_events(self, server):
         go = self.exercise
-        with Stream(server) as stream:
-            past = server.schedule('now')
-            self.assertEqual(stream.message()[0], past)
+        with server.stream() as stream:
+            past = server.schedule('now', 0)
+            self.assertEqual(stream.next().id, past)
             self.seen.add(('/sse', 'get', '200'))
-            self.assertIn('Content-Type: text/event-stream', stream.head)
+            self.assertEqual(stream.answer_head.header('Content-Type'), 'text/event-stream')
         go(server, 'post', '/cancel', '/cancel', 409, {'id': past})
         go(server, 'patch', '/tasks/' + past, '/tasks/{id}', 409, {'message': {}})
         go(server, 'delete', '/tasks/' + past, '/tasks/{id}', 409)
@@ -159,10 +159,11 @@ class Description(TestCase):
         go(small, 'get', '/readyz', '/readyz', 503)
 
     def test_a_public_validator_finds_the_description_valid(self):
+        install()
         server = self.server()
-        path = os.path.join(server.directory, 'openapi.json')
+        path = os.path.join(server.dir, 'openapi.json')
         with open(path, 'w') as file:
-            json.dump(server.request('GET', '/openapi.json')[2], file)
+            json.dump(server.ask('GET', '/openapi.json')[2], file)
         done = subprocess.run(['npx', '--no-install', 'validate-api', path], cwd=support.WORK,
                               capture_output=True, text=True, timeout=60)
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
