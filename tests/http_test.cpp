@@ -186,7 +186,9 @@ TEST_SUITE("http") {
             {"POST /nothing", "{}", 404, "nothing at this path"},
             {"PUT /tasks", "{}", 405, "GET, HEAD, DELETE"},
             {"GET /schedule", "", 405, "it knows POST"},
-            {"TRACE /schedule", "", 405, "method"},
+            {"TRACE /schedule", "", 405, "it knows POST"},
+            {"BREW /tasks", "", 405, "GET, HEAD, DELETE"},
+            {"BREW /nothing", "", 404, "nothing at this path"},
         };
         for (const Case& one : cases) {
             CAPTURE(one.line);
@@ -430,7 +432,7 @@ TEST_SUITE("http") {
             {"GET /\x01 HTTP/1.1\r\nHost: a\r\n\r\n", 400},
             {"GET /healthz HTTP/1.1\r\n\r\n", 400},
             {"GET /healthz HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", 400},
-            {"BREW /schedule HTTP/1.1\r\nHost: a\r\n\r\n", 405},
+            {"BR(EW /schedule HTTP/1.1\r\nHost: a\r\n\r\n", 400},
             {start + "Content-Length: 5\r\nContent-Length: 5\r\n\r\nhello", 400},
             {start + "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 400},
             {start + "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 400},

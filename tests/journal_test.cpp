@@ -136,6 +136,27 @@ TEST_SUITE("journal") {
         CHECK(open(dir).payloads.size() == 3);
     }
 
+    TEST_CASE("a message that looks like a record is none, whatever is damaged around it") {
+        std::string forged = R"({"op":"cancel","at":"2026-03-01T12:00:00.000Z","ids":[)";
+        const std::vector<std::string> lines = lines_of(journal_of(1));
+        forged += lines[1].substr(lines[1].find("\"id\":") + 5, 38) + ']';
+        detail::seal_line(forged, 0);
+        forged.pop_back();
+        const TempDir dir;
+        {
+            Scheduler tasks(options_for(dir));
+            tasks.schedule(std::chrono::hours(48), forged);
+        }
+        std::string line = lines_of(dir.read("tasks.jsonl")).at(1);
+        REQUIRE(line.find(forged) != std::string::npos);
+        for (const std::size_t at : {std::size_t{20}, line.find(forged) + forged.size() + 3}) {
+            std::string damaged = line;
+            damaged[at] ^= 1;
+            dir.write("tasks.jsonl", lines[0] + '\n' + lines[1] + '\n' + damaged + '\n');
+            CHECK(open(dir).payloads.size() == 1);
+        }
+    }
+
     TEST_CASE("nothing that is cut off a line's front is dropped without a word") {
         const std::vector<std::string> lines = lines_of(journal_of(2));
         const std::string torn = lines[1].substr(0, 40);
@@ -159,7 +180,7 @@ TEST_SUITE("journal") {
         CHECK(opened.stats.damaged_lines == 1);
         REQUIRE(dir.names("tasks.jsonl.damaged-").size() == 1);
         CHECK(dir.read(dir.names("tasks.jsonl.damaged-")[0]) == lines[2] + '\n');
-        CHECK(opened.log.find("1 damaged lines") != std::string::npos);
+        CHECK(opened.log.find("1 damaged line(s)") != std::string::npos);
     }
 
     TEST_CASE("zeros, garbage, CR LF and empty lines cost nothing that is whole") {
