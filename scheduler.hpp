@@ -5677,13 +5677,11 @@ inline bool Connection::judge_framing(std::string_view name, std::string_view va
 
 inline void Connection::answer_refusal() {
     const char* reason = "Bad Request";
-
     if (refusal_.status == 408) reason = "Request Timeout";
     if (refusal_.status == 414) reason = "URI Too Long";
     if (refusal_.status == 431) reason = "Request Header Fields Too Large";
     const std::string body = errors_json({refusal_.error});
     out_ += "HTTP/1.1 " + std::to_string(refusal_.status) + ' ' + reason + "\r\n";
-
     out_ += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
             "\r\nConnection: close\r\n\r\n";
     if (method_ != "HEAD") out_ += body;
