@@ -422,6 +422,8 @@ class Fuzz(Hostile):
             return b"".join(chance.choices(self.PIECES, k=chance.randrange(1, 30)))
         data = bytearray(b"".join(self.usual(chance) for _ in range(chance.randrange(1, 4))))
         for _ in range(chance.randrange(1, 6)):
+            if not data:
+                break
             at = chance.randrange(len(data))
             what = chance.randrange(4)
             if what == 0:

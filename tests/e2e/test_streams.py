@@ -49,7 +49,7 @@ class Format(TestCase):
         with server.stream(seconds=20) as stream:
             for _ in range(2):
                 began = time.monotonic()
-                self.assertEqual(stream.take_until(b"\n"), b":keepalive")
+                self.assertEqual(stream.take_until(b"\n\n"), b":keepalive")
                 self.assertAlmostEqual(time.monotonic() - began, 15, delta=1.5)
             task = server.schedule("x", 0)
             self.assertEqual(stream.next().id, task)
