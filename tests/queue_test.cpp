@@ -278,6 +278,15 @@ TEST_SUITE("queue") {
         CHECK(next < ids.next(ms(1'001)));
     }
 
+    TEST_CASE("an id of the same millisecond is passed as well") {
+        IdSource ids;
+        const TaskId first = ids.next(ms(5));
+        const TaskId other(first.high() + 3, first.low());
+        ids.pass(other);
+        CHECK(other < ids.next(ms(5)));
+        CHECK(other < ids.next(ms(0)));
+    }
+
     TEST_CASE("ids made before 1970 are ids, and an older id does not turn them back") {
         IdSource ids;
         const TaskId first = ids.next(ms(-5));

@@ -315,12 +315,14 @@ TEST_SUITE("text") {
         JsonReader outside("}");
         CHECK_FALSE(outside.next_member(key));
         CHECK_FALSE(outside.finish());
-        JsonReader mixed("{\"a\":]}");
+        JsonReader mixed("{\"a\":1]");
+        std::string_view value;
         REQUIRE(mixed.enter_object());
         REQUIRE(mixed.next_member(key));
+        REQUIRE(mixed.value(value));
         CHECK_FALSE(mixed.next_element());
-        CHECK_FALSE(mixed.next_member(key));
         CHECK_FALSE(mixed.finish());
+        CHECK(mixed.problem() == "an array expected at byte 6");
     }
 
     TEST_CASE("after the first violation nothing more is read") {
@@ -404,6 +406,12 @@ TEST_SUITE("text") {
         scheduler::detail::append_quoted(quoted, text);
         CHECK(accepts(quoted));
         CHECK(scheduler::detail::read_string(quoted) == text);
+    }
+
+    TEST_CASE("text in quotes holds no control character, and is otherwise as it was") {
+        std::string quoted;
+        scheduler::detail::append_quoted(quoted, "a\x1F\x7F~/\xC2\x80\"");
+        CHECK(quoted == "\"a\\u001f\\u007f~/\xC2\x80\\\"\"");
     }
 
     TEST_CASE("text in quotes is read by others as it was, one character at a time") {
