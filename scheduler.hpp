@@ -506,6 +506,7 @@ private:
     std::string* minified_ = nullptr;  // where value() copies to, if anywhere
     const char* run_ = nullptr;        // first byte that is not copied yet
     bool first_ = false;               // no member or element of this container was read yet
+    bool whole_ = false;               // the outermost value was read to its end
     std::size_t depth_ = 0;
     std::array<char, max_depth> containers_{};
 };
@@ -532,17 +533,21 @@ inline bool JsonReader::open(char container) {
 }
 
 inline bool JsonReader::enter(char container) {
-    if (failed() || peek() != container) return false;
+    if (failed() || whole_ || peek() != container) return false;
     first_ = true;
     return open(container);
 }
 
 inline bool JsonReader::close_or_continue(char closing) {
     if (failed()) return false;
+    const char container = closing == '}' ? '{' : '[';
+    if (depth_ == 0 || containers_[depth_ - 1] != container) {
+        return fail(closing == '}' ? "an object expected" : "an array expected");
+    }
     space();
     if (at(closing)) {
         ++at_;
-        --depth_;
+        whole_ = --depth_ == 0;
         first_ = false;
         return false;
     }
@@ -577,6 +582,7 @@ inline bool JsonReader::key(std::string_view& name) {
 
 inline bool JsonReader::value(std::string_view& slice, std::string* minified) {
     if (failed()) return false;
+    if (whole_) return fail("text after the end of the value");
     space();
     const char* start = at_;
     minified_ = minified;
@@ -584,6 +590,7 @@ inline bool JsonReader::value(std::string_view& slice, std::string* minified) {
     const bool good = skip_value();
     if (good && minified) minified->append(run_, at_);
     minified_ = nullptr;
+    whole_ = good && depth_ == 0;
     slice = std::string_view(start, static_cast<std::size_t>(at_ - start));
     return good;
 }
@@ -761,7 +768,7 @@ inline bool JsonReader::utf8() {
 inline bool JsonReader::finish() {
     if (failed()) return false;
     space();
-    if (depth_ != 0) return fail("the text ends too early");
+    if (depth_ != 0 || (at_ == end_ && !whole_)) return fail("the text ends too early");
     return at_ == end_ || fail("text after the end of the value");
 }
 
@@ -843,6 +850,8 @@ inline std::string changed_payload(std::string_view payload, std::string_view ti
 //   C1  Text is read strictly: what RFC 3339 or ECMAScript's date-time format
 //       defines, and the offsets +hhmm and +hh that `date +%z` prints.  Anything
 //       else is refused, never guessed.
+//       A moment before or after the years of six digits is refused as well: what
+//       is read can always be written and read again.
 //   C2  A moment is a count of milliseconds.  It becomes a time_point of
 //       nanoseconds, which end in 2262, only to wait, and is clamped for that.
 
@@ -885,6 +894,12 @@ inline int days_in_month(std::int64_t year, int month) {
 }
 
 constexpr std::int64_t ms_per_day = 86'400'000;
+
+// The day of a moment, since 1970.
+inline std::int64_t day_of(TimePoint time) {
+    const std::int64_t ms = time.time_since_epoch().count();
+    return ms / ms_per_day - (ms % ms_per_day < 0 ? 1 : 0);
+}
 
 // Reads one date-time (C1).
 class TimeReader {
@@ -1002,9 +1017,12 @@ inline std::optional<TimePoint> TimeReader::moment() const {
     if (second_ == 60) {
         const std::int64_t next = minutes + 1;
         if (next % 1'440 != 0 || date_from_days(next / 1'440).day != 1) return std::nullopt;
-        return TimePoint(milliseconds(next * 60'000));
     }
-    return TimePoint(milliseconds((minutes * 60 + second_) * 1'000 + ms_));
+    const int ms = second_ == 60 ? 0 : ms_;
+    const TimePoint time(milliseconds((minutes * 60 + second_) * 1'000 + ms));
+    const std::int64_t year = date_from_days(day_of(time)).year;
+    if (year < -999'999 || year > 999'999) return std::nullopt;
+    return time;
 }
 
 inline void append_padded(std::string& out, std::int64_t value, int width) {
@@ -1017,10 +1035,9 @@ inline void append_padded(std::string& out, std::int64_t value, int width) {
 }
 
 inline void append_time(std::string& out, TimePoint time) {
-    const std::int64_t ms = time.time_since_epoch().count();
-    const std::int64_t day = (ms >= 0 ? ms : ms - (ms_per_day - 1)) / ms_per_day;
-    const std::int64_t of_day = ms - day * ms_per_day;
-    const Date date = date_from_days(day);
+    const std::int64_t rest = time.time_since_epoch().count() % ms_per_day;
+    const std::int64_t of_day = rest < 0 ? rest + ms_per_day : rest;
+    const Date date = date_from_days(day_of(time));
     if (date.year < 0 || date.year > 9'999) {
         out += date.year < 0 ? '-' : '+';
         append_padded(out, date.year < 0 ? -date.year : date.year, 6);
@@ -1127,8 +1144,7 @@ inline TimePoint wall_clock() {
 /// The same date and time of day one calendar year later, which is the latest
 /// due time at that moment; from 29 February to 28 February.
 inline TimePoint one_year_after(TimePoint time) {
-    const std::int64_t ms = time.time_since_epoch().count();
-    const std::int64_t day = (ms >= 0 ? ms : ms - (detail::ms_per_day - 1)) / detail::ms_per_day;
+    const std::int64_t day = detail::day_of(time);
     const detail::Date date = detail::date_from_days(day);
     const int last = detail::days_in_month(date.year + 1, date.month);
     const std::int64_t later =
@@ -1207,6 +1223,7 @@ public:
         while (!text.empty()) {
             const ssize_t n = ops_.pwrite(fd_, text.data(), text.size(), offset(at));
             if (n < 0 && errno != EINTR) fail("cannot write to", errno);
+            if (n == 0) fail("cannot write to", EIO);  // else this would never end
             if (n > 0) {
                 text.remove_prefix(static_cast<std::size_t>(n));
                 at += static_cast<std::uint64_t>(n);
@@ -1221,8 +1238,11 @@ public:
     }
     // A file system that cannot set space aside is none the worse for it.
     void reserve(std::uint64_t at, std::uint64_t size) {
-        if (ops_.reserve(fd_, offset(at), offset(size)) != 0 && errno != EOPNOTSUPP &&
-            errno != ENOSYS && errno != EINVAL && errno != EINTR) {
+        int result = 0;
+        do {
+            result = ops_.reserve(fd_, offset(at), offset(size));
+        } while (result != 0 && errno == EINTR);
+        if (result != 0 && errno != EOPNOTSUPP && errno != ENOSYS && errno != EINVAL) {
             fail("cannot reserve space in", errno);
         }
     }

@@ -53,6 +53,148 @@ TEST_SUITE("files") {
         }
     }
 
+    TEST_CASE("a read ends at the end of the file, however short its parts") {
+        const support::TempDir dir;
+        support::FailingFiles ops;
+        const std::string text(10'000, 'x');
+        File file(ops, dir.write("f", text), O_RDWR);
+        ops.shorten(7);
+        std::string read(20'000, '-');
+        CHECK(file.read(&read[0], read.size(), 1) == 9'999);
+        CHECK(read.substr(0, 9'999) == text.substr(1));
+        CHECK(read[9'999] == '-');
+        CHECK(file.read(&read[0], 10, 10'000) == 0);
+        CHECK(ops.count("pread") > 1'000);
+    }
+
+    TEST_CASE("an interruption between two parts of a write loses and repeats nothing") {
+        for (std::size_t number = 0; number < 4; ++number) {
+            CAPTURE(number);
+            const support::TempDir dir;
+            support::FailingFiles ops;
+            File file(ops, dir.path("f"), O_RDWR | O_CREAT);
+            ops.shorten(3);
+            ops.fail_call("pwrite", number, EINTR);
+            file.write("0123456789ab", 0);
+            CHECK(dir.read("f") == "0123456789ab");
+            CHECK(ops.has_failed());
+        }
+    }
+
+    TEST_CASE("a write that makes no headway is an error and not for ever") {
+        class Stuck : public FileOps {
+            ssize_t pwrite(int, const void*, std::size_t, off_t) override { return 0; }
+        };
+        const support::TempDir dir;
+        Stuck ops;
+        File file(ops, dir.path("f"), O_RDWR | O_CREAT);
+        CHECK(support::errc_of([&] { file.write("x", 0); }) == Errc::journal_failed);
+    }
+
+    TEST_CASE("every call that fails is named, with its file and the reason") {
+        const support::TempDir dir;
+        support::FailingFiles ops;
+        File file(ops, dir.path("f"), O_RDWR | O_CREAT);
+        char byte = 0;
+        struct Case {
+            const char* kind;
+            const char* what;
+            std::function<void()> call;
+        };
+        const Case cases[] = {
+            {"open", "cannot open", [&] { File(ops, dir.path("f"), O_RDONLY); }},
+            {"fstat", "cannot examine", [&] { file.status(); }},
+            {"pread", "cannot read", [&] { file.read(&byte, 1, 0); }},
+            {"pwrite", "cannot write to", [&] { file.write("x", 0); }},
+            {"ftruncate", "cannot truncate", [&] { file.truncate(0); }},
+            {"fdatasync", "cannot sync", [&] { file.sync(); }},
+            {"reserve", "cannot reserve space in", [&] { file.reserve(0, 1); }},
+        };
+        for (const Case& one : cases) {
+            CAPTURE(one.kind);
+            ops.fail_call(one.kind, 0, EIO);
+            std::string told;
+            try {
+                one.call();
+            } catch (const Error& failure) {
+                told = failure.what();
+            }
+            CHECK(told == std::string(one.what) + ' ' + dir.path("f") + ": Input/output error");
+            CHECK_NOTHROW(one.call());
+        }
+    }
+
+    TEST_CASE("a reservation that is interrupted is made again") {
+        const support::TempDir dir;
+        support::FailingFiles ops;
+        File file(ops, dir.path("f"), O_RDWR | O_CREAT);
+        ops.fail_call("reserve", 0, EINTR);
+        file.reserve(0, 100);
+        CHECK(ops.count("reserve") == 2);
+    }
+
+    TEST_CASE("a sync that failed is not tried again") {
+        const support::TempDir dir;
+        support::FailingFiles ops;
+        File file(ops, dir.path("f"), O_RDWR | O_CREAT);
+        for (const int error : {EIO, EINTR}) {
+            CAPTURE(error);
+            const std::size_t before = ops.count("fdatasync");
+            ops.fail_call("fdatasync", 0, error);
+            CHECK(support::errc_of([&] { file.sync(); }) == Errc::journal_failed);
+            CHECK(ops.count("fdatasync") == before + 1);
+        }
+    }
+
+    TEST_CASE("space that is reserved does not change what is in a file") {
+        const support::TempDir dir;
+        FileOps ops;
+        File file(ops, dir.write("f", "text"), O_RDWR);
+        file.reserve(4, 1'000'000);
+        CHECK(file.status().st_size == 4);
+        CHECK(dir.read("f") == "text");
+    }
+
+    TEST_CASE("a file that cannot be opened leaves no descriptor behind") {
+        const support::TempDir dir;
+        FileOps ops;
+        const auto lowest_free = [&] { return File(ops, dir.path("f"), O_RDWR | O_CREAT).fd(); };
+        const int before = lowest_free();
+        CHECK(support::errc_of([&] { File(ops, dir.path("none"), O_RDWR); }) ==
+              Errc::journal_failed);
+        CHECK(lowest_free() == before);
+    }
+
+    TEST_CASE("a new name is made durable in its own directory") {
+        class Watching : public support::FailingFiles {
+        public:
+            int open(const char* path, int flags, mode_t mode) override {
+                if (flags & O_DIRECTORY) directories.push_back(path);
+                return FailingFiles::open(path, flags, mode);
+            }
+            std::vector<std::string> directories;
+        };
+        const support::TempDir dir;
+        Watching ops;
+        detail::sync_directory_of(ops, dir.path("f"));
+        detail::sync_directory_of(ops, "f");
+        detail::sync_directory_of(ops, "/f");
+        CHECK(ops.directories == std::vector<std::string>{dir.path(""), ".", "/"});
+        CHECK(ops.count("fsync") == 3);
+    }
+
+    TEST_CASE("a directory that cannot be synced is an error, unless it has no need to") {
+        const support::TempDir dir;
+        support::FailingFiles ops;
+        const auto sync = [&] { detail::sync_directory_of(ops, dir.path("f")); };
+        ops.fail_call("fsync", 0, EIO);
+        CHECK(support::errc_of(sync) == Errc::journal_failed);
+        ops.fail_call("fsync", 0, EINVAL);
+        CHECK_NOTHROW(sync());
+        ops.fail_call("open", 0, EACCES);
+        CHECK(support::errc_of(sync) == Errc::journal_failed);
+    }
+
     TEST_CASE("a file system that cannot reserve space is none the worse for it") {
         const support::TempDir dir;
         support::FailingFiles ops;

@@ -98,6 +98,84 @@ TEST_SUITE("queue") {
         CHECK_FALSE(any);
     }
 
+    TEST_CASE("a walk can begin anywhere, whatever was done to the queue before") {
+        for (const unsigned seed : {11U, 12U}) {
+            CAPTURE(seed);
+            std::mt19937 random(seed);
+            DueQueue queue;
+            std::set<Record*, Earlier> model;
+            std::vector<RecordRef> records;
+            for (int step = 0; step < 5'000; ++step) {
+                records.push_back(support::record_of(random(), ms(random() % 2'000)));
+                if (!model.insert(records.back().get()).second) continue;
+                queue.insert(records.back().get());
+                if (random() % 2) {
+                    queue.erase(*model.begin());
+                    model.erase(model.begin());
+                }
+            }
+            for (int look = 0; look < 2'000; ++look) {
+                const RecordRef from = support::record_of(random(), ms(random() % 2'100));
+                std::vector<Record*> found;
+                queue.walk_from({from->due, from->id}, [&](Record* record) {
+                    found.push_back(record);
+                    return found.size() < 200;
+                });
+                std::vector<Record*> expected;
+                for (auto at = model.lower_bound(from.get());
+                     at != model.end() && expected.size() < 200; ++at) {
+                    expected.push_back(*at);
+                }
+                REQUIRE(found == expected);
+            }
+        }
+    }
+
+    TEST_CASE("tasks come out in order, in whichever order they came in") {
+        const std::int64_t count = 2'000;
+        const std::pair<const char*, std::function<std::int64_t(std::int64_t)>> orders[] = {
+            {"ascending", [](std::int64_t i) { return i; }},
+            {"descending", [](std::int64_t i) { return -i; }},
+            {"equal", [](std::int64_t) { return 7; }},
+            {"from both ends", [](std::int64_t i) { return i % 2 ? i : -i; }},
+            {"in waves", [](std::int64_t i) { return i % 50; }},
+        };
+        for (const auto& order : orders) {
+            const auto& name = order.first;
+            CAPTURE(name);
+            DueQueue queue;
+            std::vector<RecordRef> records;
+            for (std::int64_t i = 0; i < count; ++i) {
+                records.push_back(support::record_of(records.size(), ms(order.second(i))));
+                queue.insert(records.back().get());
+            }
+            CHECK(queue.size() == records.size());
+            std::sort(records.begin(), records.end(), [](const RecordRef& a, const RecordRef& b) {
+                return Earlier()(a.get(), b.get());
+            });
+            for (const RecordRef& record : records) {
+                REQUIRE(queue.front() == record.get());
+                queue.erase(queue.front());
+            }
+            CHECK(queue.empty());
+        }
+    }
+
+    TEST_CASE("a queue that was emptied from its end can be filled again") {
+        DueQueue queue;
+        std::vector<RecordRef> records;
+        for (int round = 0; round < 3; ++round) {
+            records.clear();
+            for (std::uint64_t i = 0; i < 300; ++i) {
+                records.push_back(support::record_of(i, ms(0)));
+                queue.insert(records.back().get());
+            }
+            for (auto at = records.rbegin(); at != records.rend(); ++at) queue.erase(at->get());
+            REQUIRE(queue.empty());
+            REQUIRE(all(queue).empty());
+        }
+    }
+
     TEST_CASE("the index finds what it holds, also among ids that collide") {
         std::mt19937_64 random(7);
         TaskIndex index;
@@ -128,6 +206,55 @@ TEST_SUITE("queue") {
         }
     }
 
+    TEST_CASE("the index closes its gaps, also where a row of colliding ids goes around its end") {
+        // Every row of ids falls on one slot of 64; one of the 64 rows begins at the last.
+        std::mt19937_64 random(9);
+        for (std::uint64_t row = 0; row < 256; ++row) {
+            CAPTURE(row);
+            TaskIndex index;
+            std::vector<TaskId> ids;
+            for (std::uint64_t i = 0; i < 40; ++i) ids.emplace_back(i << 16, (i << 16) ^ row);
+            for (const TaskId id : ids) index.insert(RecordRef::make(id, ms(0), "{}"));
+            std::shuffle(ids.begin(), ids.end(), random);
+            while (!ids.empty()) {
+                index.erase(ids.back());
+                REQUIRE(index.find(ids.back()) == nullptr);
+                ids.pop_back();
+                for (const TaskId id : ids) REQUIRE(index.find(id) != nullptr);
+                REQUIRE(index.size() == ids.size());
+            }
+        }
+    }
+
+    TEST_CASE("the index owns its tasks, and gives each up once") {
+        const RecordRef erased = support::record_of(1, ms(0));
+        const RecordRef replaced = support::record_of(2, ms(0));
+        const RecordRef kept = support::record_of(3, ms(0));
+        {
+            TaskIndex index;
+            for (const RecordRef& record : {erased, replaced, kept}) index.insert(record);
+            index.erase(erased->id);
+            index.replace(support::record_of(2, ms(1)));
+            CHECK(erased->references == 1);
+            CHECK(replaced->references == 1);
+            CHECK(kept->references == 2);
+        }
+        CHECK(kept->references == 1);
+    }
+
+    TEST_CASE("an empty index holds nothing, and room made ahead changes nothing") {
+        TaskIndex index;
+        CHECK(index.find(support::id_of(1)) == nullptr);
+        index.reserve(1'000);
+        CHECK(index.find(support::id_of(1)) == nullptr);
+        index.insert(support::record_of(1, ms(0)));
+        index.reserve(100'000);
+        CHECK(index.find(support::id_of(1)) != nullptr);
+        std::size_t count = 0;
+        index.for_each([&](const Record*) { ++count; });
+        CHECK(count == 1);
+    }
+
     TEST_CASE("ids rise strictly though the clock stands still or steps back") {
         IdSource ids;
         TaskId last;
@@ -140,6 +267,52 @@ TEST_SUITE("queue") {
         IdSource restarted;
         restarted.pass(last);
         CHECK(last < restarted.next(ms(5)));
+    }
+
+    TEST_CASE("a counter that overflows goes on in the next millisecond") {
+        IdSource ids;
+        ids.pass(TaskId(std::uint64_t{1'000} << 16 | 0x7FFF, std::uint64_t{1} << 63));
+        const TaskId next = ids.next(ms(1'000));
+        CHECK(next.time() == ms(1'001));
+        CHECK((next.high() & 0xFFFFU) == 0x7000U);
+        CHECK(next < ids.next(ms(1'001)));
+    }
+
+    TEST_CASE("an id of the same millisecond is passed as well") {
+        IdSource ids;
+        const TaskId first = ids.next(ms(5));
+        const TaskId other(first.high() + 3, first.low());
+        ids.pass(other);
+        CHECK(other < ids.next(ms(5)));
+        CHECK(other < ids.next(ms(0)));
+    }
+
+    TEST_CASE("ids made before 1970 are ids, and an older id does not turn them back") {
+        IdSource ids;
+        const TaskId first = ids.next(ms(-5));
+        CHECK(first != TaskId());
+        CHECK(first.time() == ms(0));
+        const TaskId second = ids.next(ms(9'000));
+        ids.pass(first);
+        CHECK(second < ids.next(ms(0)));
+        CHECK_FALSE(ids.last() < TaskId(second.high(), std::uint64_t{1} << 63));
+    }
+
+    TEST_CASE("every id has version and variant in their places, and no two are alike") {
+        IdSource ids;
+        std::set<TaskId> seen;
+        for (int i = 0; i < 10'000; ++i) {
+            const TaskId id = ids.next(ms(i / 3));
+            REQUIRE((id.high() >> 12 & 0xFU) == 7);
+            REQUIRE((id.low() >> 62) == 2);
+            REQUIRE(seen.insert(id).second);
+        }
+    }
+
+    TEST_CASE("two sources at one moment make different ids") {
+        IdSource one;
+        IdSource other;
+        CHECK(one.next(ms(1)).low() != other.next(ms(1)).low());
     }
 
     TEST_CASE("an id is a UUID of version 7 that tells when it was made") {
@@ -158,27 +331,37 @@ TEST_SUITE("queue") {
         }
     }
 
-    TEST_CASE("the history keeps its order and finds a place by seq") {
-        History history;
-        std::vector<RecordRef> records;
-        for (std::uint64_t seq = 0; seq < 1'000; seq += 2) {  // every second place is empty
-            records.push_back(support::record_of(seq, ms(0)));
-            records.back()->seq = seq;
-            history.reserve(1);
-            history.append(records.back().get());
+    TEST_CASE("an id reads as itself, in either case of letters, and sorts as its text does") {
+        std::mt19937_64 random(3);
+        TaskId last;
+        for (int i = 0; i < 2'000; ++i) {
+            const TaskId id(random(), random());
+            std::string text = id.str();
+            REQUIRE(TaskId::parse(text) == id);
+            REQUIRE((last < id) == (last.str() < text));
+            for (char& c : text) {
+                if (c >= 'a' && c <= 'f') c = static_cast<char>(c - 'a' + 'A');
+            }
+            REQUIRE(TaskId::parse(text) == id);
+            last = id;
         }
-        CHECK(history.next_seq() == 999);
-        CHECK(history.index_of(100) == 50);
-        CHECK(history.index_of(101) == 51);
-        for (int i = 0; i < 300; ++i) history.drop_oldest();
-        CHECK(history.first_seq() == 600);
-        CHECK(history.size() == 200);
-        CHECK(history.at(0)->seq == 600);
-        history.erase(10, 20);
-        CHECK(history.size() == 190);
-        CHECK(history.at(10)->seq == 640);
-        history.erase(0, history.size());
-        CHECK(history.empty());
-        CHECK(history.first_seq() == 999);
+        CHECK(TaskId().str() == "00000000-0000-0000-0000-000000000000");
+    }
+
+    TEST_CASE("a text with a wrong character anywhere is no id") {
+        const std::string good = "01a20cdd-e917-7205-81e5-d8b160837046";
+        REQUIRE(TaskId::parse(good));
+        for (std::size_t i = 0; i < good.size(); ++i) {
+            for (const char c : {'g', ' ', '\0', good[i] == '-' ? '0' : '-'}) {
+                std::string bad = good;
+                bad[i] = c;
+                CAPTURE(bad);
+                CHECK_FALSE(TaskId::parse(bad));
+            }
+        }
+        for (const std::string& bad : {good + "0", ' ' + good, good + '\n', '{' + good + '}'}) {
+            CAPTURE(bad);
+            CHECK_FALSE(TaskId::parse(bad));
+        }
     }
 }

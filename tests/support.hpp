@@ -110,6 +110,14 @@ public:
         std::lock_guard<std::mutex> guard(mutex_);
         kinds_[kind] = error;
     }
+    // The call of a kind with this number, from 0 and from now on, fails with `error`.
+    void fail_call(const std::string& kind, std::size_t number, int error) {
+        std::lock_guard<std::mutex> guard(mutex_);
+        failing_calls_[kind] = {counts_[kind] + number, error};
+        failed_ = false;
+    }
+    // Reads and writes move this many bytes at most; 0: as many as they are asked to.
+    void shorten(std::size_t bytes) { most_ = bytes; }
     bool has_failed() const { return failed_; }
     std::size_t count(const std::string& kind) const {
         std::lock_guard<std::mutex> guard(mutex_);
@@ -124,11 +132,11 @@ public:
         return fails("fstat") ? -1 : FileOps::fstat(fd, out);
     }
     ssize_t pread(int fd, void* to, std::size_t size, off_t from) override {
-        return fails("pread") ? -1 : FileOps::pread(fd, to, size, from);
+        return fails("pread") ? -1 : FileOps::pread(fd, to, shortened(size), from);
     }
     // A write that fails has written half of what it was to write.
     ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
-        if (!fails("pwrite")) return FileOps::pwrite(fd, from, size, to);
+        if (!fails("pwrite")) return FileOps::pwrite(fd, from, shortened(size), to);
         const int error = errno;
         if (size > 1) (void)!FileOps::pwrite(fd, from, size / 2, to);
         errno = error;
@@ -150,17 +158,32 @@ public:
     }
 
 private:
+    struct FailingCall {
+        std::size_t number;
+        int error;
+    };
+
     bool fails(const std::string& kind) {
         std::lock_guard<std::mutex> guard(mutex_);
-        ++counts_[kind];
+        const std::size_t number = counts_[kind]++;
         const int error = kinds_[kind];
         if (calls_++ == fails_at_) {
             failed_ = true;
             errno = error_;
             return true;
         }
+        const auto chosen = failing_calls_.find(kind);
+        if (chosen != failing_calls_.end() && chosen->second.number == number) {
+            failed_ = true;
+            errno = chosen->second.error;
+            return true;
+        }
         errno = error;
         return error != 0;
+    }
+    std::size_t shortened(std::size_t size) const {
+        const std::size_t most = most_;
+        return most == 0 ? size : std::min(size, most);
     }
 
     mutable std::mutex mutex_;
@@ -169,6 +192,8 @@ private:
     int error_ = EIO;
     std::map<std::string, int> kinds_;
     std::map<std::string, std::size_t> counts_;
+    std::map<std::string, FailingCall> failing_calls_;
+    std::atomic<std::size_t> most_{0};
     std::atomic<bool> failed_{false};
 };
 

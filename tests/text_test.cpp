@@ -156,6 +156,10 @@ TEST_SUITE("text") {
         CHECK(accepts(nested(100)));
         CHECK_FALSE(accepts(nested(101)));
         CHECK_FALSE(accepts(std::string(100'000, '[')));
+        std::string mixed = "0";
+        for (int i = 0; i < 50; ++i) mixed = "{\"a\":[" + mixed + "]}";
+        CHECK(accepts(mixed));
+        CHECK_FALSE(accepts('[' + mixed + ']'));
         std::string objects;
         for (int i = 0; i < 101; ++i) objects += "{\"a\":";
         CHECK(problem(objects) == "nesting deeper than 100 levels at byte 500");
@@ -177,10 +181,53 @@ TEST_SUITE("text") {
         }
     }
 
+    TEST_CASE("a character that the text's end cuts short is refused, and nothing behind it read") {
+        for (const char* start : {"\"\xC3", "\"\xE2", "\"\xE2\x82", "\"\xF0", "\"\xF0\x9F",
+                                  "\"\xF0\x9F\x98", "\"\\", "\"\\u", "\"\\u00e"}) {
+            const std::string_view text(start);
+            const std::vector<char> exact(text.begin(), text.end());  // a sanitizer guards its end
+            CAPTURE(text);
+            CHECK_FALSE(accepts(std::string_view(exact.data(), exact.size())));
+        }
+    }
+
     TEST_CASE("a problem says what is wrong and where") {
-        CHECK(problem("{\"a\":01}") == "a number with a leading zero at byte 6");
-        CHECK(problem("[1 2]") == "',' or ']' expected at byte 3");
-        CHECK(problem("{} x") == "text after the end of the value at byte 3");
+        const std::pair<const char*, const char*> cases[] = {
+            {"", "a value expected, but the text ends at byte 0"},
+            {" ?", "a value expected at byte 1"},
+            {"[1,]", "a value expected at byte 3"},
+            {"{\"a\":01}", "a number with a leading zero at byte 6"},
+            {"-x", "a digit expected at byte 1"},
+            {"1.x", "a digit expected after the point at byte 2"},
+            {"1e+", "a digit expected in the exponent at byte 3"},
+            {"[1 2]", "',' or ']' expected at byte 3"},
+            {"{\"a\":1]", "',' or '}' expected at byte 6"},
+            {"{\"a\" 1}", "':' expected at byte 5"},
+            {"{\"a\":1,}", "a member's name in quotes expected at byte 7"},
+            {"\"ab", "a string without its closing quote at byte 3"},
+            {"\"a\n\"", "a control character in a string (it must be escaped) at byte 2"},
+            {"\"a\\x\"", "an unknown escape at byte 3"},
+            {"\"\\u12g4\"", "four hexadecimal digits expected after \\u at byte 2"},
+            {"\"\xC3\xA9\xFF\"", "invalid UTF-8 at byte 3"},
+            {"{} x", "text after the end of the value at byte 3"},
+            {"[1]", ""},
+        };
+        for (const auto& one : cases) {
+            const auto& text = one.first;
+            const auto& expected = one.second;
+            CAPTURE(text);
+            CHECK(problem(text) == expected);
+        }
+    }
+
+    TEST_CASE("what is there of a text is enough, and one byte less is not") {
+        const std::string whole = R"({"a":[1.5e-3,"\u00e9",{"b":null}],"c":{"d":[true,false]}})";
+        for (std::size_t size = 0; size < whole.size(); ++size) {
+            CAPTURE(size);
+            REQUIRE_FALSE(accepts(whole.substr(0, size)));
+            REQUIRE(problem(whole.substr(0, size)).find(" at byte ") != std::string::npos);
+        }
+        CHECK(accepts(whole));
     }
 
     TEST_CASE("an object is read member by member, with values as they stand") {
@@ -213,12 +260,128 @@ TEST_SUITE("text") {
         CHECK_FALSE(reader.finish());
     }
 
+    TEST_CASE("an array is read element by element, into arrays within it as well") {
+        JsonReader reader(" [ 1 , [ 2, 3 ] , [ ] ] ");
+        std::string_view value;
+        std::string seen;
+        REQUIRE(reader.enter_array());
+        while (reader.next_element()) {
+            if (reader.enter_array()) {
+                seen += '(';
+                while (reader.next_element() && reader.value(value)) seen += value;
+                seen += ')';
+            } else if (reader.value(value)) {
+                seen += value;
+            }
+        }
+        CHECK(reader.finish());
+        CHECK(seen == "1(23)()");
+    }
+
+    TEST_CASE("to ask for a container where there is none is no violation") {
+        JsonReader reader(" 12");
+        std::string_view value;
+        CHECK_FALSE(reader.enter_object());
+        CHECK_FALSE(reader.enter_array());
+        CHECK_FALSE(reader.failed());
+        CHECK(reader.value(value));
+        CHECK(value == "12");
+        CHECK(reader.finish());
+    }
+
+    TEST_CASE("a text of which nothing was read is not finished") {
+        for (const char* text : {"", " ", "1"}) {
+            CAPTURE(text);
+            JsonReader reader(text);
+            CHECK_FALSE(reader.enter_object());
+            CHECK_FALSE(reader.finish());
+        }
+    }
+
+    TEST_CASE("a text is one value, and what follows it is not read") {
+        for (const char* text : {"1 2", "{}{}", "[] 1", "1 {}"}) {
+            CAPTURE(text);
+            JsonReader reader(text);
+            std::string_view value;
+            REQUIRE(reader.value(value));
+            CHECK_FALSE(reader.enter_object());
+            CHECK_FALSE(reader.value(value));
+            CHECK_FALSE(reader.finish());
+        }
+    }
+
+    TEST_CASE("a container ends by its own bracket, and only from within") {
+        std::string_view key;
+        JsonReader outside("}");
+        CHECK_FALSE(outside.next_member(key));
+        CHECK_FALSE(outside.finish());
+        JsonReader mixed("{\"a\":1]");
+        std::string_view value;
+        REQUIRE(mixed.enter_object());
+        REQUIRE(mixed.next_member(key));
+        REQUIRE(mixed.value(value));
+        CHECK_FALSE(mixed.next_element());
+        CHECK_FALSE(mixed.finish());
+        CHECK(mixed.problem() == "an array expected at byte 6");
+    }
+
+    TEST_CASE("after the first violation nothing more is read") {
+        JsonReader reader("[?, 1]");
+        std::string_view value;
+        REQUIRE(reader.enter_array());
+        REQUIRE(reader.next_element());
+        REQUIRE_FALSE(reader.value(value));
+        const std::string first = reader.problem();
+        CHECK_FALSE(reader.next_element());
+        CHECK_FALSE(reader.value(value));
+        CHECK_FALSE(reader.enter_array());
+        CHECK_FALSE(reader.finish());
+        CHECK(reader.problem() == first);
+    }
+
+    TEST_CASE("a trailing comma is refused by whoever reads step by step") {
+        JsonReader array("[1,]");
+        std::string_view key;
+        std::string_view value;
+        REQUIRE(array.enter_array());
+        while (array.next_element() && array.value(value)) continue;
+        CHECK_FALSE(array.finish());
+        JsonReader object("{\"a\":1,}");
+        REQUIRE(object.enter_object());
+        while (object.next_member(key) && object.value(value)) continue;
+        CHECK_FALSE(object.finish());
+    }
+
+    TEST_CASE("a value is copied behind what is there, and its slice is untouched") {
+        JsonReader reader("{\"a\" : [ 1 , 2 ] , \"b\":3}");
+        std::string_view key;
+        std::string_view value;
+        std::string out = "kept:";
+        REQUIRE(reader.enter_object());
+        REQUIRE(reader.next_member(key));
+        REQUIRE(reader.value(value, &out));
+        CHECK(out == "kept:[1,2]");
+        CHECK(value == "[ 1 , 2 ]");
+        REQUIRE(reader.next_member(key));
+        REQUIRE(reader.value(value));
+        CHECK(out == "kept:[1,2]");
+    }
+
     TEST_CASE("a name means the same however it is escaped") {
         using scheduler::detail::is_named;
         CHECK(is_named("secret", "secret"));
         CHECK(is_named("s\\u0065cret", "secret"));
         CHECK_FALSE(is_named("Secret", "secret"));
         CHECK_FALSE(is_named("s\\ud800cret", "secret"));
+        CHECK_FALSE(is_named("secret\\u0000", "secret"));
+        CHECK_FALSE(is_named("", "secret"));
+        std::string escaped;
+        for (const char c : std::string("timestamp")) {
+            escaped += "\\u00";
+            escaped += scheduler::detail::hex_digit(static_cast<unsigned>(c) >> 4);
+            escaped += scheduler::detail::hex_digit(static_cast<unsigned>(c));
+        }
+        CHECK(is_named(escaped, "timestamp"));
     }
 
     TEST_CASE("a string's characters are read, and what is no text is not") {
@@ -227,6 +390,12 @@ TEST_SUITE("text") {
         CHECK(read_string("\"\\u00e9\\ud83d\\ude00\\n\"") == "\xC3\xA9\xF0\x9F\x98\x80\n");
         CHECK_FALSE(read_string("12"));
         CHECK_FALSE(read_string("\"\\ud800\""));
+        CHECK_FALSE(read_string("\"\\udc00\""));
+        CHECK_FALSE(read_string("\"\\ud800\\ud800\""));
+        CHECK_FALSE(read_string(""));
+        CHECK_FALSE(read_string("null"));
+        CHECK(read_string("\"\"") == "");
+        CHECK(read_string("\"\\u0000\"") == std::string(1, '\0'));
     }
 
     TEST_CASE("text in quotes comes back as it was") {
@@ -237,6 +406,24 @@ TEST_SUITE("text") {
         scheduler::detail::append_quoted(quoted, text);
         CHECK(accepts(quoted));
         CHECK(scheduler::detail::read_string(quoted) == text);
+    }
+
+    TEST_CASE("text in quotes holds no control character, and is otherwise as it was") {
+        std::string quoted;
+        scheduler::detail::append_quoted(quoted, "a\x1F\x7F~/\xC2\x80\"");
+        CHECK(quoted == "\"a\\u001f\\u007f~/\xC2\x80\\\"\"");
+    }
+
+    TEST_CASE("text in quotes is read by others as it was, one character at a time") {
+        for (unsigned code = 0; code < 0x80; ++code) {
+            const std::string text = "<" + std::string(1, static_cast<char>(code)) + ">";
+            std::string quoted = "before";
+            scheduler::detail::append_quoted(quoted, text);
+            picojson::value value;
+            CAPTURE(code);
+            REQUIRE(picojson::parse(value, quoted.substr(6)).empty());
+            REQUIRE(value.get<std::string>() == text);
+        }
     }
 
     TEST_CASE("a changed payload keeps everything but what was changed") {

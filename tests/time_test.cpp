@@ -90,7 +90,26 @@ TEST_SUITE("time") {
                                  " 2020-08-21",
                                  "2020-08-21 ",
                                  "2020-08-21Z",
-
+                                 "2020-08-21T04:29:00Z+00:00",
+                                 "2020-08-21T04:29+ 1:00",
+                                 "2020-08-21T04:29:00+-2:00",
+                                 "2020-08-21T04:29:00+02:000",
+                                 "2020-08-21T04:29:00\xE2\x88\x92"
+                                 "02:00",
+                                 "2020-08-21T04:29:-1Z",
+                                 "2020-08-21T24:00:01",
+                                 "2020-08-21T24:00:60Z",
+                                 "2020-08-21T04.5",
+                                 "2020-08-21T04:29.5",
+                                 "2020-08-21  04:29",
+                                 "2020-08-21_04:29",
+                                 "2020-",
+                                 "2020-08-",
+                                 "2020-1",
+                                 "202",
+                                 "-2020-01-01",
+                                 "+0002020-01-01",
+                                 "2020-06-30T23:59:60+01:00",
                                  "-000000-01-01",
                                  "+2020-01-01",
                                  "02020-01-01",
@@ -103,6 +122,88 @@ TEST_SUITE("time") {
             CHECK(read_back(text) == "refused");
         }
         CHECK_FALSE(parse_time(std::string_view("2020-08-21\0", 11)));
+    }
+
+    TEST_CASE("a fraction of one to nine digits is cut to the millisecond") {
+        const std::string digits = "987654321";
+        for (std::size_t count = 1; count <= 9; ++count) {
+            CAPTURE(count);
+            const auto time = parse_time("2020-08-21T04:29:00." + digits.substr(0, count) + "Z");
+            REQUIRE(time);
+            const int ms = count == 1 ? 900 : count == 2 ? 980 : 987;
+            CHECK(*time == at("2020-08-21T04:29:00Z") + milliseconds(ms));
+        }
+        CHECK(at("1969-12-31T23:59:59.9999Z") == TimePoint(milliseconds(-1)));
+        CHECK(at("2020-08-21T24:00:00.000000000Z") == at("2020-08-22"));
+        CHECK_FALSE(parse_time("2020-08-21T24:00:00.000000001Z"));
+    }
+
+    TEST_CASE("every offset is subtracted, in each of its forms") {
+        const TimePoint local = at("2024-03-01T00:00:00Z");
+        char text[40];
+        for (int minutes = 0; minutes < 24 * 60; ++minutes) {
+            for (const int sign : {1, -1}) {
+                CAPTURE(minutes * sign);
+                for (const char* form :
+                     {"2024-03-01T00:00%c%02d:%02d", "2024-03-01T00:00%c%02d%02d"}) {
+                    std::snprintf(text, sizeof text, form, sign > 0 ? '+' : '-', minutes / 60,
+                                  minutes % 60);
+                    REQUIRE(parse_time(text) == local - std::chrono::minutes(minutes * sign));
+                }
+            }
+        }
+    }
+
+    TEST_CASE("a leap second ends a month of UTC and is the moment after it") {
+        for (const char* text :
+             {"2016-12-31T23:59:60Z", "2016-12-31T23:59:60.999Z", "2016-12-31T15:59:60-08:00",
+              "2017-01-01T05:29:60+0530", "2016-12-31T18:59:60-05"}) {
+            CAPTURE(text);
+            CHECK(read_back(text) == "2017-01-01T00:00:00.000Z");
+        }
+        CHECK(read_back("2015-06-30T23:59:60Z") == "2015-07-01T00:00:00.000Z");
+        CHECK(read_back("1969-12-31T23:59:60Z") == "1970-01-01T00:00:00.000Z");
+        CHECK(read_back("1968-02-29T23:59:60Z") == "1968-03-01T00:00:00.000Z");
+        CHECK(read_back("1968-02-28T23:59:60Z") == "refused");
+    }
+
+    TEST_CASE("months have the days that they have") {
+        char text[16];
+        for (const int year : {1900, 2000, 2023, 2024, 2100}) {
+            for (int month = 0; month <= 13; ++month) {
+                for (int day = 0; day <= 32; ++day) {
+                    std::snprintf(text, sizeof text, "%04d-%02d-%02d", year, month, day);
+                    tm parts{};
+                    parts.tm_year = year - 1900;
+                    parts.tm_mon = month - 1;
+                    parts.tm_mday = day;
+                    const time_t seconds = timegm(&parts);  // which carries what is too much
+                    const bool real = parts.tm_mon == month - 1 && parts.tm_mday == day;
+                    CAPTURE(text);
+                    REQUIRE(parse_time(text).has_value() == real);
+                    if (real) REQUIRE(at(text) == TimePoint(std::chrono::seconds(seconds)));
+                }
+            }
+        }
+    }
+
+    TEST_CASE("days follow each other without a gap for four thousand years either way") {
+        std::int64_t day = detail::days_from_date(-4'000, 1, 1);
+        for (std::int64_t year = -4'000; year <= 4'000; ++year) {
+            for (int month = 1; month <= 12; ++month) {
+                const int last = detail::days_in_month(year, month);
+                for (int of_month = 1; of_month <= last; ++of_month, ++day) {
+                    const detail::Date date = detail::date_from_days(day);
+                    const bool same = date.year == year && date.month == month &&
+                                      date.day == of_month &&
+                                      detail::days_from_date(year, month, of_month) == day;
+                    if (!same) CAPTURE(day);
+                    if (!same) FAIL_CHECK(year << '-' << month << '-' << of_month);
+                }
+            }
+        }
+        CHECK(day == detail::days_from_date(4'001, 1, 1));
+        CHECK(detail::days_from_date(1970, 1, 1) == 0);
     }
 
     TEST_CASE("dates and days agree with the system's calendar and with each other") {
@@ -128,6 +229,56 @@ TEST_SUITE("time") {
             CAPTURE(ms);
             if (ms > 31'000'000'000'000'000 || ms < -31'000'000'000'000'000) continue;
             REQUIRE(parse_time(format_time(time)) == time);
+        }
+    }
+
+    TEST_CASE("whatever is read can be written and read again, at both ends of time as well") {
+        for (const char* text :
+             {"-999999-01-01T00:00:00.000Z", "+999999-12-31T23:59:59.999Z",
+              "-000001-12-31T23:59:59.999Z", "0000-01-01T00:00:00.000Z", "9999-12-31T23:59:59.999Z",
+              "+010000-01-01T00:00:00.000Z", "1969-12-31T23:59:59.999Z"}) {
+            CAPTURE(text);
+            CHECK(read_back(text) == text);
+        }
+        for (const char* text : {"-999999-01-01T00:00+00:01", "+999999-12-31T23:59-00:01",
+                                 "+999999-12-31T24:00", "+999999-12-31T23:59:60Z"}) {
+            CAPTURE(text);
+            CHECK(read_back(text) == "refused");
+        }
+    }
+
+    TEST_CASE("a task that is due as early as can be said does not keep the journal from opening") {
+        const support::TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        for (const char* due : {"-999999-01-01T00:00+23:59", "-999999-01-01T00:00Z"}) {
+            CAPTURE(due);
+            const std::string json = R"({"timestamp":")" + std::string(due) + R"(","message":[]})";
+            Scheduler tasks(options);
+            const TaskRequest request = TaskRequest::parse(json, tasks.now());
+            if (request.errors.empty()) tasks.schedule({request});
+        }
+        CHECK_NOTHROW(Scheduler{options});
+    }
+
+    TEST_CASE("any time at all can be written") {
+        CHECK(format_time(TimePoint::max()) == "+292278994-08-17T07:12:55.807Z");
+        CHECK(format_time(TimePoint::min()) == "-292275055-05-16T16:47:04.192Z");
+        CHECK(format_time(TimePoint(milliseconds(-1))) == "1969-12-31T23:59:59.999Z");
+    }
+
+    TEST_CASE("a year after each day of ten years is what the system's calendar says") {
+        const TimePoint end = at("2034-01-01");
+        for (TimePoint now = at("2024-01-01T23:59:59.999Z"); now < end;
+             now += std::chrono::hours(24)) {
+            const time_t seconds = std::chrono::system_clock::to_time_t(now);
+            tm parts{};
+            REQUIRE(gmtime_r(&seconds, &parts));
+            if (parts.tm_mon == 1 && parts.tm_mday == 29) parts.tm_mday = 28;
+            ++parts.tm_year;
+            const TimePoint expected(std::chrono::seconds(timegm(&parts)) + milliseconds(999));
+            CAPTURE(format_time(now));
+            REQUIRE(format_time(one_year_after(now)) == format_time(expected));
         }
     }
 
@@ -169,5 +320,10 @@ TEST_SUITE("time") {
         CHECK(to_system_time(far) > std::chrono::system_clock::now());
         CHECK(to_system_time(at("-200000-01-01")) < std::chrono::system_clock::now());
         CHECK(to_system_time(at("2026-01-01")) == at("2026-01-01"));
+        using System = std::chrono::system_clock;
+        CHECK(to_system_time(TimePoint::min()) == System::time_point());
+        CHECK(System::time_point::max() - to_system_time(TimePoint::max()) < milliseconds(1));
+        CHECK(to_system_time(at("2262-04-11")) == at("2262-04-11"));
+        CHECK(to_system_time(at("2262-04-12")) == to_system_time(TimePoint::max()));
     }
 }
