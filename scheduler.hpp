@@ -5655,8 +5655,9 @@ inline bool Connection::judge_field(std::string_view line) {
     }
     if (equal_ignoring_case(name, "Expect")) {
         expects_continue_ = equal_ignoring_case(value, "100-continue");
-    } else if (value.empty() && equal_ignoring_case(name, "Origin")) {
-        head_ += "Origin: null\r\n";  // cpp-httplib would not see an empty one
+    } else if (value.empty() &&
+               (equal_ignoring_case(name, "Origin") || equal_ignoring_case(name, "Host"))) {
+        head_.append(name).append(": null\r\n");  // cpp-httplib would not see an empty one
     } else if (!is_withheld(name) && !value.empty()) {
         head_.append(name).append(": ").append(value).append("\r\n");
     }

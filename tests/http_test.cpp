@@ -309,6 +309,7 @@ TEST_SUITE("http") {
         CHECK(status_of(ask("[::1]:" + port, "")) == 200);
         CHECK(status_of(ask("tasks.example", "")) == 200);
         CHECK(status_of(ask("evil.example", "")) == 403);
+        CHECK(status_of(ask("", "")) == 403);
         CHECK(status_of(ask("127.0.0.1.evil.example", "")) == 403);
         CHECK(status_of(ask("localhost:" + port, "Origin: http://localhost:1\r\n")) == 403);
         CHECK(status_of(ask("localhost", "Origin: https://evil.example\r\n")) == 403);
