@@ -189,7 +189,10 @@ void add_secret(Settings& settings, const std::string& secret, const std::string
 
 void read_secrets(Settings& settings) {
     const char* secret = std::getenv("SCHEDULER_SECRET");
-    if (secret && *secret) add_secret(settings, secret, "SCHEDULER_SECRET");
+    if (secret && !*secret) {  // a slip that would leave the server open
+        throw UsageError("SCHEDULER_SECRET is empty; set it to the secret, or unset it");
+    }
+    if (secret) add_secret(settings, secret, "SCHEDULER_SECRET");
     // Commands that this process starts one day must not inherit it.
     ::unsetenv("SCHEDULER_SECRET");
     if (settings.secret_file.empty()) return;

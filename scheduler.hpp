@@ -2609,7 +2609,8 @@ private:
     void replay_answer(const Replayed& record);
     Record* replayed_pending(TaskId id) const;
 
-    void check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at);
+    void check_accepting_locked(TimePoint at);
+    void check_limits_locked(const std::vector<NewTask>& tasks);
     Error bytes_limit() const;
     void add_locked(const std::vector<RecordRef>& records, TimePoint at,
                     Answers::value_type* answer);
@@ -2631,6 +2632,7 @@ private:
     void write_ends(std::uint64_t seq, TimePoint at);
     void end_locked(Record* record, State state, TimePoint at, std::uint64_t seq);
     bool is_clock_trusted_locked(TimePoint at);
+    bool is_old(const Record* ended, TimePoint now) const;
     void trim_locked(TimePoint now);
     void log(const std::string& line) const {
         if (options_.log) options_.log(line);
@@ -2914,7 +2916,8 @@ inline Scheduled Store::schedule(const std::vector<NewTask>& tasks,
         drop_answers_locked(at);
         if (auto first = repeated(lock, idempotency, digest)) return *first;
     }
-    check_limits_locked(tasks, at);
+    check_accepting_locked(at);
+    check_limits_locked(tasks);
     for (const RecordRef& record : records) {
         record->id = ids_.next(at);
         scheduled.ids.push_back(record->id);
@@ -2984,7 +2987,8 @@ inline void Store::drop_answers_locked(TimePoint now) {
     }
 }
 
-inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePoint at) {
+// Due times are judged by the clock, so without one none is taken.
+inline void Store::check_accepting_locked(TimePoint at) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
     if (!is_clock_trusted_locked(at)) {
         throw Error(Errc::clock_untrusted,
@@ -2992,6 +2996,9 @@ inline void Store::check_limits_locked(const std::vector<NewTask>& tasks, TimePo
                         format_time(newest_stamp_) +
                         "; tasks are refused until it has passed that");
     }
+}
+
+inline void Store::check_limits_locked(const std::vector<NewTask>& tasks) {
     const std::size_t pending = queue_.size() + storing_ + tasks.size();
     std::uint64_t bytes = bytes_;
     for (const NewTask& task : tasks) bytes += task.payload.size();
@@ -3119,6 +3126,7 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
     Record* record = find_pending(lock, id);
     if (!record) throw Error(Errc::unknown_task, "there is no task " + id.str());
     const TimePoint at = now();
+    check_accepting_locked(at);
     const std::string payload = changed_payload(record->text(), timestamp, message);
     if (bytes_ - record->size + payload.size() > options_.max_bytes &&
         payload.size() > record->size) {
@@ -3363,10 +3371,16 @@ inline std::optional<TimePoint> Store::next_wake_locked() const {
     return wake;
 }
 
+// Whether it may be trimmed.  A stamp that lies ahead is that of a clock which ran
+// ahead, and would keep what bears it for as long.
+inline bool Store::is_old(const Record* ended, TimePoint now) const {
+    return ended->ended_at + options_.min_retention <= now ||
+           ended->ended_at > now + options_.min_retention;
+}
+
 inline void Store::trim_locked(TimePoint now) {
     for (History* past : {&history_, &missed_}) {
-        while (past->size() > options_.history &&
-               past->oldest()->ended_at + options_.min_retention <= now) {
+        while (past->size() > options_.history && is_old(past->oldest(), now)) {
             Record* record = past->oldest();
             past->drop_oldest();
             forget_locked(record);
@@ -3972,12 +3986,21 @@ inline Scheduler::Scheduler(Options options)
     thread_ = std::thread([this] { run(); });
 }
 
-inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
-    detail::JsonReader reader(message);
+namespace detail {
+
+// Before it is put into a larger text: a message is one value, and no more.
+inline void check_message(std::string_view message) {
+    JsonReader reader(message);
     std::string_view value;
     if (!reader.value(value) || !reader.finish()) {
         throw Error(Errc::invalid_argument, "The message is not valid JSON: " + reader.problem());
     }
+}
+
+}  // namespace detail
+
+inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
+    detail::check_message(message);
     std::string json = R"({"timestamp":")" + format_time(due) + R"(","message":)";
     json += message;
     json += '}';
@@ -5355,6 +5378,9 @@ public:
     // still sending.
     void close_gently();
 
+    // For the handler: the body is a form of several parts, which the head that it
+    // sees does not tell.
+    bool is_multipart() const { return multipart_; }
     // For the handler: the chunked body was read to its end.
     void body_was_read() { body_read_ = true; }
     // Why reading failed: the client was too slow.
@@ -5439,6 +5465,7 @@ private:
     bool chunked_ = false;
     bool body_read_ = false;
     bool expects_continue_ = false;
+    bool multipart_ = false;
     std::uint64_t body_left_ = 0;
     std::size_t hosts_ = 0;
 };
@@ -5521,7 +5548,7 @@ inline Connection::Next Connection::next_request() {
 inline bool Connection::judge(std::string_view raw) {
     refusal_ = {};
     persistent_ = true;
-    framed_ = chunked_ = body_read_ = expects_continue_ = old_ = false;
+    framed_ = chunked_ = body_read_ = expects_continue_ = multipart_ = old_ = false;
     body_left_ = 0;
     hosts_ = 0;
     head_.clear();
@@ -5652,6 +5679,10 @@ inline bool Connection::judge_field(std::string_view line) {
     if (equal_ignoring_case(name, "Host")) ++hosts_;
     if (equal_ignoring_case(name, "Connection")) {
         judge_connection(value);
+    }
+    if (equal_ignoring_case(name, "Content-Type")) {
+        constexpr std::string_view multipart = "multipart/";
+        multipart_ = equal_ignoring_case(value.substr(0, multipart.size()), multipart);
     }
     if (equal_ignoring_case(name, "Expect")) {
         expects_continue_ = equal_ignoring_case(value, "100-continue");
@@ -6019,7 +6050,8 @@ inline void HttpApi::read_body(Call& call, const httplib::ContentReader& reader)
     if (call.request.has_header("Content-Encoding")) {
         return give_up(415, "A body must be sent as it is, without Content-Encoding.");
     }
-    if (call.request.is_multipart_form_data()) {
+    detail::Connection* own = detail::Connection::current();
+    if (own ? own->is_multipart() : call.request.is_multipart_form_data()) {
         return give_up(415, "The body must be JSON, not a multipart form.");
     }
     if (std::strtoull(length.c_str(), nullptr, 10) > options_.max_body) {
@@ -6030,7 +6062,6 @@ inline void HttpApi::read_body(Call& call, const httplib::ContentReader& reader)
         call.body.append(data, size);
         return true;
     });
-    detail::Connection* own = detail::Connection::current();
     if (whole) {
         if (own) own->body_was_read();
     } else if (own && own->timed_out()) {
@@ -7058,6 +7089,7 @@ inline void Client::refuse(int status, const std::string& body) {
 
 inline TaskId Client::schedule(std::string body, std::string_view message,
                                const std::string& key) const {
+    detail::check_message(message);
     body += R"(,"message":)";
     body += message;
     body += '}';

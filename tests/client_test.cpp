@@ -70,6 +70,16 @@ TEST_SUITE("client") {
         CHECK_FALSE(client.find(id));
     }
 
+    TEST_CASE("a message that is not one JSON value is not sent") {
+        Service service;
+        const Client client = service.client();
+        for (const char* message : {"", "{", R"("x","secret":"y")", R"({"a":1}})"}) {
+            CHECK(errc_of([&] { client.schedule(milliseconds(0), message); }) ==
+                  Errc::invalid_argument);
+        }
+        CHECK(service.tasks.stats().scheduled == 0);
+    }
+
     TEST_CASE("pages and events come as they are asked for") {
         Service service;
         const Client client = service.client();

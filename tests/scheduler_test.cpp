@@ -351,14 +351,17 @@ TEST_SUITE("scheduler") {
         ManualClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
+        TaskId id;
         {
             Scheduler tasks(options);
-            tasks.schedule(std::chrono::seconds(5), "\"x\"");
+            id = tasks.schedule(std::chrono::seconds(5), "\"x\"");
         }
         clock.advance(std::chrono::hours(-1));
         Scheduler tasks(options);
         CHECK_FALSE(tasks.stats().clock_trusted);
         CHECK(errc_of([&] { tasks.schedule(milliseconds(0), "\"y\""); }) == Errc::clock_untrusted);
+        const TaskRequest later = TaskRequest::parse_change(R"({"delay":9})", clock.now());
+        CHECK(errc_of([&] { tasks.change(id, later); }) == Errc::clock_untrusted);
         CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
         clock.advance(tasks, std::chrono::hours(1));
         CHECK(eventually([&] { return tasks.stats().clock_trusted; }));
@@ -389,6 +392,28 @@ TEST_SUITE("scheduler") {
         CHECK(tasks.stats().clock_trusted);
         CHECK(tasks.find(id));
         CHECK(tasks.stats().pending == 2);
+    }
+
+    TEST_CASE("an event of a clock that ran ahead does not keep the history from being trimmed") {
+        const TempDir dir;
+        ManualClock clock("2030-01-01T00:00:00Z");
+        Options options = with(clock);
+        options.journal = dir.journal();
+        options.history = 2;
+        {
+            Scheduler tasks(options);
+            tasks.schedule(milliseconds(0), "\"from the future\"");
+            REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
+        }
+        clock.set(noon);
+        options.trust_clock = true;
+        Scheduler tasks(options);
+        for (std::uint64_t i = 1; i <= 5; ++i) {
+            tasks.schedule(milliseconds(0), "\"now\"");
+            REQUIRE(tasks.wait_for_event(i, milliseconds(10'000)));
+        }
+        clock.advance(tasks, std::chrono::minutes(2));
+        CHECK(eventually([&] { return tasks.stats().retained == 2; }));
     }
 
     TEST_CASE("a repeated request changes nothing and gets the first answer") {

@@ -97,6 +97,9 @@ class Starting(TestCase):
                 self.assertIn(done.returncode, (1, 2))
                 self.assert_refused(done, done.returncode)
                 self.assertNotIn(secret.split()[0][-6:], done.stderr)
+        done = self.run_binary("--port", "0", env={"SCHEDULER_SECRET": ""})
+        self.assert_refused(done, 2)
+        self.assertIn("SCHEDULER_SECRET is empty", done.stderr)
         directory = tempfile.mkdtemp(dir=support.WORK)
         self.addCleanup(shutil.rmtree, directory)
         for text in ("", "\n", "a b\n", "a%20b\n", "a\nb\nc\n", "a\0b\n"):
