@@ -12,7 +12,9 @@
 #include <cstdio>
 #include <ctime>
 #include <fstream>
+#include <iterator>
 #include <map>
+#include <sstream>
 
 namespace {
 
@@ -20,6 +22,9 @@ struct Settings {
     std::string host = "127.0.0.1";
     int port = 8080;
     std::string secret_file;
+    std::string sinks_file;
+    std::vector<std::string> webhooks;
+    std::vector<std::string> commands;
     scheduler::Options scheduler;
     scheduler::HttpOptions http;
 };
@@ -91,6 +96,14 @@ const Flag flags[] = {
          s.scheduler.max_lateness = scheduler::parse_duration(v);
          if (!s.scheduler.max_lateness) throw UsageError("must be a duration such as 90s or 1h30m");
      }},
+    {"webhook", "URL", "POST each event's payload to this URL; may be repeated",
+     [](Settings& s, const std::string& v) { s.webhooks.push_back(v); }},
+    {"exec", "COMMAND",
+     "run this for each event, its payload as standard input; split at blanks, no quoting, "
+     "no shell; may be repeated",
+     [](Settings& s, const std::string& v) { s.commands.push_back(v); }},
+    {"sinks", "FILE", "JSON file with webhooks and commands, their names, secrets and retries",
+     [](Settings& s, const std::string& v) { s.sinks_file = v; }},
     {"cors-origin", "ORIGIN", "origin whose pages may call the server; may be repeated",
      [](Settings& s, const std::string& v) { s.http.cors_origins.push_back(v); }},
     {"allowed-host", "HOST", "name by which the server may be called on loopback; may be repeated",
@@ -100,7 +113,7 @@ const Flag flags[] = {
 void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
-        "       task-scheduler add|ls|rm|mv|events ...   talks to a server; see add --help\n"
+        "       task-scheduler add|ls|rm|mv|events|sinks ...   talks to a server; see add --help\n"
         "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"
         "  curl -d '{\"timestamp\":\"2026-08-21T04:29:00Z\",\"message\":{\"name\":\"Luke\"}}' \\\n"
         "       http://127.0.0.1:8080/schedule       schedules a message\n"
@@ -193,7 +206,7 @@ void read_secrets(Settings& settings) {
         throw UsageError("SCHEDULER_SECRET is empty; set it to the secret, or unset it");
     }
     if (secret) add_secret(settings, secret, "SCHEDULER_SECRET");
-    // Commands that this process starts one day must not inherit it.
+    // What this process starts must not inherit it.
     ::unsetenv("SCHEDULER_SECRET");
     if (settings.secret_file.empty()) return;
     std::ifstream file(settings.secret_file);
@@ -207,6 +220,58 @@ void read_secrets(Settings& settings) {
     if (count < 1 || count > 2) {
         throw UsageError(settings.secret_file + ": must hold one secret, or two, a line each");
     }
+}
+
+std::string file_text(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+    if (!file) throw UsageError("cannot read " + path);
+    return text;
+}
+
+std::vector<std::string> split_at_blanks(const std::string& text) {
+    std::istringstream words(text);
+    return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+}
+
+// What --sinks, --webhook and --exec say.
+std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) {
+    const auto& log = settings.scheduler.log;
+    std::vector<scheduler::SinkOptions> sinks;
+    const auto within = [](const std::string& place, const auto& make) {
+        try {
+            make();
+        } catch (const scheduler::Error& error) {
+            throw UsageError(place + ": " + error.what());
+        }
+    };
+    if (!settings.sinks_file.empty()) {
+        within(settings.sinks_file,
+               [&] { sinks = scheduler::parse_sinks(file_text(settings.sinks_file), log); });
+    }
+    for (const std::string& url : settings.webhooks) {
+        within("--webhook", [&] {
+            scheduler::WebhookOptions options;
+            options.url = url;
+            sinks.emplace_back();
+            sinks.back().name = scheduler::detail::derived_name("webhook", url);
+            sinks.back().sink = std::make_shared<scheduler::WebhookSink>(options);
+        });
+    }
+    for (const std::string& command : settings.commands) {
+        within("--exec", [&] {
+            const std::string name = scheduler::detail::derived_name("exec", command);
+            scheduler::CommandOptions options;
+            options.command = split_at_blanks(command);
+            options.log = [log, name](const std::string& line) {
+                log("sink " + name + ": " + line);
+            };
+            sinks.emplace_back();
+            sinks.back().name = name;
+            sinks.back().sink = std::make_shared<scheduler::CommandSink>(options);
+        });
+    }
+    return sinks;
 }
 
 sigset_t stop_signals() {
@@ -495,6 +560,63 @@ int events(const Arguments& arguments) {
     return 0;
 }
 
+std::string sink_line(const scheduler::SinkStatus& sink) {
+    static const char* const states[] = {"active", "paused", "disabled"};
+    const std::string separator = on_terminal() ? "  " : "\t";
+    std::string line = sink.name + separator + sink.kind + separator +
+                       states[static_cast<int>(sink.state)] + separator + "delivered " +
+                       std::to_string(sink.delivered) + separator + "lag " +
+                       std::to_string(sink.lag) + separator + "dead " + std::to_string(sink.dead);
+    if (sink.next_attempt) line += separator + "next attempt " + until(*sink.next_attempt);
+    if (!sink.last_error.empty()) line += separator + "last error: " + sink.last_error;
+    return line;
+}
+
+void list_dead_letters(const Arguments& arguments, const scheduler::Client& client,
+                       const std::string& sink) {
+    std::optional<scheduler::TaskId> after;
+    for (bool more = true; more;) {
+        const scheduler::DeadPage page = client.dead_letters(sink, after, 1'000);
+        for (const scheduler::DeadLetter& letter : page.letters) {
+            std::string json;
+            if (arguments.has("--json")) {
+                scheduler::detail::append_letter(json, letter);
+                print_line(json);
+            } else {
+                print_line(letter.event.id.str() + '\t' + std::to_string(letter.attempts) +
+                           " attempts\t" + letter.error + '\t' +
+                           shortened(message_of(letter.event.text())));
+            }
+        }
+        more = page.more;
+        if (more) after = page.letters.back().event.id;
+    }
+}
+
+int sinks(const Arguments& arguments) {
+    const std::vector<std::string>& rest = arguments.rest;
+    const std::string what = rest.empty() ? "" : rest[0];
+    const bool one = what == "dead" || what == "pause" || what == "resume";
+    const bool good = rest.empty() || (one && rest.size() == 2) ||
+                      (what == "redeliver" && (rest.size() == 2 || rest.size() == 3));
+    if (!good) throw UsageError("sinks takes nothing, or dead, redeliver, pause or resume NAME");
+    std::optional<scheduler::TaskId> id;
+    if (rest.size() == 3) id = task_id(rest[2]);
+    const scheduler::Client client = client_for(arguments);
+    if (rest.empty()) {
+        for (const scheduler::SinkStatus& sink : client.sinks()) {
+            std::string json;
+            scheduler::detail::append_sink(json, sink);
+            print_line(arguments.has("--json") ? json : sink_line(sink));
+        }
+    }
+    if (what == "dead") list_dead_letters(arguments, client, rest[1]);
+    if (what == "pause") client.pause(rest[1]);
+    if (what == "resume") client.resume(rest[1]);
+    if (what == "redeliver") print_line(std::to_string(client.redeliver(rest[1], id)));
+    return 0;
+}
+
 struct Verb {
     const char* name;
     std::vector<std::string> with_value;
@@ -553,6 +675,18 @@ const Verb verbs[] = {
      "  -f                       follow: go on with events as they are emitted; reconnects\n"
      "                           and resumes by itself\n"
      "  --json                   one JSON object a line\n"},
+    {"sinks",
+     {},
+     {"--json"},
+     sinks,
+     "Usage: task-scheduler sinks [--json]\n"
+     "       task-scheduler sinks dead NAME [--json]\n"
+     "       task-scheduler sinks redeliver NAME [ID]\n"
+     "       task-scheduler sinks pause|resume NAME\n"
+     "Shows the webhooks and commands that events are delivered to, a line each; the events that\n"
+     "one did not take (dead letters); delivers them again, all or one, and prints how many they\n"
+     "are; holds a sink back, or goes on with it.\n\n"
+     "  --json                   one JSON object a line\n"},
 };
 
 // Runs a verb, if the first argument is one; returns its exit status.
@@ -586,7 +720,9 @@ void run(const Settings& settings) {
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
 
+    std::vector<scheduler::SinkOptions> configured = read_sinks(settings);
     scheduler::Scheduler tasks(settings.scheduler);
+    scheduler::Sinks sinks(tasks, std::move(configured));
     scheduler::HttpServer server(tasks, settings.http);
     const int port = server.listen(settings.host, settings.port);
     const bool six = settings.host.find(':') != std::string::npos;
@@ -600,6 +736,7 @@ void run(const Settings& settings) {
     int signal = 0;
     sigwait(&stop, &signal);
     server.stop();
+    sinks.stop();
     tasks.stop();
 }
 

@@ -21,14 +21,17 @@
 //   8. History         what was emitted, in order
 //   9. Store           all that is remembered, under one lock
 //  10. Scheduler       the thread that decides when, and the public API
+//  11. Sinks           who takes every event, durably; commands
 //  12. Pages           metrics, readiness and the OpenAPI document as text
 //  13. HTTP            event streams, connections, routes, a server
+//  14. Webhooks        the sink that needs HTTP, and sinks from a file
 //  15. Client          the HTTP interface from the other side
 //
 // How a task flows, one way and without going back: a call or a request is
 // checked (3, 4), stored (9) and answered.  The scheduler's thread takes what
 // is due (10), writes and remembers it (6, 8), and wakes the readers, each of
-// which is a cursor over the history: callbacks (10) and event streams (13).
+// which is a cursor over the history: callbacks (10), sinks (11, 14) and event
+// streams (13).
 
 #ifndef SCHEDULER_HPP
 #define SCHEDULER_HPP
@@ -42,8 +45,8 @@
 #define SCHEDULER_VERSION_PATCH 0
 #define SCHEDULER_VERSION "0.1.0"
 
-// Define SCHEDULER_NO_HTTP before the inclusion to leave out section 13 and
-// with it the need for cpp-httplib.  It removes a whole section and changes no
+// Define SCHEDULER_NO_HTTP before the inclusion to leave out sections 13 to 15 and
+// with them the need for cpp-httplib.  It removes whole sections and changes no
 // class, so a program may mix translation units with and without it.
 #if !defined(SCHEDULER_NO_HTTP) && !__has_include(<httplib.h>)
 #error "scheduler.hpp needs cpp-httplib's httplib.h; define SCHEDULER_NO_HTTP to do without HTTP"
@@ -84,10 +87,17 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <spawn.h>
+#include <sys/eventfd.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #if __has_include(<picojson/picojson.h>)
@@ -103,10 +113,13 @@
 #include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <poll.h>
 #include <sys/epoll.h>
-#include <sys/eventfd.h>
 #include <sys/socket.h>
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#endif
 #endif
 
 namespace scheduler {
@@ -124,6 +137,7 @@ using TimePoint = std::chrono::time_point<std::chrono::system_clock, millisecond
 enum class Errc {
     invalid_argument,    ///< the task, its time or its message is not acceptable
     unknown_task,        ///< no task, or no event, has this id
+    unknown_sink,        ///< no sink has this name
     already_emitted,     ///< the task was emitted; it can be neither cancelled nor changed
     key_reused,          ///< the idempotency key came with another request before
     task_limit,          ///< `Options::max_tasks` or `Options::max_bytes` is reached
@@ -297,6 +311,9 @@ public:
     /// A copy of the text.
     std::string str() const { return std::string(view()); }
 
+    /// The allocation that holds it; for the library itself.
+    const detail::RecordRef& record() const { return record_; }
+
 private:
     detail::RecordRef record_;
 };
@@ -368,6 +385,77 @@ struct EventPage {
     bool more = false;       ///< whether others follow
     bool lost = false;       ///< whether the cursor asked for events that were trimmed
     std::uint64_t next = 0;  ///< the cursor behind the last of them
+};
+
+/// Whether a sink is delivered to.
+enum class SinkState {
+    active,    ///< it is
+    paused,    ///< not until `Scheduler::resume`
+    disabled,  ///< the same, because the receiver asked for it
+};
+
+/// How a sink stands.
+struct SinkStatus {
+    std::string name;                       ///< that of its cursor in the journal
+    std::string kind;                       ///< "webhook", "exec", "callback"
+    std::string target;                     ///< where to, without what may be secret
+    SinkState state = SinkState::active;    ///< whether it is delivered to
+    std::optional<TaskId> cursor;           ///< the last event it has taken, if retained
+    std::size_t lag = 0;                    ///< events it has not taken yet
+    std::uint32_t attempts = 0;             ///< that failed, of the event at hand
+    std::optional<TimePoint> next_attempt;  ///< when the event at hand is tried again
+    std::string last_error;                 ///< why the last failed attempt did
+    std::uint64_t delivered = 0;            ///< events, since the scheduler was made
+    std::uint64_t failed = 0;               ///< attempts, since the scheduler was made
+    std::size_t dead = 0;                   ///< dead letters
+    std::uint64_t dropped = 0;              ///< dead letters beyond `Options::max_dead`
+};
+
+/// An event on its way to a sink.
+struct Delivery {
+    std::string sink;           ///< its name
+    Event event;                ///< what is delivered
+    std::uint32_t attempt = 1;  ///< which attempt this is
+    bool again = false;         ///< it was a dead letter
+    milliseconds wait{0};       ///< how long it has to wait before this attempt
+};
+
+/// What became of an attempt to deliver an event.
+struct Outcome {
+    /// The three ways in which it can end.
+    enum class Result {
+        delivered,  ///< the sink has taken it
+        failed,     ///< it is to be tried again
+        disabled,   ///< it is to be kept, and nothing more to be delivered
+    };
+    Result result = Result::delivered;  ///< how it ended
+    std::string error;                  ///< why it failed
+    std::optional<milliseconds> wait;   ///< the least time before the next attempt, if any
+
+    /// The sink has not taken the event.
+    static Outcome failed(std::string why, std::optional<milliseconds> wait = std::nullopt) {
+        return {Result::failed, std::move(why), wait};
+    }
+    /// The receiver wants no more events.
+    static Outcome disabled(std::string why) {
+        return {Result::disabled, std::move(why), std::nullopt};
+    }
+};
+
+/// An event that a sink did not take.
+struct DeadLetter {
+    Event event;                 ///< what was not delivered
+    TimePoint at{};              ///< when it was given up
+    std::uint32_t attempts = 0;  ///< how often it was tried
+    std::string error;           ///< why the last attempt failed
+    bool redelivering = false;   ///< it is about to be tried again
+};
+
+/// Dead letters of a sink, in order of emission.
+struct DeadPage {
+    std::vector<DeadLetter> letters;
+    std::size_t total = 0;  ///< of all of them
+    bool more = false;      ///< whether others follow
 };
 
 /// What a scheduler has done since it was made, and what it holds.
@@ -820,6 +908,15 @@ inline void append_quoted(std::string& out, std::string_view text) {
     out += '"';
 }
 
+// Printable ASCII of a text from elsewhere, for an answer, a log or a record.
+inline std::string printable(std::string_view text, std::size_t limit) {
+    std::string out(text.substr(0, limit));
+    for (char& c : out) {
+        if (c < 0x20 || c > 0x7E) c = '?';
+    }
+    return out;
+}
+
 // A payload with another timestamp, another message, or both; what is empty stays
 // as it is.
 inline std::string changed_payload(std::string_view payload, std::string_view timestamp,
@@ -1262,6 +1359,24 @@ private:
     int fd_;
 };
 
+// A descriptor that closes itself.
+class Descriptor {
+public:
+    explicit Descriptor(int fd = -1) : fd_(fd) {}
+    ~Descriptor() { reset(); }
+    Descriptor(const Descriptor&) = delete;
+    Descriptor& operator=(const Descriptor&) = delete;
+    int get() const { return fd_; }
+    int release() { return std::exchange(fd_, -1); }
+    void reset(int fd = -1) {
+        if (fd_ >= 0) ::close(fd_);
+        fd_ = fd;
+    }
+
+private:
+    int fd_;
+};
+
 // Makes the name of a new or renamed file durable.
 inline void sync_directory_of(FileOps& ops, const std::string& path) {
     const std::size_t slash = path.rfind('/');
@@ -1293,6 +1408,11 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
 //     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],…}
 //     {"op":"clock","at":"…","crc":"…"}
+//     {"op":"sink","sink":"…","at":"…","seq":9,"state":"active",…}
+//     {"op":"deliver","sink":"…","at":"…","seq":10,"crc":"…"}
+//     {"op":"dead","sink":"…","at":"…","seq":11,"attempts":7,"error":"…","task":{…},…}
+//     {"op":"redeliver","sink":"…","at":"…","dead":[10],"crc":"…"}
+//     {"op":"drop","sink":"…","at":"…","crc":"…"}
 //
 // A schedule record bears no time of its own where its ids do: they begin with
 // the moment at which they were made.
@@ -1487,6 +1607,70 @@ inline void append_clock_record(std::string& lines, TimePoint at) {
     seal_line(lines, start);
 }
 
+// A change to what is remembered of a sink.  A record says just this.
+struct SinkChange {
+    enum class Kind {
+        set,        // what is given below, of its cursor and state; a new name is a new sink
+        deliver,    // it has taken what lies before the cursor `seq`, or the letters `dead`
+        bury,       // `letter` is dead, and the cursor goes to `seq`, if that is given
+        redeliver,  // the letters `dead` are to be delivered again
+        drop,       // there is no such sink any more
+    };
+    Kind kind = Kind::set;
+    std::string sink;
+    TimePoint at{};
+    std::optional<std::uint64_t> seq;
+    std::optional<SinkState> state;
+    std::optional<std::uint32_t> attempts;  // that failed
+    std::optional<TimePoint> next;          // attempt; the epoch: none
+    std::optional<std::string> error;
+    std::vector<std::uint64_t> dead;  // the seqs of letters
+    RecordRef letter;                 // with its seq and when it was emitted
+    bool again = false;               // the letter is about to be delivered again
+};
+
+constexpr std::array<std::string_view, 5> sink_ops{"sink", "deliver", "dead", "redeliver", "drop"};
+constexpr std::array<std::string_view, 3> sink_states{"active", "paused", "disabled"};
+
+inline void append_sink_record(std::string& lines, const SinkChange& change) {
+    const std::size_t start = lines.size();
+    const auto number = [&lines](const char* name, std::uint64_t value) {
+        lines.append(",\"").append(name).append("\":").append(std::to_string(value));
+    };
+    lines += R"({"op":")";
+    lines += sink_ops[static_cast<std::size_t>(change.kind)];
+    lines += R"(","sink":")" + change.sink + '"';
+    append_at(lines, change.at);
+    if (change.seq) number("seq", *change.seq);
+    if (change.state) {
+        lines += R"(,"state":")";
+        lines += sink_states[static_cast<std::size_t>(*change.state)];
+        lines += '"';
+    }
+    if (change.attempts) number("attempts", *change.attempts);
+    if (change.next) lines += R"(,"next":")" + format_time(*change.next) + '"';
+    if (change.error) {
+        lines += R"(,"error":)";
+        append_quoted(lines, *change.error);
+    }
+    for (const std::uint64_t& seq : change.dead) {
+        lines += &seq == &change.dead.front() ? R"(,"dead":[)" : ",";
+        lines += std::to_string(seq);
+    }
+    if (!change.dead.empty()) lines += ']';
+    if (change.letter) {
+        const Record& event = *change.letter.get();
+        number("event", event.seq);
+        if (change.again) lines += R"(,"again":true)";
+        lines += R"(,"emitted_at":")" + format_time(event.ended_at);
+        lines += R"(","task":{"id":")" + event.id.str() + R"(","due":")" + format_time(event.due);
+        lines += R"(","payload":)";
+        lines += change.letter->text();
+        lines += '}';
+    }
+    seal_line(lines, start);
+}
+
 // The whole record that ends a line which begins with the remains of others: what
 // was written before it was lost, together with its newline.  Empty: there is none.
 inline std::string_view intact_tail(std::string_view line) {
@@ -1542,6 +1726,9 @@ public:
     // tasks will still need a record of their end (J7).  Throws disk_full and
     // journal_failed; then none of it was stored (J2).
     void commit(std::string_view lines, std::uint64_t pending);
+    // Writes whole lines that nobody waits for; they are synced behind.  Throws as
+    // commit() does.
+    void write_behind(std::string_view lines, std::uint64_t pending);
     // Appends records of the end of tasks, which end whether that can be written
     // or not: what cannot be is owed, and goes before the next write.  Throws.
     void write_ends(std::string_view lines);
@@ -1582,6 +1769,7 @@ private:
     void keep_damaged();
     void append(File& file, std::uint64_t& size, std::string_view lines);
     void append_locked(std::string_view lines);
+    std::uint64_t write_locked(std::string_view lines, std::uint64_t pending);
     void reserve_locked(std::uint64_t bytes);
     void blank(File& file, std::uint64_t from, std::uint64_t size);
     void swap_locked(std::uint64_t pending);
@@ -1789,16 +1977,7 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
     std::uint64_t start = 0;
     {
         std::lock_guard<std::mutex> guard(file_mutex_);
-        if (failed_) {
-            throw Error(Errc::journal_failed, "the journal " + path_ +
-                                                  " cannot be written or "
-                                                  "synced; tasks are refused until it is replaced");
-        }
-        reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
-        append_locked(owed_);
-        owed_.clear();
-        start = size_;
-        append_locked(lines);
+        start = write_locked(lines, pending);
         file = file_;
     }
     if (fsync_ != Fsync::always) return;
@@ -1808,6 +1987,26 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
         blank(*file, start, lines.size());
         throw;
     }
+}
+
+inline void Journal::write_behind(std::string_view lines, std::uint64_t pending) {
+    std::lock_guard<std::mutex> guard(file_mutex_);
+    write_locked(lines, pending);
+}
+
+// Returns where the lines begin.
+inline std::uint64_t Journal::write_locked(std::string_view lines, std::uint64_t pending) {
+    if (failed_) {
+        throw Error(Errc::journal_failed, "the journal " + path_ +
+                                              " cannot be written or "
+                                              "synced; tasks are refused until it is replaced");
+    }
+    reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
+    append_locked(owed_);
+    owed_.clear();
+    const std::uint64_t start = size_;
+    append_locked(lines);
+    return start;
 }
 
 inline void Journal::write_ends(std::string_view lines) {
@@ -2368,9 +2567,10 @@ private:
 //  8. History
 // ============================================================================
 //
-// The events in order of emission.  It knows no clock, thread or file.  An
-// event's `seq` is its place for ever; some places are empty, as events are
-// trimmed and forgotten, so a reader's cursor is the seq that it wants next.
+// The events in order of emission, and how far each sink has come in them.
+// Nothing here knows a clock, a thread or a file.  An event's `seq` is its place
+// for ever; some places are empty, as events are trimmed and forgotten, so a
+// reader's cursor is the seq that it wants next.
 
 namespace detail {
 
@@ -2378,6 +2578,7 @@ class History {
 public:
     bool empty() const { return size() == 0; }
     std::size_t size() const { return events_.size() - first_; }
+    std::size_t bytes() const { return bytes_; }  // of payload
     // The seq that the next event gets.
     std::uint64_t next_seq() const { return next_seq_; }
     // The seq of the oldest event, or of the next one if there is none.
@@ -2391,12 +2592,14 @@ public:
     // The record's seq must not be below next_seq().
     void append(Record* record) {
         events_.push_back(record);
+        bytes_ += record->size;
         next_seq_ = record->seq + 1;
     }
     void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
     void drop_oldest();
     // Drops those from index `first` to before index `last`.
     void erase(std::size_t first, std::size_t last) {
+        for (std::size_t i = first; i < last; ++i) bytes_ -= at(i)->size;
         const auto begin = events_.begin() + static_cast<std::ptrdiff_t>(first_);
         events_.erase(begin + static_cast<std::ptrdiff_t>(first),
                       begin + static_cast<std::ptrdiff_t>(last));
@@ -2405,6 +2608,7 @@ public:
 private:
     std::vector<Record*> events_;  // those before first_ are dropped
     std::size_t first_ = 0;
+    std::size_t bytes_ = 0;
     std::uint64_t next_seq_ = 0;
 };
 
@@ -2423,9 +2627,169 @@ inline void History::reserve(std::size_t count) {
 
 // Closes the gap at the front when half of the room is gap.
 inline void History::drop_oldest() {
+    bytes_ -= oldest()->size;
     if (++first_ * 2 < events_.size()) return;
     events_.erase(events_.begin(), events_.begin() + static_cast<std::ptrdiff_t>(first_));
     first_ = 0;
+}
+
+// What is remembered of the sinks: cursors, failed attempts and dead letters.
+class SinkBook {
+public:
+    struct Letter {
+        RecordRef event;
+        TimePoint at{};  // when it was given up
+        std::uint32_t attempts = 0;
+        std::string error;
+    };
+    struct Sink {
+        SinkState state = SinkState::active;
+        std::uint64_t seq = 0;       // of the event that it wants next
+        std::uint32_t attempts = 0;  // at that event, that failed
+        TimePoint next{};            // attempt; the epoch: at once
+        std::string error;           // of the last attempt that failed
+        std::map<std::uint64_t, Letter> dead;
+        std::set<std::uint64_t> again;  // the dead letters that are to be delivered again
+        bool overflowing = false;       // the last letter was never tried
+
+        // Since the program started:
+        std::string kind;
+        std::string target;
+        std::uint64_t delivered = 0;
+        std::uint64_t failed = 0;
+        std::uint64_t dropped = 0;
+    };
+
+    using Log = std::function<void(const std::string&)>;
+
+    SinkBook(std::size_t max_dead, Log log) : max_dead_(max_dead), log_(std::move(log)) {}
+
+    const std::map<std::string, Sink>& all() const { return sinks_; }
+    Sink* find(const std::string& name) {
+        const auto found = sinks_.find(name);
+        return found == sinks_.end() ? nullptr : &found->second;
+    }
+    // The seq of the oldest event that some sink wants.
+    std::uint64_t first_wanted() const;
+    // A seq that no event has yet, as far as the sinks know.
+    std::uint64_t next_seq() const;
+    // Of the payloads of dead letters.
+    std::size_t bytes() const { return bytes_; }
+    // Does what a record says.  One about a sink that there is not is nothing.
+    void apply(const SinkChange& change);
+    // Makes an event that the history cannot keep a dead letter of whoever wants it.
+    void give_up(Record* event, TimePoint at);
+
+private:
+    void set(Sink& sink, const SinkChange& change);
+    void move(Sink& sink, std::uint64_t seq);
+    void bury(const std::string& name, Sink& sink, Letter letter);
+    void erase(Sink& sink, std::uint64_t seq);
+
+    const std::size_t max_dead_;
+    const Log log_;  // null: silence
+    std::map<std::string, Sink> sinks_;
+    std::size_t bytes_ = 0;
+};
+
+inline std::uint64_t SinkBook::first_wanted() const {
+    std::uint64_t first = ~std::uint64_t{0};
+    for (const auto& [name, sink] : sinks_) first = std::min(first, sink.seq);
+    return first;
+}
+
+inline std::uint64_t SinkBook::next_seq() const {
+    std::uint64_t next = 0;
+    for (const auto& [name, sink] : sinks_) {
+        next = std::max(next, sink.seq);
+        if (!sink.dead.empty()) next = std::max(next, sink.dead.rbegin()->first + 1);
+    }
+    return next;
+}
+
+inline void SinkBook::apply(const SinkChange& change) {
+    using Kind = SinkChange::Kind;
+    if (change.kind == Kind::set) return set(sinks_[change.sink], change);
+    Sink* sink = find(change.sink);
+    if (!sink) return;
+    switch (change.kind) {
+        case Kind::set:
+            return;
+        case Kind::deliver:
+            for (const std::uint64_t seq : change.dead) erase(*sink, seq);
+            // It may have been given up while it was on its way.
+            if (change.seq) erase(*sink, *change.seq - 1);
+            if (change.seq) move(*sink, *change.seq);
+            return;
+        case Kind::bury:
+            bury(
+                change.sink, *sink,
+                {change.letter, change.at, change.attempts.value_or(0), change.error.value_or("")});
+            if (change.again) sink->again.insert(change.letter->seq);
+            if (change.seq) move(*sink, *change.seq);
+            return;
+        case Kind::redeliver:
+            for (const std::uint64_t seq : change.dead) {
+                if (sink->dead.count(seq) > 0) sink->again.insert(seq);
+            }
+            return;
+        case Kind::drop:
+            while (!sink->dead.empty()) erase(*sink, sink->dead.begin()->first);
+            sinks_.erase(change.sink);
+            return;
+    }
+}
+
+inline void SinkBook::set(Sink& sink, const SinkChange& change) {
+    if (change.seq) sink.seq = std::max(sink.seq, *change.seq);
+    if (change.state) sink.state = *change.state;
+    if (change.attempts) sink.attempts = *change.attempts;
+    if (change.next) sink.next = *change.next;
+    if (change.error) sink.error = *change.error;
+}
+
+inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
+    sink.overflowing = false;
+    if (seq <= sink.seq) return;
+    sink.seq = seq;
+    sink.attempts = 0;
+    sink.next = TimePoint();
+}
+
+inline void SinkBook::bury(const std::string& name, Sink& sink, Letter letter) {
+    const std::uint64_t seq = letter.event->seq;
+    erase(sink, seq);
+    bytes_ += letter.event->size;
+    if (!letter.error.empty()) sink.error = letter.error;
+    sink.dead.emplace(seq, std::move(letter));
+    if (sink.dead.size() <= max_dead_) return;
+    if (sink.dropped++ == 0 && log_) {
+        log_("sink " + name + " has more than " + std::to_string(max_dead_) +
+             " dead letters; the oldest are dropped");
+    }
+    erase(sink, sink.dead.begin()->first);
+}
+
+inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
+    const auto letter = sink.dead.find(seq);
+    if (letter == sink.dead.end()) return;
+    bytes_ -= letter->second.event->size;
+    sink.again.erase(seq);
+    sink.dead.erase(letter);
+}
+
+inline void SinkBook::give_up(Record* event, TimePoint at) {
+    for (auto& [name, sink] : sinks_) {
+        if (sink.seq > event->seq) continue;
+        if (!sink.overflowing && log_) {
+            log_("sink " + name + " is too far behind; its oldest events become dead letters");
+        }
+        bury(name, sink,
+             {RecordRef::share(event), at, sink.attempts,
+              "it waited for longer than the history can keep"});
+        move(sink, event->seq + 1);
+        sink.overflowing = true;
+    }
 }
 
 }  // namespace detail
@@ -2461,6 +2825,12 @@ struct Options {
     std::size_t history = 10'000;
     /// For how long each event is kept at least.
     milliseconds min_retention{60'000};
+    /// How many past events, and how many bytes of them, are kept while a sink has not
+    /// taken them; beyond that the oldest become dead letters of the sink.
+    std::size_t sink_backlog = 100'000;
+    std::size_t sink_backlog_bytes = std::size_t{256} << 20;  ///< see `sink_backlog`
+    /// How many dead letters of a sink are kept; beyond that the oldest are dropped.
+    std::size_t max_dead = 10'000;
     /// A task that is later than this is given up instead of emitted.
     std::optional<milliseconds> max_lateness;
     /// Believe the clock although it is behind the newest record of the journal.
@@ -2494,6 +2864,14 @@ struct Idempotency {
     std::string_view key;        // empty: there is none
     std::string_view identity;   // of the request
     std::string_view timestamp;  // what the answer says
+};
+
+// A sink as whoever delivers to it describes it.
+struct SinkSetup {
+    std::string name;
+    std::string kind;
+    std::string target;
+    bool from_earliest = false;
 };
 
 // Two different 64-bit hashes (FNV-1a, and one started elsewhere) of a request,
@@ -2551,6 +2929,20 @@ public:
     std::uint64_t first_seq() const;
     std::uint64_t next_seq() const;
 
+    // Makes these all the sinks that there are.  A new one begins at `newest`, or
+    // with the oldest event that is retained.
+    void open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest);
+    // What a sink is to be given next, if anything.
+    std::optional<Delivery> next_delivery(const std::string& sink) const;
+    // Remembers what became of a delivery.  A failed one without a time to wait is
+    // not tried again.
+    void settle(const Delivery& delivery, const Outcome& outcome);
+    void set_sink_state(const std::string& sink, SinkState state);
+    std::size_t redeliver(const std::string& sink, std::optional<TaskId> id);
+    std::vector<SinkStatus> sinks() const;
+    DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after,
+                          std::size_t limit) const;
+
     TimePoint now() const { return options_.now ? options_.now() : wall_clock(); }
     const Options& options() const { return options_; }
     std::mutex& mutex() const { return mutex_; }
@@ -2578,11 +2970,12 @@ private:
     }
 
     struct Change {
-        enum class Kind { schedule, cancel, replace, remember, forget };
+        enum class Kind { schedule, cancel, replace, remember, forget, sink };
         Kind kind;
         Record* record = nullptr;
         Record* other = nullptr;                // replace: by this one
         Answers::value_type* answer = nullptr;  // remember
+        const SinkChange* sink = nullptr;       // of whoever waits for it
         std::uint64_t begin = 0;                // forget
         std::uint64_t end = 0;
     };
@@ -2602,10 +2995,16 @@ private:
         std::string key;
         std::string_view digest;
         std::string_view timestamp;
+        SinkChange sink;
+        std::uint64_t event = 0;  // of a dead letter, as the next
+        TimePoint emitted_at{};
     };
     void replay_tasks(JsonReader& reader, Replayed& record);
-    void replay_task(TaskId id, TimePoint due, std::string_view payload);
-    void replay_record(const Replayed& record);
+    NewTask replay_task(JsonReader& reader, TaskId& id) const;
+    void replay_task(TaskId id, const NewTask& task);
+    void replay_record(Replayed& record);
+    void replay_sink_member(std::string_view key, std::string_view value, Replayed& record);
+    bool replay_sink(Replayed& record);
     void replay_answer(const Replayed& record);
     Record* replayed_pending(TaskId id) const;
 
@@ -2633,7 +3032,17 @@ private:
     void end_locked(Record* record, State state, TimePoint at, std::uint64_t seq);
     bool is_clock_trusted_locked(TimePoint at);
     bool is_old(const Record* ended, TimePoint now) const;
+    bool is_held_locked(const Record* event) const;
     void trim_locked(TimePoint now);
+    const SinkBook::Sink& sink_locked(const std::string& name) const;
+    void commit_sinks(std::unique_lock<std::mutex>& lock, const std::vector<SinkChange>& changes);
+    void change_behind(const SinkChange& change);
+    static Event event_of(Record* record) {
+        return {record->id, record->due, record->ended_at, record->seq,
+                Payload(RecordRef::share(record))};
+    }
+    std::vector<SinkChange> sink_cursors_locked() const;
+    std::vector<SinkChange> dead_letters_locked() const;
     void log(const std::string& line) const {
         if (options_.log) options_.log(line);
     }
@@ -2665,6 +3074,7 @@ private:
     DueQueue queue_;               // guarded by mutex_
     History history_;              // guarded by mutex_
     History missed_;               // guarded by mutex_: tasks that were given up
+    SinkBook sinks_;               // guarded by mutex_
     IdSource ids_;                 // guarded by mutex_
     GroupCommit<Change> commits_;  // guarded by mutex_
     Stats stats_;                  // guarded by mutex_: the counters
@@ -2692,7 +3102,8 @@ private:
     std::thread tender_;  // last: starts when all the above exists
 };
 
-inline Store::Store(Options options) : options_(std::move(options)) {
+inline Store::Store(Options options)
+    : options_(std::move(options)), sinks_(options_.max_dead, options_.log) {
     if (options_.journal.empty()) return;
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
     auto log = options_.log ? options_.log : [](const std::string&) {};
@@ -2716,6 +3127,8 @@ inline void Store::close() {
 inline void Store::recover() {
     bool rewrite_first = journal_->recover([this](std::string_view line) { replay(line); });
     history_.skip_to(first_free_seq_);
+    // A crash may take away an emission and leave what a sink made of it.
+    history_.skip_to(sinks_.next_seq());
     std::vector<Record*> pending;
     index_.for_each([&pending](Record* record) {
         if (record->state == State::pending) pending.push_back(record);
@@ -2779,6 +3192,9 @@ inline void Store::replay(std::string_view line) {
             if (key == "digest") record.digest = text();
             if (key == "timestamp") record.timestamp = text();
             if (key == "last_id") ids_.pass(known(TaskId::parse(text())));
+            if (key == "sink" || !record.sink.sink.empty()) {
+                replay_sink_member(key, value, record);
+            }
         }
     }
     if (!reader.finish()) {
@@ -2802,43 +3218,101 @@ T Store::known(const std::optional<T>& value) const {
 }
 
 inline void Store::replay_tasks(JsonReader& reader, Replayed& record) {
-    std::string_view key;
-    std::string_view value;
     reader.enter_array();
     while (reader.next_element()) {
         TaskId id;
-        TimePoint due{};
-        std::string_view payload;
-        reader.enter_object();
-        while (reader.next_member(key) && reader.value(value)) {
-            const std::string_view text = value.substr(1, value.size() - 2);
-            if (key == "id") id = known(TaskId::parse(text));
-            if (key == "due") due = known(parse_time(text));
-            if (key == "payload") payload = value;
-        }
+        const NewTask task = replay_task(reader, id);
         if (reader.failed()) return;
         if (record.at == TimePoint()) newest_stamp_ = std::max(newest_stamp_, id.time());
         if (!record.key.empty()) record.ids.push_back(id);
-        if (id == TaskId() || payload.empty()) known(std::optional<TaskId>());
-        replay_task(id, due, payload);
+        replay_task(id, task);
     }
+}
+
+inline NewTask Store::replay_task(JsonReader& reader, TaskId& id) const {
+    std::string_view key;
+    std::string_view value;
+    NewTask task{};
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) {
+        const std::string_view text = value.substr(1, value.size() - 2);
+        if (key == "id") id = known(TaskId::parse(text));
+        if (key == "due") task.due = known(parse_time(text));
+        if (key == "payload") task.payload = value;
+    }
+    if (!reader.failed() && (id == TaskId() || task.payload.empty())) {
+        known(std::optional<TaskId>());
+    }
+    return task;
 }
 
 // A record for a known id replaces it; one for a task that has ended, which a
 // rewrite may leave in the tail, is nothing.
-inline void Store::replay_task(TaskId id, TimePoint due, std::string_view payload) {
+inline void Store::replay_task(TaskId id, const NewTask& task) {
     if (Record* known = index_.find(id)) {
         if (known->state != State::pending) return;
         forget_locked(known);
     }
-    RecordRef record = RecordRef::make(id, due, payload);
+    RecordRef record = RecordRef::make(id, task.due, task.payload);
     record->state = State::pending;
-    bytes_ += payload.size();
+    bytes_ += task.payload.size();
     ids_.pass(id);
     index_.insert(std::move(record));
 }
 
-inline void Store::replay_record(const Replayed& record) {
+// The members of a record about a sink; its name comes before the others.
+inline void Store::replay_sink_member(std::string_view key, std::string_view value,
+                                      Replayed& record) {
+    SinkChange& change = record.sink;
+    const std::string_view text = value.substr(1, std::max<std::size_t>(value.size(), 2) - 2);
+    const auto number = [&] { return std::strtoull(std::string(value).c_str(), nullptr, 10); };
+    if (key == "sink") change.sink = text;
+    if (key == "seq") change.seq = record.seq;
+    if (key == "attempts") change.attempts = static_cast<std::uint32_t>(number());
+    if (key == "next") change.next = known(parse_time(text));
+    if (key == "error") change.error = read_string(value);
+    if (key == "event") record.event = number();
+    if (key == "again") change.again = value == "true";
+    if (key == "state") {
+        const auto* const state = std::find(sink_states.begin(), sink_states.end(), text);
+        known(state == sink_states.end() ? std::nullopt : std::optional(true));
+        change.state = static_cast<SinkState>(state - sink_states.begin());
+    }
+    if (key == "emitted_at") record.emitted_at = known(parse_time(text));
+    JsonReader reader(value);
+    if (key == "dead") {
+        std::string_view seq;
+        reader.enter_array();
+        while (reader.next_element() && reader.value(seq)) {
+            change.dead.push_back(std::strtoull(std::string(seq).c_str(), nullptr, 10));
+        }
+    }
+    if (key == "task") {
+        TaskId id;
+        const NewTask task = replay_task(reader, id);
+        change.letter = RecordRef::make(id, task.due, task.payload);
+    }
+}
+
+// False: it is no record about a sink.
+inline bool Store::replay_sink(Replayed& record) {
+    const auto* const op = std::find(sink_ops.begin(), sink_ops.end(), record.op);
+    if (op == sink_ops.end()) return false;
+    SinkChange& change = record.sink;
+    change.kind = static_cast<SinkChange::Kind>(op - sink_ops.begin());
+    change.at = record.at;
+    if (change.letter) {
+        change.letter->seq = record.event;
+        change.letter->ended_at = record.emitted_at;
+        change.letter->state = State::emitted;
+    } else if (change.kind == SinkChange::Kind::bury) {
+        known(std::optional<TaskId>());
+    }
+    sinks_.apply(change);
+    return true;
+}
+
+inline void Store::replay_record(Replayed& record) {
     if (record.op == "journal") {
         first_free_seq_ = std::max(first_free_seq_, record.seq);
     } else if (record.op == "schedule" || record.op == "answer") {
@@ -2870,7 +3344,7 @@ inline void Store::replay_record(const Replayed& record) {
         trim_locked(now());
     } else if (record.op == "forget") {
         forget_events_locked(record.seq, record.end);
-    } else if (record.op != "clock") {
+    } else if (!replay_sink(record) && record.op != "clock") {
         throw Error(Errc::journal_unreadable,
                     "the journal " + journal_->path() + " has a record of an unknown kind, '" +
                         std::string(record.op) +
@@ -3000,7 +3474,7 @@ inline void Store::check_accepting_locked(TimePoint at) {
 
 inline void Store::check_limits_locked(const std::vector<NewTask>& tasks) {
     const std::size_t pending = queue_.size() + storing_ + tasks.size();
-    std::uint64_t bytes = bytes_;
+    std::uint64_t bytes = bytes_ + sinks_.bytes();
     for (const NewTask& task : tasks) bytes += task.payload.size();
     if (pending <= options_.max_tasks && bytes <= options_.max_bytes) return;
     ++stats_.refused;
@@ -3128,7 +3602,7 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
     const TimePoint at = now();
     check_accepting_locked(at);
     const std::string payload = changed_payload(record->text(), timestamp, message);
-    if (bytes_ - record->size + payload.size() > options_.max_bytes &&
+    if (bytes_ + sinks_.bytes() - record->size + payload.size() > options_.max_bytes &&
         payload.size() > record->size) {
         ++stats_.refused;
         throw bytes_limit();
@@ -3155,7 +3629,8 @@ inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
     commits_.reserve(1);
     Change change{Change::Kind::forget};
     change.begin = begin;
-    change.end = std::min(end, history_.next_seq());  // none that is emitted meanwhile
+    // None that is emitted meanwhile, and none that a sink has not taken.
+    change.end = std::min({end, history_.next_seq(), sinks_.first_wanted()});
     if (change.begin >= change.end) return 0;
     append_locked(
         [&](std::string& lines) { append_forget_record(lines, now(), change.begin, change.end); });
@@ -3237,6 +3712,9 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
             return;
         case Change::Kind::forget:
             if (!failed) forget_events_locked(change.begin, change.end);
+            return;
+        case Change::Kind::sink:
+            if (!failed) sinks_.apply(*change.sink);
             return;
     }
 }
@@ -3365,6 +3843,7 @@ inline std::optional<TimePoint> Store::next_wake_locked() const {
     });
     for (const History* past : {&history_, &missed_}) {
         if (past->size() <= options_.history) continue;
+        if (past == &history_ && is_held_locked(past->oldest())) continue;  // settle() tells
         const TimePoint trim = past->oldest()->ended_at + options_.min_retention;
         if (!wake || trim < *wake) wake = trim;
     }
@@ -3378,10 +3857,20 @@ inline bool Store::is_old(const Record* ended, TimePoint now) const {
            ended->ended_at > now + options_.min_retention;
 }
 
+// Whether a sink has not taken it yet, and the history can wait for that.
+inline bool Store::is_held_locked(const Record* event) const {
+    return event->seq >= sinks_.first_wanted() && history_.size() <= options_.sink_backlog &&
+           history_.bytes() <= options_.sink_backlog_bytes;
+}
+
+// That a sink is too far behind needs no record: it is found again when the
+// records of emissions and deliveries are replayed.
 inline void Store::trim_locked(TimePoint now) {
     for (History* past : {&history_, &missed_}) {
         while (past->size() > options_.history && is_old(past->oldest(), now)) {
             Record* record = past->oldest();
+            if (past == &history_ && is_held_locked(record)) break;
+            if (past == &history_) sinks_.give_up(record, now);
             past->drop_oldest();
             forget_locked(record);
         }
@@ -3442,9 +3931,7 @@ inline EventPage Store::page_between(const History& past, std::size_t first, std
     page.more = last < past.size();
     page.events.reserve(last - first);
     for (std::size_t i = first; i < last; ++i) {
-        Record* record = past.at(i);
-        page.events.push_back({record->id, record->due, record->ended_at, record->seq,
-                               Payload(RecordRef::share(record))});
+        page.events.push_back(event_of(past.at(i)));
     }
     page.next = page.events.empty() ? past.next_seq() : page.events.back().seq + 1;
     return page;
@@ -3509,7 +3996,7 @@ inline Stats Store::stats() const {
     Stats stats = stats_;
     stats.pending = queue_.size();
     stats.retained = history_.size();
-    stats.bytes = bytes_;
+    stats.bytes = bytes_ + sinks_.bytes();
     stats.clock_trusted = clock_trusted_;
     if (journal_) {
         stats.damaged_lines = journal_->recovery().damaged_lines;
@@ -3523,13 +4010,270 @@ inline Stats Store::stats() const {
     return stats;
 }
 
+// ---- Sinks -----------------------------------------------------------------
+
+inline const SinkBook::Sink& Store::sink_locked(const std::string& name) const {
+    const auto found = sinks_.all().find(name);
+    if (found != sinks_.all().end()) return found->second;
+    throw Error(Errc::unknown_sink, "there is no sink " + printable(name, 64));
+}
+
+// Stores changes, all or none, and returns when they are stored.
+inline void Store::commit_sinks(std::unique_lock<std::mutex>& lock,
+                                const std::vector<SinkChange>& changes) {
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    commits_.reserve(changes.size());
+    append_locked([&](std::string& lines) {
+        for (const SinkChange& change : changes) append_sink_record(lines, change);
+    });
+    for (const SinkChange& change : changes) {
+        Change made{Change::Kind::sink};
+        made.sink = &change;
+        commits_.add(made);
+    }
+    commit(lock);
+}
+
+// For changes that may happen again after a crash: they count at once, and are
+// written without the lock.  What is not written the next such change says as well.
+inline void Store::change_behind(const SinkChange& change) {
+    {
+        std::lock_guard<std::mutex> guard(mutex_);
+        sinks_.apply(change);
+        trim_locked(change.at);
+        if (on_due_changed) on_due_changed();
+        if (!journal_) return;
+    }
+    std::string line;
+    append_sink_record(line, change);
+    try {
+        journal_->write_behind(line, pending_);
+    } catch (const Error&) {  // whoever has to wait for the journal tells of that
+    }
+    std::lock_guard<std::mutex> guard(mutex_);
+    wake_tender_locked();
+}
+
+inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    const TimePoint at = now();
+    std::vector<SinkChange> changes;
+    for (const SinkSetup& setup : setups) {
+        if (sinks_.find(setup.name)) continue;
+        SinkChange& change = changes.emplace_back();
+        change.seq = setup.from_earliest ? history_.first_seq() : newest;
+        change.state = SinkState::active;
+        change.sink = setup.name;
+        change.at = at;
+    }
+    for (const auto& [name, sink] : sinks_.all()) {
+        const auto is_it = [&known = name](const SinkSetup& setup) { return setup.name == known; };
+        if (std::any_of(setups.begin(), setups.end(), is_it)) continue;
+        log("sink " + name + " is no longer configured; its cursor and " +
+            std::to_string(sink.dead.size()) + " dead letters are forgotten");
+        SinkChange& change = changes.emplace_back();
+        change.kind = SinkChange::Kind::drop;
+        change.sink = name;
+        change.at = at;
+    }
+    if (!changes.empty()) commit_sinks(lock, changes);
+    for (const SinkSetup& setup : setups) {
+        SinkBook::Sink* sink = sinks_.find(setup.name);
+        sink->kind = setup.kind;
+        sink->target = setup.target;
+    }
+    trim_locked(at);
+}
+
+// Letters that are to be delivered again go first, and do not wait for the event
+// that is being tried.
+inline std::optional<Delivery> Store::next_delivery(const std::string& name) const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    const SinkBook::Sink& sink = sink_locked(name);
+    if (sink.state != SinkState::active) return std::nullopt;
+    Delivery delivery;
+    delivery.sink = name;
+    if (!sink.again.empty()) {
+        const SinkBook::Letter& letter = sink.dead.at(*sink.again.begin());
+        delivery.event = event_of(letter.event.get());
+        delivery.attempt = letter.attempts + 1;
+        delivery.again = true;
+        return delivery;
+    }
+    const std::size_t index = history_.index_of(sink.seq);
+    if (index == history_.size()) return std::nullopt;
+    delivery.event = event_of(history_.at(index));
+    delivery.attempt = sink.attempts + 1;
+    if (sink.next != TimePoint()) {
+        delivery.wait = std::max(sink.next - now(), milliseconds(0));
+    }
+    return delivery;
+}
+
+inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
+    using Result = Outcome::Result;
+    const Event& event = delivery.event;
+    SinkChange change;
+    change.sink = delivery.sink;
+    change.at = now();
+    if (outcome.result == Result::delivered) {
+        change.kind = SinkChange::Kind::deliver;
+        if (delivery.again) {
+            change.dead.push_back(event.seq);
+        } else {
+            change.seq = event.seq + 1;
+        }
+        {
+            std::lock_guard<std::mutex> guard(mutex_);
+            if (SinkBook::Sink* sink = sinks_.find(delivery.sink)) ++sink->delivered;
+        }
+        return change_behind(change);
+    }
+    change.error = printable(outcome.error, 200);
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (SinkBook::Sink* sink = sinks_.find(delivery.sink)) ++sink->failed;
+    if (outcome.result == Result::disabled) {
+        change.state = SinkState::disabled;
+    } else if (outcome.wait && !delivery.again) {
+        change.attempts = delivery.attempt;
+        change.next = change.at + *outcome.wait;
+        lock.unlock();
+        return change_behind(change);
+    } else {
+        change.kind = SinkChange::Kind::bury;
+        change.letter = event.payload.record();
+        change.attempts = delivery.attempt;
+        if (!delivery.again) change.seq = event.seq + 1;
+    }
+    commit_sinks(lock, {change});
+    trim_locked(change.at);
+    if (on_due_changed) on_due_changed();
+}
+
+// What was resumed is tried at once, and from the first attempt on.
+inline void Store::set_sink_state(const std::string& name, SinkState state) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    SinkChange change;
+    change.sink = name;
+    change.at = now();
+    change.state = state;
+    const SinkBook::Sink& sink = sink_locked(name);
+    if (state == SinkState::paused && sink.state == SinkState::disabled) return;
+    if (state == SinkState::active) {
+        change.attempts = 0;
+        change.next = TimePoint();
+    }
+    commit_sinks(lock, {change});
+}
+
+// Returns how many letters are delivered again.
+inline std::size_t Store::redeliver(const std::string& name, std::optional<TaskId> id) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    SinkChange change;
+    change.kind = SinkChange::Kind::redeliver;
+    change.sink = name;
+    change.at = now();
+    for (const auto& [seq, letter] : sink_locked(name).dead) {
+        if (!id || letter.event->id == *id) change.dead.push_back(seq);
+    }
+    if (id && change.dead.empty()) {
+        throw Error(Errc::unknown_task, "sink " + name + " has no dead letter " + id->str());
+    }
+    if (!change.dead.empty()) commit_sinks(lock, {change});
+    return change.dead.size();
+}
+
+inline std::vector<SinkStatus> Store::sinks() const {
+    std::lock_guard<std::mutex> guard(mutex_);
+    std::vector<SinkStatus> all;
+    for (const auto& [name, sink] : sinks_.all()) {
+        SinkStatus& status = all.emplace_back();
+        const std::size_t index = history_.index_of(sink.seq);
+        status.name = name;
+        status.kind = sink.kind;
+        status.target = sink.target;
+        status.state = sink.state;
+        if (index > 0) status.cursor = history_.at(index - 1)->id;
+        status.lag = history_.size() - index;
+        status.attempts = sink.attempts;
+        if (sink.next != TimePoint()) status.next_attempt = sink.next;
+        status.last_error = sink.error;
+        status.delivered = sink.delivered;
+        status.failed = sink.failed;
+        status.dead = sink.dead.size();
+        status.dropped = sink.dropped;
+    }
+    return all;
+}
+
+inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskId> after,
+                                    std::size_t limit) const {
+    constexpr std::size_t max_bytes = std::size_t{4} << 20;
+    std::lock_guard<std::mutex> guard(mutex_);
+    const SinkBook::Sink& sink = sink_locked(name);
+    const auto& dead = sink.dead;
+    auto at = dead.begin();
+    if (after) {
+        at = std::find_if(dead.begin(), dead.end(),
+                          [&](const auto& item) { return item.second.event->id == *after; });
+        if (at == dead.end()) {
+            throw Error(Errc::unknown_task, "sink " + name + " has no dead letter " + after->str());
+        }
+        ++at;
+    }
+    DeadPage page;
+    page.total = dead.size();
+    for (std::size_t bytes = 0;
+         at != dead.end() && page.letters.size() < limit && bytes < max_bytes; ++at) {
+        const SinkBook::Letter& letter = at->second;
+        bytes += letter.event->size;
+        page.letters.push_back({event_of(letter.event.get()), letter.at, letter.attempts,
+                                letter.error, sink.again.count(at->first) > 0});
+    }
+    page.more = at != dead.end();
+    return page;
+}
+
+inline std::vector<SinkChange> Store::sink_cursors_locked() const {
+    std::vector<SinkChange> changes;
+    for (const auto& [name, sink] : sinks_.all()) {
+        SinkChange& change = changes.emplace_back();
+        change.sink = name;
+        change.at = newest_stamp_;
+        change.seq = sink.seq;
+        change.state = sink.state;
+        change.attempts = sink.attempts;
+        if (sink.next != TimePoint()) change.next = sink.next;
+        if (!sink.error.empty()) change.error = sink.error;
+    }
+    return changes;
+}
+
+inline std::vector<SinkChange> Store::dead_letters_locked() const {
+    std::vector<SinkChange> changes;
+    for (const auto& [name, sink] : sinks_.all()) {
+        for (const auto& [seq, letter] : sink.dead) {
+            SinkChange& change = changes.emplace_back();
+            change.kind = SinkChange::Kind::bury;
+            change.sink = name;
+            change.at = letter.at;
+            change.letter = letter.event;
+            change.attempts = letter.attempts;
+            change.error = letter.error;
+            change.again = sink.again.count(seq) > 0;
+        }
+    }
+    return changes;
+}
+
 // ---- The journal's thread --------------------------------------------------
 
 // What a rewrite would come to, about.
 inline std::uint64_t Store::live_bytes_locked() const {
     constexpr std::uint64_t per_record = 130;
     const std::uint64_t past = history_.size() + missed_.size();
-    return bytes_ + queue_.size() * per_record + past * (per_record + end_record_size);
+    return bytes_ + sinks_.bytes() + queue_.size() * per_record +
+           past * (per_record + end_record_size);
 }
 
 inline bool Store::wants_rewrite_locked() const {
@@ -3663,8 +4407,18 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
         }
     };
     copy_answers(lines, write_unlocked);
+    const auto copy_sinks = [&](const std::vector<SinkChange>& changes) {
+        for (const SinkChange& change : changes) {
+            write_unlocked(std::array<SinkChange, 1>{change},
+                           [&lines](const SinkChange& one) { append_sink_record(lines, one); });
+        }
+    };
+    // Events are trimmed by what the sinks want of them, so the cursors come first; and
+    // those that are trimmed meanwhile become dead letters, so these come last.
+    copy_sinks(sink_cursors_locked());
     copy_past(history_, R"("emit","seq":)");
     copy_past(missed_, R"("miss","seq":)");
+    copy_sinks(dead_letters_locked());
     write_unlocked(std::array<TimePoint, 1>{newest_stamp_}, [&lines](TimePoint stamp) {
         if (stamp != TimePoint()) append_clock_record(lines, stamp);
     });
@@ -3934,8 +4688,48 @@ public:
     /// in order, on a thread of its own.  It may call the scheduler, but not
     /// `stop()`.  What it throws goes to `Options::on_error`.
     void on_event(Callback callback);
-    /// Calls `hook` on the emitting thread after events were emitted, and once when
-    /// the scheduler stops.  It must not block.  Returns a handle to remove it by.
+    /// How each sink stands, by name.
+    std::vector<SinkStatus> sinks() const { return store_.sinks(); }
+    /// At most `limit` dead letters of a sink, in order of emission, behind the one with
+    /// the id `after`.  Throws `Error` with `unknown_sink` or `unknown_task`.
+    DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after = std::nullopt,
+                          std::size_t limit = 100) const {
+        return store_.dead_letters(sink, after, limit);
+    }
+    /// Has a dead letter delivered again, or all of them; each is tried once.  Blocks
+    /// until that is stored and returns how many they are.  Throws `Error` as above.
+    std::size_t redeliver(const std::string& sink, std::optional<TaskId> id = std::nullopt);
+    /// Holds back a sink's events, or goes on with them at once.  Blocks until that is
+    /// stored.  Throws `Error` with `unknown_sink`.
+    void pause(const std::string& sink) { set_sink_state(sink, SinkState::paused); }
+    void resume(const std::string& sink) { set_sink_state(sink, SinkState::active); }
+
+    /// For who delivers to sinks (`Sinks` does).  Makes these all the sinks that there
+    /// are: one that the journal does not know begins with the first event that this
+    /// object emits, or with the oldest that is retained; one that is not named here
+    /// is forgotten.  Blocks until that is stored.  Throws `Error`.
+    void open_sinks(const std::vector<detail::SinkSetup>& setups) {
+        store_.open_sinks(setups, first_seq_);
+    }
+    /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
+    /// active; a hook tells when that may have changed.
+    std::optional<Delivery> next_delivery(const std::string& sink) const {
+        return store_.next_delivery(sink);
+    }
+    /// Remembers what became of a delivery.  A failure with a time to wait is one more
+    /// failed attempt; without, the event is a dead letter, and the call blocks until
+    /// that is stored.  Throws `Error`.
+    void settle(const Delivery& delivery, const Outcome& outcome) {
+        store_.settle(delivery, outcome);
+    }
+    /// Hands a sentence to `Options::log`.
+    void log(const std::string& line) const {
+        if (store_.options().log) store_.options().log(line);
+    }
+
+    /// Calls `hook` after events were emitted, on the emitting thread, after a sink was
+    /// paused, resumed or told to deliver again, on the thread that did it, and once
+    /// when the scheduler stops.  It must not block.  Returns a handle to remove it by.
     std::size_t add_emission_hook(std::function<void()> hook);
     /// Removes a hook; it is not being called when this returns.
     void remove_emission_hook(std::size_t handle);
@@ -3958,6 +4752,8 @@ private:
     bool emit_due();
     void run_callback(const Callback& callback);
     void wake_readers();
+    void call_hooks();
+    void set_sink_state(const std::string& sink, SinkState state);
 
     detail::Store store_;
     const std::uint64_t first_seq_;            // of the first event that this object emits
@@ -4071,10 +4867,25 @@ inline void Scheduler::wake_readers() {
         next_seq_ = store_.next_seq();
     }
     emitted_.notify_all();
+    call_hooks();
+}
+
+inline void Scheduler::call_hooks() {
     std::lock_guard<std::mutex> guard(hooks_mutex_);
     for (const auto& hook : hooks_) {
         if (hook) hook();
     }
+}
+
+inline std::size_t Scheduler::redeliver(const std::string& sink, std::optional<TaskId> id) {
+    const std::size_t count = store_.redeliver(sink, id);
+    call_hooks();
+    return count;
+}
+
+inline void Scheduler::set_sink_state(const std::string& sink, SinkState state) {
+    store_.set_sink_state(sink, state);
+    call_hooks();
 }
 
 inline bool Scheduler::wait_for_event(std::uint64_t seq, milliseconds timeout) const {
@@ -4152,20 +4963,509 @@ inline void Scheduler::stop() {
 }
 
 // ============================================================================
+// 11. Sinks
+// ============================================================================
+//
+// A sink takes every event, durably: its cursor is in the journal, so that what was
+// emitted while it, or the scheduler, was down reaches it all the same.
+//
+//   K1  A sink gets one event at a time, in order, on a thread of its own.  A slow or
+//       dead one delays nobody else.
+//   K2  An event counts as taken when deliver() says so.  The record of that is
+//       written behind: what a crash takes away is delivered again, with the same id.
+//   K3  A failed attempt is journaled with the time of the next, so that waits go on
+//       after a restart.  After the last one the event is a dead letter, durably,
+//       before the next event has its turn.
+//   K4  What is secret of a sink is never shown, logged or journaled.
+
+namespace detail {
+
+constexpr const char* sink_name_rule = "must be 1 to 64 letters, digits, '-', '_' and '.'";
+
+inline bool is_sink_name(std::string_view name) {
+    return !name.empty() && name.size() <= 64 &&
+           std::all_of(name.begin(), name.end(), [](unsigned char c) {
+               return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') ||
+                      c == '-' || c == '_' || c == '.';
+           });
+}
+
+}  // namespace detail
+
+/// Takes events, one at a time, each at least once.
+class Sink {
+public:
+    virtual ~Sink() = default;
+    /// Delivers an event, on the sink's own thread; blocks until it is taken or that has
+    /// failed.  What it throws is a failure.  It may call the scheduler.
+    virtual Outcome deliver(const Delivery& delivery) = 0;
+    /// Makes a deliver() that is under way return soon.  From another thread; it may be
+    /// called again and again.
+    virtual void interrupt() {}
+    /// What it is, in a word.
+    virtual std::string kind() const { return "callback"; }
+    /// Where it delivers to, without anything secret.
+    virtual std::string target() const { return ""; }
+};
+
+/// A sink and how it is delivered to.
+struct SinkOptions {
+    /// The name of its cursor: 1 to 64 letters, digits, '-', '_' and '.'.
+    std::string name;
+    std::shared_ptr<Sink> sink;
+    /// The waits between attempts; after the last attempt the event is a dead letter.
+    /// Each is lengthened by up to a tenth, at random.
+    std::vector<milliseconds> retry{std::chrono::seconds(5),  std::chrono::minutes(5),
+                                    std::chrono::minutes(30), std::chrono::hours(2),
+                                    std::chrono::hours(5),    std::chrono::hours(10)};
+    /// Whether a sink that is new begins with the oldest event that is retained, not
+    /// with the first that the scheduler emits.
+    bool from_earliest = false;
+};
+
+/// Delivers events to sinks.
+///
+///     scheduler::Sinks sinks(tasks, {{"billing", scheduler::make_sink(bill)}});
+///
+/// The scheduler must outlive it.
+class Sinks {
+public:
+    /// Makes these all the sinks that the journal knows, and starts to deliver.  Throws
+    /// `Error`: with `invalid_argument` if a name is not good or comes twice.
+    Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks);
+    ~Sinks() { stop(); }
+    Sinks(const Sinks&) = delete;
+    Sinks& operator=(const Sinks&) = delete;
+    /// Ends the deliveries; one that is interrupted is not counted as an attempt.
+    /// Blocks until all threads have ended.  Not to be called from a sink.
+    void stop();
+
+private:
+    struct Worker {
+        SinkOptions options;
+        // The delivery that is waited for, and until when: a clock that is stepped
+        // meanwhile does not lengthen the wait.
+        std::uint64_t seq = 0;
+        std::uint32_t attempt = 0;
+        std::chrono::steady_clock::time_point until;
+        std::minstd_rand random{std::random_device{}()};
+        bool done = false;  // guarded by mutex_
+        std::thread thread;
+    };
+
+    void run(Worker& worker);
+    bool is_ready(Worker& worker, const Delivery& delivery) const;
+    void attempt(Worker& worker, const Delivery& delivery);
+    Outcome deliver(Worker& worker, const Delivery& delivery) const;
+    void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
+    void settle(const Delivery& delivery, const Outcome& outcome);
+    bool is_stopping() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return stopping_;
+    }
+
+    Scheduler& scheduler_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::uint64_t changes_ = 0;  // guarded by mutex_: how often a hook was called
+    bool stopping_ = false;      // guarded by mutex_
+    std::vector<std::unique_ptr<Worker>> workers_;
+    std::size_t hook_ = 0;
+};
+
+inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks) : scheduler_(scheduler) {
+    std::vector<detail::SinkSetup> setups;
+    std::set<std::string> names;
+    for (SinkOptions& options : sinks) {
+        if (!detail::is_sink_name(options.name)) {
+            throw Error(Errc::invalid_argument,
+                        std::string("a sink's name ") + detail::sink_name_rule);
+        }
+        if (!names.insert(options.name).second) {
+            throw Error(Errc::invalid_argument, "two sinks have the name " + options.name);
+        }
+        setups.push_back(
+            {options.name, options.sink->kind(), options.sink->target(), options.from_earliest});
+        workers_.push_back(std::make_unique<Worker>());
+        workers_.back()->options = std::move(options);
+    }
+    scheduler_.open_sinks(setups);
+    hook_ = scheduler_.add_emission_hook([this] {
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            ++changes_;
+        }
+        changed_.notify_all();
+    });
+    for (const auto& worker : workers_) {
+        worker->thread = std::thread([this, &w = *worker] { run(w); });
+    }
+}
+
+// A delivery that has just begun may not hear of an interruption: it is told again.
+inline void Sinks::stop() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (std::exchange(stopping_, true)) return;
+    changed_.notify_all();
+    for (const auto& worker : workers_) {
+        while (!worker->done) {
+            lock.unlock();
+            worker->options.sink->interrupt();
+            lock.lock();
+            changed_.wait_for(lock, milliseconds(20), [&] { return worker->done; });
+        }
+    }
+    lock.unlock();
+    for (const auto& worker : workers_) worker->thread.join();
+    scheduler_.remove_emission_hook(hook_);
+}
+
+inline void Sinks::run(Worker& worker) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!stopping_) {
+        const std::uint64_t seen = changes_;
+        lock.unlock();
+        const auto delivery = scheduler_.next_delivery(worker.options.name);
+        const bool ready = delivery && is_ready(worker, *delivery);
+        if (ready) attempt(worker, *delivery);
+        lock.lock();
+        if (ready) continue;
+        const auto changed = [this, seen] { return stopping_ || changes_ != seen; };
+        if (delivery) {
+            changed_.wait_until(lock, worker.until, changed);
+        } else {
+            changed_.wait(lock, changed);
+        }
+    }
+    worker.done = true;
+    changed_.notify_all();
+}
+
+inline bool Sinks::is_ready(Worker& worker, const Delivery& delivery) const {
+    if (delivery.wait == milliseconds(0)) return true;
+    const auto now = std::chrono::steady_clock::now();
+    if (worker.seq != delivery.event.seq || worker.attempt != delivery.attempt) {
+        worker.seq = delivery.event.seq;
+        worker.attempt = delivery.attempt;
+        worker.until = now + delivery.wait;
+    }
+    return now >= worker.until;
+}
+
+inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
+    Outcome outcome = deliver(worker, delivery);
+    if (outcome.result != Outcome::Result::delivered) {
+        if (is_stopping()) return;  // it will be the same attempt again
+        judge_failure(worker, delivery, outcome);
+    }
+    settle(delivery, outcome);
+}
+
+inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
+    try {
+        return worker.options.sink->deliver(delivery);
+    } catch (const std::exception& error) {
+        return Outcome::failed(error.what());
+    } catch (...) {
+        return Outcome::failed("it has thrown what is no std::exception");
+    }
+}
+
+// How long a failed delivery waits, if it is tried again, and what the log says.
+inline void Sinks::judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const {
+    const std::string what = "sink " + worker.options.name + ": attempt " +
+                             std::to_string(delivery.attempt) + " at " + delivery.event.id.str() +
+                             " has failed: " + detail::printable(outcome.error, 200);
+    if (outcome.result == Outcome::Result::disabled) {
+        scheduler_.log(what + "; it is disabled until it is resumed");
+        return;
+    }
+    const auto& retry = worker.options.retry;
+    if (delivery.again || delivery.attempt > retry.size()) {
+        outcome.wait.reset();
+        scheduler_.log(what + "; it is a dead letter now");
+        return;
+    }
+    constexpr milliseconds longest = std::chrono::hours(24);  // that a receiver may ask for
+    const milliseconds::rep base = retry[delivery.attempt - 1].count();
+    std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
+    const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), longest);
+    outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
+    scheduler_.log(what + "; the next is in " + std::to_string(outcome.wait->count()) + " ms");
+}
+
+// What cannot be stored is delivered again after a while.
+inline void Sinks::settle(const Delivery& delivery, const Outcome& outcome) {
+    try {
+        scheduler_.settle(delivery, outcome);
+    } catch (const std::exception& error) {
+        scheduler_.log("sink " + delivery.sink + ": " + error.what());
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait_for(lock, std::chrono::seconds(5), [this] { return stopping_; });
+    }
+}
+
+/// A sink that calls `callback` with each event, on the sink's thread.  When it throws,
+/// the event is tried again.
+inline std::shared_ptr<Sink> make_sink(std::function<void(const Event&)> callback) {
+    class CallbackSink : public Sink {
+    public:
+        explicit CallbackSink(std::function<void(const Event&)> called)
+            : callback_(std::move(called)) {}
+        Outcome deliver(const Delivery& delivery) override {
+            callback_(delivery.event);
+            return {};
+        }
+
+    private:
+        const std::function<void(const Event&)> callback_;
+    };
+    return std::make_shared<CallbackSink>(std::move(callback));
+}
+
+/// How a `CommandSink` runs its command.
+struct CommandOptions {
+    /// The program, looked for in PATH unless it has a slash, and its arguments.
+    std::vector<std::string> command;
+    /// How long it may run; then it, and what it has started, is killed.
+    milliseconds timeout{30'000};
+    /// Called with each line that it writes, on the sink's thread.  Default: silence.
+    std::function<void(const std::string&)> log;
+};
+
+/// Runs a command for each event, without a shell: the payload is its standard input,
+/// and `SCHEDULER_TASK_ID`, `SCHEDULER_DUE`, `SCHEDULER_LATE_MS` and
+/// `SCHEDULER_ATTEMPT` are in its environment, where no other `SCHEDULER_` variable is.
+/// Exit status 0 means that it has taken the event.  Needs Linux 5.3.
+class CommandSink : public Sink {
+public:
+    explicit CommandSink(CommandOptions options);
+    Outcome deliver(const Delivery& delivery) override;
+    void interrupt() override;
+    std::string kind() const override { return "exec"; }
+    std::string target() const override { return options_.command.front(); }
+
+private:
+    enum class End { exited, timed_out, interrupted };
+
+    static int payload_file(std::string_view payload);
+    static std::vector<std::string> environment(const Delivery& delivery);
+    pid_t spawn(const Delivery& delivery, int input, int output) const;
+    End watch(pid_t pid, int output);
+    void read_output(int output, std::string& line, std::size_t& lines) const;
+    void log_line(std::string& line, std::size_t& lines) const;
+    static Outcome judge(pid_t pid, End end);
+
+    static constexpr std::size_t max_lines = 1'000;  // of output, for one event
+
+    const CommandOptions options_;
+    const detail::Descriptor interruption_;  // an eventfd
+};
+
+inline CommandSink::CommandSink(CommandOptions options)
+    : options_(std::move(options)), interruption_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    if (options_.command.empty() || options_.command.front().empty()) {
+        throw Error(Errc::invalid_argument, "a command must name a program");
+    }
+    const detail::Descriptor self(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
+    if (self.get() < 0 || interruption_.get() < 0) {
+        throw Error(Errc::invalid_argument, "commands cannot be run here (Linux 5.3 can): " +
+                                                std::generic_category().message(errno));
+    }
+}
+
+inline void CommandSink::interrupt() {
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t n = ::write(interruption_.get(), &one, sizeof one);
+}
+
+// The payload is put into a file in memory, so that nobody has to feed the command,
+// and one that does not read it is no trouble.
+inline Outcome CommandSink::deliver(const Delivery& delivery) {
+    std::uint64_t count = 0;
+    [[maybe_unused]] const ssize_t n = ::read(interruption_.get(), &count, sizeof count);
+    const detail::Descriptor input(payload_file(delivery.event.text()));
+    std::array<int, 2> pipe{-1, -1};
+    if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
+        throw std::system_error(errno, std::generic_category(), "cannot make a pipe");
+    }
+    const detail::Descriptor output(pipe[0]);
+    detail::Descriptor output_end(pipe[1]);
+    ::fcntl(output.get(), F_SETFL, O_NONBLOCK);
+    const pid_t pid = spawn(delivery, input.get(), output_end.get());
+    output_end.reset();
+    return judge(pid, watch(pid, output.get()));
+}
+
+inline int CommandSink::payload_file(std::string_view payload) {
+    detail::Descriptor file(::memfd_create("event", MFD_CLOEXEC));
+    while (file.get() >= 0 && !payload.empty()) {
+        const ssize_t n = ::write(file.get(), payload.data(), payload.size());
+        if (n < 0) break;
+        payload.remove_prefix(static_cast<std::size_t>(n));
+    }
+    if (!payload.empty() || ::lseek(file.get(), 0, SEEK_SET) != 0) {
+        throw std::system_error(errno, std::generic_category(), "cannot hand over the payload");
+    }
+    return file.release();
+}
+
+inline std::vector<std::string> CommandSink::environment(const Delivery& delivery) {
+    constexpr std::string_view own = "SCHEDULER_";
+    std::vector<std::string> all;
+    for (char** variable = ::environ; *variable; ++variable) {
+        if (std::string_view(*variable).substr(0, own.size()) != own) all.emplace_back(*variable);
+    }
+    all.push_back("SCHEDULER_TASK_ID=" + delivery.event.id.str());
+    all.push_back("SCHEDULER_DUE=" + format_time(delivery.event.due));
+    all.push_back("SCHEDULER_LATE_MS=" + std::to_string(delivery.event.late().count()));
+    all.push_back("SCHEDULER_ATTEMPT=" + std::to_string(delivery.attempt));
+    return all;
+}
+
+// The command gets a process group of its own, the signals as they are by default, and
+// no descriptor but the three.
+inline pid_t CommandSink::spawn(const Delivery& delivery, int input, int output) const {
+    std::vector<std::string> words = options_.command;
+    std::vector<std::string> variables = environment(delivery);
+    const auto pointers = [](std::vector<std::string>& texts) {
+        std::vector<char*> all;
+        for (std::string& text : texts) all.push_back(text.data());
+        all.push_back(nullptr);
+        return all;
+    };
+    posix_spawn_file_actions_t actions;
+    posix_spawnattr_t attributes;
+    sigset_t none;
+    sigset_t all;
+    sigemptyset(&none);
+    sigfillset(&all);
+    ::posix_spawn_file_actions_init(&actions);
+    ::posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
+    ::posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+    ::posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
+#endif
+    ::posix_spawnattr_init(&attributes);
+    ::posix_spawnattr_setflags(
+        &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+    ::posix_spawnattr_setpgroup(&attributes, 0);
+    ::posix_spawnattr_setsigmask(&attributes, &none);
+    ::posix_spawnattr_setsigdefault(&attributes, &all);
+    pid_t pid = -1;
+    const int error = ::posix_spawnp(&pid, words.front().c_str(), &actions, &attributes,
+                                     pointers(words).data(), pointers(variables).data());
+    ::posix_spawn_file_actions_destroy(&actions);
+    ::posix_spawnattr_destroy(&attributes);
+    if (error != 0) {
+        throw std::system_error(error, std::generic_category(), "cannot run " + words.front());
+    }
+    return pid;
+}
+
+// Logs what the command writes until it has ended.  One that is interrupted is asked to
+// end, and killed a second later.
+inline CommandSink::End CommandSink::watch(pid_t pid, int output) {
+    const detail::Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    auto deadline = std::chrono::steady_clock::now() + options_.timeout;
+    std::string line;
+    std::size_t lines = 0;
+    End end = End::exited;
+    std::array<pollfd, 3> watched{pollfd{process.get(), POLLIN, 0}, pollfd{output, POLLIN, 0},
+                                  pollfd{interruption_.get(), POLLIN, 0}};
+    for (;;) {
+        const auto left =
+            std::chrono::duration_cast<milliseconds>(deadline - std::chrono::steady_clock::now());
+        if (left.count() <= 0) {
+            if (end == End::exited) end = End::timed_out;
+            break;
+        }
+        const auto ms = std::min<milliseconds::rep>(left.count(), 1'000'000'000);
+        if (::poll(watched.data(), watched.size(), static_cast<int>(ms)) <= 0) continue;
+        if (watched[1].revents != 0) {
+            read_output(output, line, lines);
+            if (watched[1].revents & POLLHUP) watched[1].fd = -1;
+        }
+        if (watched[0].revents != 0) break;
+        if (watched[2].revents != 0) {
+            watched[2].fd = -1;
+            end = End::interrupted;
+            ::kill(-pid, SIGTERM);
+            deadline = std::min(deadline, std::chrono::steady_clock::now() + milliseconds(1'000));
+        }
+    }
+    if (watched[0].revents == 0) ::kill(-pid, SIGKILL);
+    read_output(output, line, lines);
+    if (!line.empty()) log_line(line, lines);
+    return end;
+}
+
+inline void CommandSink::read_output(int output, std::string& line, std::size_t& lines) const {
+    constexpr std::size_t longest = 1'000;
+    std::array<char, 4'096> buffer;
+    for (ssize_t n; (n = ::read(output, buffer.data(), buffer.size())) > 0;) {
+        for (ssize_t i = 0; i < n; ++i) {
+            const char c = buffer[static_cast<std::size_t>(i)];
+            if (c != '\n') line += c;
+            if (c == '\n' || line.size() == longest) log_line(line, lines);
+        }
+    }
+}
+
+inline void CommandSink::log_line(std::string& line, std::size_t& lines) const {
+    for (char& c : line) {
+        if ((static_cast<unsigned char>(c) < 0x20 && c != '\t') || c == 0x7F) c = '?';
+    }
+    ++lines;
+    if (options_.log && lines <= max_lines) options_.log(line);
+    if (options_.log && lines == max_lines) options_.log("(more is not shown)");
+    line.clear();
+}
+
+// Waits for the end, so that no zombie is left.
+inline Outcome CommandSink::judge(pid_t pid, End end) {
+    int status = 0;
+    pid_t waited = 0;
+    do {
+        waited = ::waitpid(pid, &status, 0);
+    } while (waited < 0 && errno == EINTR);
+    if (waited < 0) return Outcome::failed("its exit status is lost: SIGCHLD is ignored");
+    if (end == End::timed_out) return Outcome::failed("the command took too long and was killed");
+    if (end == End::interrupted) return Outcome::failed("the command was interrupted");
+    if (WIFSIGNALED(status)) {
+        return Outcome::failed("the command was ended by signal " +
+                               std::to_string(WTERMSIG(status)));
+    }
+    if (WEXITSTATUS(status) == 0) return {};
+    return Outcome::failed("the command ended with status " + std::to_string(WEXITSTATUS(status)));
+}
+
+// ============================================================================
 // 12. Pages
 // ============================================================================
 
 namespace detail {
 
 // What a scheduler counts, in Prometheus's text format (version 0.0.4).
-inline std::string metrics_text(const Stats& stats) {
+inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus>& sinks) {
     std::string text;
-    const auto add = [&text](const char* name, const char* type, const char* help,
-                             std::uint64_t value) {
+    const auto head = [&text](const char* name, const char* type, const char* help) {
         text.append("# HELP task_scheduler_").append(name).append(" ").append(help);
-        text.append("\n# TYPE task_scheduler_").append(name).append(" ").append(type);
-        text.append("\ntask_scheduler_").append(name).append(" ");
+        text.append("\n# TYPE task_scheduler_").append(name).append(" ").append(type) += '\n';
+    };
+    const auto add = [&](const char* name, const char* type, const char* help,
+                         std::uint64_t value) {
+        head(name, type, help);
+        text.append("task_scheduler_").append(name).append(" ");
         text.append(std::to_string(value)).append("\n");
+    };
+    const auto of_sinks = [&](const char* name, const char* type, const char* help, auto value) {
+        if (!sinks.empty()) head(name, type, help);
+        for (const SinkStatus& sink : sinks) {
+            text.append("task_scheduler_").append(name).append("{sink=\"").append(sink.name);
+            text.append("\"} ").append(std::to_string(value(sink))).append("\n");
+        }
     };
     const auto gauge = [&add](const char* name, const char* help, std::uint64_t value) {
         add(name, "gauge", help, value);
@@ -4197,6 +5497,18 @@ inline std::string metrics_text(const Stats& stats) {
     counter("journal_rewrites_total", "Times the journal was rewritten.", stats.journal_rewrites);
     counter("journal_failures_total", "Groups of records that could not be stored.",
             stats.journal_failures);
+    of_sinks("sink_active", "gauge", "0 while a sink is paused or disabled.",
+             [](const SinkStatus& sink) { return sink.state == SinkState::active ? 1 : 0; });
+    of_sinks("sink_lag_events", "gauge", "Events that a sink has not taken yet.",
+             [](const SinkStatus& sink) { return sink.lag; });
+    of_sinks("sink_dead_letters", "gauge", "Dead letters of a sink.",
+             [](const SinkStatus& sink) { return sink.dead; });
+    of_sinks("sink_delivered_total", "counter", "Events that a sink has taken.",
+             [](const SinkStatus& sink) { return sink.delivered; });
+    of_sinks("sink_failed_attempts_total", "counter", "Attempts to deliver that failed.",
+             [](const SinkStatus& sink) { return sink.failed; });
+    of_sinks("sink_dropped_total", "counter", "Dead letters dropped, being too many.",
+             [](const SinkStatus& sink) { return sink.dropped; });
     return text;
 }
 
@@ -4551,6 +5863,150 @@ inline constexpr std::string_view openapi_template =
         }
       }
     },
+    "/sinks": {
+      "get": {
+        "operationId": "listSinks", "summary": "How each sink stands.",
+        "responses": {
+          "200": {
+            "description": "All sinks.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["data"],
+                  "properties": {
+                    "data": {
+                      "type": "array", "items": {"$ref": "#/components/schemas/Sink"}
+                    }
+                  }
+                }
+              }
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"}
+        }
+      }
+    },
+    "/sinks/{name}/dead": {
+      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
+      "get": {
+        "operationId": "listDeadLetters",
+        "summary": "The events that a sink did not take, in order of emission.",
+        "parameters": [
+          {
+            "name": "limit", "in": "query", "description": "How many at most.",
+            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
+          },
+          {
+            "name": "after", "in": "query", "description": "The end_cursor of a page.",
+            "schema": {"type": "string"}
+          }
+        ],
+        "responses": {
+          "200": {
+            "description": "A page.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["page_info", "data"],
+                  "properties": {
+                    "page_info": {"$ref": "#/components/schemas/PageInfo"},
+                    "data": {
+                      "type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}
+                    }
+                  }
+                }
+              }
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"}
+        }
+      }
+    },
+    "/sinks/{name}/redeliver": {
+      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
+      "post": {
+        "operationId": "redeliver",
+        "summary": "Has a dead letter delivered again, or without a body all of them.",
+        "requestBody": {
+          "content": {
+            "application/json": {
+              "schema": {
+                "type": "object",
+                "properties": {"id": {"type": "string"}, "secret": {"type": "string"}}
+              }
+            }
+          }
+        },
+        "responses": {
+          "200": {
+            "description": "They are tried again, once each.",
+            "content": {
+              "application/json": {
+                "schema": {
+                  "type": "object", "required": ["redelivering"],
+                  "properties": {"redelivering": {"type": "integer"}}
+                }
+              }
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "413": {"$ref": "#/components/responses/TooLarge"},
+          "415": {"$ref": "#/components/responses/Encoded"},
+          "503": {"$ref": "#/components/responses/Unavailable"},
+          "507": {"$ref": "#/components/responses/Full"}
+        }
+      }
+    },
+    "/sinks/{name}/pause": {
+      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
+      "post": {
+        "operationId": "pauseSink", "summary": "Holds back a sink's events.",
+        "responses": {
+          "200": {
+            "description": "The sink.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Sink"}}
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "413": {"$ref": "#/components/responses/TooLarge"},
+          "415": {"$ref": "#/components/responses/Encoded"},
+          "503": {"$ref": "#/components/responses/Unavailable"},
+          "507": {"$ref": "#/components/responses/Full"}
+        }
+      }
+    },
+    "/sinks/{name}/resume": {
+      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
+      "post": {
+        "operationId": "resumeSink",
+        "summary": "Goes on with a sink's events at once, also if it was disabled.",
+        "responses": {
+          "200": {
+            "description": "The sink.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Sink"}}
+            }
+          },
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "413": {"$ref": "#/components/responses/TooLarge"},
+          "415": {"$ref": "#/components/responses/Encoded"},
+          "503": {"$ref": "#/components/responses/Unavailable"},
+          "507": {"$ref": "#/components/responses/Full"}
+        }
+      }
+    },
     "/openapi.json": {
       "get": {
         "operationId": "describe", "summary": "This description.",
@@ -4617,6 +6073,11 @@ inline constexpr std::string_view openapi_template =
       "secretHeader": {"type": "apiKey", "in": "header", "name": "x-pd-secret"},
       "bearer": {"type": "http", "scheme": "bearer"}
     },
+    "parameters": {
+      "SinkName": {
+        "name": "name", "in": "path", "required": true, "schema": {"type": "string"}
+      }
+    },
     "responses": {
       "Invalid": {
         "description": "The request is not valid.",
@@ -4631,7 +6092,7 @@ inline constexpr std::string_view openapi_template =
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
       },
       "NotFound": {
-        "description": "There is no such task or event.",
+        "description": "There is no such task, event or sink.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
       },
       "AlreadyEmitted": {
@@ -4744,6 +6205,40 @@ inline constexpr std::string_view openapi_template =
           "due": {"type": "string", "format": "date-time"},
           "emitted_at": {"type": "string", "format": "date-time"},
           "late_ms": {"type": "integer"}, "payload": {"type": "object"}
+        }
+      },
+      "Sink": {
+        "type": "object",
+        "required": [
+          "name", "kind", "target", "state", "cursor", "lag", "attempts", "next_attempt",
+          "last_error", "delivered", "failed", "dead", "dropped"
+        ],
+        "properties": {
+          "name": {"type": "string"}, "kind": {"enum": ["webhook", "exec", "callback", ""]},
+          "target": {"type": "string"}, "state": {"enum": ["active", "paused", "disabled"]},
+          "cursor": {"type": ["string", "null"], "description": "The last event it has taken."},
+          "lag": {"type": "integer", "description": "Events it has not taken yet."},
+          "attempts": {"type": "integer", "description": "That failed at the event at hand."},
+          "next_attempt": {"type": ["string", "null"], "format": "date-time"},
+          "last_error": {"type": ["string", "null"]},
+          "delivered": {"type": "integer"}, "failed": {"type": "integer"},
+          "dead": {"type": "integer"}, "dropped": {"type": "integer"}
+        }
+      },
+      "DeadLetter": {
+        "type": "object",
+        "required": [
+          "id", "due", "emitted_at", "late_ms", "payload", "given_up_at", "attempts", "error",
+          "redelivering"
+        ],
+        "properties": {
+          "id": {"$ref": "#/components/schemas/Id"},
+          "due": {"type": "string", "format": "date-time"},
+          "emitted_at": {"type": "string", "format": "date-time"},
+          "late_ms": {"type": "integer"}, "payload": {"type": "object"},
+          "given_up_at": {"type": "string", "format": "date-time"},
+          "attempts": {"type": "integer"}, "error": {"type": "string"},
+          "redelivering": {"type": "boolean"}
         }
       }
     }
@@ -4892,6 +6387,30 @@ inline std::optional<std::string> member_of(std::string_view json, std::string_v
     return reader.finish() ? found : std::nullopt;
 }
 
+// Calls fn(key, value) for each member of an object.
+template <class Fn>
+void for_each_member(std::string_view json, Fn fn) {
+    JsonReader reader(json);
+    std::string_view key;
+    std::string_view value;
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) fn(key, value);
+    if (!reader.finish()) {
+        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    }
+}
+
+// Whether a valid object has such a member.
+inline bool has_member(std::string_view json, std::string_view name) {
+    JsonReader reader(json);
+    std::string_view key;
+    std::string_view value;
+    bool found = false;
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) found = found || is_named(key, name);
+    return found;
+}
+
 // Calls fn(text) for each element of an array, or once for any other value; false
 // if `json` is not valid, perhaps after some calls.
 template <class Fn>
@@ -4931,6 +6450,41 @@ inline void append_event(std::string& json, const Event& event) {
     json.append(",\"payload\":").append(event.text()) += '}';
 }
 
+inline void append_sink(std::string& json, const SinkStatus& sink) {
+    const auto number = [&json](const char* name, std::uint64_t value) {
+        json.append(",\"").append(name).append("\":").append(std::to_string(value));
+    };
+    json += '{';
+    append_member(json, "name", sink.name);
+    append_member(json, "kind", sink.kind);
+    append_member(json, "target", sink.target);
+    append_member(json, "state", sink_states[static_cast<std::size_t>(sink.state)]);
+    json += ",\"cursor\":" + (sink.cursor ? '"' + sink.cursor->str() + '"' : "null");
+    number("lag", sink.lag);
+    number("attempts", sink.attempts);
+    json += ",\"next_attempt\":";
+    json += sink.next_attempt ? '"' + format_time(*sink.next_attempt) + '"' : "null";
+    if (sink.last_error.empty()) {
+        json += ",\"last_error\":null";
+    } else {
+        append_member(json, "last_error", sink.last_error);
+    }
+    number("delivered", sink.delivered);
+    number("failed", sink.failed);
+    number("dead", sink.dead);
+    number("dropped", sink.dropped);
+    json += '}';
+}
+
+inline void append_letter(std::string& json, const DeadLetter& letter) {
+    append_event(json, letter.event);
+    json.pop_back();
+    append_member(json, "given_up_at", format_time(letter.at));
+    json += ",\"attempts\":" + std::to_string(letter.attempts);
+    append_member(json, "error", letter.error);
+    json.append(",\"redelivering\":").append(letter.redelivering ? "true}" : "false}");
+}
+
 // A page of things and where it stands among all: the answer of a list.
 template <class Items, class Cursor, class Append>
 std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
@@ -4965,18 +6519,24 @@ inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
     return TaskCursor{TimePoint(milliseconds(due)), *id};
 }
 
+// Whether a path is like a pattern, in which one {} may stand for a segment: `id`.
+inline bool matches(std::string_view pattern, std::string_view path, std::string& id) {
+    const std::size_t place = pattern.find("{}");
+    if (place == std::string_view::npos) return path == pattern;
+    const std::string_view rest = pattern.substr(place + 2);
+    if (path.size() <= place + rest.size() || path.substr(0, place) != pattern.substr(0, place) ||
+        path.substr(path.size() - rest.size()) != rest) {
+        return false;
+    }
+    const std::string_view segment = path.substr(place, path.size() - place - rest.size());
+    if (segment.find('/') != std::string_view::npos) return false;
+    id = segment;
+    return true;
+}
+
 // GET, HEAD for GET.
 inline std::string method_list(std::string_view method) {
     return method == "GET" ? "GET, HEAD" : std::string(method);
-}
-
-// Printable ASCII of what a stranger sent, for an answer.
-inline std::string shown(std::string_view text) {
-    std::string out(text.substr(0, 64));
-    for (char& c : out) {
-        if (c < 0x20 || c > 0x7E) c = '?';
-    }
-    return out;
 }
 
 // ---- 13.2 Event streams ----------------------------------------------------
@@ -5012,7 +6572,7 @@ constexpr std::string_view keep_alive_comment = ":keepalive\n\n";
 // event: gap, then a cursor to go on from.
 inline std::string gap_text(const Scheduler& scheduler, std::string_view requested) {
     std::string json = "{";
-    append_member(json, "requested", shown(requested));
+    append_member(json, "requested", printable(requested, 64));
     const EventPage page = scheduler.events_from(0, 1);
     if (page.events.empty()) {
         json += R"(,"oldest":null)";
@@ -5841,14 +7401,14 @@ private:
     struct Call {
         const httplib::Request& request;
         httplib::Response& response;
-        std::string id;  // of the path, where it has one
+        std::string id;  // of the path, where it has one, or a name
         std::string body;
         int body_status = 200;  // why there is no body
         std::string body_error;
     };
     struct Route {
         const char* method;
-        const char* path;  // ending in a slash: an id follows
+        const char* path;  // with {} where an id or a name stands
         bool is_free;      // of the secret
         void (HttpApi::*handler)(Call&);
     };
@@ -5879,6 +7439,12 @@ private:
     void get_tasks(Call& call);
     void get_events(Call& call);
     void get_sse(Call& call);
+    void get_sinks(Call& call);
+    void get_dead(Call& call);
+    void post_redeliver(Call& call);
+    void post_pause(Call& call);
+    void post_resume(Call& call);
+    void answer_sink(Call& call) const;
     void get_healthz(Call& call);
     void get_readyz(Call& call);
     void get_metrics(Call& call);
@@ -5943,12 +7509,17 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
         {"POST", "/cancel", false, &HttpApi::post_cancel},
         {"GET", "/tasks", false, &HttpApi::get_tasks},
         {"DELETE", "/tasks", false, &HttpApi::delete_tasks},
-        {"GET", "/tasks/", false, &HttpApi::get_task},
-        {"PATCH", "/tasks/", false, &HttpApi::patch_task},
-        {"DELETE", "/tasks/", false, &HttpApi::delete_task},
+        {"GET", "/tasks/{}", false, &HttpApi::get_task},
+        {"PATCH", "/tasks/{}", false, &HttpApi::patch_task},
+        {"DELETE", "/tasks/{}", false, &HttpApi::delete_task},
         {"GET", "/events", false, &HttpApi::get_events},
         {"DELETE", "/events", false, &HttpApi::delete_events},
         {"GET", "/sse", false, &HttpApi::get_sse},
+        {"GET", "/sinks", false, &HttpApi::get_sinks},
+        {"GET", "/sinks/{}/dead", false, &HttpApi::get_dead},
+        {"POST", "/sinks/{}/redeliver", false, &HttpApi::post_redeliver},
+        {"POST", "/sinks/{}/pause", false, &HttpApi::post_pause},
+        {"POST", "/sinks/{}/resume", false, &HttpApi::post_resume},
         {"GET", "/healthz", true, &HttpApi::get_healthz},
         {"GET", "/readyz", true, &HttpApi::get_readyz},
         {"GET", "/metrics", false, &HttpApi::get_metrics},
@@ -5969,7 +7540,9 @@ inline void HttpApi::mount(httplib::Server& server) {
     for (const Route& route : routes()) {
         if (last == route.path) continue;  // the methods of a path stand together
         last = route.path;
-        const std::string pattern = last.back() == '/' ? last + "[^/]{1,64}" : last;
+        std::string pattern = last;
+        const std::size_t id = last.find("{}");
+        if (id != std::string::npos) pattern.replace(id, 2, "[^/]{1,64}");
         server.Get(pattern, plain);
         server.Options(pattern, plain);
         server.Post(pattern, with_body);
@@ -6003,14 +7576,7 @@ inline void HttpApi::dispatch(Call& call, const httplib::ContentReader* reader) 
     const Route* route = nullptr;
     std::string allow;
     for (const Route& candidate : routes()) {
-        const std::string_view wanted = candidate.path;
-        const bool prefix = wanted.back() == '/';
-        const bool matches = prefix ? path.size() > wanted.size() &&
-                                          path.compare(0, wanted.size(), wanted) == 0 &&
-                                          path.find('/', wanted.size()) == std::string::npos
-                                    : path == wanted;
-        if (!matches) continue;
-        if (prefix) call.id = path.substr(wanted.size());
+        if (!detail::matches(candidate.path, path, call.id)) continue;
         if (!allow.empty()) allow += ", ";
         allow += detail::method_list(candidate.method);
         if (method == candidate.method) route = &candidate;
@@ -6163,6 +7729,7 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::invalid_argument:
             return 400;
         case Errc::unknown_task:
+        case Errc::unknown_sink:
             return 404;
         case Errc::already_emitted:
             return 409;
@@ -6250,7 +7817,7 @@ inline void HttpApi::patch_task(Call& call) {
     const auto id = TaskId::parse(call.id);
     const TaskRequest change = TaskRequest::parse_change(call.body, scheduler_.now());
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
-    if (!id) return refuse(call, 404, "There is no task " + detail::shown(call.id) + ".");
+    if (!id) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
     std::string json;
     detail::append_task(json, scheduler_.change(*id, change));
     answer(call, 200, json);
@@ -6301,7 +7868,7 @@ inline void HttpApi::delete_task(Call& call) {
 inline void HttpApi::cancel(Call& call, const std::string& id_text) {
     const auto id = TaskId::parse(id_text);
     if (!id || !scheduler_.cancel(*id)) {
-        return refuse(call, 404, "There is no task " + detail::shown(id_text) + ".");
+        return refuse(call, 404, "There is no task " + detail::printable(id_text, 64) + ".");
     }
     std::string json = "{";
     detail::append_member(json, "message", "Cancelled task " + id->str());
@@ -6311,7 +7878,7 @@ inline void HttpApi::cancel(Call& call, const std::string& id_text) {
 inline void HttpApi::get_task(Call& call) {
     const auto id = TaskId::parse(call.id);
     const auto task = id ? scheduler_.find(*id) : std::nullopt;
-    if (!task) return refuse(call, 404, "There is no task " + detail::shown(call.id) + ".");
+    if (!task) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
     std::string json;
     detail::append_task(json, *task);
     answer(call, 200, json);
@@ -6335,7 +7902,7 @@ inline void HttpApi::get_openapi(Call& call) {
 
 inline void HttpApi::get_metrics(Call& call) {
     call.response.status = 200;
-    call.response.set_content(detail::metrics_text(scheduler_.stats()),
+    call.response.set_content(detail::metrics_text(scheduler_.stats(), scheduler_.sinks()),
                               "text/plain; version=0.0.4; charset=utf-8");
 }
 
@@ -6417,9 +7984,77 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) con
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
     const EventPage oldest = scheduler_.events_from(0, 1);
     refuse(call, 404,
-           "The history has no event " + detail::shown(text) +
+           "The history has no event " + detail::printable(text, 64) +
                (oldest.events.empty() ? "; it is empty."
                                       : "; the oldest is " + oldest.events.front().id.str() + "."));
+}
+
+inline void HttpApi::get_sinks(Call& call) {
+    std::string json = R"({"data":[)";
+    for (const SinkStatus& sink : scheduler_.sinks()) {
+        if (json.back() != '[') json += ',';
+        detail::append_sink(json, sink);
+    }
+    answer(call, 200, json + "]}");
+}
+
+inline void HttpApi::get_dead(Call& call) {
+    std::vector<std::string> errors;
+    const std::size_t limit = limit_of(call, errors);
+    std::optional<TaskId> after;
+    if (call.request.has_param("after")) {
+        after = TaskId::parse(call.request.get_param_value("after"));
+        if (!after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
+    }
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    const DeadPage page = scheduler_.dead_letters(call.id, after, limit);
+    answer(
+        call, 200,
+        detail::page_json(
+            page.total, page.letters, page.more,
+            [](const DeadLetter& letter) { return letter.event.id.str(); }, detail::append_letter));
+}
+
+// An empty body means all of them.
+inline void HttpApi::post_redeliver(Call& call) {
+    std::optional<TaskId> id;
+    if (!call.body.empty()) {
+        detail::JsonReader reader(call.body);
+        std::string_view value;
+        const bool object = reader.peek() == '{';
+        if (!reader.value(value) || !reader.finish()) {
+            return refuse(call, 400, "The body is not valid JSON: " + reader.problem() + ".");
+        }
+        if (!object) return refuse(call, 400, R"(The body must be an object, such as {"id":"…"}.)");
+        if (detail::has_member(call.body, "id")) {
+            const std::string text = detail::member_of(call.body, "id").value_or("");
+            id = TaskId::parse(text);
+            if (!id) {
+                return refuse(call, 404,
+                              "There is no dead letter " + detail::printable(text, 64) + ".");
+            }
+        }
+    }
+    answer(call, 200,
+           "{\"redelivering\":" + std::to_string(scheduler_.redeliver(call.id, id)) + '}');
+}
+
+inline void HttpApi::post_pause(Call& call) {
+    scheduler_.pause(call.id);
+    answer_sink(call);
+}
+
+inline void HttpApi::post_resume(Call& call) {
+    scheduler_.resume(call.id);
+    answer_sink(call);
+}
+
+inline void HttpApi::answer_sink(Call& call) const {
+    std::string json;
+    for (const SinkStatus& sink : scheduler_.sinks()) {
+        if (sink.name == call.id) detail::append_sink(json, sink);
+    }
+    answer(call, 200, json);
 }
 
 inline void HttpApi::get_sse(Call& call) {
@@ -6837,6 +8472,571 @@ inline void HttpServer::stop() {
 }
 
 // ============================================================================
+// 14. Webhooks
+// ============================================================================
+//
+// The sink that needs HTTP, after the specification of Standard Webhooks 1.0.0, and
+// sinks from a file.
+//
+//   B1  2xx is success, once the answer is whole; 410 disables the sink; anything else,
+//       a redirect too, is a failure.
+//   B2  An attempt ends by its timeout, however slowly the receiver answers.
+//   B3  Where the build has no OpenSSL, what needs it is refused, never skipped.
+
+/// Where a `WebhookSink` delivers to.
+struct WebhookOptions {
+    /// `http://` or `https://`, a host, and perhaps a port, a path and a query.
+    std::string url;
+    /// Up to two of `whsec_` and base64; each signs every request.  None: unsigned.
+    std::vector<std::string> secrets;
+    /// Further header fields.
+    std::vector<std::pair<std::string, std::string>> headers;
+    /// How long an attempt may take in all.
+    milliseconds timeout{15'000};
+};
+
+namespace detail {
+
+// Calls a function when a time has passed that was set and not cleared.  Its thread
+// sleeps while none is set, and is not woken for each one that is.
+class Deadline {
+public:
+    using SteadyTime = std::chrono::steady_clock::time_point;
+
+    explicit Deadline(std::function<void()> expired) : expired_(std::move(expired)) {
+        thread_ = std::thread([this] { run(); });
+    }
+    ~Deadline() {
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            stopping_ = true;
+        }
+        changed_.notify_one();
+        thread_.join();
+    }
+    Deadline(const Deadline&) = delete;
+    Deadline& operator=(const Deadline&) = delete;
+    void set(SteadyTime time) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        time_ = time;
+        if (wakes_at_ > time) changed_.notify_one();
+    }
+    // True: it had passed.
+    bool clear() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return std::exchange(time_, SteadyTime::max()) <= std::chrono::steady_clock::now();
+    }
+
+private:
+    // What has expired may not have been heard, and is told again.
+    void run() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (!stopping_) {
+            const SteadyTime now = std::chrono::steady_clock::now();
+            wakes_at_ = time_;
+            if (time_ <= now) {
+                lock.unlock();
+                expired_();
+                lock.lock();
+                wakes_at_ = now + milliseconds(20);
+            }
+            if (wakes_at_ == SteadyTime::max()) {
+                changed_.wait(lock);
+            } else {
+                changed_.wait_until(lock, wakes_at_);
+            }
+        }
+    }
+
+    const std::function<void()> expired_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    SteadyTime time_ = SteadyTime::max();      // guarded by mutex_
+    SteadyTime wakes_at_ = SteadyTime::max();  // guarded by mutex_
+    bool stopping_ = false;                    // guarded by mutex_
+    std::thread thread_;                       // last: starts when all the above exists
+};
+
+struct Url {
+    std::string origin;  // scheme, host and port
+    std::string target;  // path and query
+    bool secure = false;
+};
+
+// What a webhook's URL may be (RFC 3986, without user, fragment and non-ASCII).
+inline std::optional<Url> parse_url(std::string_view text) {
+    constexpr std::string_view plain = "http://";
+    constexpr std::string_view secure = "https://";
+    Url url;
+    url.secure = text.substr(0, secure.size()) == secure;
+    if (!url.secure && text.substr(0, plain.size()) != plain) return std::nullopt;
+    const bool printable = std::all_of(text.begin(), text.end(), [](unsigned char c) {
+        return c > 0x20 && c < 0x7F && c != '#' && c != '\\' && c != '"';
+    });
+    const std::size_t start = url.secure ? secure.size() : plain.size();
+    const std::size_t end = std::min(text.find_first_of("/?", start), text.size());
+    const std::string_view authority = text.substr(start, end - start);
+    const std::string_view host = host_without_port(authority);
+    const std::string_view port = authority.substr(host.size());
+    const bool six = !host.empty() && host.front() == '[';
+    const char* const letters = six ? "[]:.0123456789abcdefABCDEF" : "-._0123456789";
+    const bool good_host = !host.empty() && std::all_of(host.begin(), host.end(), [&](char c) {
+        return std::strchr(letters, c) || (!six && (c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+    });
+    const bool good_port =
+        port.empty() || (port.size() >= 2 && port.size() <= 6 && port[0] == ':' &&
+                         port.find_first_not_of("0123456789", 1) == std::string_view::npos &&
+                         std::stoul(std::string(port.substr(1))) - 1 < 65'535);
+    if (!printable || !good_host || !good_port) return std::nullopt;
+    url.origin = text.substr(0, end);
+    url.target = text.substr(end);
+    if (url.target.empty() || url.target[0] != '/') url.target.insert(0, 1, '/');
+    return url;
+}
+
+// A receiver's Retry-After: seconds, or a date (RFC 9110, 10.2.3).
+inline std::optional<milliseconds> parse_retry_after(const std::string& text, TimePoint now) {
+    const bool digits = !text.empty() && text.size() <= 9 &&
+                        text.find_first_not_of("0123456789") == std::string::npos;
+    if (digits) return std::chrono::seconds(std::stol(text));
+    std::tm parts{};
+    const char* const end = ::strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
+    if (!end || *end != '\0') return std::nullopt;
+    const TimePoint time(std::chrono::seconds(::timegm(&parts)));
+    return std::max(time - now, milliseconds(0));
+}
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+
+// The key of whsec_…; empty: it is none.
+inline std::string webhook_key(std::string_view secret) {
+    constexpr std::string_view prefix = "whsec_";
+    if (secret.substr(0, prefix.size()) != prefix) return "";
+    secret.remove_prefix(prefix.size());
+    if (secret.empty() || secret.size() % 4 != 0 || secret.size() > 1'024) return "";
+    std::string key(secret.size() / 4 * 3, '\0');
+    const int size = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&key[0]),
+                                       reinterpret_cast<const unsigned char*>(secret.data()),
+                                       static_cast<int>(secret.size()));
+    const auto padding = static_cast<std::size_t>(std::count(secret.end() - 2, secret.end(), '='));
+    if (size < 0) return "";
+    key.resize(key.size() - padding);
+    return key;
+}
+
+// v1,base64 of HMAC-SHA256
+inline std::string webhook_signature(const std::string& key, const std::string& text) {
+    std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+    unsigned size = 0;
+    ::HMAC(::EVP_sha256(), key.data(), static_cast<int>(key.size()),
+           reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data(), &size);
+    std::string base64((size + 2) / 3 * 4 + 1, '\0');
+    const int length = ::EVP_EncodeBlock(reinterpret_cast<unsigned char*>(&base64[0]),
+                                         digest.data(), static_cast<int>(size));
+    base64.resize(static_cast<std::size_t>(length));
+    return "v1," + base64;
+}
+
+constexpr bool has_openssl = true;
+
+#else
+
+inline std::string webhook_key(std::string_view) {
+    return "";
+}
+inline std::string webhook_signature(const std::string&, const std::string&) {
+    return "";
+}
+constexpr bool has_openssl = false;
+
+#endif
+
+// Sends the path of a URL as it stands; the name of that has changed.
+template <class HttpClient>
+auto keep_path(HttpClient& client, int) -> decltype(client.set_path_encode(false)) {
+    client.set_path_encode(false);
+}
+template <class HttpClient>
+auto keep_path(HttpClient& client, long) -> decltype(client.set_url_encode(false)) {
+    client.set_url_encode(false);
+}
+
+}  // namespace detail
+
+/// POSTs each event's payload to a URL, on a connection that is kept.
+class WebhookSink : public Sink {
+public:
+    /// Throws `Error` with `invalid_argument` if an option is not good, or needs OpenSSL
+    /// and the build has none.
+    explicit WebhookSink(WebhookOptions options);
+    Outcome deliver(const Delivery& delivery) override;
+    void interrupt() override { client_->stop(); }
+    std::string kind() const override { return "webhook"; }
+    std::string target() const override { return url_.origin; }
+
+private:
+    // What came of a request.
+    struct Answer {
+        int status = 0;  // 0: none came
+        bool whole = false;
+        std::string error;
+        std::string retry_after;
+    };
+
+    void check_fields() const;
+    httplib::Request request(const Delivery& delivery) const;
+    Answer send(httplib::Request request);
+    static Outcome judge(const Answer& answer);
+
+    static constexpr std::size_t max_answer = 65'536;  // of which anything is read
+
+    const WebhookOptions options_;
+    detail::Url url_;
+    std::vector<std::string> keys_;
+    std::unique_ptr<httplib::Client> client_;
+    std::unique_ptr<detail::Deadline> deadline_;
+};
+
+inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(options)) {
+    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    const auto url = detail::parse_url(options_.url);
+    if (!url) {
+        refuse(
+            "a webhook's URL must be like https://example.org/hook, in ASCII and without a user");
+    }
+    url_ = *url;
+    if (!detail::has_openssl && url_.secure) refuse("https needs a build with OpenSSL");
+    if (!detail::has_openssl && !options_.secrets.empty()) {
+        refuse("signatures need a build with OpenSSL");
+    }
+    if (options_.secrets.size() > 2) refuse("there may be two secrets at most");
+    for (const std::string& secret : options_.secrets) {
+        keys_.push_back(detail::webhook_key(secret));
+        if (keys_.back().empty()) refuse("a secret must be whsec_ and base64");
+    }
+    if (options_.timeout < milliseconds(1)) refuse("a timeout must be longer than nothing");
+    check_fields();
+    client_ = std::make_unique<httplib::Client>(url_.origin);
+    if (!client_->is_valid()) refuse("the webhook's URL cannot be used");
+    const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
+    const auto rest = static_cast<time_t>(options_.timeout.count() % 1'000 * 1'000);
+    client_->set_connection_timeout(seconds, rest);
+    client_->set_read_timeout(seconds, rest);
+    client_->set_write_timeout(seconds, rest);
+    client_->set_keep_alive(true);
+    client_->set_follow_location(false);
+    client_->set_tcp_nodelay(true);
+    detail::keep_path(*client_, 0);
+    deadline_ = std::make_unique<detail::Deadline>([this] { client_->stop(); });
+}
+
+inline void WebhookSink::check_fields() const {
+    for (const auto& [name, value] : options_.headers) {
+        const auto is = [&known = name](const char* other) {
+            return detail::equal_ignoring_case(known, other);
+        };
+        const bool ours = is("Host") || is("Content-Length") || is("Transfer-Encoding") ||
+                          is("Connection") || is("Content-Type") || is("webhook-id") ||
+                          is("webhook-timestamp") || is("webhook-signature");
+        const bool control = std::any_of(value.begin(), value.end(),
+                                         [](unsigned char c) { return c < 0x20 || c > 0x7E; });
+        if (!detail::is_token(name) || ours || control) {
+            throw Error(Errc::invalid_argument,
+                        "the header " + detail::printable(name, 64) +
+                            (ours ? " is set by the scheduler" : " is not one, or not in ASCII"));
+        }
+    }
+}
+
+// The id is the same in every attempt, the timestamp is the attempt's.
+inline httplib::Request WebhookSink::request(const Delivery& delivery) const {
+    httplib::Request request;
+    request.method = "POST";
+    request.path = url_.target;
+    request.body = delivery.event.text();
+    const std::string id = delivery.event.id.str();
+    const auto now =
+        std::chrono::duration_cast<std::chrono::seconds>(wall_clock().time_since_epoch());
+    const std::string timestamp = std::to_string(now.count());
+    for (const auto& [name, value] : options_.headers) request.headers.emplace(name, value);
+    if (!request.has_header("User-Agent")) {
+        request.headers.emplace("User-Agent", "task-scheduler/" SCHEDULER_VERSION);
+    }
+    request.headers.emplace("Content-Type", "application/json");
+    request.headers.emplace("webhook-id", id);
+    request.headers.emplace("webhook-timestamp", timestamp);
+    std::string signatures;
+    for (const std::string& key : keys_) {
+        if (!signatures.empty()) signatures += ' ';
+        signatures += detail::webhook_signature(key, id + '.' + timestamp + '.' + request.body);
+    }
+    if (!signatures.empty()) request.headers.emplace("webhook-signature", signatures);
+    return request;
+}
+
+inline Outcome WebhookSink::deliver(const Delivery& delivery) {
+    deadline_->set(std::chrono::steady_clock::now() + options_.timeout);
+    Answer answer = send(request(delivery));
+    if (deadline_->clear() && !answer.whole) {
+        answer = {};
+        answer.error = "the receiver took too long";
+    }
+    return judge(answer);
+}
+
+// Of an answer that is larger than anybody wants, the rest is not read.
+inline WebhookSink::Answer WebhookSink::send(httplib::Request request) {
+    Answer answer;
+    std::size_t size = 0;
+    request.response_handler = [&answer](const httplib::Response& response) {
+        answer.status = response.status;
+        answer.retry_after = response.get_header_value("Retry-After");
+        return true;
+    };
+    request.content_receiver = [&size](const char*, std::size_t more, std::uint64_t,
+                                       std::uint64_t) { return (size += more) <= max_answer; };
+    const httplib::Result result = client_->send(request);
+    answer.whole = result || (answer.status != 0 && size > max_answer);
+    if (!answer.whole) answer.error = httplib::to_string(result.error());
+    return answer;
+}
+
+// B1
+inline Outcome WebhookSink::judge(const Answer& answer) {
+    if (answer.whole && answer.status / 100 == 2) return {};
+    if (answer.whole && answer.status == 410) {
+        return Outcome::disabled("the receiver answers 410, it wants no more events");
+    }
+    if (!answer.whole && answer.status != 0) {
+        return Outcome::failed("the receiver answers " + std::to_string(answer.status) +
+                               ", but not to the end (" + answer.error + ")");
+    }
+    if (!answer.whole) return Outcome::failed("no answer (" + answer.error + ")");
+    return Outcome::failed("the receiver answers " + std::to_string(answer.status),
+                           detail::parse_retry_after(answer.retry_after, wall_clock()));
+}
+
+namespace detail {
+
+// A name for a sink that was given none: that of a URL or a command, and always the same.
+inline std::string derived_name(std::string_view kind, std::string_view text) {
+    return std::string(kind) + '-' + digest_of(text).substr(0, 8);
+}
+
+// Reads sinks from JSON.  What is wrong is thrown with the place where it is.
+class SinkReader {
+public:
+    explicit SinkReader(std::function<void(const std::string&)> log) : log_(std::move(log)) {}
+    std::vector<SinkOptions> read(std::string_view json);
+
+private:
+    [[noreturn]] static void refuse(const std::string& place, const std::string& why) {
+        throw Error(Errc::invalid_argument, place + ": " + why);
+    }
+    template <class Fn>
+    static void members(std::string_view json, const std::string& place, Fn fn);
+    template <class Fn>
+    static void elements(std::string_view json, const std::string& place, Fn fn);
+    static std::string string_of(std::string_view json, const std::string& place);
+    static milliseconds duration_of(std::string_view json, const std::string& place);
+    static std::vector<std::string> strings_of(std::string_view json, const std::string& place);
+    static std::vector<milliseconds> durations_of(std::string_view json, const std::string& place);
+    static bool is_earliest(std::string_view json, const std::string& place);
+    // What is said of a sink, before it is one.
+    struct Draft {
+        std::string name;
+        std::optional<std::string> url;
+        std::optional<std::vector<std::string>> command;
+        std::optional<std::vector<std::string>> secrets;
+        std::optional<std::vector<std::pair<std::string, std::string>>> headers;
+        std::optional<milliseconds> timeout;
+        std::optional<std::vector<milliseconds>> retry;
+        bool from_earliest = false;
+    };
+    static bool take(Draft& draft, const std::string& key, std::string_view value,
+                     const std::string& place);
+    SinkOptions read_sink(std::string_view json, const std::string& place) const;
+    std::shared_ptr<Sink> make(const Draft& draft) const;
+
+    const std::function<void(const std::string&)> log_;
+};
+
+template <class Fn>
+void SinkReader::members(std::string_view json, const std::string& place, Fn fn) {
+    if (json.empty() || json.front() != '{') refuse(place, "must be an object");
+    std::set<std::string> seen;
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        const std::string name = read_string('"' + std::string(key) + '"').value_or("");
+        const std::string where = place + '.' + printable(name, 64);
+        if (!seen.insert(name).second) refuse(where, "is given more than once");
+        if (!fn(name, value, where)) refuse(where, "is not known");
+    });
+}
+
+template <class Fn>
+void SinkReader::elements(std::string_view json, const std::string& place, Fn fn) {
+    if (json.empty() || json.front() != '[') refuse(place, "must be an array");
+    std::size_t index = 0;
+    for_each_element(json, [&](std::string_view value) {
+        fn(value, place + '[' + std::to_string(index++) + ']');
+    });
+}
+
+inline std::string SinkReader::string_of(std::string_view json, const std::string& place) {
+    const auto text = read_string(json);
+    if (!text || text->find('\0') != std::string::npos) refuse(place, "must be a string");
+    return *text;
+}
+
+inline milliseconds SinkReader::duration_of(std::string_view json, const std::string& place) {
+    const auto text = read_string(json);
+    const auto duration = text ? parse_duration(*text) : std::nullopt;
+    if (!duration || *duration < milliseconds(1) || *duration > std::chrono::hours(24 * 30)) {
+        refuse(place, "must be a duration such as \"15s\" or \"5m\", 30 days at most");
+    }
+    return *duration;
+}
+
+inline std::vector<std::string> SinkReader::strings_of(std::string_view json,
+                                                       const std::string& place) {
+    std::vector<std::string> all;
+    elements(json, place, [&all](std::string_view value, const std::string& where) {
+        all.push_back(string_of(value, where));
+    });
+    return all;
+}
+
+inline std::vector<SinkOptions> SinkReader::read(std::string_view json) {
+    JsonReader reader(json);
+    std::string_view whole;
+    if (!reader.value(whole) || !reader.finish()) {
+        throw Error(Errc::invalid_argument, "it is not valid JSON: " + reader.problem());
+    }
+    std::vector<SinkOptions> sinks;
+    std::set<std::string> names;
+    bool found = false;
+    members(whole, "the file", [&](const std::string& key, std::string_view value, const auto&) {
+        if (key != "sinks") return false;
+        found = true;
+        elements(value, "sinks", [&](std::string_view sink, const std::string& place) {
+            sinks.push_back(read_sink(sink, place));
+            if (!names.insert(sinks.back().name).second) {
+                refuse(place + ".name", "another sink is called " + sinks.back().name);
+            }
+        });
+        return true;
+    });
+    if (!found) refuse("the file", "must have the member \"sinks\"");
+    return sinks;
+}
+
+inline std::vector<milliseconds> SinkReader::durations_of(std::string_view json,
+                                                          const std::string& place) {
+    std::vector<milliseconds> all;
+    elements(json, place, [&all](std::string_view value, const std::string& where) {
+        all.push_back(duration_of(value, where));
+    });
+    return all;
+}
+
+inline bool SinkReader::is_earliest(std::string_view json, const std::string& place) {
+    const std::string text = string_of(json, place);
+    if (text != "earliest" && text != "newest") {
+        refuse(place, "must be \"newest\" or \"earliest\"");
+    }
+    return text == "earliest";
+}
+
+// False: there is no such member.
+inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_view value,
+                             const std::string& place) {
+    if (key == "name") {
+        draft.name = string_of(value, place);
+        if (!is_sink_name(draft.name)) refuse(place, sink_name_rule);
+    } else if (key == "webhook") {
+        draft.url = string_of(value, place);
+    } else if (key == "exec") {
+        draft.command = strings_of(value, place);
+    } else if (key == "secrets") {
+        draft.secrets = strings_of(value, place);
+    } else if (key == "headers") {
+        draft.headers.emplace();
+        members(value, place, [&](const std::string& name, std::string_view text, const auto& at) {
+            draft.headers->emplace_back(name, string_of(text, at));
+            return true;
+        });
+    } else if (key == "timeout") {
+        draft.timeout = duration_of(value, place);
+    } else if (key == "retry") {
+        draft.retry = durations_of(value, place);
+    } else if (key == "from") {
+        draft.from_earliest = is_earliest(value, place);
+    } else {
+        return false;
+    }
+    return true;
+}
+
+inline SinkOptions SinkReader::read_sink(std::string_view json, const std::string& place) const {
+    Draft draft;
+    members(json, place, [&](const std::string& key, std::string_view value, const auto& where) {
+        return take(draft, key, value, where);
+    });
+    if (draft.name.empty()) refuse(place + ".name", "is missing");
+    if (draft.url.has_value() == draft.command.has_value()) {
+        refuse(place, "must have one of \"webhook\" and \"exec\"");
+    }
+    if (draft.command && draft.secrets) refuse(place + ".secrets", "is only for a webhook");
+    if (draft.command && draft.headers) refuse(place + ".headers", "is only for a webhook");
+    SinkOptions options;
+    options.name = draft.name;
+    options.from_earliest = draft.from_earliest;
+    if (draft.retry) options.retry = *draft.retry;
+    try {
+        options.sink = make(draft);
+    } catch (const Error& error) {
+        refuse(place, error.what());
+    }
+    return options;
+}
+
+inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
+    if (draft.url) {
+        WebhookOptions options;
+        options.url = *draft.url;
+        options.secrets = draft.secrets.value_or(options.secrets);
+        options.headers = draft.headers.value_or(options.headers);
+        options.timeout = draft.timeout.value_or(options.timeout);
+        return std::make_shared<WebhookSink>(std::move(options));
+    }
+    CommandOptions options;
+    options.command = *draft.command;
+    options.timeout = draft.timeout.value_or(options.timeout);
+    if (log_) {
+        options.log = [log = log_, name = draft.name](const std::string& line) {
+            log("sink " + name + ": " + line);
+        };
+    }
+    return std::make_shared<CommandSink>(std::move(options));
+}
+
+}  // namespace detail
+
+/// Reads sinks from JSON:
+///
+///     {"sinks": [{"name": "billing", "webhook": "https://example.org/hook",
+///                 "secrets": ["whsec_…"], "headers": {"X-Team": "a"}, "timeout": "15s",
+///                 "retry": ["5s", "5m"], "from": "newest"},
+///                {"name": "valve", "exec": ["/usr/bin/valve", "open"], "timeout": "30s"}]}
+///
+/// `log` gets what commands write.  Throws `Error` with `invalid_argument`, which names
+/// the place where the text is wrong.
+inline std::vector<SinkOptions> parse_sinks(std::string_view json,
+                                            std::function<void(const std::string&)> log = nullptr) {
+    return detail::SinkReader(std::move(log)).read(json);
+}
+
+// ============================================================================
 // 15. Client
 // ============================================================================
 
@@ -6893,6 +9093,18 @@ public:
     TaskPage tasks(const TaskQuery& query = {}) const;
     /// Past events in order of emission.  Their `seq`, and the page's `next`, are 0.
     EventPage events(const EventQuery& query = {}) const;
+    /// How each sink stands.
+    std::vector<SinkStatus> sinks() const;
+    /// Dead letters of a sink, in order of emission, behind the one with the id `after`;
+    /// `limit` is at most 1000.  The seq of their events is 0.
+    DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after = std::nullopt,
+                          std::size_t limit = 100) const;
+    /// Has a dead letter delivered again, or all of them; returns how many they are.
+    std::size_t redeliver(const std::string& sink, std::optional<TaskId> id = std::nullopt) const;
+    /// Holds back a sink's events.
+    void pause(const std::string& sink) const { ask("POST", sink_path(sink, "pause")); }
+    /// Goes on with a sink's events at once.
+    void resume(const std::string& sink) const { ask("POST", sink_path(sink, "resume")); }
 
     class Subscription;
     /// Calls `on_event` for each event after the one with the id `last_event_id`
@@ -6912,6 +9124,7 @@ private:
     [[noreturn]] static void refuse(int status, const std::string& body);
     TaskId schedule(std::string body, std::string_view message, const std::string& key) const;
     Task change(TaskId id, const std::string& body) const;
+    static std::string sink_path(const std::string& sink, const char* what);
 
     const ClientOptions options_;
 };
@@ -6964,19 +9177,6 @@ private:
     Event event_;
     std::optional<milliseconds> retry_;
 };
-
-// Calls fn(key, value) for each member of an object.
-template <class Fn>
-void for_each_member(std::string_view json, Fn fn) {
-    JsonReader reader(json);
-    std::string_view key;
-    std::string_view value;
-    reader.enter_object();
-    while (reader.next_member(key) && reader.value(value)) fn(key, value);
-    if (!reader.finish()) {
-        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
-    }
-}
 
 // The task or event that an answer describes.
 inline Task read_task(std::string_view json) {
@@ -7146,6 +9346,90 @@ inline EventPage Client::events(const EventQuery& query) const {
         page.events.push_back({task.id, task.due, task.ended_at, 0, task.payload});
     });
     return page;
+}
+
+namespace detail {
+
+inline std::uint64_t read_number(std::string_view json) {
+    return std::strtoull(std::string(json).c_str(), nullptr, 10);
+}
+
+inline SinkStatus read_sink(std::string_view json) {
+    SinkStatus sink;
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        const std::string text = read_string(value).value_or("");
+        const std::uint64_t number = read_number(value);
+        if (key == "name") sink.name = text;
+        if (key == "kind") sink.kind = text;
+        if (key == "target") sink.target = text;
+        if (key == "state" && text == "paused") sink.state = SinkState::paused;
+        if (key == "state" && text == "disabled") sink.state = SinkState::disabled;
+        if (key == "cursor") sink.cursor = TaskId::parse(text);
+        if (key == "lag") sink.lag = number;
+        if (key == "attempts") sink.attempts = static_cast<std::uint32_t>(number);
+        if (key == "next_attempt") sink.next_attempt = parse_time(text);
+        if (key == "last_error") sink.last_error = text;
+        if (key == "delivered") sink.delivered = number;
+        if (key == "failed") sink.failed = number;
+        if (key == "dead") sink.dead = number;
+        if (key == "dropped") sink.dropped = number;
+    });
+    return sink;
+}
+
+inline DeadLetter read_letter(std::string_view json) {
+    DeadLetter letter;
+    const Task task = read_task(json);
+    letter.event = {task.id, task.due, task.ended_at, 0, task.payload};
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        const std::string text = read_string(value).value_or("");
+        if (key == "given_up_at") letter.at = parse_time(text).value_or(TimePoint());
+        if (key == "attempts") letter.attempts = static_cast<std::uint32_t>(read_number(value));
+        if (key == "error") letter.error = text;
+        if (key == "redelivering") letter.redelivering = value == "true";
+    });
+    return letter;
+}
+
+}  // namespace detail
+
+inline std::string Client::sink_path(const std::string& sink, const char* what) {
+    if (!detail::is_sink_name(sink)) {
+        throw Error(Errc::invalid_argument, std::string("a sink's name ") + detail::sink_name_rule);
+    }
+    return "/sinks/" + sink + '/' + what;
+}
+
+inline std::vector<SinkStatus> Client::sinks() const {
+    std::vector<SinkStatus> sinks;
+    detail::for_each_member(
+        ask("GET", "/sinks"), [&](std::string_view key, std::string_view value) {
+            if (key != "data") return;
+            detail::for_each_element(
+                value, [&](std::string_view sink) { sinks.push_back(detail::read_sink(sink)); });
+        });
+    return sinks;
+}
+
+inline DeadPage Client::dead_letters(const std::string& sink, std::optional<TaskId> after,
+                                     std::size_t limit) const {
+    std::string path = sink_path(sink, "dead") + "?limit=" + std::to_string(limit);
+    if (after) path += "&after=" + after->str();
+    DeadPage page;
+    page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
+        page.letters.push_back(detail::read_letter(json));
+    });
+    return page;
+}
+
+inline std::size_t Client::redeliver(const std::string& sink, std::optional<TaskId> id) const {
+    const std::string body = id ? R"({"id":")" + id->str() + "\"}" : "";
+    std::size_t count = 0;
+    detail::for_each_member(ask("POST", sink_path(sink, "redeliver"), body),
+                            [&count](std::string_view key, std::string_view value) {
+                                if (key == "redelivering") count = detail::read_number(value);
+                            });
+    return count;
 }
 
 /// A subscriber that is being called; see `Client::subscribe`.
