@@ -2597,9 +2597,14 @@ public:
     }
     void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
     void drop_oldest();
-    // Drops those from index `first` to before index `last`.
-    void erase(std::size_t first, std::size_t last) {
-        for (std::size_t i = first; i < last; ++i) bytes_ -= at(i)->size;
+    // Drops those from index `first` to before index `last`, and calls fn(record) for
+    // each.
+    template <class Fn>
+    void erase(std::size_t first, std::size_t last, Fn fn) {
+        for (std::size_t i = first; i < last; ++i) {
+            bytes_ -= at(i)->size;
+            fn(at(i));
+        }
         const auto begin = events_.begin() + static_cast<std::ptrdiff_t>(first_);
         events_.erase(begin + static_cast<std::ptrdiff_t>(first),
                       begin + static_cast<std::ptrdiff_t>(last));
@@ -3727,8 +3732,7 @@ inline void Store::forget_answer_locked(const std::string& key) {
 inline void Store::forget_events_locked(std::uint64_t begin, std::uint64_t end) {
     const std::size_t first = history_.index_of(begin);
     const std::size_t last = history_.index_of(end);
-    for (std::size_t i = first; i < last; ++i) forget_locked(history_.at(i));
-    history_.erase(first, last);
+    history_.erase(first, last, [this](Record* record) { forget_locked(record); });
 }
 
 inline void Store::forget_locked(Record* record) {
@@ -8614,11 +8618,12 @@ inline std::string webhook_key(std::string_view secret) {
     if (secret.substr(0, prefix.size()) != prefix) return "";
     secret.remove_prefix(prefix.size());
     if (secret.empty() || secret.size() % 4 != 0 || secret.size() > 1'024) return "";
+    const std::size_t padding = secret.size() - std::min(secret.find('='), secret.size());
+    if (padding > 2 || (padding == 2 && secret.back() != '=')) return "";
     std::string key(secret.size() / 4 * 3, '\0');
     const int size = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&key[0]),
                                        reinterpret_cast<const unsigned char*>(secret.data()),
                                        static_cast<int>(secret.size()));
-    const auto padding = static_cast<std::size_t>(std::count(secret.end() - 2, secret.end(), '='));
     if (size < 0) return "";
     key.resize(key.size() - padding);
     return key;
@@ -8776,11 +8781,8 @@ inline httplib::Request WebhookSink::request(const Delivery& delivery) const {
 
 inline Outcome WebhookSink::deliver(const Delivery& delivery) {
     deadline_->set(std::chrono::steady_clock::now() + options_.timeout);
-    Answer answer = send(request(delivery));
-    if (deadline_->clear() && !answer.whole) {
-        answer = {};
-        answer.error = "the receiver took too long";
-    }
+    const Answer answer = send(request(delivery));
+    if (deadline_->clear() && !answer.whole) return Outcome::failed("the receiver took too long");
     return judge(answer);
 }
 
@@ -8796,6 +8798,7 @@ inline WebhookSink::Answer WebhookSink::send(httplib::Request request) {
     request.content_receiver = [&size](const char*, std::size_t more, std::uint64_t,
                                        std::uint64_t) { return (size += more) <= max_answer; };
     const httplib::Result result = client_->send(request);
+    if (result) answer.status = result->status;  // of a 204 the handler does not hear
     answer.whole = result || (answer.status != 0 && size > max_answer);
     if (!answer.whole) answer.error = httplib::to_string(result.error());
     return answer;

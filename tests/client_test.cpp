@@ -106,6 +106,42 @@ TEST_SUITE("client") {
         CHECK(page.events.front().late() == std::chrono::seconds(59));
     }
 
+    TEST_CASE("sinks are looked at, held back and told to deliver again from the other side") {
+        Service service;
+        std::atomic<bool> works{false};
+        const auto flaky = make_sink([&works](const Event&) {
+            if (!works) throw std::runtime_error("not today");
+        });
+        Sinks sinks(service.tasks, {{"a", flaky, {}, false}});
+        const Client client = service.client();
+        const TaskId id = client.schedule(milliseconds(0), "\"x\"");
+        CHECK(eventually([&] { return client.sinks().at(0).dead == 1; }));
+        const SinkStatus status = client.sinks()[0];
+        CHECK(status.name == "a");
+        CHECK(status.kind == "callback");
+        CHECK(status.cursor == id);
+        CHECK(status.failed == 1);
+        CHECK(status.last_error == "not today");
+        const DeadPage page = client.dead_letters("a");
+        REQUIRE(page.letters.size() == 1);
+        CHECK(page.total == 1);
+        CHECK(page.letters[0].event.id == id);
+        CHECK(page.letters[0].event.text() == service.tasks.find(id)->text());
+        CHECK(page.letters[0].error == "not today");
+        CHECK(client.dead_letters("a", id).letters.empty());
+        client.pause("a");
+        CHECK(client.sinks()[0].state == SinkState::paused);
+        client.resume("a");
+        CHECK(client.sinks()[0].state == SinkState::active);
+        works = true;
+        CHECK(client.redeliver("a", id) == 1);
+        CHECK(eventually([&] { return client.sinks()[0].dead == 0; }));
+        CHECK(client.redeliver("a") == 0);
+        CHECK(errc_of([&] { client.redeliver("a", id); }) == Errc::unknown_task);
+        CHECK(errc_of([&] { client.pause("b"); }) == Errc::unknown_task);
+        CHECK(errc_of([&] { client.pause("../tasks"); }) == Errc::invalid_argument);
+    }
+
     TEST_CASE("a refusal says what the server says, and no server is another matter") {
         HttpOptions http;
         http.secrets = {"secret"};

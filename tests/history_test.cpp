@@ -9,6 +9,12 @@ using namespace scheduler::detail;
 
 namespace {
 
+void erase(History& history, std::size_t first, std::size_t last) {
+    std::size_t dropped = 0;
+    history.erase(first, last, [&dropped](Record*) { ++dropped; });
+    REQUIRE(dropped == last - first);
+}
+
 // A history with the records that it points to.
 struct Kept {
     void append(std::uint64_t seq) {
@@ -53,10 +59,10 @@ TEST_SUITE("history") {
         CHECK(history.first_seq() == 600);
         CHECK(history.size() == 200);
         CHECK(history.at(0)->seq == 600);
-        history.erase(10, 20);
+        erase(history, 10, 20);
         CHECK(history.size() == 190);
         CHECK(history.at(10)->seq == 640);
-        history.erase(0, history.size());
+        erase(history, 0, history.size());
         CHECK(history.empty());
         CHECK(history.first_seq() == 999);
     }
@@ -75,7 +81,7 @@ TEST_SUITE("history") {
     TEST_CASE("a place in the order is never given twice, whatever was forgotten") {
         Kept kept;
         for (std::uint64_t seq = 0; seq < 5; ++seq) kept.append(seq);
-        kept.history.erase(0, 5);
+        erase(kept.history, 0, 5);
         CHECK(kept.history.empty());
         CHECK(kept.history.next_seq() == 5);
         kept.history.skip_to(3);
@@ -92,9 +98,9 @@ TEST_SUITE("history") {
         Kept kept;
         for (std::uint64_t seq = 0; seq < 10; ++seq) kept.append(seq);
         kept.history.drop_oldest();
-        kept.history.erase(2, 5);  // seq 3, 4 and 5
+        erase(kept.history, 2, 5);  // seq 3, 4 and 5
         CHECK(kept.seqs() == std::vector<std::uint64_t>{1, 2, 6, 7, 8, 9});
-        kept.history.erase(3, 3);
+        erase(kept.history, 3, 3);
         CHECK(kept.history.size() == 6);
         CHECK(kept.history.index_of(4) == 2);
     }
@@ -145,11 +151,12 @@ TEST_SUITE("history") {
                     const std::size_t first = random() % model.size();
                     const std::size_t last =
                         first + random() % std::min<std::size_t>(model.size() - first + 1, 10);
-                    kept.history.erase(first, last);
+                    erase(kept.history, first, last);
                     model.erase(model.begin() + static_cast<std::ptrdiff_t>(first),
                                 model.begin() + static_cast<std::ptrdiff_t>(last));
                 }
                 REQUIRE(kept.history.size() == model.size());
+                REQUIRE(kept.history.bytes() == 2 * model.size());  // "{}" each
                 const std::uint64_t wanted = random() % (kept.history.next_seq() + 2);
                 const auto found = std::lower_bound(model.begin(), model.end(), wanted);
                 REQUIRE(kept.history.index_of(wanted) ==

@@ -378,6 +378,51 @@ TEST_SUITE("http") {
         CHECK(service.tasks.stats().pending == 2);
     }
 
+    TEST_CASE("sinks and their dead letters are shown, and told what to do") {
+        Service service;
+        CHECK(service.ask("GET /sinks").find(R"({"data":[]})") != std::string::npos);
+        const auto never = make_sink([](const Event&) { throw std::runtime_error("never"); });
+        Sinks sinks(service.tasks, {{"a.b", never, {}, false}});
+        const std::string one = service.task("\"1\"", milliseconds(0)).str();
+        service.task("\"2\"", milliseconds(0));
+        REQUIRE(eventually([&] { return service.tasks.sinks()[0].dead == 2; }));
+        CHECK(service.ask("GET /sinks")
+                  .find(R"("name":"a.b","kind":"callback","target":"",)"
+                        R"("state":"active")") != std::string::npos);
+        const std::string page = service.ask("GET /sinks/a.b/dead?limit=1");
+        CHECK(page.find(R"({"page_info":{"total_count":2,"count":1,"start_cursor":")" + one +
+                        R"(","end_cursor":")" + one) != std::string::npos);
+        CHECK(page.find(R"("attempts":1,"error":"never","redelivering":false}]})") !=
+              std::string::npos);
+        CHECK(service.ask("GET /sinks/a.b/dead?after=" + one).find("\"end_cursor\":null") !=
+              std::string::npos);
+        CHECK(status_of(service.ask("GET /sinks/a.b/dead?after=x")) == 400);
+        CHECK(status_of(service.ask("GET /sinks/a.b/dead?limit=0")) == 400);
+        const std::string redeliver = "POST /sinks/a.b/redeliver";
+        CHECK(service.ask(redeliver, R"({"id":")" + one + "\"}").find(R"({"redelivering":1})") !=
+              std::string::npos);
+        CHECK(service.ask(redeliver).find(R"({"redelivering":2})") != std::string::npos);
+        CHECK(status_of(service.ask(redeliver, R"({"id":"x"})")) == 404);
+        CHECK(status_of(service.ask(redeliver, R"({"id":7})")) == 404);
+        CHECK(status_of(service.ask(redeliver, "[]")) == 400);
+        CHECK(status_of(service.ask(redeliver, "{")) == 400);
+        CHECK(service.ask("POST /sinks/a.b/pause").find(R"("state":"paused")") !=
+              std::string::npos);
+        CHECK(service.ask("POST /sinks/a.b/resume").find(R"("state":"active")") !=
+              std::string::npos);
+        for (const char* line : {"GET /sinks/b/dead", "POST /sinks/b/redeliver",
+                                 "POST /sinks/b/pause", "POST /sinks/b/resume", "GET /sinks/",
+                                 "GET /sinks/a.b", "POST /sinks//pause", "POST /sinks/a/b/pause"}) {
+            CAPTURE(line);
+            CHECK(status_of(service.ask(line)) == 404);
+        }
+        CHECK(service.ask("GET /sinks/a.b/pause").find("Allow: POST, OPTIONS\r\n") !=
+              std::string::npos);
+        CHECK(
+            service.ask("GET /metrics").find("task_scheduler_sink_dead_letters{sink=\"a.b\"} 2") !=
+            std::string::npos);
+    }
+
     TEST_CASE("a body is JSON whatever its type says, and encoded ones are refused") {
         Service service;
         for (const char* type :

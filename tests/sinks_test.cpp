@@ -1,2 +1,571 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
+
+using namespace scheduler;
+using support::errc_of;
+using support::eventually;
+using support::FailingFiles;
+using support::ManualClock;
+using support::TempDir;
+
+namespace {
+
+// A sink that notes what it is given and answers as it is told to.
+class Notes : public Sink {
+public:
+    using Answer = std::function<Outcome(const Delivery&)>;
+
+    explicit Notes(Answer answer = nullptr) : answer_(std::move(answer)) {}
+    Outcome deliver(const Delivery& delivery) override {
+        Outcome outcome = answer_ ? answer_(delivery) : Outcome();
+        const std::lock_guard<std::mutex> guard(mutex_);
+        attempts_.push_back(delivery.attempt);
+        if (outcome.result == Outcome::Result::delivered) taken_.push_back(delivery.event.id);
+        return outcome;
+    }
+    std::vector<TaskId> taken() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return taken_;
+    }
+    std::vector<std::uint32_t> attempts() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return attempts_;
+    }
+
+private:
+    const Answer answer_;
+    mutable std::mutex mutex_;
+    std::vector<TaskId> taken_;
+    std::vector<std::uint32_t> attempts_;
+};
+
+SinkOptions sink(std::string name, std::shared_ptr<Sink> to,
+                 std::vector<milliseconds> retry = {milliseconds(1), milliseconds(1)}) {
+    SinkOptions options;
+    options.name = std::move(name);
+    options.sink = std::move(to);
+    options.retry = std::move(retry);
+    return options;
+}
+
+Outcome refuse(const Delivery&) {
+    return Outcome::failed("not today");
+}
+
+Options options_for(const TempDir& dir) {
+    Options options;
+    options.journal = dir.journal();
+    options.fsync = Fsync::no;
+    return options;
+}
+
+// Schedules tasks that are due at once, and waits until they are emitted.
+std::vector<TaskId> emit(Scheduler& tasks, std::size_t count) {
+    std::vector<TaskId> ids;
+    const std::uint64_t before = tasks.stats().emitted;
+    for (std::size_t i = 0; i < count; ++i) {
+        ids.push_back(tasks.schedule(milliseconds(0), "\"x\""));
+    }
+    REQUIRE(eventually([&] { return tasks.stats().emitted == before + count; }));
+    return ids;
+}
+
+SinkStatus status_of(const Scheduler& tasks, const std::string& name = "a") {
+    for (const SinkStatus& status : tasks.sinks()) {
+        if (status.name == name) return status;
+    }
+    FAIL("there is no sink " << name);
+    return {};
+}
+
+Delivery delivery_of(std::string_view payload) {
+    Delivery delivery;
+    delivery.event.id = TaskId::parse("01a20d6e-bbe5-75dd-a110-84e4e0715a01").value();
+    delivery.event.due = support::at("2026-03-01T12:00:00Z");
+    delivery.event.emitted_at = delivery.event.due + milliseconds(7);
+    delivery.event.payload =
+        Payload(detail::RecordRef::make(delivery.event.id, delivery.event.due, payload));
+    return delivery;
+}
+
+struct Shell {
+    explicit Shell(const std::string& script, milliseconds timeout = milliseconds(10'000))
+        : sink(CommandOptions{{"sh", "-c", script}, timeout, [this](const std::string& line) {
+                                  output.push_back(line);
+                              }}) {}
+    Outcome run(std::string_view payload = "{}") { return sink.deliver(delivery_of(payload)); }
+
+    std::vector<std::string> output;
+    CommandSink sink;
+};
+
+}  // namespace
+
+TEST_SUITE("sinks") {
+    TEST_CASE("a sink gets every event in order, also what was emitted while it was away") {
+        const TempDir dir;
+        std::vector<TaskId> ids;
+        const auto more = [&ids](const std::vector<TaskId>& others) {
+            ids.insert(ids.end(), others.begin(), others.end());
+        };
+        const auto notes = std::make_shared<Notes>();
+        {
+            Scheduler tasks(options_for(dir));
+            {
+                Sinks sinks(tasks, {sink("a", notes)});
+                more(emit(tasks, 20));
+                CHECK(eventually([&] { return notes->taken() == ids; }));
+            }
+            more(emit(tasks, 20));
+        }
+        {
+            Scheduler tasks(options_for(dir));
+            more(emit(tasks, 5));
+            Sinks sinks(tasks, {sink("a", notes)});
+            CHECK(eventually([&] { return notes->taken() == ids; }));
+            const SinkStatus status = status_of(tasks);
+            CHECK(status.kind == "callback");
+            CHECK(status.cursor == ids.back());
+            CHECK(status.lag == 0);
+            CHECK(status.delivered == 25);
+        }
+        Scheduler tasks(options_for(dir));
+        Sinks sinks(tasks, {sink("a", notes)});
+        more(emit(tasks, 1));
+        CHECK(eventually([&] { return notes->taken() == ids; }));
+    }
+
+    TEST_CASE("a new sink begins with the scheduler's first event, or with the oldest") {
+        const TempDir dir;
+        std::vector<TaskId> old;
+        {
+            Scheduler tasks(options_for(dir));
+            old = emit(tasks, 3);
+        }
+        Scheduler tasks(options_for(dir));
+        const std::vector<TaskId> ids = emit(tasks, 2);
+        old.insert(old.end(), ids.begin(), ids.end());
+        const auto newest = std::make_shared<Notes>();
+        const auto earliest = std::make_shared<Notes>();
+        SinkOptions all = sink("b", earliest);
+        all.from_earliest = true;
+        Sinks sinks(tasks, {sink("a", newest), all});
+        CHECK(eventually([&] { return newest->taken() == ids; }));
+        CHECK(eventually([&] { return earliest->taken() == old; }));
+    }
+
+    TEST_CASE("what fails is tried again after each wait, and then is a dead letter") {
+        Scheduler tasks;
+        const auto notes = std::make_shared<Notes>(refuse);
+        Sinks sinks(tasks, {sink("a", notes)});
+        const std::vector<TaskId> ids = emit(tasks, 2);
+        REQUIRE(eventually([&] { return status_of(tasks).dead == 2; }));
+        CHECK(notes->attempts() == std::vector<std::uint32_t>{1, 2, 3, 1, 2, 3});
+        const DeadPage page = tasks.dead_letters("a", std::nullopt, 1);
+        REQUIRE(page.letters.size() == 1);
+        CHECK(page.total == 2);
+        CHECK(page.more);
+        CHECK(page.letters[0].event.id == ids[0]);
+        CHECK(page.letters[0].attempts == 3);
+        CHECK(page.letters[0].error == "not today");
+        CHECK(tasks.dead_letters("a", ids[0]).letters.at(0).event.id == ids[1]);
+        CHECK(status_of(tasks).last_error == "not today");
+        CHECK(status_of(tasks).lag == 0);
+        CHECK(errc_of([&] { tasks.dead_letters("b"); }) == Errc::unknown_sink);
+        CHECK(errc_of([&] { tasks.dead_letters("a", TaskId(1, 1)); }) == Errc::unknown_task);
+    }
+
+    TEST_CASE("a sink that throws has failed, with whatever it says") {
+        Scheduler tasks;
+        const auto thrower = make_sink([](const Event& event) {
+            if (event.seq == 0) throw std::runtime_error("bad \xff\n\"word\"");
+            throw 7;
+        });
+        Sinks sinks(tasks, {sink("a", thrower, {})});
+        emit(tasks, 2);
+        REQUIRE(eventually([&] { return status_of(tasks).dead == 2; }));
+        CHECK(tasks.dead_letters("a").letters[0].error == "bad ??\"word\"");
+        CHECK(tasks.dead_letters("a").letters[1].error ==
+              "it has thrown what is no std::exception");
+    }
+
+    TEST_CASE("failed attempts, dead letters and pauses survive a restart and a rewrite") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        std::vector<TaskId> ids;
+        const auto patient = std::vector<milliseconds>{std::chrono::hours(1)};
+        {
+            Scheduler tasks(options);
+            Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse), {}),
+                                sink("b", std::make_shared<Notes>(refuse), patient),
+                                sink("c", std::make_shared<Notes>())});
+            ids = emit(tasks, 3);
+            REQUIRE(eventually([&] { return status_of(tasks, "a").dead == 3; }));
+            REQUIRE(eventually([&] { return status_of(tasks, "b").attempts == 1; }));
+            REQUIRE(eventually([&] { return status_of(tasks, "c").lag == 0; }));
+            tasks.pause("c");
+            emit(tasks, 1);
+            REQUIRE(eventually([&] { return status_of(tasks, "a").dead == 4; }));
+        }
+        for (const bool rewritten : {false, true}) {
+            CAPTURE(rewritten);
+            options.history = rewritten ? 1 : 10'000;
+            options.min_retention = milliseconds(0);
+            options.rewrite_min_bytes = rewritten ? 1 : std::uint64_t{1} << 40;
+            // One that is trusted anew is rewritten at opening.
+            if (rewritten) options.trust_clock = true;
+            if (rewritten) options.now = [] { return wall_clock() - std::chrono::hours(1); };
+            Scheduler tasks(options);
+            CHECK((tasks.stats().journal_rewrites > 0) == rewritten);
+            CHECK(status_of(tasks, "a").dead == 4);
+            CHECK(tasks.dead_letters("a").letters[0].event.id == ids[0]);
+            CHECK(tasks.dead_letters("a").letters[0].event.text() == tasks.find(ids[1])->text());
+            CHECK(status_of(tasks, "a").lag == 0);
+            CHECK(status_of(tasks, "b").attempts == 1);
+            CHECK(status_of(tasks, "b").next_attempt.value() >
+                  wall_clock() + std::chrono::minutes(59));
+            CHECK(status_of(tasks, "b").lag == 4);
+            CHECK(status_of(tasks, "c").state == SinkState::paused);
+            CHECK(status_of(tasks, "c").lag == 1);
+        }
+        options.now = nullptr;
+        Scheduler tasks(options);
+        const auto a = std::make_shared<Notes>();
+        const auto b = std::make_shared<Notes>();
+        const auto c = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", a), sink("b", b, patient), sink("c", c)});
+        CHECK(tasks.redeliver("a", ids[1]) == 1);
+        CHECK(eventually([&] { return a->taken() == std::vector<TaskId>{ids[1]}; }));
+        CHECK(eventually([&] { return status_of(tasks, "a").dead == 3; }));
+        CHECK(tasks.redeliver("a") == 3);
+        CHECK(eventually([&] { return status_of(tasks, "a").dead == 0; }));
+        CHECK(a->taken().size() == 4);
+        CHECK(b->taken().empty());
+        CHECK(c->taken().empty());
+        tasks.resume("b");
+        tasks.resume("c");
+        CHECK(eventually([&] { return b->taken().size() == 4 && c->taken().size() == 1; }));
+    }
+
+    TEST_CASE("a dead letter that is delivered again gets one attempt, and delays no event") {
+        Scheduler tasks;
+        std::atomic<bool> works{false};
+        const auto notes = std::make_shared<Notes>([&works](const Delivery& delivery) {
+            return works && !delivery.again ? Outcome() : Outcome::failed("no");
+        });
+        Sinks sinks(tasks, {sink("a", notes)});
+        const TaskId id = emit(tasks, 1)[0];
+        REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
+        works = true;
+        CHECK(tasks.redeliver("a", id) == 1);
+        CHECK(eventually([&] { return status_of(tasks).failed == 4; }));
+        const std::vector<TaskId> later = emit(tasks, 1);
+        CHECK(eventually([&] { return notes->taken() == later; }));
+        CHECK(tasks.dead_letters("a").letters.at(0).attempts == 4);
+        CHECK_FALSE(tasks.dead_letters("a").letters.at(0).redelivering);
+        CHECK(errc_of([&] { tasks.redeliver("a", later[0]); }) == Errc::unknown_task);
+        CHECK(errc_of([&] { tasks.redeliver("b"); }) == Errc::unknown_sink);
+    }
+
+    TEST_CASE("a receiver that wants no more is left alone until it is resumed") {
+        const TempDir dir;
+        std::atomic<bool> gone{true};
+        const auto notes = std::make_shared<Notes>(
+            [&gone](const Delivery&) { return gone ? Outcome::disabled("gone") : Outcome(); });
+        std::vector<TaskId> ids;
+        {
+            Scheduler tasks(options_for(dir));
+            Sinks sinks(tasks, {sink("a", notes)});
+            ids = emit(tasks, 2);
+            REQUIRE(eventually([&] { return status_of(tasks).state == SinkState::disabled; }));
+            tasks.pause("a");
+            CHECK(status_of(tasks).state == SinkState::disabled);
+        }
+        gone = false;
+        Scheduler tasks(options_for(dir));
+        Sinks sinks(tasks, {sink("a", notes)});
+        CHECK(status_of(tasks).state == SinkState::disabled);
+        CHECK(status_of(tasks).lag == 2);
+        CHECK(notes->attempts().size() == 1);
+        tasks.resume("a");
+        CHECK(eventually([&] { return notes->taken() == ids; }));
+    }
+
+    TEST_CASE("the history keeps what a sink has not taken, also when told to forget it") {
+        Options options;
+        options.history = 0;
+        options.min_retention = milliseconds(0);
+        Scheduler tasks(options);
+        const auto notes = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", notes)});
+        tasks.pause("a");
+        const std::vector<TaskId> ids = emit(tasks, 50);
+        CHECK(tasks.stats().retained == 50);
+        CHECK(tasks.forget(0, tasks.next_seq()) == 0);
+        tasks.resume("a");
+        CHECK(eventually([&] { return notes->taken() == ids; }));
+        CHECK(eventually([&] { return tasks.stats().retained == 0; }));
+        CHECK(tasks.stats().bytes == 0);
+    }
+
+    TEST_CASE(
+        "of what a sink leaves for too long the oldest are dead letters, and of these the "
+        "oldest are dropped") {
+        const TempDir dir;
+        std::vector<std::string> said;
+        Options options = options_for(dir);
+        options.history = 5;
+        options.min_retention = milliseconds(0);
+        options.sink_backlog = 10;
+        options.max_dead = 20;
+        options.log = [&said](const std::string& line) { said.push_back(line); };
+        std::vector<TaskId> ids;
+        const auto check = [&](const Scheduler& tasks) {
+            CHECK(status_of(tasks).lag == 10);
+            CHECK(status_of(tasks).dead == 20);
+            CHECK(status_of(tasks).dropped == 10);
+            CHECK(tasks.dead_letters("a").letters.at(0).event.id == ids.at(10));
+            CHECK(said.size() == 2);
+        };
+        {
+            Scheduler tasks(options);
+            Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
+            tasks.pause("a");
+            ids = emit(tasks, 40);
+            check(tasks);
+        }
+        said.clear();
+        Scheduler tasks(options);
+        check(tasks);
+        const auto notes = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", notes)});
+        tasks.resume("a");
+        CHECK(eventually([&] { return notes->taken().size() == 10; }));
+        CHECK(tasks.redeliver("a") == 20);
+        CHECK(eventually([&] { return notes->taken().size() == 30; }));
+    }
+
+    TEST_CASE("a sink that is not named any more is forgotten, and says so") {
+        const TempDir dir;
+        std::vector<std::string> said;
+        Options options = options_for(dir);
+        options.log = [&said](const std::string& line) { said.push_back(line); };
+        {
+            Scheduler tasks(options);
+            Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse), {}),
+                                sink("b", std::make_shared<Notes>())});
+            emit(tasks, 1);
+            REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
+        }
+        {
+            said.clear();
+            Scheduler tasks(options);
+            Sinks sinks(tasks, {sink("b", std::make_shared<Notes>())});
+            CHECK(tasks.sinks().size() == 1);
+            REQUIRE(said.size() == 1);
+            CHECK(said[0] ==
+                  "sink a is no longer configured; its cursor and 1 dead letters are forgotten");
+        }
+        Scheduler tasks(options);
+        CHECK(tasks.sinks().size() == 1);
+        CHECK(tasks.sinks()[0].name == "b");
+    }
+
+    TEST_CASE("a slow sink delays neither another nor the emission, and ends when it is told to") {
+        class Slow : public Sink {
+        public:
+            Outcome deliver(const Delivery&) override {
+                std::unique_lock<std::mutex> lock(mutex_);
+                changed_.wait(lock, [this] { return interrupted_; });
+                return Outcome::failed("interrupted");
+            }
+            void interrupt() override {
+                const std::lock_guard<std::mutex> guard(mutex_);
+                interrupted_ = true;
+                changed_.notify_all();
+            }
+
+        private:
+            std::mutex mutex_;
+            std::condition_variable changed_;
+            bool interrupted_ = false;
+        };
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        const auto quick = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", std::make_shared<Slow>()), sink("b", quick)});
+        const std::vector<TaskId> ids = emit(tasks, 100);
+        CHECK(eventually([&] { return quick->taken() == ids; }));
+        CHECK(status_of(tasks).lag == 100);
+        sinks.stop();
+        CHECK(status_of(tasks).attempts == 0);
+        CHECK(status_of(tasks).lag == 100);
+    }
+
+    TEST_CASE("a sink may schedule, cancel and pause itself") {
+        Scheduler tasks;
+        const auto notes = std::make_shared<Notes>([&tasks](const Delivery& delivery) {
+            const TaskId id = tasks.schedule(std::chrono::hours(1), "\"later\"");
+            CHECK(tasks.cancel(id));
+            if (delivery.event.seq < 4) tasks.schedule(milliseconds(0), "\"next\"");
+            if (delivery.event.seq == 4) tasks.pause("a");
+            return Outcome();
+        });
+        Sinks sinks(tasks, {sink("a", notes)});
+        tasks.schedule(milliseconds(0), "\"first\"");
+        CHECK(eventually([&] { return status_of(tasks).state == SinkState::paused; }));
+        CHECK(eventually([&] { return notes->taken().size() == 5; }));
+    }
+
+    TEST_CASE("names are checked, and no two sinks share one") {
+        Scheduler tasks;
+        const auto notes = std::make_shared<Notes>();
+        for (const char* name : {"", "a b", "a/b", "\"", "\xc3\xa9"}) {
+            CHECK(errc_of([&] { Sinks(tasks, {sink(name, notes)}); }) == Errc::invalid_argument);
+        }
+        CHECK(errc_of([&] {
+                  Sinks(tasks, {sink("a", notes), sink("a", notes)});
+              }) == Errc::invalid_argument);
+        CHECK(tasks.sinks().empty());
+    }
+
+    TEST_CASE("an emission that a crash took away is delivered again, with a place of its own") {
+        const TempDir dir;
+        TaskId id;
+        {
+            Scheduler tasks(options_for(dir));
+            Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
+            id = emit(tasks, 1)[0];
+            REQUIRE(eventually([&] { return status_of(tasks).delivered == 1; }));
+        }
+        std::istringstream lines(dir.read("tasks.jsonl"));
+        std::string kept;
+        for (std::string line; std::getline(lines, line);) {
+            if (line.find("\"emit\"") == std::string::npos) kept += line + '\n';
+        }
+        dir.write("tasks.jsonl", kept);
+        Scheduler tasks(options_for(dir));
+        const auto notes = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", notes)});
+        CHECK(eventually([&] { return notes->taken() == std::vector<TaskId>{id}; }));
+    }
+
+    TEST_CASE("whichever call fails, every event reaches the sink or is its dead letter") {
+        std::size_t number = 0;
+        for (bool failed = true; failed && number < 500; ++number) {
+            CAPTURE(number);
+            const TempDir dir;
+            Options options = options_for(dir);
+            options.rewrite_min_bytes = 600;
+            options.files = std::make_shared<FailingFiles>();
+            auto& files = static_cast<FailingFiles&>(*options.files);
+            files.fail_call(number, number % 2 ? EIO : ENOSPC);
+            std::atomic<int> calls{0};
+            const auto half = [&calls](const Delivery&) {
+                return ++calls % 3 ? Outcome() : Outcome::failed("every third");
+            };
+            const auto notes = std::make_shared<Notes>(half);
+            std::set<TaskId> ids;
+            try {
+                Scheduler tasks(options);
+                Sinks sinks(tasks, {sink("a", notes, {})});
+                for (int i = 0; i < 12; ++i) {
+                    try {
+                        ids.insert(tasks.schedule(milliseconds(0), "\"x\""));
+                    } catch (const Error&) {
+                    }
+                }
+                eventually([&] { return tasks.stats().emitted == ids.size(); });
+                eventually([&] { return status_of(tasks).lag == 0; }, milliseconds(100));
+            } catch (const Error&) {  // it could not be opened
+            }
+            failed = files.has_failed();
+            options.files = nullptr;
+            Scheduler tasks(options);
+            Sinks sinks(tasks, {sink("a", notes)});
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+            for (const TaskId id : notes->taken()) ids.erase(id);
+            for (const DeadLetter& letter : tasks.dead_letters("a").letters) {
+                ids.erase(letter.event.id);
+            }
+            CHECK(ids.empty());
+        }
+        CHECK(number > 20);
+        CHECK(number < 500);
+    }
+}
+
+TEST_SUITE("commands") {
+    TEST_CASE("a command has the payload as standard input, and the event in its environment") {
+        ::setenv("SCHEDULER_SECRET_OF_TEST", "s3cret", 1);
+        Shell shell("cat; echo; env | grep SCHEDULER_ | sort; echo oops >&2");
+        CHECK(shell.run(R"({"message":"x"})").result == Outcome::Result::delivered);
+        CHECK(shell.output == std::vector<std::string>{
+                                  R"({"message":"x"})", "SCHEDULER_ATTEMPT=1",
+                                  "SCHEDULER_DUE=2026-03-01T12:00:00.000Z", "SCHEDULER_LATE_MS=7",
+                                  "SCHEDULER_TASK_ID=01a20d6e-bbe5-75dd-a110-84e4e0715a01",
+                                  "oops"});
+        ::unsetenv("SCHEDULER_SECRET_OF_TEST");
+    }
+
+    TEST_CASE("a large payload is read whole, or not at all") {
+        const std::string payload(std::size_t{3} << 20, 'x');
+        CHECK(Shell("test $(wc -c) = 3145728").run(payload).error.empty());
+        CHECK(Shell("true").run(payload).error.empty());
+    }
+
+    TEST_CASE("anything but exit status 0 is a failure that says what it was") {
+        CHECK(Shell("exit 3").run().error == "the command ended with status 3");
+        CHECK(Shell("kill -TERM $$").run().error == "the command was ended by signal 15");
+        CommandSink nothing(CommandOptions{{"/does/not/exist"}, milliseconds(1'000), nullptr});
+        CHECK_THROWS_WITH(nothing.deliver(delivery_of("{}")),
+                          "cannot run /does/not/exist: No such file or directory");
+        CHECK(errc_of([] { CommandSink({}); }) == Errc::invalid_argument);
+    }
+
+    TEST_CASE("a command that takes too long is killed with all that it has started") {
+        Shell shell("sleep 1000 & echo $!; wait", milliseconds(200));
+        CHECK(shell.run().error == "the command took too long and was killed");
+        REQUIRE(shell.output.size() == 1);
+        const pid_t child = std::stoi(shell.output[0]);
+        CHECK(eventually([child] { return ::kill(child, 0) != 0; }));
+    }
+
+    TEST_CASE("a command that leaves another behind is not waited for longer than it lives") {
+        Shell shell("sleep 3 & echo done");
+        const auto start = std::chrono::steady_clock::now();
+        CHECK(shell.run().error.empty());
+        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(2));
+        CHECK(shell.output == std::vector<std::string>{"done"});
+    }
+
+    TEST_CASE("an interrupted command is asked to end, and then made to") {
+        for (const char* script : {"sleep 1000", "trap '' TERM; sleep 1000 & wait; sleep 1000"}) {
+            Shell shell(script);
+            std::thread interrupter([&shell] {
+                std::this_thread::sleep_for(milliseconds(100));
+                shell.sink.interrupt();
+            });
+            CHECK(shell.run().error == "the command was interrupted");
+            interrupter.join();
+        }
+    }
+
+    TEST_CASE("a command has its own three descriptors and a clean signal mask") {
+        const int open = ::open("/dev/null", O_RDONLY);  // as one that was inherited
+        Shell shell("ls /proc/self/fd | wc -l; grep SigBlk /proc/self/status");
+        CHECK(shell.run().error.empty());
+        REQUIRE(shell.output.size() == 2);
+        CHECK(shell.output[0] == "4");  // and that of the folder itself
+        CHECK(shell.output[1].substr(shell.output[1].size() - 16) == "0000000000000000");
+        ::close(open);
+    }
+
+    TEST_CASE("no more is logged than anybody reads, and no control characters") {
+        Shell shell("printf 'a\\033[0mb\\n'; yes | head -n 5000; printf '%3000s' x");
+        CHECK(shell.run().error.empty());
+        CHECK(shell.output.size() == 1'001);
+        CHECK(shell.output[0] == "a?[0mb");
+        CHECK(shell.output.back() == "(more is not shown)");
+    }
+}

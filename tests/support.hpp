@@ -197,10 +197,10 @@ private:
     std::atomic<bool> failed_{false};
 };
 
-// Waits, for ten seconds at most, until something that another thread does is so.
+// Waits, for ten seconds at most if nothing else is said, until something that another thread does is so.
 template <class Condition>
-bool eventually(Condition condition) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+bool eventually(Condition condition, milliseconds most = milliseconds(10'000)) {
+    const auto end = std::chrono::steady_clock::now() + most;
     while (!condition()) {
         if (std::chrono::steady_clock::now() > end) return false;
         std::this_thread::sleep_for(milliseconds(1));

@@ -1,2 +1,385 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
+
+using namespace scheduler;
+using support::errc_of;
+using support::eventually;
+
+namespace {
+
+// A receiver on the loopback address: it notes each request, and sends what it is told
+// to, piece by piece.  An empty answer is the end of the connection.
+class Receiver {
+public:
+    using Pieces = std::vector<std::string>;
+
+    explicit Receiver(Pieces pieces, milliseconds pause = milliseconds(0))
+        : pieces_(std::move(pieces)),
+          pause_(pause),
+          listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof address;
+        auto* generic = reinterpret_cast<sockaddr*>(&address);
+        REQUIRE(::bind(listener_.get(), generic, size) == 0);
+        REQUIRE(::listen(listener_.get(), 16) == 0);
+        ::getsockname(listener_.get(), generic, &size);
+        port_ = ntohs(address.sin_port);
+        thread_ = std::thread([this] { run(); });
+    }
+    ~Receiver() {
+        stopping_ = true;
+        ::shutdown(listener_.get(), SHUT_RDWR);
+        if (connection_ >= 0) ::shutdown(connection_, SHUT_RDWR);
+        thread_.join();
+    }
+    std::string url(const std::string& path = "/hook") const {
+        return "http://127.0.0.1:" + std::to_string(port_) + path;
+    }
+    std::vector<std::string> requests() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return requests_;
+    }
+    int connections() const { return connections_; }
+
+private:
+    void run() {
+        while (!stopping_) {
+            const detail::Descriptor fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+            if (fd.get() < 0) continue;
+            ++connections_;
+            connection_ = fd.get();
+            while (!stopping_ && answer(fd.get())) continue;
+            connection_ = -1;
+        }
+    }
+    bool answer(int fd) {
+        std::string request;
+        std::size_t size = std::string::npos;
+        while (request.size() < size) {
+            char buffer[65'536];
+            const ssize_t n = ::recv(fd, buffer, sizeof buffer, 0);
+            if (n <= 0) return false;
+            request.append(buffer, static_cast<std::size_t>(n));
+            const std::size_t head = request.find("\r\n\r\n");
+            const std::size_t length = request.find("Content-Length: ");
+            if (head != std::string::npos)
+                size = head + 4 + std::stoul(request.substr(length + 16));
+        }
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            requests_.push_back(request);
+        }
+        for (const std::string& piece : pieces_) {
+            if (piece.empty() || stopping_) return false;
+            std::this_thread::sleep_for(pause_);
+            if (::send(fd, piece.data(), piece.size(), MSG_NOSIGNAL) < 0) return false;
+        }
+        return true;
+    }
+
+    const Pieces pieces_;
+    const milliseconds pause_;
+    const detail::Descriptor listener_;
+    int port_ = 0;
+    std::atomic<bool> stopping_{false};
+    std::atomic<int> connection_{-1};
+    std::atomic<int> connections_{0};
+    mutable std::mutex mutex_;
+    std::vector<std::string> requests_;
+    std::thread thread_;
+};
+
+Delivery delivery_of(std::string_view payload = R"({"message":"x"})") {
+    Delivery delivery;
+    delivery.event.id = TaskId::parse("01a20d6e-bbe5-75dd-a110-84e4e0715a01").value();
+    delivery.event.payload = Payload(detail::RecordRef::make(delivery.event.id, {}, payload));
+    return delivery;
+}
+
+WebhookOptions options_for(const std::string& url, milliseconds timeout = milliseconds(5'000)) {
+    WebhookOptions options;
+    options.url = url;
+    options.timeout = timeout;
+    return options;
+}
+
+Outcome deliver(const Receiver& receiver, milliseconds timeout = milliseconds(5'000)) {
+    return WebhookSink(options_for(receiver.url(), timeout)).deliver(delivery_of());
+}
+
+std::string with_status(const std::string& status, const std::string& fields = "") {
+    return "HTTP/1.1 " + status + "\r\nContent-Length: 0\r\n" + fields + "\r\n";
+}
+
+std::string field(const std::string& request, const std::string& name) {
+    const std::size_t at = request.find("\r\n" + name + ": ");
+    if (at == std::string::npos) return "";
+    const std::size_t start = at + name.size() + 4;
+    return request.substr(start, request.find("\r\n", start) - start);
+}
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+const char* const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+#endif
+
+using Result = Outcome::Result;
+
+}  // namespace
+
+TEST_SUITE("webhooks") {
+    TEST_CASE("the payload is posted as it is, with the id in front") {
+        const Receiver receiver({with_status("204 No Content")});
+        WebhookOptions options = options_for(receiver.url("/a%20b?q=c,d+e"));
+        options.headers = {{"X-Team", "a b"}, {"Authorization", "Basic eDp5"}};
+        WebhookSink sink(options);
+        CHECK(sink.target() == receiver.url(""));
+        REQUIRE(sink.deliver(delivery_of(R"({"message":"é"})")).error.empty());
+        const std::string request = receiver.requests().at(0);
+        CHECK(request.substr(0, request.find("\r\n")) == "POST /a%20b?q=c,d+e HTTP/1.1");
+        CHECK(field(request, "Content-Type") == "application/json");
+        CHECK(field(request, "webhook-id") == "01a20d6e-bbe5-75dd-a110-84e4e0715a01");
+        CHECK(std::stoll(field(request, "webhook-timestamp")) > 1'700'000'000);
+        CHECK(field(request, "webhook-signature").empty());
+        CHECK(field(request, "X-Team") == "a b");
+        CHECK(field(request, "Authorization") == "Basic eDp5");
+        CHECK(request.substr(request.find("\r\n\r\n") + 4) == R"({"message":"é"})");
+    }
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    TEST_CASE("signatures are those of the specification's example") {
+        CHECK(detail::webhook_signature(detail::webhook_key(secret),
+                                        "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330."
+                                        R"({"test": 2432232314})") ==
+              "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+        CHECK(detail::webhook_key("whsec_YQ==") == "a");
+        CHECK(detail::webhook_key("whsec_YWI=") == "ab");
+        for (const char* bad : {"", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_YQ",
+                                "whsec_Y!==", "whsec_===="}) {
+            CAPTURE(bad);
+            CHECK(detail::webhook_key(bad).empty());
+        }
+    }
+
+    TEST_CASE("each secret signs") {
+        const Receiver receiver({with_status("200 OK")});
+        WebhookOptions options = options_for(receiver.url());
+        options.secrets = {secret, "whsec_YWI="};
+        REQUIRE(WebhookSink(options).deliver(delivery_of()).error.empty());
+        const std::string request = receiver.requests().at(0);
+        const std::string signed_text = field(request, "webhook-id") + '.' +
+                                        field(request, "webhook-timestamp") + R"(.{"message":"x"})";
+        CHECK(field(request, "webhook-signature") ==
+              detail::webhook_signature(detail::webhook_key(secret), signed_text) + ' ' +
+                  detail::webhook_signature("ab", signed_text));
+    }
+#else
+    TEST_CASE("without OpenSSL https and signatures are refused, not skipped") {
+        CHECK(errc_of([] { WebhookSink(options_for("https://example.org/")); }) ==
+              Errc::invalid_argument);
+        WebhookOptions options = options_for("http://example.org/");
+        options.secrets = {"whsec_YWI="};
+        CHECK(errc_of([&] { WebhookSink sink(options); }) == Errc::invalid_argument);
+    }
+#endif
+
+    TEST_CASE("success is 2xx, 410 disables, and everything else is a failure") {
+        for (const char* status : {"200 OK", "201 Created", "202 Accepted", "299 Odd"}) {
+            CHECK(deliver(Receiver({with_status(status)})).result == Result::delivered);
+        }
+        CHECK(deliver(Receiver({with_status("410 Gone")})).result == Result::disabled);
+        for (const char* status : {"301 Moved", "302 Found", "307 Temporary", "400 Bad", "404 No",
+                                   "429 Slow", "500 Oops", "503 Busy"}) {
+            const std::string location = "Location: http://127.0.0.1:1/\r\n";
+            const Outcome outcome = deliver(Receiver({with_status(status, location)}));
+            CHECK(outcome.result == Result::failed);
+            CHECK(outcome.error == "the receiver answers " + std::string(status).substr(0, 3));
+            CHECK_FALSE(outcome.wait);
+        }
+    }
+
+    TEST_CASE("an answer that is not whole is none, however it begins") {
+        CHECK(deliver(Receiver({""})).error.find("no answer") == 0);
+        CHECK(deliver(Receiver({"HTTP/1.1 200 OK\r\nContent-Le", ""})).result == Result::failed);
+        const Receiver cut({"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", ""});
+        CHECK(deliver(cut).error.find("the receiver answers 200, but not to the end") == 0);
+        CHECK(deliver(Receiver({"220 mail.example.org ready\r\n", ""})).result == Result::failed);
+        const WebhookOptions nobody = options_for("http://127.0.0.1:1/");
+        CHECK(WebhookSink(nobody).deliver(delivery_of()).error.find("no answer") == 0);
+    }
+
+    TEST_CASE("an answer without end is read no further than anybody wants") {
+        Receiver::Pieces pieces{"HTTP/1.1 200 OK\r\n\r\n"};
+        pieces.resize(2'000, std::string(1'000, 'x'));
+        CHECK(deliver(Receiver(pieces)).result == Result::delivered);
+        pieces[0] = "HTTP/1.1 500 Oops\r\n\r\n";
+        CHECK(deliver(Receiver(pieces)).error == "the receiver answers 500");
+    }
+
+    TEST_CASE("an attempt ends by its timeout, whatever dribbles in") {
+        const auto start = std::chrono::steady_clock::now();
+        Receiver::Pieces head(1'000, "X-Dribble: 1\r\n");
+        head[0] = "HTTP/1.1 200 OK\r\n";
+        Receiver::Pieces body(1'000, "x");
+        body[0] = "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n";
+        for (const Receiver::Pieces& pieces : {head, body}) {
+            const Receiver receiver(pieces, milliseconds(50));
+            CHECK(deliver(receiver, milliseconds(300)).error == "the receiver took too long");
+        }
+        const Receiver silent({" "}, milliseconds(2'000));
+        CHECK(deliver(silent, milliseconds(300)).result == Result::failed);
+        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));
+    }
+
+    TEST_CASE("after a timeout the same sink delivers again") {
+        const Receiver receiver({with_status("200 OK")}, milliseconds(300));
+        WebhookSink impatient(options_for(receiver.url(), milliseconds(100)));
+        CHECK(impatient.deliver(delivery_of()).result == Result::failed);
+        CHECK(impatient.deliver(delivery_of()).result == Result::failed);
+        WebhookSink patient(options_for(receiver.url()));
+        CHECK(patient.deliver(delivery_of()).result == Result::delivered);
+    }
+
+    TEST_CASE("a delivery that is interrupted ends") {
+        const Receiver silent({" "}, milliseconds(3'000));
+        WebhookSink sink(options_for(silent.url(), milliseconds(60'000)));
+        std::atomic<bool> done{false};
+        std::thread delivering([&] {
+            CHECK(sink.deliver(delivery_of()).result == Result::failed);
+            done = true;
+        });
+        CHECK(eventually([&] { return !silent.requests().empty(); }));
+        CHECK(eventually([&] {
+            sink.interrupt();
+            return done.load();
+        }));
+        delivering.join();
+    }
+
+    TEST_CASE("the connection is kept, and made anew when the receiver has closed it") {
+        const Receiver keeping({with_status("200 OK")});
+        WebhookSink sink(options_for(keeping.url()));
+        for (int i = 0; i < 20; ++i) REQUIRE(sink.deliver(delivery_of()).error.empty());
+        CHECK(keeping.connections() == 1);
+        const Receiver closing({with_status("200 OK", "Connection: close\r\n"), ""});
+        WebhookSink other(options_for(closing.url()));
+        for (int i = 0; i < 5; ++i) REQUIRE(other.deliver(delivery_of()).error.empty());
+        CHECK(closing.connections() == 5);
+    }
+
+    TEST_CASE("a receiver says when to come back, in seconds or with a date") {
+        const TimePoint now = support::at("2026-03-01T12:00:00Z");
+        CHECK(detail::parse_retry_after("120", now) == std::chrono::seconds(120));
+        CHECK(detail::parse_retry_after("0", now) == milliseconds(0));
+        CHECK(detail::parse_retry_after("Sun, 01 Mar 2026 12:01:00 GMT", now) ==
+              std::chrono::seconds(60));
+        CHECK(detail::parse_retry_after("Sun, 01 Mar 2026 11:00:00 GMT", now) == milliseconds(0));
+        for (const char* bad : {"", "-1", "1.5", "soon", "9999999999", "Sun, 01 Mar 2026"}) {
+            CHECK_FALSE(detail::parse_retry_after(bad, now));
+        }
+        const Receiver receiver({with_status("503 Busy", "Retry-After: 7\r\n")});
+        CHECK(deliver(receiver).wait == std::chrono::seconds(7));
+    }
+
+    TEST_CASE("a webhook's URL is one that can be used, or is refused where it is given") {
+        for (const char* good : {"http://a", "http://a.example:80/", "http://[::1]:8080/x",
+                                 "http://127.0.0.1/?q", "http://a_b/%20"}) {
+            CAPTURE(good);
+            CHECK(detail::parse_url(good));
+        }
+        CHECK(detail::parse_url("http://a?q=1")->target == "/?q=1");
+        CHECK(detail::parse_url("https://a:8443/x?y")->origin == "https://a:8443");
+        for (const char* bad :
+             {"", "a", "ftp://a/", "http://", "http:///x", "http://a:0/", "http://a:65536/",
+              "http://a:x/", "http://a:/", "http://user@a/", "http://user:pw@a/", "http://a/ b",
+              "http://a/#f", "http://a/\r\nX: y", "http://\xc3\xa9/", "http://[::1/",
+              "HTTP://a/"}) {
+            CAPTURE(bad);
+            CHECK_FALSE(detail::parse_url(bad));
+            CHECK(errc_of([&] { WebhookSink(options_for(bad)); }) == Errc::invalid_argument);
+        }
+        for (const char* name : {"Host", "content-length", "webhook-id", "a b", ""}) {
+            WebhookOptions options = options_for("http://a/");
+            options.headers = {{name, "x"}};
+            CHECK(errc_of([&] { WebhookSink sink(options); }) == Errc::invalid_argument);
+        }
+        WebhookOptions split = options_for("http://a/");
+        split.headers = {{"X-A", "b\r\nX-C: d"}};
+        CHECK(errc_of([&] { WebhookSink sink(split); }) == Errc::invalid_argument);
+    }
+}
+
+TEST_SUITE("sinks from a file") {
+    TEST_CASE("a file says all there is to say of a sink") {
+        const std::vector<SinkOptions> sinks = parse_sinks(R"({"sinks":[
+            {"name":"billing","webhook":"http://example.org/hook","headers":{"X-Team":"a"},
+             "timeout":"15s","retry":["5s","5m"],"from":"earliest"},
+            {"name":"valve","exec":["/usr/bin/valve","open"],"timeout":"30s"},
+            {"name":"once","webhook":"http://example.org","retry":[],"from":"newest"}]})");
+        REQUIRE(sinks.size() == 3);
+        CHECK(sinks[0].name == "billing");
+        CHECK(sinks[0].sink->kind() == "webhook");
+        CHECK(sinks[0].sink->target() == "http://example.org");
+        CHECK(sinks[0].retry ==
+              std::vector<milliseconds>{std::chrono::seconds(5), std::chrono::minutes(5)});
+        CHECK(sinks[0].from_earliest);
+        CHECK(sinks[1].sink->kind() == "exec");
+        CHECK(sinks[1].sink->target() == "/usr/bin/valve");
+        CHECK(sinks[1].retry.size() == 6);
+        CHECK_FALSE(sinks[1].from_earliest);
+        CHECK(sinks[2].retry.empty());
+        CHECK(parse_sinks(R"({"sinks":[]})").empty());
+    }
+
+    TEST_CASE("what is wrong in a file is named with its place") {
+        const auto said = [](const std::string& text) -> std::string {
+            try {
+                parse_sinks(text);
+            } catch (const Error& error) {
+                CHECK(error.code() == Errc::invalid_argument);
+                return error.what();
+            }
+            return "nothing";
+        };
+        const auto of_sink = [&said](const std::string& members) {
+            return said(R"({"sinks":[{"name":"a","exec":["x"]},{)" + members + "}]}");
+        };
+        CHECK(said("") == "it is not valid JSON: a value expected, but the text ends at byte 0");
+        CHECK(said("[]") == "the file: must be an object");
+        CHECK(said("{}") == "the file: must have the member \"sinks\"");
+        CHECK(said(R"({"sinks":{}})") == "sinks: must be an array");
+        CHECK(said(R"({"sinks":[],"x":1})") == "the file.x: is not known");
+        CHECK(said(R"({"sinks":[],"sinks":[]})") == "the file.sinks: is given more than once");
+        CHECK(said(R"({"sinks":[1]})") == "sinks[0]: must be an object");
+        CHECK(of_sink(R"("exec":["x"])") == "sinks[1].name: is missing");
+        CHECK(of_sink(R"("name":"a","exec":["x"])") == "sinks[1].name: another sink is called a");
+        CHECK(of_sink(R"("name":"a b","exec":["x"])").find("sinks[1].name: must be 1 to 64") == 0);
+        CHECK(of_sink(R"("name":"b")") == "sinks[1]: must have one of \"webhook\" and \"exec\"");
+        CHECK(of_sink(R"("name":"b","exec":["x"],"webhook":"http://a")") ==
+              "sinks[1]: must have one of \"webhook\" and \"exec\"");
+        CHECK(of_sink(R"("name":"b","exec":"x")") == "sinks[1].exec: must be an array");
+        CHECK(of_sink(R"("name":"b","exec":["x",1])") == "sinks[1].exec[1]: must be a string");
+        CHECK(of_sink(R"("name":"b","exec":["x\u0000y"])") == "sinks[1].exec[0]: must be a string");
+        CHECK(of_sink(R"("name":"b","exec":[])") == "sinks[1]: a command must name a program");
+        CHECK(of_sink(R"("name":"b","webhook":"mailto:a")").find("sinks[1]: a webhook's URL") == 0);
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","retry":["5s","x"])")
+                  .find("sinks[1].retry[1]: must be a duration") == 0);
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","timeout":15)")
+                  .find("sinks[1].timeout: must be a duration") == 0);
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","timeout":"0s")")
+                  .find("sinks[1].timeout: must be a duration") == 0);
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","from":"oldest")")
+                  .find("sinks[1].from: must be") == 0);
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","headers":{"Host":"x"})") ==
+              "sinks[1]: the header Host is set by the scheduler");
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","headers":{"X":1})") ==
+              "sinks[1].headers.X: must be a string");
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","secrets":["s3cret"])").find("s3cret") ==
+              std::string::npos);
+        CHECK(of_sink(R"("name":"b","exec":["x"],"secrets":[])") ==
+              "sinks[1].secrets: is only for a webhook");
+        CHECK(of_sink(R"("name":"b","exec":["x"],"colour":"red")") ==
+              "sinks[1].colour: is not known");
+    }
+}
