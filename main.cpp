@@ -224,9 +224,9 @@ void read_secrets(Settings& settings) {
 
 std::string file_text(const std::string& path) {
     std::ifstream file(path, std::ios::binary);
-    std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-    if (!file) throw UsageError("cannot read " + path);
-    return text;
+    std::ostringstream text;
+    if (!(text << file.rdbuf())) throw UsageError("cannot read " + path);
+    return text.str();
 }
 
 std::vector<std::string> split_at_blanks(const std::string& text) {

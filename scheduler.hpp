@@ -117,8 +117,10 @@
 #include <sys/socket.h>
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+#include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/ssl.h>
 #endif
 #endif
 
@@ -5124,7 +5126,13 @@ inline void Sinks::stop() {
     scheduler_.remove_emission_hook(hook_);
 }
 
+// A receiver or a command that is gone must not end the program: writing to it is an
+// error, and no signal.
 inline void Sinks::run(Worker& worker) {
+    sigset_t broken_pipe;
+    sigemptyset(&broken_pipe);
+    sigaddset(&broken_pipe, SIGPIPE);
+    ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
     std::unique_lock<std::mutex> lock(mutex_);
     while (!stopping_) {
         const std::uint64_t seen = changes_;
@@ -5399,7 +5407,7 @@ inline CommandSink::End CommandSink::watch(pid_t pid, int output) {
             deadline = std::min(deadline, std::chrono::steady_clock::now() + milliseconds(1'000));
         }
     }
-    if (watched[0].revents == 0) ::kill(-pid, SIGKILL);
+    if (end != End::exited) ::kill(-pid, SIGKILL);  // with all that it has started
     read_output(output, line, lines);
     if (!line.empty()) log_line(line, lines);
     return end;
@@ -6331,6 +6339,121 @@ inline bool same_secret(std::string_view given, std::string_view secret) {
     return difference == 0;
 }
 
+// Without blanks at its ends.
+inline std::string_view trimmed(std::string_view text) {
+    const auto blank = [](char c) { return c == ' ' || c == '\t'; };
+    while (!text.empty() && blank(text.front())) text.remove_prefix(1);
+    while (!text.empty() && blank(text.back())) text.remove_suffix(1);
+    return text;
+}
+
+// The size of the head that `text` begins with, with its empty line; 0: not whole yet.
+inline std::size_t head_end(std::string_view text) {
+    for (std::size_t at = text.find('\n'); at != std::string_view::npos;
+         at = text.find('\n', at + 1)) {
+        if (text.substr(at + 1, 1) == "\n") return at + 2;
+        if (text.substr(at + 1, 2) == "\r\n") return at + 3;
+    }
+    return 0;
+}
+
+// Takes a body in chunks apart (RFC 9112, 7.1), as its bytes come.
+class ChunkDecoder {
+public:
+    // Takes bytes from the front of `text` until they are used up or the body is at its
+    // end, and calls fn(data) for what belongs to the body.  Returns how many it took.
+    template <class Fn>
+    std::size_t take(std::string_view text, Fn fn);
+    bool is_done() const { return state_ == State::done; }
+    bool is_bad() const { return state_ == State::bad; }
+
+private:
+    enum class State {
+        size,
+        extension,
+        size_end,
+        data,
+        data_cr,
+        data_lf,
+        trailer_start,
+        trailer,
+        trailer_lf,
+        last_lf,
+        done,
+        bad
+    };
+    State next(char c);
+    State next_of_size(char c);
+
+    static constexpr std::size_t max_extras = 8'192;  // bytes of extensions and trailers
+
+    State state_ = State::size;
+    std::uint64_t left_ = 0;  // of the chunk
+    int digits_ = 0;
+    std::size_t extras_ = 0;
+};
+
+template <class Fn>
+std::size_t ChunkDecoder::take(std::string_view text, Fn fn) {
+    std::size_t at = 0;
+    while (at < text.size() && !is_done() && !is_bad()) {
+        if (state_ != State::data) {
+            state_ = next(text[at++]);
+            continue;
+        }
+        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(left_, text.size() - at));
+        fn(text.substr(at, n));
+        at += n;
+        left_ -= n;
+        if (left_ == 0) state_ = State::data_cr;
+    }
+    return at;
+}
+
+inline ChunkDecoder::State ChunkDecoder::next(char c) {
+    const auto expect = [c](char wanted, State then) { return c == wanted ? then : State::bad; };
+    switch (state_) {
+        case State::size:
+            return next_of_size(c);
+        case State::extension:
+        case State::trailer: {
+            const State end = state_ == State::trailer ? State::trailer_lf : State::size_end;
+            if (c == '\r') return end;
+            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
+        }
+        case State::size_end:
+            digits_ = 0;
+            return expect('\n', left_ > 0 ? State::data : State::trailer_start);
+        case State::data_cr:
+            return expect('\r', State::data_lf);
+        case State::data_lf:
+            return expect('\n', State::size);
+        case State::trailer_start:
+            if (c == '\r') return State::last_lf;
+            return c == '\n' ? State::bad : State::trailer;
+        case State::trailer_lf:
+            return expect('\n', State::trailer_start);
+        case State::last_lf:
+            return expect('\n', State::done);
+        case State::data:
+        case State::done:
+        case State::bad:
+            break;
+    }
+    return State::bad;
+}
+
+inline ChunkDecoder::State ChunkDecoder::next_of_size(char c) {
+    const int value = hex_value(c);
+    if (value >= 0) {
+        left_ = left_ << 4 | static_cast<unsigned>(value);
+        return ++digits_ > 15 ? State::bad : State::size;
+    }
+    if (digits_ == 0) return State::bad;
+    if (c == '\r') return State::size_end;
+    return c == ';' || c == ' ' || c == '\t' ? State::extension : State::bad;
+}
+
 inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
     return a.size() == b.size() &&
            std::equal(a.begin(), a.end(), b.begin(), [](unsigned char x, unsigned char y) {
@@ -6402,17 +6525,6 @@ void for_each_member(std::string_view json, Fn fn) {
     if (!reader.finish()) {
         throw Error(Errc::unreachable, "the answer is not that of a scheduler");
     }
-}
-
-// Whether a valid object has such a member.
-inline bool has_member(std::string_view json, std::string_view name) {
-    JsonReader reader(json);
-    std::string_view key;
-    std::string_view value;
-    bool found = false;
-    reader.enter_object();
-    while (reader.next_member(key) && reader.value(value)) found = found || is_named(key, name);
-    return found;
 }
 
 // Calls fn(text) for each element of an array, or once for any other value; false
@@ -6992,7 +7104,6 @@ private:
 
     bool receive(bool idle = false);
     bool wait_until_deadline();
-    std::size_t head_end() const;
     bool judge(std::string_view raw);
     bool judge_request_line(std::string_view line);
     bool judge_target(std::string_view target);
@@ -7063,17 +7174,6 @@ inline bool Connection::wait_until_deadline() {
     return false;
 }
 
-// The size of the head that in_ holds from in_at_ on, with its empty line; 0: not
-// whole yet.
-inline std::size_t Connection::head_end() const {
-    for (std::size_t at = in_.find('\n', in_at_); at != std::string::npos;
-         at = in_.find('\n', at + 1)) {
-        if (in_.compare(at + 1, 1, "\n") == 0) return at + 2 - in_at_;
-        if (in_.compare(at + 1, 2, "\r\n") == 0) return at + 3 - in_at_;
-    }
-    return 0;
-}
-
 inline Connection::Next Connection::next_request() {
     method_.clear();
     do {  // empty lines before a request are nothing (RFC 9112, 2.2)
@@ -7082,7 +7182,7 @@ inline Connection::Next Connection::next_request() {
     if (in_at_ == in_.size()) return Next::closed;
     deadline_ = std::chrono::steady_clock::now() + options_.request_timeout;
     std::size_t size = 0;
-    while ((size = head_end()) == 0) {
+    while ((size = head_end(std::string_view(in_).substr(in_at_))) == 0) {
         const std::string_view sofar = std::string_view(in_).substr(in_at_);
         const bool long_line =
             sofar.size() > max_target + 32 && sofar.find('\n') == std::string_view::npos;
@@ -7228,10 +7328,7 @@ inline bool Connection::judge_field(std::string_view line) {
     if (colon == std::string_view::npos || !is_token(name)) {
         return refuse(400, "A header field must be a name, a colon and a value on one line.");
     }
-    std::string_view value = line.substr(colon + 1);
-    const auto blank = [](char c) { return c == ' ' || c == '\t'; };
-    while (!value.empty() && blank(value.front())) value.remove_prefix(1);
-    while (!value.empty() && blank(value.back())) value.remove_suffix(1);
+    const std::string_view value = trimmed(line.substr(colon + 1));
     const bool control = std::any_of(value.begin(), value.end(), [](unsigned char c) {
         return (c < 0x20 && c != '\t') || c == 0x7F;
     });
@@ -8021,23 +8118,29 @@ inline void HttpApi::get_dead(Call& call) {
 
 // An empty body means all of them.
 inline void HttpApi::post_redeliver(Call& call) {
-    std::optional<TaskId> id;
-    if (!call.body.empty()) {
-        detail::JsonReader reader(call.body);
-        std::string_view value;
-        const bool object = reader.peek() == '{';
-        if (!reader.value(value) || !reader.finish()) {
-            return refuse(call, 400, "The body is not valid JSON: " + reader.problem() + ".");
+    std::optional<std::string> text;
+    std::vector<std::string> errors;
+    detail::JsonReader reader(call.body);
+    std::string_view key;
+    std::string_view value;
+    const bool object = reader.enter_object();
+    while (object && reader.next_member(key) && reader.value(value)) {
+        if (detail::is_named(key, "id")) {
+            text = detail::read_string(value).value_or("");
+        } else if (!detail::is_named(key, "secret")) {
+            errors.emplace_back(
+                R"(The body may only have "id", of a dead letter; without, all of them.)");
         }
-        if (!object) return refuse(call, 400, R"(The body must be an object, such as {"id":"…"}.)");
-        if (detail::has_member(call.body, "id")) {
-            const std::string text = detail::member_of(call.body, "id").value_or("");
-            id = TaskId::parse(text);
-            if (!id) {
-                return refuse(call, 404,
-                              "There is no dead letter " + detail::printable(text, 64) + ".");
-            }
-        }
+    }
+    if (object && !reader.finish()) {
+        errors = {"The body is not valid JSON: " + reader.problem() + "."};
+    } else if (!object && !call.body.empty()) {
+        errors = {R"(The body must be empty or an object, such as {"id": "…"}.)"};
+    }
+    if (!errors.empty()) return answer(call, 400, detail::errors_json({errors.front()}));
+    const auto id = text ? TaskId::parse(*text) : std::nullopt;
+    if (text && !id) {
+        return refuse(call, 404, "There is no dead letter " + detail::printable(*text, 64) + ".");
     }
     answer(call, 200,
            "{\"redelivering\":" + std::to_string(scheduler_.redeliver(call.id, id)) + '}');
@@ -8501,68 +8604,11 @@ struct WebhookOptions {
 
 namespace detail {
 
-// Calls a function when a time has passed that was set and not cleared.  Its thread
-// sleeps while none is set, and is not woken for each one that is.
-class Deadline {
-public:
-    using SteadyTime = std::chrono::steady_clock::time_point;
-
-    explicit Deadline(std::function<void()> expired) : expired_(std::move(expired)) {
-        thread_ = std::thread([this] { run(); });
-    }
-    ~Deadline() {
-        {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            stopping_ = true;
-        }
-        changed_.notify_one();
-        thread_.join();
-    }
-    Deadline(const Deadline&) = delete;
-    Deadline& operator=(const Deadline&) = delete;
-    void set(SteadyTime time) {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        time_ = time;
-        if (wakes_at_ > time) changed_.notify_one();
-    }
-    // True: it had passed.
-    bool clear() {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        return std::exchange(time_, SteadyTime::max()) <= std::chrono::steady_clock::now();
-    }
-
-private:
-    // What has expired may not have been heard, and is told again.
-    void run() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        while (!stopping_) {
-            const SteadyTime now = std::chrono::steady_clock::now();
-            wakes_at_ = time_;
-            if (time_ <= now) {
-                lock.unlock();
-                expired_();
-                lock.lock();
-                wakes_at_ = now + milliseconds(20);
-            }
-            if (wakes_at_ == SteadyTime::max()) {
-                changed_.wait(lock);
-            } else {
-                changed_.wait_until(lock, wakes_at_);
-            }
-        }
-    }
-
-    const std::function<void()> expired_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    SteadyTime time_ = SteadyTime::max();      // guarded by mutex_
-    SteadyTime wakes_at_ = SteadyTime::max();  // guarded by mutex_
-    bool stopping_ = false;                    // guarded by mutex_
-    std::thread thread_;                       // last: starts when all the above exists
-};
-
 struct Url {
-    std::string origin;  // scheme, host and port
+    std::string origin;     // scheme, host and port
+    std::string authority;  // host and port, as given
+    std::string host;       // without brackets
+    std::string port;
     std::string target;  // path and query
     bool secure = false;
 };
@@ -8593,6 +8639,9 @@ inline std::optional<Url> parse_url(std::string_view text) {
                          std::stoul(std::string(port.substr(1))) - 1 < 65'535);
     if (!printable || !good_host || !good_port) return std::nullopt;
     url.origin = text.substr(0, end);
+    url.authority = authority;
+    url.host = six ? host.substr(1, host.size() - 2) : host;
+    url.port = port.empty() ? (url.secure ? "443" : "80") : port.substr(1);
     url.target = text.substr(end);
     if (url.target.empty() || url.target[0] != '/') url.target.insert(0, 1, '/');
     return url;
@@ -8618,8 +8667,13 @@ inline std::string webhook_key(std::string_view secret) {
     if (secret.substr(0, prefix.size()) != prefix) return "";
     secret.remove_prefix(prefix.size());
     if (secret.empty() || secret.size() % 4 != 0 || secret.size() > 1'024) return "";
-    const std::size_t padding = secret.size() - std::min(secret.find('='), secret.size());
-    if (padding > 2 || (padding == 2 && secret.back() != '=')) return "";
+    const std::size_t end = std::min(secret.find('='), secret.size());
+    const std::size_t padding = secret.size() - end;
+    const bool good = std::all_of(secret.begin(), secret.end(), [](unsigned char c) {
+        return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') || c == '+' ||
+               c == '/' || c == '=';
+    });
+    if (!good || padding > 2 || (padding == 2 && secret.back() != '=')) return "";
     std::string key(secret.size() / 4 * 3, '\0');
     const int size = ::EVP_DecodeBlock(reinterpret_cast<unsigned char*>(&key[0]),
                                        reinterpret_cast<const unsigned char*>(secret.data()),
@@ -8656,14 +8710,267 @@ constexpr bool has_openssl = false;
 
 #endif
 
-// Sends the path of a URL as it stands; the name of that has changed.
-template <class HttpClient>
-auto keep_path(HttpClient& client, int) -> decltype(client.set_path_encode(false)) {
-    client.set_path_encode(false);
+// The time for something is up, or it was interrupted.
+struct TooLate : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+
+// The client's side of TLS on a socket that does not block.
+class Tls {
+public:
+    // What a call wants before it can go on; or it is done, or the connection at its end.
+    enum class Step { done, wants_to_read, wants_to_write, ended };
+
+    // Certificates are checked against the system's authorities (or SSL_CERT_FILE).
+    explicit Tls(const std::string& host)
+        : host_(host), context_(::SSL_CTX_new(TLS_client_method())) {
+        if (!context_ || ::SSL_CTX_set_default_verify_paths(context_.get()) != 1) fail("TLS");
+        ::SSL_CTX_set_min_proto_version(context_.get(), TLS1_2_VERSION);
+        ::SSL_CTX_set_verify(context_.get(), SSL_VERIFY_PEER, nullptr);
+        ::SSL_CTX_set_mode(context_.get(),
+                           SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    }
+    void start(int fd);
+    void end() { session_.reset(); }
+    Step handshake() { return step(::SSL_connect(session_.get())); }
+    Step read(char* to, std::size_t size, std::size_t& done) {
+        return step(::SSL_read_ex(session_.get(), to, size, &done));
+    }
+    Step write(std::string_view text, std::size_t& done) {
+        return step(::SSL_write_ex(session_.get(), text.data(), text.size(), &done));
+    }
+
+private:
+    Step step(int result) const;
+    [[noreturn]] void fail(const std::string& what) const;
+
+    struct Free {
+        void operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
+        void operator()(SSL* session) const { ::SSL_free(session); }
+    };
+    const std::string host_;
+    std::unique_ptr<SSL_CTX, Free> context_;
+    std::unique_ptr<SSL, Free> session_;
+};
+
+inline void Tls::start(int fd) {
+    session_.reset(::SSL_new(context_.get()));
+    in6_addr address{};
+    const bool numeric = ::inet_pton(AF_INET, host_.c_str(), &address) == 1 ||
+                         ::inet_pton(AF_INET6, host_.c_str(), &address) == 1;
+    if (!session_ || ::SSL_set_fd(session_.get(), fd) != 1) fail("TLS");
+    if (numeric) {
+        ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session_.get()), host_.c_str());
+    } else {
+        ::SSL_set_tlsext_host_name(session_.get(), host_.c_str());
+        ::SSL_set1_host(session_.get(), host_.c_str());
+    }
 }
-template <class HttpClient>
-auto keep_path(HttpClient& client, long) -> decltype(client.set_url_encode(false)) {
-    client.set_url_encode(false);
+
+inline Tls::Step Tls::step(int result) const {
+    if (result == 1) return Step::done;
+    switch (::SSL_get_error(session_.get(), result)) {
+        case SSL_ERROR_WANT_READ:
+            return Step::wants_to_read;
+        case SSL_ERROR_WANT_WRITE:
+            return Step::wants_to_write;
+        case SSL_ERROR_ZERO_RETURN:
+            return Step::ended;
+        default:
+            fail("TLS failed");
+    }
+}
+
+inline void Tls::fail(const std::string& what) const {
+    const long verdict = session_ ? ::SSL_get_verify_result(session_.get()) : X509_V_OK;
+    const unsigned long error = ::ERR_get_error();
+    ::ERR_clear_error();
+    const char* const reason = ::ERR_reason_error_string(error);
+    if (verdict != X509_V_OK) {
+        throw std::runtime_error(std::string("the certificate is not good: ") +
+                                 ::X509_verify_cert_error_string(verdict));
+    }
+    throw std::runtime_error(what + ": " + (reason ? reason : "the connection was cut"));
+}
+
+#else
+
+// Without OpenSSL nobody makes one.
+class Tls {
+public:
+    enum class Step { done, wants_to_read, wants_to_write, ended };
+
+    explicit Tls(const std::string&) {}
+    void start(int) {}
+    void end() {}
+    Step handshake() { return Step::ended; }
+    Step read(char*, std::size_t, std::size_t&) { return Step::ended; }
+    Step write(std::string_view, std::size_t&) { return Step::ended; }
+};
+
+#endif
+
+// A connection to a receiver, plain or TLS.  What it does ends by a deadline, and when
+// it is interrupted; what fails throws.
+class Channel {
+public:
+    using SteadyTime = std::chrono::steady_clock::time_point;
+
+    explicit Channel(const Url& url)
+        : url_(url), interruption_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+        if (url_.secure) tls_.emplace(url_.host);
+    }
+    // From another thread: makes what is under way, or comes next, fail.
+    void interrupt() {
+        const std::uint64_t one = 1;
+        [[maybe_unused]] const ssize_t n = ::write(interruption_.get(), &one, sizeof one);
+    }
+    // Forgets interruptions.
+    void begin(SteadyTime deadline) {
+        std::uint64_t count = 0;
+        [[maybe_unused]] const ssize_t n = ::read(interruption_.get(), &count, sizeof count);
+        deadline_ = deadline;
+    }
+    // Whether there is a connection that the receiver has not ended.
+    bool is_open() const;
+    void connect();
+    void close();
+    void send(std::string_view text);
+    // 0: the end.
+    std::size_t receive(char* to, std::size_t size);
+
+private:
+    void connect_to(const addrinfo& address);
+    void wait_for(short events) const;
+    template <class Try>
+    bool until_done(Try attempt);
+
+    const Url url_;
+    const Descriptor interruption_;  // an eventfd
+    Descriptor socket_;
+    SteadyTime deadline_;
+    std::optional<Tls> tls_;  // https
+};
+
+// Nothing is to come between answers, but the end.
+inline bool Channel::is_open() const {
+    pollfd socket{socket_.get(), POLLIN, 0};
+    return socket_.get() >= 0 && ::poll(&socket, 1, 0) == 0;
+}
+
+inline void Channel::wait_for(short events) const {
+    std::array<pollfd, 2> watched{pollfd{socket_.get(), events, 0},
+                                  pollfd{interruption_.get(), POLLIN, 0}};
+    for (;;) {
+        const auto left =
+            std::chrono::duration_cast<milliseconds>(deadline_ - std::chrono::steady_clock::now());
+        if (left.count() <= 0) throw TooLate("the receiver took too long");
+        const auto ms = std::min<milliseconds::rep>(left.count() + 1, 1'000'000'000);
+        if (::poll(watched.data(), watched.size(), static_cast<int>(ms)) <= 0) continue;
+        if (watched[1].revents != 0) throw TooLate("it was interrupted");
+        return;
+    }
+}
+
+inline void Channel::connect() {
+    close();
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    const int unknown = ::getaddrinfo(url_.host.c_str(), url_.port.c_str(), &hints, &found);
+    if (unknown != 0) throw std::runtime_error(::gai_strerror(unknown));
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
+    for (const addrinfo* address = found;; address = address->ai_next) {
+        try {
+            connect_to(*address);
+            break;
+        } catch (const std::system_error&) {
+            if (!address->ai_next) throw;
+        }
+    }
+    if (!tls_) return;
+    tls_->start(socket_.get());
+    if (!until_done([this] { return tls_->handshake(); })) {
+        throw std::runtime_error("the receiver has ended the connection");
+    }
+}
+
+inline void Channel::connect_to(const addrinfo& address) {
+    socket_.reset(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const int on = 1;
+    ::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    int error = 0;
+    if (::connect(socket_.get(), address.ai_addr, address.ai_addrlen) != 0) {
+        error = errno;
+        if (error == EINPROGRESS) {
+            wait_for(POLLOUT);
+            socklen_t size = sizeof error;
+            ::getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+        }
+    }
+    if (error != 0) throw std::system_error(error, std::generic_category());
+}
+
+inline void Channel::close() {
+    if (tls_) tls_->end();
+    socket_.reset();
+}
+
+// False: the connection is at its end.
+template <class Try>
+bool Channel::until_done(Try attempt) {
+    for (;;) {
+        switch (attempt()) {
+            case Tls::Step::done:
+                return true;
+            case Tls::Step::ended:
+                return false;
+            case Tls::Step::wants_to_read:
+                wait_for(POLLIN);
+                break;
+            case Tls::Step::wants_to_write:
+                wait_for(POLLOUT);
+                break;
+        }
+    }
+}
+
+inline void Channel::send(std::string_view text) {
+    while (!text.empty()) {
+        std::size_t done = 0;
+        if (tls_) {
+            if (!until_done([&] { return tls_->write(text, done); })) {
+                throw std::runtime_error("the receiver has ended the connection");
+            }
+            text.remove_prefix(done);
+            continue;
+        }
+        const ssize_t n = ::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+        if (n < 0 && errno != EAGAIN && errno != EINTR) {
+            throw std::system_error(errno, std::generic_category());
+        }
+        if (n < 0) wait_for(POLLOUT);
+        if (n > 0) done = static_cast<std::size_t>(n);
+        text.remove_prefix(done);
+    }
+}
+
+inline std::size_t Channel::receive(char* to, std::size_t size) {
+    if (tls_) {
+        std::size_t done = 0;
+        return until_done([&] { return tls_->read(to, size, done); }) ? done : 0;
+    }
+    for (;;) {
+        wait_for(POLLIN);
+        const ssize_t n = ::recv(socket_.get(), to, size, 0);
+        if (n >= 0) return static_cast<std::size_t>(n);
+        if (errno != EAGAIN && errno != EINTR) {
+            throw std::system_error(errno, std::generic_category());
+        }
+    }
 }
 
 }  // namespace detail
@@ -8675,31 +8982,38 @@ public:
     /// and the build has none.
     explicit WebhookSink(WebhookOptions options);
     Outcome deliver(const Delivery& delivery) override;
-    void interrupt() override { client_->stop(); }
+    void interrupt() override { channel_->interrupt(); }
     std::string kind() const override { return "webhook"; }
     std::string target() const override { return url_.origin; }
 
 private:
-    // What came of a request.
+    // The head of an answer, and how its body ends.
     struct Answer {
-        int status = 0;  // 0: none came
-        bool whole = false;
-        std::string error;
+        int status = 0;
         std::string retry_after;
+        bool chunked = false;
+        bool keeps = false;                   // the connection
+        std::optional<std::uint64_t> length;  // none: chunks, or the end of the connection
     };
 
     void check_fields() const;
-    httplib::Request request(const Delivery& delivery) const;
-    Answer send(httplib::Request request);
+    std::string request(const Delivery& delivery) const;
+    void send(const std::string& request);
+    bool receive();
+    Answer read_answer();
+    Answer read_head();
+    static void take_field(std::string_view line, Answer& answer);
+    void read_body(Answer& answer);
     static Outcome judge(const Answer& answer);
 
-    static constexpr std::size_t max_answer = 65'536;  // of which anything is read
+    static constexpr std::size_t max_head = 65'536;
+    static constexpr std::size_t max_body = 65'536;  // of which anything is read
 
     const WebhookOptions options_;
     detail::Url url_;
     std::vector<std::string> keys_;
-    std::unique_ptr<httplib::Client> client_;
-    std::unique_ptr<detail::Deadline> deadline_;
+    std::unique_ptr<detail::Channel> channel_;
+    std::string in_;  // received, and not taken apart yet
 };
 
 inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(options)) {
@@ -8721,18 +9035,7 @@ inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(opt
     }
     if (options_.timeout < milliseconds(1)) refuse("a timeout must be longer than nothing");
     check_fields();
-    client_ = std::make_unique<httplib::Client>(url_.origin);
-    if (!client_->is_valid()) refuse("the webhook's URL cannot be used");
-    const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
-    const auto rest = static_cast<time_t>(options_.timeout.count() % 1'000 * 1'000);
-    client_->set_connection_timeout(seconds, rest);
-    client_->set_read_timeout(seconds, rest);
-    client_->set_write_timeout(seconds, rest);
-    client_->set_keep_alive(true);
-    client_->set_follow_location(false);
-    client_->set_tcp_nodelay(true);
-    detail::keep_path(*client_, 0);
-    deadline_ = std::make_unique<detail::Deadline>([this] { client_->stop(); });
+    channel_ = std::make_unique<detail::Channel>(url_);
 }
 
 inline void WebhookSink::check_fields() const {
@@ -8754,67 +9057,174 @@ inline void WebhookSink::check_fields() const {
 }
 
 // The id is the same in every attempt, the timestamp is the attempt's.
-inline httplib::Request WebhookSink::request(const Delivery& delivery) const {
-    httplib::Request request;
-    request.method = "POST";
-    request.path = url_.target;
-    request.body = delivery.event.text();
+inline std::string WebhookSink::request(const Delivery& delivery) const {
+    const std::string_view payload = delivery.event.text();
     const std::string id = delivery.event.id.str();
     const auto now =
         std::chrono::duration_cast<std::chrono::seconds>(wall_clock().time_since_epoch());
     const std::string timestamp = std::to_string(now.count());
-    for (const auto& [name, value] : options_.headers) request.headers.emplace(name, value);
-    if (!request.has_header("User-Agent")) {
-        request.headers.emplace("User-Agent", "task-scheduler/" SCHEDULER_VERSION);
+    std::string text = "POST " + url_.target + " HTTP/1.1\r\n";
+    const auto field = [&text](std::string_view name, std::string_view value) {
+        text.append(name).append(": ").append(value).append("\r\n");
+    };
+    field("Host", url_.authority);
+    bool names_agent = false;
+    for (const auto& [name, value] : options_.headers) {
+        field(name, value);
+        names_agent = names_agent || detail::equal_ignoring_case(name, "User-Agent");
     }
-    request.headers.emplace("Content-Type", "application/json");
-    request.headers.emplace("webhook-id", id);
-    request.headers.emplace("webhook-timestamp", timestamp);
+    if (!names_agent) field("User-Agent", "task-scheduler/" SCHEDULER_VERSION);
+    field("Content-Type", "application/json");
+    field("Content-Length", std::to_string(payload.size()));
+    field("webhook-id", id);
+    field("webhook-timestamp", timestamp);
     std::string signatures;
     for (const std::string& key : keys_) {
         if (!signatures.empty()) signatures += ' ';
-        signatures += detail::webhook_signature(key, id + '.' + timestamp + '.' + request.body);
+        std::string signed_text = id + '.' + timestamp + '.';
+        signatures += detail::webhook_signature(key, signed_text.append(payload));
     }
-    if (!signatures.empty()) request.headers.emplace("webhook-signature", signatures);
-    return request;
+    if (!signatures.empty()) field("webhook-signature", signatures);
+    return text.append("\r\n").append(payload);
 }
 
 inline Outcome WebhookSink::deliver(const Delivery& delivery) {
-    deadline_->set(std::chrono::steady_clock::now() + options_.timeout);
-    const Answer answer = send(request(delivery));
-    if (deadline_->clear() && !answer.whole) return Outcome::failed("the receiver took too long");
+    channel_->begin(std::chrono::steady_clock::now() + options_.timeout);
+    Answer answer;
+    try {
+        send(request(delivery));
+        answer = read_answer();
+    } catch (const std::exception& error) {
+        channel_->close();
+        return Outcome::failed(std::string("no whole answer: ") + error.what());
+    }
+    if (!answer.keeps || !in_.empty()) channel_->close();
     return judge(answer);
 }
 
-// Of an answer that is larger than anybody wants, the rest is not read.
-inline WebhookSink::Answer WebhookSink::send(httplib::Request request) {
+// A receiver may end a kept connection at any time, also just now: then the request,
+// which bears its id, goes out once more.
+inline void WebhookSink::send(const std::string& request) {
+    in_.clear();
+    if (channel_->is_open()) {
+        try {
+            channel_->send(request);
+            if (receive()) return;
+        } catch (const detail::TooLate&) {
+            throw;
+        } catch (const std::exception&) {  // it was at its end
+        }
+    }
+    channel_->connect();
+    channel_->send(request);
+}
+
+// False: the connection is at its end.
+inline bool WebhookSink::receive() {
+    std::array<char, 16'384> buffer;
+    const std::size_t n = channel_->receive(buffer.data(), buffer.size());
+    in_.append(buffer.data(), n);
+    return n > 0;
+}
+
+// Of the heads of answers, those that only come before one are passed over.
+inline WebhookSink::Answer WebhookSink::read_answer() {
     Answer answer;
-    std::size_t size = 0;
-    request.response_handler = [&answer](const httplib::Response& response) {
-        answer.status = response.status;
-        answer.retry_after = response.get_header_value("Retry-After");
-        return true;
-    };
-    request.content_receiver = [&size](const char*, std::size_t more, std::uint64_t,
-                                       std::uint64_t) { return (size += more) <= max_answer; };
-    const httplib::Result result = client_->send(request);
-    if (result) answer.status = result->status;  // of a 204 the handler does not hear
-    answer.whole = result || (answer.status != 0 && size > max_answer);
-    if (!answer.whole) answer.error = httplib::to_string(result.error());
+    do {
+        answer = read_head();
+    } while (answer.status / 100 == 1);
+    read_body(answer);
     return answer;
+}
+
+inline WebhookSink::Answer WebhookSink::read_head() {
+    std::size_t size = 0;
+    while ((size = detail::head_end(in_)) == 0) {
+        if (in_.size() > max_head) throw std::runtime_error("its head is too large");
+        if (!receive()) throw std::runtime_error("the receiver has ended the connection");
+    }
+    Answer answer;
+    std::string_view head = std::string_view(in_).substr(0, size);
+    bool first = true;
+    while (!head.empty()) {
+        const std::size_t newline = head.find('\n');
+        std::string_view line = head.substr(0, newline);
+        head.remove_prefix(newline + 1);
+        if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+        if (!first) {
+            take_field(line, answer);
+            continue;
+        }
+        const bool good = line.size() >= 12 && line.substr(0, 7) == "HTTP/1." && line[8] == ' ' &&
+                          line.find_first_not_of("0123456789", 9) >= 12 && line[9] != '0' &&
+                          (line.size() == 12 || line[12] == ' ');
+        if (!good) throw std::runtime_error("it is not HTTP");
+        answer.status = std::stoi(std::string(line.substr(9, 3)));
+        answer.keeps = line[7] != '0';
+        first = false;
+    }
+    in_.erase(0, size);
+    if (answer.status == 204 || answer.status == 304) answer.length = 0;
+    return answer;
+}
+
+inline void WebhookSink::take_field(std::string_view line, Answer& answer) {
+    const std::size_t colon = line.find(':');
+    if (colon == std::string_view::npos) return;
+    const std::string_view name = line.substr(0, colon);
+    const std::string_view value = detail::trimmed(line.substr(colon + 1));
+    if (detail::equal_ignoring_case(name, "Retry-After")) answer.retry_after = value;
+    if (detail::equal_ignoring_case(name, "Connection")) {
+        answer.keeps = answer.keeps && !detail::equal_ignoring_case(value, "close");
+    }
+    if (detail::equal_ignoring_case(name, "Transfer-Encoding")) answer.chunked = true;
+    if (detail::equal_ignoring_case(name, "Content-Length")) {
+        const bool digits = !value.empty() && value.size() <= 18 &&
+                            value.find_first_not_of("0123456789") == std::string_view::npos;
+        if (!digits) throw std::runtime_error("its Content-Length is no number");
+        answer.length = std::stoull(std::string(value));
+    }
+}
+
+// Passes over the body.  Of one that is larger than anybody wants, the rest is not
+// read, and the connection not kept.
+inline void WebhookSink::read_body(Answer& answer) {
+    if (answer.status == 204 || answer.status == 304) answer.chunked = false;
+    detail::ChunkDecoder chunks;
+    std::uint64_t size = 0;
+    for (;;) {
+        if (answer.chunked) {
+            in_.erase(0, chunks.take(in_, [](std::string_view) {}));
+            if (chunks.is_done()) return;
+            if (chunks.is_bad()) throw std::runtime_error("its chunks are malformed");
+        } else if (answer.length) {
+            const std::uint64_t n = std::min<std::uint64_t>(in_.size(), *answer.length);
+            in_.erase(0, static_cast<std::size_t>(n));
+            *answer.length -= n;
+            if (*answer.length == 0) return;
+        } else {
+            in_.clear();
+        }
+        const std::size_t before = in_.size();
+        const bool more = receive();
+        size += in_.size() - before;
+        if (size > max_body || (!more && !answer.chunked && !answer.length)) {
+            answer.keeps = false;
+            return;
+        }
+        if (!more) {
+            throw std::runtime_error("the receiver answers " + std::to_string(answer.status) +
+                                     ", but not to the end");
+        }
+    }
 }
 
 // B1
 inline Outcome WebhookSink::judge(const Answer& answer) {
-    if (answer.whole && answer.status / 100 == 2) return {};
-    if (answer.whole && answer.status == 410) {
+    if (answer.status / 100 == 2) return {};
+    if (answer.status == 410) {
         return Outcome::disabled("the receiver answers 410, it wants no more events");
     }
-    if (!answer.whole && answer.status != 0) {
-        return Outcome::failed("the receiver answers " + std::to_string(answer.status) +
-                               ", but not to the end (" + answer.error + ")");
-    }
-    if (!answer.whole) return Outcome::failed("no answer (" + answer.error + ")");
     return Outcome::failed("the receiver answers " + std::to_string(answer.status),
                            detail::parse_retry_after(answer.retry_after, wall_clock()));
 }

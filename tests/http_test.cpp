@@ -405,6 +405,9 @@ TEST_SUITE("http") {
         CHECK(status_of(service.ask(redeliver, R"({"id":"x"})")) == 404);
         CHECK(status_of(service.ask(redeliver, R"({"id":7})")) == 404);
         CHECK(status_of(service.ask(redeliver, "[]")) == 400);
+        CHECK(status_of(service.ask(redeliver, R"({"ids":[]})")) == 400);
+        CHECK(service.ask(redeliver, R"({"secret":"x"})").find(R"({"redelivering":2})") !=
+              std::string::npos);
         CHECK(status_of(service.ask(redeliver, "{")) == 400);
         CHECK(service.ask("POST /sinks/a.b/pause").find(R"("state":"paused")") !=
               std::string::npos);

@@ -540,7 +540,8 @@ TEST_SUITE("commands") {
     }
 
     TEST_CASE("an interrupted command is asked to end, and then made to") {
-        for (const char* script : {"sleep 1000", "trap '' TERM; sleep 1000 & wait; sleep 1000"}) {
+        for (const char* script : {"sleep 1000", "trap '' TERM; sleep 1000 & wait; sleep 1000",
+                                   "(trap '' TERM; sleep 1000) & echo $!; wait; sleep 1000"}) {
             Shell shell(script);
             std::thread interrupter([&shell] {
                 std::this_thread::sleep_for(milliseconds(100));
@@ -548,6 +549,8 @@ TEST_SUITE("commands") {
             });
             CHECK(shell.run().error == "the command was interrupted");
             interrupter.join();
+            const pid_t child = shell.output.empty() ? 0 : std::stoi(shell.output[0]);
+            if (child != 0) CHECK(eventually([child] { return ::kill(child, 0) != 0; }));
         }
     }
 

@@ -156,7 +156,7 @@ TEST_SUITE("webhooks") {
         CHECK(detail::webhook_key("whsec_YQ==") == "a");
         CHECK(detail::webhook_key("whsec_YWI=") == "ab");
         for (const char* bad : {"", "whsec_", "MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "whsec_YQ",
-                                "whsec_Y!==", "whsec_===="}) {
+                                "whsec_Y!==", "whsec_====", "whsec_    YWJj", "whsec_A=A="}) {
             CAPTURE(bad);
             CHECK(detail::webhook_key(bad).empty());
         }
@@ -200,20 +200,59 @@ TEST_SUITE("webhooks") {
     }
 
     TEST_CASE("an answer that is not whole is none, however it begins") {
-        CHECK(deliver(Receiver({""})).error.find("no answer") == 0);
-        CHECK(deliver(Receiver({"HTTP/1.1 200 OK\r\nContent-Le", ""})).result == Result::failed);
+        const char* const ended = "no whole answer: the receiver has ended the connection";
+        CHECK(deliver(Receiver({""})).error == ended);
+        CHECK(deliver(Receiver({"HTTP/1.1 200 OK\r\nContent-Le", ""})).error == ended);
         const Receiver cut({"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf", ""});
-        CHECK(deliver(cut).error.find("the receiver answers 200, but not to the end") == 0);
+        CHECK(deliver(cut).error ==
+              "no whole answer: the receiver answers 200, but not to the end");
+        const Receiver cut_chunk(
+            {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", ""});
+        CHECK(deliver(cut_chunk).result == Result::failed);
         CHECK(deliver(Receiver({"220 mail.example.org ready\r\n", ""})).result == Result::failed);
         const WebhookOptions nobody = options_for("http://127.0.0.1:1/");
-        CHECK(WebhookSink(nobody).deliver(delivery_of()).error.find("no answer") == 0);
+        CHECK(WebhookSink(nobody).deliver(delivery_of()).error ==
+              "no whole answer: Connection refused");
+    }
+
+    TEST_CASE("what is no HTTP, or too much of it, is a failure and nothing worse") {
+        const std::string endless(200'000, 'x');
+        CHECK(deliver(Receiver({"HTTP/1.1 200 " + endless, ""})).error ==
+              "no whole answer: its head is too large");
+        CHECK(deliver(Receiver({"HTTP/1.1 200 OK\r\nX: " + endless, ""})).error ==
+              "no whole answer: its head is too large");
+        for (const char* bad : {"HTTP/2 200 OK\r\n\r\n", "HTTP/1.1 20 OK\r\n\r\n", "\r\n\r\n",
+                                "HTTP/1.1  200\r\n\r\n", "HTTP/1.1 2000\r\n\r\n",
+                                "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
+                                "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n"}) {
+            CAPTURE(bad);
+            CHECK(deliver(Receiver({bad, ""})).result == Result::failed);
+        }
+    }
+
+    TEST_CASE("what comes before an answer is passed over, and every kind of body read") {
+        const std::string ok = "HTTP/1.1 200 OK\r\n";
+        for (const Receiver::Pieces& pieces :
+             {Receiver::Pieces{"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n",
+                               with_status("200 OK")},
+              Receiver::Pieces{"HTTP/1.1 100 Continue\r\n\r\n", "HTTP/1.1 200\r\n\r\n", "x", ""},
+              Receiver::Pieces{ok + "Transfer-Encoding: chunked\r\n\r\n", "3;a=b\r\nabc\r",
+                               "\n0\r\n", "Trailer: x\r\n\r\n"},
+              Receiver::Pieces{ok + "content-length: 5\n\nhe", "llo"},
+              Receiver::Pieces{"HTTP/1.1 204 No Content\r\nTransfer-Encoding: chunked\r\n\r\n"},
+              Receiver::Pieces{"HTTP/1.0 200 OK\r\n\r\nuntil the end", ""}}) {
+            CAPTURE(pieces[0]);
+            const Receiver receiver(pieces);
+            WebhookSink sink(options_for(receiver.url()));
+            for (int i = 0; i < 3; ++i) CHECK(sink.deliver(delivery_of()).error.empty());
+        }
     }
 
     TEST_CASE("an answer without end is read no further than anybody wants") {
         Receiver::Pieces pieces{"HTTP/1.1 200 OK\r\n\r\n"};
         pieces.resize(2'000, std::string(1'000, 'x'));
         CHECK(deliver(Receiver(pieces)).result == Result::delivered);
-        pieces[0] = "HTTP/1.1 500 Oops\r\n\r\n";
+        pieces[0] = "HTTP/1.1 500 Oops\r\nContent-Length: 2000000\r\n\r\n";
         CHECK(deliver(Receiver(pieces)).error == "the receiver answers 500");
     }
 
@@ -223,12 +262,13 @@ TEST_SUITE("webhooks") {
         head[0] = "HTTP/1.1 200 OK\r\n";
         Receiver::Pieces body(1'000, "x");
         body[0] = "HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n";
+        const char* const too_late = "no whole answer: the receiver took too long";
         for (const Receiver::Pieces& pieces : {head, body}) {
             const Receiver receiver(pieces, milliseconds(50));
-            CHECK(deliver(receiver, milliseconds(300)).error == "the receiver took too long");
+            CHECK(deliver(receiver, milliseconds(300)).error == too_late);
         }
         const Receiver silent({" "}, milliseconds(2'000));
-        CHECK(deliver(silent, milliseconds(300)).result == Result::failed);
+        CHECK(deliver(silent, milliseconds(300)).error == too_late);
         CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(10));
     }
 
