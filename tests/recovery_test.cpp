@@ -1197,7 +1197,11 @@ TEST_SUITE("recovery") {
             runs.push_back(std::make_unique<PoweredRun>(seed, Fsync::everysec, never));
             threads.emplace_back([&stall, run = runs.back().get()] {
                 std::mt19937 random(run->seed);
-                Scheduler tasks(run->options());
+                Options options = run->options();
+                if (run->seed % 2) options.rewrite_min_bytes = 1'000'000;
+                // After the two of opening: then all must be in a new file as soon.
+                if (run->seed % 3 == 0) run->files->fail_sync(2);
+                Scheduler tasks(options);
                 Worker worker(run->seed, true, run->clock, run->operations);
                 const auto end = Clock::now() + milliseconds(1'500 + random() % 1'500);
                 while (Clock::now() < end) {
