@@ -286,6 +286,7 @@ public:
         names_[to] = names_.at(from);
         names_.erase(from);
         changes_.push_back(names_);
+        if (renames_++ == loss_rename_) loss_at_ = calls_ + loss_delay_;
         return 0;
     }
     int unlink(const char* path) override {
@@ -310,6 +311,12 @@ public:
         loss_at_ = call;
         random_.seed(seed);
         on_loss_ = std::move(on_loss);
+    }
+    // Loses it this many calls behind a rename, where a rewrite may have gone wrong.
+    void lose_power_behind(std::size_t rename, std::size_t calls) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        loss_rename_ = rename;
+        loss_delay_ = calls;
     }
     void lose_power() {
         const std::lock_guard<std::mutex> guard(mutex_);
@@ -414,6 +421,9 @@ private:
     int next_fd_ = 1'000'000;
     std::size_t calls_ = 0;
     std::size_t loss_at_ = static_cast<std::size_t>(-1);
+    std::size_t renames_ = 0;
+    std::size_t loss_rename_ = static_cast<std::size_t>(-1);
+    std::size_t loss_delay_ = 0;
     std::size_t syncs_ = 0;
     std::size_t failing_sync_ = static_cast<std::size_t>(-1);
     bool has_failed_ = false;
@@ -1153,7 +1163,8 @@ TEST_SUITE("recovery") {
             const Fsync fsync = std::array{Fsync::always, Fsync::everysec, Fsync::no}[seed % 3];
             PoweredRun run(seed, fsync, random() % (fsync == Fsync::always ? 200 : 120));
             if (random() % 4 == 0) run.files->fail_sync(random() % 40);
-            if (random() % 3 == 0) run.files->slow_down(std::chrono::microseconds(100));
+            if (random() % 2) run.files->slow_down(std::chrono::microseconds(100));
+            if (random() % 3 == 0) run.files->lose_power_behind(1 + random() % 4, random() % 4);
             Worker leader(seed, true, run.clock, run.operations);
             Worker other(seed + 1, false, run.clock, run.operations);
             const bool alone = random() % 2;
