@@ -175,8 +175,8 @@ class Crash(TestCase):
 
     def test_kill_9_at_any_moment_loses_nothing_that_was_acked_and_repeats_nothing(self):
         server = self.server("--history", "1000000")
-        self.verify(server, *self.load(server, 4, 40 if support.LONG else 5,
-                                       lambda round: server.kill()))
+        clients, rounds = (8, 200) if support.LONG else (4, 5)
+        self.verify(server, *self.load(server, clients, rounds, lambda round: server.kill()))
 
     def test_an_orderly_stop_under_load_loses_nothing_either(self):
         server = self.server("--history", "1000000")

@@ -5,7 +5,36 @@
 #define SCHEDULER_NO_HTTP
 #include "../../scheduler.hpp"
 
+#include <sanitizer/asan_interface.h>
+
 namespace {
+
+// The block of the journal reader's buffer is kept when it is freed, poisoned until
+// it is used again: to map, clear and unmap it anew takes longer than all the rest.
+class KeptBlock {
+public:
+    // Null: this is not a block of that size, or it is in use.
+    void* take(std::size_t wanted) {
+        if (wanted != size || used_.exchange(true)) return nullptr;
+        if (!block_) block_ = std::malloc(size);
+        if (block_) ASAN_UNPOISON_MEMORY_REGION(block_, size);
+        return block_;
+    }
+    bool give_back(void* block) {
+        if (!block || block != block_) return false;
+        ASAN_POISON_MEMORY_REGION(block_, size);
+        used_ = false;
+        return true;
+    }
+
+private:
+    static constexpr std::size_t size = (std::size_t{1} << 20) + 1;
+
+    std::atomic<bool> used_{false};
+    std::atomic<void*> block_{nullptr};
+};
+
+KeptBlock kept_block;
 
 // A file system of one file in memory, so that a run takes microseconds.
 class MemoryFiles : public scheduler::FileOps {
@@ -102,6 +131,21 @@ std::optional<std::string> open(const scheduler::Options& options) {
 }
 
 }  // namespace
+
+// The array forms stay the sanitizer's own, so that what is freed wrongly is found.
+void* operator new(std::size_t size) {
+    void* block = kept_block.take(size);
+    return block ? block : operator new[](size);
+}
+void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return operator new[](size, std::nothrow);
+}
+void operator delete(void* block) noexcept {
+    if (!kept_block.give_back(block)) operator delete[](block);
+}
+void operator delete(void* block, std::size_t) noexcept {
+    operator delete(block);
+}
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
     const std::string_view text(reinterpret_cast<const char*>(data), size);
