@@ -3733,7 +3733,7 @@ inline void Store::forget_answer_locked(const std::string& key) {
 
 inline void Store::forget_events_locked(std::uint64_t begin, std::uint64_t end) {
     const std::size_t first = history_.index_of(begin);
-    const std::size_t last = history_.index_of(end);
+    const std::size_t last = std::max(first, history_.index_of(end));
     history_.erase(first, last, [this](Record* record) { forget_locked(record); });
 }
 
@@ -4313,6 +4313,7 @@ inline void Store::tend() {
         }
     }
     sync_unlocked(lock);
+    if (journal_->failed()) rewrite(lock);  // whoever opens it next would believe it
 }
 
 inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
@@ -4387,7 +4388,10 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
         for (const auto& item : page) append(item);
         journal_->append_rewrite(lines);
         lock.lock();
-        if (closed_) throw Error(Errc::stopped, "the rewrite of the journal was broken off");
+        // One that replaces a journal which has failed is finished (J3).
+        if (closed_ && !journal_->failed()) {
+            throw Error(Errc::stopped, "the rewrite of the journal was broken off");
+        }
     };
     TaskQuery query;
     for (bool more = true; more;) {

@@ -883,6 +883,46 @@ TEST_SUITE("recovery") {
         CHECK(number > 5);
     }
 
+    TEST_CASE("a record that forgets from behind its end forgets nothing") {
+        const TempDir dir;
+        std::string lines;
+        const auto add = [&lines](const std::string& line) {
+            const std::size_t start = lines.size();
+            lines += line;
+            detail::seal_line(lines, start);
+        };
+        const std::string id = "019ca8d7-2d00-73be-acdc-b8abacd53eec";
+        add(R"({"journal":"task-scheduler","version":1,"seq":0)");
+        add(R"({"op":"schedule","tasks":[{"id":")" + id +
+            R"(","due":"2026-03-01T10:30:00.000Z","payload":{"message":"x"}}])");
+        add(R"({"op":"emit","seq":0,"at":"2026-03-01T11:00:00.000Z","ids":[")" + id + R"("])");
+        add(R"({"op":"forget","at":"2026-03-01T11:00:00.000Z","seq":5,"end":0)");
+        dir.write("tasks.jsonl", lines);
+        ManualClock clock;
+        Scheduler tasks(options_for(dir.journal(), clock, nullptr));
+        CHECK(tasks.stats().retained == 1);
+        CHECK(support::event_ids(tasks).size() == 1);
+    }
+
+    TEST_CASE("a journal whose last sync failed is not left for the next process to trust") {
+        for (unsigned seed = 1; seed <= 20; ++seed) {
+            CAPTURE(seed);
+            PoweredRun run(seed, Fsync::everysec, static_cast<std::size_t>(-1));
+            run.files->fail_sync(2);  // after the two of opening: the one of closing
+            {
+                Scheduler tasks(run.options());
+                tasks.schedule(std::chrono::hours(1), "\"first/1\"");
+            }
+            REQUIRE(run.files->has_failed());
+            for (int life = 0; life < 3; ++life) {
+                Scheduler tasks(run.options());
+                tasks.schedule(std::chrono::hours(1), "\"later" + std::to_string(life) + "/1\"");
+            }
+            run.files->lose_power();
+            REQUIRE(fates_in(run.files->remains()).count("first") == 1);
+        }
+    }
+
     TEST_CASE("after a failed sync tasks are refused, and then the journal is replaced") {
         const TempDir dir;
         ManualClock clock;

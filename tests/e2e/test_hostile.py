@@ -381,7 +381,8 @@ class Rude(Hostile):
         began = time.monotonic()
         self.target.schedule("x")
         self.assertLess(time.monotonic() - began, 1)
-        self.growth = 250  # an answer each may be under way
+        # An answer each may be under way: a page of 4 MiB, in up to four copies while it is made.
+        self.growth = 20 * 4 * 4 + 64
         self.assertLess(self.target.resident_mib() - self.before, self.growth)
 
 

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: MIT
 """GET /sse: what comes first, what an event looks like, resuming, limits, and many at once."""
 import json
+import random
 import signal
+import threading
 import time
 
 import support
-from support import UNKNOWN, Stream, TestCase, body, iso, wait_for
+from support import UNKNOWN, Closed, Stream, TestCase, body, iso, wait_for
 
 
 class Format(TestCase):
@@ -167,6 +169,123 @@ class Resume(TestCase):
             gap = [event for event in events if event.type == "gap"]
             self.assertEqual(json.loads(gap[0].data), {"requested": ids[2], "oldest": ids[3]})
             self.assertEqual([event.id for event in events if event.type == "message"], ids[3:])
+
+
+class Reader(threading.Thread):
+    """Reads a stream as bytes, up to the block that `ends` it, and keeps the blocks of events.
+
+    It drops the connection after so many events as `drops` says, mostly in the midst of a block,
+    and resumes from the last whole one, as a browser does: by header and by query in turn.  With
+    `piece` and `pause` it takes that many bytes at a time and rests in between.
+    """
+
+    def __init__(self, server, ends, last=None, query="", drops=(), piece=1 << 20, pause=0.0):
+        super().__init__(daemon=True)
+        self.server, self.ends, self.drops = server, ends, sorted(drops)
+        self.piece, self.pause = piece, pause
+        self.blocks, self.failure, self.resumed = [], None, []
+        self.stream = self.connect(last, query)
+        self.first = self.stream.cursor.id
+
+    def connect(self, last=None, query=""):
+        small = 4096 if self.pause else None
+        return self.server.stream(last, query, seconds=20, receive_buffer=small)
+
+    def run(self):
+        try:
+            while not self.blocks or self.ends not in self.blocks[-1]:
+                self.take_blocks()
+                if self.drops and len(self.blocks) >= self.drops[0]:
+                    self.resume()
+        except (AssertionError, Closed, OSError) as error:
+            self.failure = error
+        finally:
+            self.stream.close()
+
+    def take_blocks(self):
+        data = self.stream.socket.recv(self.piece)
+        if not data:
+            raise Closed(f"after {len(self.blocks)} events")
+        *blocks, self.stream.buffer = (self.stream.buffer + data).split(b"\n\n")
+        self.blocks += [block for block in blocks if block != b":keepalive"]
+        time.sleep(self.pause)
+
+    def resume(self):
+        # What came after the chosen event is as good as lost with the connection.
+        del self.blocks[self.drops.pop(0):]
+        last = self.blocks[-1].split(b"\n")[0].removeprefix(b"id: ").decode()
+        self.resumed.append(time.monotonic())
+        self.stream.close()
+        how = {"last": last} if len(self.drops) % 2 else {"query": "?last_event_id=" + last}
+        self.stream = self.connect(**how)
+        assert self.stream.cursor.id == last, (self.stream.cursor, last)
+
+
+class Burst(TestCase):
+    COUNT, ARRAY = 100_000, 10_000
+    ENDS = b'"the end"'
+
+    def schedule_burst(self, server, due):
+        """Returns the blocks that a stream must consist of: ties go in order of arrival."""
+        blocks = []
+        with server.wire() as wire:
+            for start in range(0, self.COUNT, self.ARRAY):
+                payloads = [f'{{"timestamp":"{due}","message":[{n}]}}'
+                            for n in range(start, start + self.ARRAY)]
+                answer = wire.call("POST", "/schedule", "[" + ",".join(payloads) + "]")
+                self.assertEqual(answer.status, 200, answer)
+                blocks += [f"id: {task}\ndata: {payload}".encode()
+                           for task, payload in zip(answer.json["ids"], payloads, strict=True)]
+        return blocks
+
+    def assert_blocks(self, got, expected, who):
+        """As assertEqual, which would compare two long lists for minutes."""
+        if got != expected:
+            at = next((n for n, (a, b) in enumerate(zip(got, expected)) if a != b),
+                      min(len(got), len(expected)))
+            self.fail(f"{who}: {len(got)} of {len(expected)} events; the first that is wrong is "
+                      f"number {at}: {got[at:at + 3]}, not {expected[at:at + 3]}")
+
+    def test_100000_events_at_one_instant_reach_all_who_come_and_go_once_and_in_order(self):
+        server = self.server("--history", str(self.COUNT + 1))
+        chance = random.Random(support.SEED)
+        readers = {}
+
+        def read(who, **options):
+            readers[who] = Reader(server, self.ENDS, **options)
+            readers[who].start()
+
+        read("the steady one")
+        read("the slow one", piece=4096, pause=0.0005)
+        for n in range(4):  # more often early on, while events are still emitted
+            drops = [int(2 ** chance.uniform(0, 16.6)) for _ in range(30)]
+            read(f"the restless one {n}", drops=drops)
+        expected = self.schedule_burst(server, iso(4))
+        wait_for(lambda: server.pending() < self.COUNT, what="the burst")
+        came = 0
+        while server.pending():
+            newest = server.page("/events?limit=1")["data"][0]["id"]
+            if came < 12:
+                read(f"one that comes amid it {came}", last=(newest, "earliest", None)[came % 3])
+                came += 1
+        over = time.monotonic()
+        some = expected[chance.randrange(self.COUNT)][4:40].decode()
+        read("the one that comes after it", last="earliest")
+        read("the one that resumes by header", last=some)
+        read("the one that resumes by query", query="?last_event_id=" + some)
+        server.schedule("the end", 0)
+
+        place = {block[4:40].decode(): n for n, block in enumerate(expected, 1)}
+        for who, reader in readers.items():
+            reader.join(20)
+            self.assertFalse(reader.is_alive(), f"{who} still waits")
+            self.assertIsNone(reader.failure, who)
+            first = 0 if reader.first == "earliest" else place[reader.first]
+            self.assert_blocks(reader.blocks[:-1], expected[first:], who)
+        resumed = [moment for reader in readers.values() for moment in reader.resumed]
+        amid = sum(moment < over for moment in resumed)
+        self.assertGreater(came + amid, 0, "nobody came in the midst of the burst")
+        self.note(f"{came} came amid it, and {amid} of {len(resumed)} times one resumed amid it")
 
 
 class Limits(TestCase):
