@@ -14,6 +14,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <set>
 #include <sstream>
 
 namespace {
@@ -270,6 +271,12 @@ std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) {
             sinks.back().name = name;
             sinks.back().sink = std::make_shared<scheduler::CommandSink>(options);
         });
+    }
+    std::set<std::string> names;
+    for (const scheduler::SinkOptions& sink : sinks) {
+        if (!names.insert(sink.name).second) {
+            throw UsageError("the same sink is given twice: " + sink.name);
+        }
     }
     return sinks;
 }

@@ -893,19 +893,25 @@ inline bool is_named(std::string_view raw, std::string_view name) {
 
 // Appends `text` as a JSON string, in quotes.  `text` is UTF-8.
 inline void append_quoted(std::string& out, std::string_view text) {
+    const auto is_plain = [](char c) {
+        return c != '"' && c != '\\' && static_cast<unsigned char>(c) >= 0x20 && c != 0x7F;
+    };
     out += '"';
-    for (const char c : text) {
-        const auto code = static_cast<unsigned char>(c);
-        if (c == '"' || c == '\\') {
+    for (auto at = text.begin(); at != text.end();) {
+        const auto run = std::find_if_not(at, text.end(), is_plain);
+        out.append(at, run);
+        at = run;
+        if (at == text.end()) break;
+        if (*at == '"' || *at == '\\') {
             out += '\\';
-            out += c;
-        } else if (code < 0x20 || code == 0x7F) {
+            out += *at;
+        } else {
+            const auto code = static_cast<unsigned char>(*at);
             out += "\\u00";
             out += hex_digit(code >> 4);
             out += hex_digit(code);
-        } else {
-            out += c;
         }
+        ++at;
     }
     out += '"';
 }
@@ -2748,7 +2754,8 @@ inline void SinkBook::apply(const SinkChange& change) {
 }
 
 inline void SinkBook::set(Sink& sink, const SinkChange& change) {
-    if (change.seq) sink.seq = std::max(sink.seq, *change.seq);
+    if (change.seq && *change.seq < sink.seq) return;  // of an event that was given up meanwhile
+    if (change.seq) sink.seq = *change.seq;
     if (change.state) sink.state = *change.state;
     if (change.attempts) sink.attempts = *change.attempts;
     if (change.next) sink.next = *change.next;
@@ -4141,6 +4148,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
     if (outcome.result == Result::disabled) {
         change.state = SinkState::disabled;
     } else if (outcome.wait && !delivery.again) {
+        change.seq = event.seq;
         change.attempts = delivery.attempt;
         change.next = change.at + *outcome.wait;
         lock.unlock();
@@ -6290,16 +6298,15 @@ inline std::vector<std::string> unready(const Stats& stats) {
 // 13. HTTP
 // ============================================================================
 //
-// `HttpApi` answers the requests and stands on any `httplib::Server`.
-// `HttpServer` is a server that holds up to the open network: it leaves parsing,
-// routing and writing to cpp-httplib, and connections to nobody.
+// `HttpApi` answers requests, and stands on any `httplib::Server`.  `HttpServer` is a
+// server that holds up to the open network, and makes no more of a request than these
+// few paths need: that is half of what a schedule costs.
 //
 //   H1  A secret, where one is configured, is judged before anything else of a
 //       request, and compared in constant time.
 //   H2  A body is read piece by piece and never beyond `max_body`.
-//   H3  The server judges the raw head before cpp-httplib sees it, and hands on
-//       one that it has written itself: framed in one way, without the fields
-//       that make cpp-httplib parse, compress or cut.
+//   H3  A head is judged as a whole before anything is done: bounded, with one way
+//       of framing, or it is refused.
 //   H4  A connection whose request was not read to its end is closed after the
 //       answer, so that a body never runs as the next request.
 //   H5  A stream costs its socket and its cursor.  One thread writes them all;
@@ -6361,6 +6368,16 @@ inline std::size_t head_end(std::string_view text) {
     return 0;
 }
 
+// What a name in HTTP may hold (RFC 9110, 5.6.2).
+inline bool is_token_char(char c) {
+    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
+           (c != '\0' && std::strchr("!#$%&'*+-.^_`|~", c));
+}
+
+inline bool is_token(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
+}
+
 // Takes a body in chunks apart (RFC 9112, 7.1), as its bytes come.
 class ChunkDecoder {
 public:
@@ -6380,6 +6397,7 @@ private:
         data_cr,
         data_lf,
         trailer_start,
+        trailer_name,
         trailer,
         trailer_lf,
         last_lf,
@@ -6420,11 +6438,14 @@ inline ChunkDecoder::State ChunkDecoder::next(char c) {
         case State::size:
             return next_of_size(c);
         case State::extension:
-        case State::trailer: {
-            const State end = state_ == State::trailer ? State::trailer_lf : State::size_end;
-            if (c == '\r') return end;
+            if (c == '\r') return State::size_end;
             return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
-        }
+        case State::trailer_name:
+            if (c == ':') return State::trailer;
+            return !is_token_char(c) || ++extras_ > max_extras ? State::bad : state_;
+        case State::trailer:
+            if (c == '\r') return State::trailer_lf;
+            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
         case State::size_end:
             digits_ = 0;
             return expect('\n', left_ > 0 ? State::data : State::trailer_start);
@@ -6434,7 +6455,7 @@ inline ChunkDecoder::State ChunkDecoder::next(char c) {
             return expect('\n', State::size);
         case State::trailer_start:
             if (c == '\r') return State::last_lf;
-            return c == '\n' ? State::bad : State::trailer;
+            return is_token_char(c) ? State::trailer_name : State::bad;
         case State::trailer_lf:
             return expect('\n', State::trailer_start);
         case State::last_lf:
@@ -6659,6 +6680,122 @@ inline std::string method_list(std::string_view method) {
     return method == "GET" ? "GET, HEAD" : std::string(method);
 }
 
+// Percent-decoded; with `plus`, a + is a blank, as in a query.  What is no escape
+// stays as it is.
+inline std::string url_decoded(std::string_view text, bool plus) {
+    std::string decoded;
+    decoded.reserve(text.size());
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        const int high = text[i] == '%' && i + 2 < text.size() ? hex_value(text[i + 1]) : -1;
+        const int low = high >= 0 ? hex_value(text[i + 2]) : -1;
+        if (low >= 0) {
+            decoded += static_cast<char>(high << 4 | low);
+            i += 2;
+        } else {
+            decoded += plus && text[i] == '+' ? ' ' : text[i];
+        }
+    }
+    return decoded;
+}
+
+// A request as the API sees it, whatever server it came to, which owns the texts.
+struct HttpRequest {
+    std::string_view method;
+    std::string_view target;  // path and query, as they were sent
+    std::vector<std::pair<std::string_view, std::string_view>> fields;
+    std::string body;
+    int body_status = 200;  // or why there is no body
+    std::string body_error;
+
+    std::string path() const { return url_decoded(target.substr(0, target.find('?')), false); }
+    // The first field with this name, if there is one.
+    std::optional<std::string_view> field(std::string_view name) const;
+    // The first parameter of the query with this name.
+    std::optional<std::string> param(std::string_view name) const;
+    // Notes why there is no body.
+    void refuse_body(int status, std::string error) {
+        body.clear();
+        body_status = status;
+        body_error = std::move(error);
+    }
+};
+
+inline std::optional<std::string_view> HttpRequest::field(std::string_view name) const {
+    for (const auto& [known, value] : fields) {
+        if (equal_ignoring_case(known, name)) return value;
+    }
+    return std::nullopt;
+}
+
+inline std::optional<std::string> HttpRequest::param(std::string_view name) const {
+    std::string_view query = target.substr(std::min(target.find('?'), target.size()));
+    while (!query.empty()) {
+        query.remove_prefix(1);  // ? or &
+        const std::string_view one = query.substr(0, query.find('&'));
+        const std::size_t equals = std::min(one.find('='), one.size());
+        if (url_decoded(one.substr(0, equals), true) == name) {
+            return url_decoded(one.substr(std::min(equals + 1, one.size())), true);
+        }
+        query.remove_prefix(one.size());
+    }
+    return std::nullopt;
+}
+
+// Where a stream begins: what it is told first, and its cursor.
+struct StreamStart {
+    std::string preamble;
+    std::uint64_t seq = 0;
+};
+
+// What the API answers.
+struct HttpAnswer {
+    int status = 200;
+    std::string_view type = "application/json";
+    std::vector<std::pair<std::string_view, std::string>> fields;
+    std::string body;
+    std::optional<StreamStart> stream;  // what follows the head, in place of a body
+    bool closes = false;                // the connection ends behind it
+};
+
+inline std::string_view reason_of(int status) {
+    constexpr std::pair<int, std::string_view> reasons[] = {
+        {200, "OK"},
+        {204, "No Content"},
+        {400, "Bad Request"},
+        {401, "Unauthorized"},
+        {403, "Forbidden"},
+        {404, "Not Found"},
+        {405, "Method Not Allowed"},
+        {408, "Request Timeout"},
+        {409, "Conflict"},
+        {413, "Content Too Large"},
+        {414, "URI Too Long"},
+        {415, "Unsupported Media Type"},
+        {422, "Unprocessable Content"},
+        {431, "Request Header Fields Too Large"},
+        {500, "Internal Server Error"},
+        {503, "Service Unavailable"},
+        {507, "Insufficient Storage"}};
+    for (const auto& [known, reason] : reasons) {
+        if (known == status) return reason;
+    }
+    return "Unknown";
+}
+
+// Why a body is not taken, if that can be told from the head.
+inline void judge_body_fields(HttpRequest& request, std::uint64_t size, std::size_t most) {
+    constexpr std::string_view multipart = "multipart/";
+    const std::string_view type = request.field("Content-Type").value_or("");
+    if (request.field("Content-Encoding")) {
+        request.refuse_body(415, "A body must be sent as it is, without Content-Encoding.");
+    } else if (equal_ignoring_case(type.substr(0, multipart.size()), multipart)) {
+        request.refuse_body(415, "The body must be JSON, not a multipart form.");
+    } else if (size > most) {
+        request.refuse_body(
+            413, "The body is too large; at most " + std::to_string(most) + " bytes are accepted.");
+    }
+}
+
 // ---- 13.2 Event streams ----------------------------------------------------
 
 // The frames of a run of events, as the stream has them, and where each ends.
@@ -6706,12 +6843,6 @@ inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
     const auto before = scheduler.id_before(seq);
     return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
 }
-
-// Where a stream begins: what it is told first, and its cursor.
-struct StreamStart {
-    std::string preamble;
-    std::uint64_t seq = 0;
-};
 
 // Writes every event stream of an HttpServer, on one thread, to sockets that do
 // not block (H5).  It sleeps in epoll_wait: without limit when it has no stream,
@@ -7004,14 +7135,10 @@ inline void StreamWriter::close(Stream& stream) {
 
 // ---- 13.3 Connections ------------------------------------------------------
 
-// One HTTP/1.1 connection of an HttpServer, as cpp-httplib wants to see it.  It
-// serves a head that it has judged and rewritten (H3), then the body, from one
-// buffer; what is written is gathered and goes out in one call, at the latest
-// before it has to wait for more input.
-//
-// The virtual functions are those of every release of cpp-httplib from 0.11.4,
-// which is why none says `override`.
-class Connection : public httplib::Stream {
+// One HTTP/1.1 connection of an HttpServer (RFC 9112).  Requests are taken apart in
+// the buffer that they came in; answers are gathered, and go out in one call, at the
+// latest before the connection has to wait for more input.
+class Connection {
 public:
     enum class Next { request, refused, closed };
 
@@ -7019,8 +7146,6 @@ public:
     static constexpr std::size_t max_target = 8'192;
     static constexpr std::size_t max_path = 2'048;
     static constexpr std::size_t max_fields = 100;
-    static constexpr std::array<std::string_view, 6> known_methods{"GET",   "HEAD",   "POST",
-                                                                   "PATCH", "DELETE", "OPTIONS"};
 
     Connection(int fd, const HttpOptions& options) : fd_(fd), options_(options) {}
     Connection(const Connection&) = delete;
@@ -7029,123 +7154,66 @@ public:
         if (fd_ >= 0) ::close(fd_);
     }
 
-    // The connection whose request this thread is answering, or null.
-    static Connection*& current() {
-        static thread_local Connection* connection = nullptr;
-        return connection;
-    }
-
     // Waits for a request and judges its head.  Refused: an answer is written.
     Next next_request();
+    // The request, valid until the next; its body after read_body().
+    HttpRequest& request() { return request_; }
+    void read_body();
+    // Whether the client wants to send another request, and can: this one was read to
+    // its end (H4).
+    bool can_go_on() const { return persistent_ && is_consumed(); }
+    bool is_consumed() const { return chunked_ ? chunks_.is_done() : body_left_ == 0; }
+    // Writes an answer; with `last` it says that the connection ends.
+    void write(const HttpAnswer& answer, bool last);
     // Sends what was written.
     bool flush();
-    // Whether the client wants to send another request.
-    bool persistent() const { return persistent_; }
-    // Whether the request is for this path, with or without a query.
-    bool asks_for(std::string_view path) const {
-        const std::string_view target = std::string_view(head_).substr(method_.size() + 1);
-        return target.substr(0, path.size()) == path &&
-               (target[path.size()] == ' ' || target[path.size()] == '?');
-    }
-    // Whether there is a body that nobody is going to read.
-    bool has_unwanted_body() const {
-        return (chunked_ || body_left_ > 0) &&
-               (method_ == "GET" || method_ == "HEAD" || method_ == "OPTIONS");
-    }
-    // Whether the request was read to its end (H4).
-    bool consumed() const { return chunked_ ? body_read_ : body_left_ == 0; }
     // Ends the connection so that the client gets the answer, whatever it is
     // still sending.
     void close_gently();
-
-    // For the handler: the body is a form of several parts, which the head that it
-    // sees does not tell.
-    bool is_multipart() const { return multipart_; }
-    // For the handler: the chunked body was read to its end.
-    void body_was_read() { body_read_ = true; }
-    // Why reading failed: the client was too slow.
-    bool timed_out() const { return timed_out_; }
-    // For the handler: after its head, the answer is an event stream.
-    void start_stream(StreamStart start) { stream_ = std::move(start); }
-    const std::optional<StreamStart>& stream() const { return stream_; }
-    // What the stream sends before its events.
-    std::string stream_head() { return std::move(out_) + stream_->preamble; }
+    // What was written and not sent.
+    std::string take_written() { return std::move(out_); }
     int fd() const { return fd_; }
     // Gives up the socket.
     int release() { return std::exchange(fd_, -1); }
 
-    bool is_readable() const { return true; }
-    bool wait_readable() const { return true; }
-    bool is_writable() const { return fd_ >= 0; }
-    bool wait_writable() const { return fd_ >= 0; }
-    bool is_peer_alive() const { return fd_ >= 0; }
-    ssize_t read(char* to, std::size_t size);
-    ssize_t write(const char* from, std::size_t size);
-    void get_remote_ip_and_port(std::string& ip, int& port) const { address(remote_, ip, port); }
-    void get_local_ip_and_port(std::string& ip, int& port) const { address(local_, ip, port); }
-    // Old releases refuse a descriptor that select() could not hold, though
-    // nothing here selects.
-    socket_t socket() const { return fd_ < FD_SETSIZE ? fd_ : -1; }
-    time_t duration() const { return 0; }
-    void set_read_timeout(time_t, time_t) {}
-    const char* buffered_data(std::size_t& size) const {
-        size = head_.size() - head_at_;
-        return size == 0 ? nullptr : head_.data() + head_at_;
-    }
-    void consume_buffered(std::size_t size) { head_at_ += size; }
-
 private:
     using SteadyTime = std::chrono::steady_clock::time_point;
-    struct Address {
-        bool known = false;
-        std::string ip;
-        int port = 0;
-    };
-    struct Refusal {
-        int status = 0;
-        std::string error;
-    };
 
     bool receive(bool idle = false);
     bool wait_until_deadline();
-    bool judge(std::string_view raw);
+    bool judge();
     bool judge_request_line(std::string_view line);
     bool judge_target(std::string_view target);
     bool judge_field(std::string_view line);
     void judge_connection(std::string_view options);
     bool judge_framing(std::string_view name, std::string_view value);
-    bool judge_host();
+    bool judge_whole();
+    bool take_body();
     bool refuse(int status, const char* error) {
-        refusal_ = {status, error};
+        refusal_.status = status;
+        refusal_.body = errors_json({error});
         return false;
     }
-    void answer_refusal();
-    void address(Address& known, std::string& ip, int& port) const;
 
     int fd_;
     const HttpOptions& options_;
     std::string in_;         // received
-    std::size_t in_at_ = 0;  // how much of it was served
-    std::string head_;       // the rewritten head
-    std::size_t head_at_ = 0;
-    std::string out_;      // to be sent
-    SteadyTime deadline_;  // of the request
+    std::size_t in_at_ = 0;  // how much of it was taken
+    std::string out_;        // to be sent
+    SteadyTime deadline_;    // of the request
     bool timed_out_ = false;
-    std::optional<StreamStart> stream_;
-    mutable Address remote_;
-    mutable Address local_;
 
     // Of the request at hand:
-    Refusal refusal_;
-    std::string method_;
+    std::string head_;
+    HttpRequest request_;
+    HttpAnswer refusal_;
     bool old_ = false;  // HTTP/1.0
     bool persistent_ = true;
     bool framed_ = false;
     bool chunked_ = false;
-    bool body_read_ = false;
     bool expects_continue_ = false;
-    bool multipart_ = false;
     std::uint64_t body_left_ = 0;
+    ChunkDecoder chunks_;
     std::size_t hosts_ = 0;
 };
 
@@ -7179,48 +7247,51 @@ inline bool Connection::wait_until_deadline() {
 }
 
 inline Connection::Next Connection::next_request() {
-    method_.clear();
+    request_.method = request_.target = {};
+    request_.fields.clear();
+    request_.body.clear();
+    request_.body_status = 200;
     do {  // empty lines before a request are nothing (RFC 9112, 2.2)
         while (in_at_ < in_.size() && (in_[in_at_] == '\r' || in_[in_at_] == '\n')) ++in_at_;
     } while (in_at_ == in_.size() && receive(true));
     if (in_at_ == in_.size()) return Next::closed;
     deadline_ = std::chrono::steady_clock::now() + options_.request_timeout;
     std::size_t size = 0;
-    while ((size = head_end(std::string_view(in_).substr(in_at_))) == 0) {
+    bool good = true;
+    while (good && (size = head_end(std::string_view(in_).substr(in_at_))) == 0) {
         const std::string_view sofar = std::string_view(in_).substr(in_at_);
-        const bool long_line =
-            sofar.size() > max_target + 32 && sofar.find('\n') == std::string_view::npos;
-        if (long_line || sofar.size() > max_head) break;
-        if (!receive()) {
+        if (sofar.size() > max_target + 32 && sofar.find('\n') == std::string_view::npos) {
+            good = refuse(414,
+                          "The request's first line is too long; at most 8192 bytes are accepted.");
+        } else if (sofar.size() > max_head) {
+            break;
+        } else if (!receive()) {
             if (!timed_out_) return Next::closed;
-            refuse(408, "The request took too long to arrive; send it again.");
-            answer_refusal();
-            return Next::refused;
+            good = refuse(408, "The request took too long to arrive; send it again.");
         }
     }
-    const std::string_view raw = std::string_view(in_).substr(in_at_, size);
-    bool good = false;
-    if (size == 0 && in_.find('\n', in_at_) == std::string::npos) {
-        refuse(414, "The request's first line is too long; at most 8192 bytes are accepted.");
-    } else if (size == 0 || size > max_head) {
-        refuse(431, "The head of the request is too large; at most 16384 bytes are accepted.");
-    } else {
-        good = judge(raw);
+    if (good && (size == 0 || size > max_head)) {
+        good =
+            refuse(431, "The head of the request is too large; at most 16384 bytes are accepted.");
     }
-    in_at_ += size;
+    if (good) {
+        head_.assign(in_, in_at_, size);
+        in_at_ += size;
+        good = judge();
+    }
     if (good) return Next::request;
-    answer_refusal();
+    write(refusal_, true);
+    flush();
     return Next::refused;
 }
 
-inline bool Connection::judge(std::string_view raw) {
-    refusal_ = {};
+inline bool Connection::judge() {
     persistent_ = true;
-    framed_ = chunked_ = body_read_ = expects_continue_ = multipart_ = old_ = false;
+    framed_ = chunked_ = expects_continue_ = old_ = false;
     body_left_ = 0;
+    chunks_ = {};
     hosts_ = 0;
-    head_.clear();
-    head_at_ = 0;
+    std::string_view raw = head_;
     for (std::size_t count = 0; !raw.empty(); ++count) {
         const std::size_t newline = raw.find('\n');
         std::string_view line = raw.substr(0, newline);
@@ -7235,22 +7306,10 @@ inline bool Connection::judge(std::string_view raw) {
         }
         if (count == 0 ? !judge_request_line(line) : !judge_field(line)) return false;
     }
-    if (!judge_host()) return false;
-    if (chunked_) {
-        head_ += "Transfer-Encoding: chunked\r\n";
-        // Without it cpp-httplib reads no body of a DELETE, and says that it has.
-        if (method_ == "DELETE") head_ += "Content-Length: 0\r\n";
-    } else if (framed_ || (method_ != "GET" && method_ != "HEAD" && method_ != "OPTIONS")) {
-        head_ += "Content-Length: " + std::to_string(body_left_) + "\r\n";
-    }
-    if (expects_continue_ && !old_ && body_left_ <= options_.max_body) {
-        head_ += "Expect: 100-continue\r\n";
-    }
-    head_ += persistent_ ? "\r\n" : "Connection: close\r\n\r\n";
-    return true;
+    return judge_whole();
 }
 
-inline bool Connection::judge_host() {
+inline bool Connection::judge_whole() {
     if (hosts_ > 1 || (hosts_ == 0 && !old_)) {
         return refuse(400, "A request must have exactly one Host field.");
     }
@@ -7262,32 +7321,19 @@ inline bool Connection::judge_host() {
     return true;
 }
 
-inline bool is_token(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
-        return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') ||
-               (c != 0 && std::strchr("!#$%&'*+-.^_`|~", c));
-    });
-}
-
 inline bool Connection::judge_request_line(std::string_view line) {
     const std::size_t first = line.find(' ');
     const std::size_t second = line.find(' ', first == std::string_view::npos ? first : first + 1);
-    if (second == std::string_view::npos) {
-        return refuse(400, "The first line must be a method, a target and HTTP/1.1.");
-    }
-    method_ = line.substr(0, first);
-    const std::string_view target = line.substr(first + 1, second - first - 1);
-    const std::string_view version = line.substr(second + 1);
+    const std::string_view version =
+        second == std::string_view::npos ? std::string_view() : line.substr(second + 1);
     old_ = version == "HTTP/1.0";
     persistent_ = !old_;
     if (version != "HTTP/1.1" && !old_) {
         return refuse(400, "The first line must be a method, a target and HTTP/1.1.");
     }
-    if (!is_token(method_)) return refuse(400, "The method must be a word.");
-    // No path knows PUT: what cpp-httplib would stumble over is answered in its place.
-    const auto& known = known_methods;
-    if (std::find(known.begin(), known.end(), method_) == known.end()) method_ = "PUT";
-    return judge_target(target);
+    request_.method = line.substr(0, first);
+    if (!is_token(request_.method)) return refuse(400, "The method must be a word.");
+    return judge_target(line.substr(first + 1, second - first - 1));
 }
 
 inline bool Connection::judge_target(std::string_view target) {
@@ -7296,34 +7342,18 @@ inline bool Connection::judge_target(std::string_view target) {
         const std::size_t slash = target.find('/', scheme.size());
         target = slash == std::string_view::npos ? "/" : target.substr(slash);
     }
-    if (target.size() > max_target || target.find('?') > max_path) {
-        if (target.size() > max_path) {
-            return refuse(414,
-                          "The target is too long; at most 2048 bytes of path and 8192 in "
-                          "all are accepted.");
-        }
+    if (target.size() > max_target || std::min(target.find('?'), target.size()) > max_path) {
+        return refuse(414,
+                      "The target is too long; at most 2048 bytes of path and 8192 in all are "
+                      "accepted.");
     }
     const bool printable = std::all_of(target.begin(), target.end(),
                                        [](unsigned char c) { return c > 0x20 && c < 0x7F; });
     if (!printable || target.empty() || (target[0] != '/' && target != "*")) {
         return refuse(400, "The target must be a path that begins with a slash, in ASCII.");
     }
-    head_ += method_;
-    head_ += ' ';
-    head_ += target;
-    head_ += old_ ? " HTTP/1.0\r\n" : " HTTP/1.1\r\n";
+    request_.target = target;
     return true;
-}
-
-// What cpp-httplib would act upon, and what it adds itself under these names.
-inline bool is_withheld(std::string_view name) {
-    for (const char* withheld :
-         {"Accept", "Accept-Encoding", "Connection", "Content-Type", "If-Range", "Keep-Alive",
-          "LOCAL_ADDR", "LOCAL_PORT", "Proxy-Connection", "Range", "REMOTE_ADDR", "REMOTE_PORT",
-          "TE", "Trailer", "Upgrade"}) {
-        if (equal_ignoring_case(name, withheld)) return true;
-    }
-    return false;
 }
 
 inline bool Connection::judge_field(std::string_view line) {
@@ -7337,27 +7367,13 @@ inline bool Connection::judge_field(std::string_view line) {
         return (c < 0x20 && c != '\t') || c == 0x7F;
     });
     if (control) return refuse(400, "A header field must not hold control characters.");
-    if (equal_ignoring_case(name, "Content-Length") ||
-        equal_ignoring_case(name, "Transfer-Encoding")) {
-        return judge_framing(name, value);
-    }
+    request_.fields.emplace_back(name, value);
     if (equal_ignoring_case(name, "Host")) ++hosts_;
-    if (equal_ignoring_case(name, "Connection")) {
-        judge_connection(value);
-    }
-    if (equal_ignoring_case(name, "Content-Type")) {
-        constexpr std::string_view multipart = "multipart/";
-        multipart_ = equal_ignoring_case(value.substr(0, multipart.size()), multipart);
-    }
+    if (equal_ignoring_case(name, "Connection")) judge_connection(value);
     if (equal_ignoring_case(name, "Expect")) {
         expects_continue_ = equal_ignoring_case(value, "100-continue");
-    } else if (value.empty() &&
-               (equal_ignoring_case(name, "Origin") || equal_ignoring_case(name, "Host"))) {
-        head_.append(name).append(": null\r\n");  // cpp-httplib would not see an empty one
-    } else if (!is_withheld(name) && !value.empty()) {
-        head_.append(name).append(": ").append(value).append("\r\n");
     }
-    return true;
+    return judge_framing(name, value);
 }
 
 // A list, in which close is stronger than keep-alive (RFC 9112, 9.6).
@@ -7380,53 +7396,71 @@ inline bool Connection::judge_framing(std::string_view name, std::string_view va
             return refuse(400, "The only Transfer-Encoding that is accepted is chunked, once.");
         }
         chunked_ = true;
-        return true;
+    } else if (equal_ignoring_case(name, "Content-Length")) {
+        const bool digits =
+            std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
+        if (framed_ || value.empty() || value.size() > 18 || !digits) {
+            return refuse(400, "There must be at most one Content-Length, a plain number.");
+        }
+        framed_ = true;
+        body_left_ = std::strtoull(std::string(value).c_str(), nullptr, 10);
     }
-    const bool digits =
-        std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
-    if (framed_ || value.empty() || value.size() > 18 || !digits) {
-        return refuse(400, "There must be at most one Content-Length, a plain number.");
-    }
-    framed_ = true;
-    body_left_ = std::strtoull(std::string(value).c_str(), nullptr, 10);
     return true;
 }
 
-inline void Connection::answer_refusal() {
-    const char* reason = "Bad Request";
-    if (refusal_.status == 408) reason = "Request Timeout";
-    if (refusal_.status == 414) reason = "URI Too Long";
-    if (refusal_.status == 431) reason = "Request Header Fields Too Large";
-    const std::string body = errors_json({refusal_.error});
-    out_ += "HTTP/1.1 " + std::to_string(refusal_.status) + ' ' + reason + "\r\n";
-    out_ += "Content-Type: application/json\r\nContent-Length: " + std::to_string(body.size()) +
-            "\r\nConnection: close\r\n\r\n";
-    if (method_ != "HEAD") out_ += body;
-    flush();
-}
-
-inline ssize_t Connection::read(char* to, std::size_t size) {
-    const auto serve = [&](std::string_view from, std::size_t& at) {
-        const std::size_t n = std::min(size, from.size() - at);
-        std::memcpy(to, from.data() + at, n);
-        at += n;
-        return static_cast<ssize_t>(n);
-    };
-    if (head_at_ < head_.size()) return serve(head_, head_at_);
-    if (!chunked_) {
-        if (body_left_ == 0) return 0;
-        size = static_cast<std::size_t>(std::min<std::uint64_t>(size, body_left_));
+// What cannot be read is noted, and judged after the secret.
+inline void Connection::read_body() {
+    judge_body_fields(request_, body_left_, options_.max_body);
+    if (request_.body_status != 200 || is_consumed()) return;
+    if (expects_continue_ && !old_ && in_at_ == in_.size()) out_ += "HTTP/1.1 100 Continue\r\n\r\n";
+    while (take_body() && !is_consumed()) {
+        if (receive()) continue;
+        if (timed_out_) {
+            request_.refuse_body(408, "The body took too long to arrive; send the request again.");
+        } else {
+            request_.refuse_body(400, "The body did not arrive whole.");
+        }
+        return;
     }
-    if (in_at_ == in_.size() && !receive()) return timed_out_ ? -1 : 0;
-    const ssize_t n = serve(in_, in_at_);
-    if (!chunked_) body_left_ -= static_cast<std::uint64_t>(n);
-    return n;
 }
 
-inline ssize_t Connection::write(const char* from, std::size_t size) {
-    out_.append(from, size);
-    if (out_.size() >= std::size_t{1} << 20 && !flush()) return -1;
-    return static_cast<ssize_t>(size);
+// Takes what has arrived of the body; false if it is not to be read any further (H2).
+inline bool Connection::take_body() {
+    const std::string_view arrived = std::string_view(in_).substr(in_at_);
+    if (!chunked_) {
+        const auto n =
+            static_cast<std::size_t>(std::min<std::uint64_t>(arrived.size(), body_left_));
+        request_.body.append(arrived.substr(0, n));
+        in_at_ += n;
+        body_left_ -= n;
+        return true;
+    }
+    in_at_ += chunks_.take(arrived, [this](std::string_view data) {
+        if (data.size() <= options_.max_body - std::min(request_.body.size(), options_.max_body)) {
+            request_.body.append(data);
+        } else {
+            judge_body_fields(request_, options_.max_body + std::uint64_t{1}, options_.max_body);
+        }
+    });
+    if (chunks_.is_bad()) request_.refuse_body(400, "The chunks of the body are malformed.");
+    return request_.body_status == 200;
+}
+
+inline void Connection::write(const HttpAnswer& answer, bool last) {
+    const auto field = [this](std::string_view name, std::string_view value) {
+        out_.append(name).append(": ").append(value).append("\r\n");
+    };
+    out_.append("HTTP/1.1 ").append(std::to_string(answer.status)) += ' ';
+    out_.append(reason_of(answer.status)).append("\r\n");
+    for (const auto& [name, value] : answer.fields) field(name, value);
+    if (answer.status != 204) field("Content-Type", answer.type);
+    if (!answer.stream && answer.status != 204) {
+        field("Content-Length", std::to_string(answer.body.size()));
+    }
+    if (last) field("Connection", "close");
+    if (!last && old_) field("Connection", "keep-alive");
+    out_ += "\r\n";
+    if (request_.method != "HEAD") out_ += answer.body;
 }
 
 inline bool Connection::flush() {
@@ -7452,26 +7486,6 @@ inline void Connection::close_gently() {
            std::chrono::steady_clock::now() < end) {
         continue;
     }
-}
-
-inline void Connection::address(Address& known, std::string& ip, int& port) const {
-    if (!known.known) {
-        known.known = true;
-        sockaddr_storage address{};
-        socklen_t size = sizeof address;
-        auto* generic = reinterpret_cast<sockaddr*>(&address);
-        std::array<char, NI_MAXHOST> host{};
-        std::array<char, NI_MAXSERV> service{};
-        const int failed = &known == &remote_ ? ::getpeername(fd_, generic, &size)
-                                              : ::getsockname(fd_, generic, &size);
-        if (failed == 0 && ::getnameinfo(generic, size, host.data(), NI_MAXHOST, service.data(),
-                                         NI_MAXSERV, NI_NUMERICHOST | NI_NUMERICSERV) == 0) {
-            known.ip = host.data();
-            known.port = std::atoi(service.data());
-        }
-    }
-    ip = known.ip;
-    port = known.port;
 }
 
 }  // namespace detail
@@ -7504,12 +7518,9 @@ private:
     friend class HttpServer;
 
     struct Call {
-        const httplib::Request& request;
-        httplib::Response& response;
+        const detail::HttpRequest& request;
+        detail::HttpAnswer& answer;
         std::string id;  // of the path, where it has one, or a name
-        std::string body;
-        int body_status = 200;  // why there is no body
-        std::string body_error;
     };
     struct Route {
         const char* method;
@@ -7519,16 +7530,13 @@ private:
     };
 
     static const std::vector<Route>& routes();
-    void serve(const httplib::Request& request, httplib::Response& response,
-               const httplib::ContentReader* reader);
-    void dispatch(Call& call, const httplib::ContentReader* reader);
-    void read_body(Call& call, const httplib::ContentReader& reader);
+    detail::HttpAnswer answer(const detail::HttpRequest& request);
+    void dispatch(Call& call);
     bool authorized(const Call& call) const;
     bool knows(std::string_view secret) const;
     bool from_allowed_origin(Call& call) const;
-    bool is_listed_origin(const httplib::Request& request) const;
-    bool is_allowed_host(const std::string& host) const;
-    void allow_origin(Call& call) const;
+    bool is_listed_origin(const detail::HttpRequest& request) const;
+    bool is_allowed_host(std::string_view host) const;
     void preflight(Call& call, const std::string& allow) const;
 
     void post_schedule(Call& call);
@@ -7562,8 +7570,12 @@ private:
     std::optional<std::uint64_t> seq_at(const std::string& text) const;
     void refuse_event(Call& call, const std::string& text) const;
     detail::StreamStart stream_start(const Call& call) const;
-    static void stream_nothing(Call& call);
-    void stream_here(Call& call, detail::StreamStart start);
+
+    void serve(const httplib::Request& request, httplib::Response& response,
+               const httplib::ContentReader* reader);
+    void read_body(detail::HttpRequest& request, const httplib::ContentReader& reader,
+                   httplib::Response& response) const;
+    void stream_here(httplib::Response& response, detail::StreamStart start);
     std::string next_text(std::uint64_t& seq);
     void count_stream_out() { --streams_; }
 
@@ -7657,12 +7669,53 @@ inline void HttpApi::mount(httplib::Server& server) {
     }
 }
 
-// The one place where exceptions become answers.
-inline void HttpApi::serve(const httplib::Request& request, httplib::Response& response,
+inline void HttpApi::serve(const httplib::Request& from, httplib::Response& to,
                            const httplib::ContentReader* reader) {
-    Call call{request, response, {}, {}, 200, {}};
+    detail::HttpRequest request;
+    request.method = from.method;
+    request.target = from.target;
+    for (const auto& field : from.headers) {
+        request.fields.emplace_back(field.first, field.second);
+    }
+    if (reader) read_body(request, *reader, to);
+    detail::HttpAnswer made = answer(request);
+    to.status = made.status;
+    for (const auto& field : made.fields) to.set_header(std::string(field.first), field.second);
+    if (made.stream && request.method != "HEAD") {
+        stream_here(to, std::move(*made.stream));
+    } else if (made.status != 204) {
+        to.set_content(std::move(made.body), std::string(made.type));
+    }
+}
+
+// What cannot be read is noted, and judged after the secret.
+inline void HttpApi::read_body(detail::HttpRequest& request, const httplib::ContentReader& reader,
+                               httplib::Response& response) const {
+    const std::string length(request.field("Content-Length").value_or("0"));
+    const std::size_t most = options_.max_body;
+    const std::uint64_t size = std::strtoull(length.c_str(), nullptr, 10);
+    detail::judge_body_fields(request, size, most);
+    const bool whole =
+        request.body_status == 200 && reader([&](const char* data, std::size_t more) {
+            if (more > most - request.body.size()) {
+                detail::judge_body_fields(request, most + std::uint64_t{1}, most);
+                return false;
+            }
+            request.body.append(data, more);
+            return true;
+        });
+    if (!whole && request.body_status == 200) {
+        request.refuse_body(400, "The body did not arrive whole, or its chunks are malformed.");
+    }
+    if (!whole) response.set_header("Connection", "close");
+}
+
+// The one place where exceptions become answers.
+inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
+    detail::HttpAnswer made;
+    Call call{request, made, {}};
     try {
-        dispatch(call, reader);
+        dispatch(call);
     } catch (const Error& error) {
         refuse(call, status_of(error.code()), detail::sentence(error.what()));
     } catch (const std::bad_alloc&) {
@@ -7670,78 +7723,51 @@ inline void HttpApi::serve(const httplib::Request& request, httplib::Response& r
     } catch (const std::exception& error) {
         refuse(call, 500, detail::sentence(std::string("unexpected failure: ") + error.what()));
     }
-    const int status = call.response.status;
-    if (status == 429 || status == 503 || status == 507) response.set_header("Retry-After", "5");
+    const int status = made.status;
+    if (status == 429 || status == 503 || status == 507)
+        made.fields.emplace_back("Retry-After", "5");
+    return made;
 }
 
 // First the secret (H1), then where the request comes from, then what it is.
-inline void HttpApi::dispatch(Call& call, const httplib::ContentReader* reader) {
-    const std::string& path = call.request.path;
-    const std::string method = call.request.method == "HEAD" ? "GET" : call.request.method;
+inline void HttpApi::dispatch(Call& call) {
+    const std::string path = call.request.path();
+    const std::string_view method = call.request.method == "HEAD" ? "GET" : call.request.method;
     const Route* route = nullptr;
-    std::string allow;
+    bool known = false;
     for (const Route& candidate : routes()) {
         if (!detail::matches(candidate.path, path, call.id)) continue;
-        if (!allow.empty()) allow += ", ";
-        allow += detail::method_list(candidate.method);
-        if (method == candidate.method) route = &candidate;
+        known = true;
+        if (method != candidate.method) continue;
+        route = &candidate;
+        break;
     }
-    if (reader) read_body(call, *reader);
     const bool is_preflight = method == "OPTIONS" && is_listed_origin(call.request) &&
-                              call.request.has_header("Access-Control-Request-Method");
+                              call.request.field("Access-Control-Request-Method");
     if (!(route && route->is_free) && !is_preflight && !authorized(call)) {
-        call.response.set_header("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
+        call.answer.fields.emplace_back("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
         return refuse(call, 401,
                       "The secret is missing or wrong; give it as the header "
                       "x-pd-secret, as Authorization: Bearer, or as the member "
                       "\"secret\" of the body.");
     }
     if (!from_allowed_origin(call)) return;
-    if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
-    if (method == "OPTIONS") return preflight(call, allow);
+    if (!known) return refuse(call, 404, "There is nothing at this path.");
     if (!route) {
-        call.response.set_header("Allow", allow + ", OPTIONS");
+        std::string allow;
+        for (const Route& candidate : routes()) {
+            if (!detail::matches(candidate.path, path, call.id)) continue;
+            if (!allow.empty()) allow += ", ";
+            allow += detail::method_list(candidate.method);
+        }
+        if (method == "OPTIONS") return preflight(call, allow);
+        call.answer.fields.emplace_back("Allow", allow + ", OPTIONS");
         return refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
     }
-    if (call.body_status != 200) return refuse(call, call.body_status, call.body_error);
+    if (call.request.body_status != 200) {
+        return refuse(call, call.request.body_status, call.request.body_error);
+    }
     (this->*route->handler)(call);
-}
-
-// What cannot be read is noted, and judged after the secret.
-inline void HttpApi::read_body(Call& call, const httplib::ContentReader& reader) {
-    const auto give_up = [&call](int status, std::string error) {
-        call.body.clear();
-        call.body_status = status;
-        call.body_error = std::move(error);
-        call.response.set_header("Connection", "close");
-    };
-    const std::string too_large = "The body is too large; at most " +
-                                  std::to_string(options_.max_body) + " bytes are accepted.";
-    const std::string length = call.request.get_header_value("Content-Length");
-    if (call.request.has_header("Content-Encoding")) {
-        return give_up(415, "A body must be sent as it is, without Content-Encoding.");
-    }
-    detail::Connection* own = detail::Connection::current();
-    if (own ? own->is_multipart() : call.request.is_multipart_form_data()) {
-        return give_up(415, "The body must be JSON, not a multipart form.");
-    }
-    if (std::strtoull(length.c_str(), nullptr, 10) > options_.max_body) {
-        return give_up(413, too_large);
-    }
-    const bool whole = reader([this, &call](const char* data, std::size_t size) {
-        if (size > options_.max_body - call.body.size()) return false;  // H2
-        call.body.append(data, size);
-        return true;
-    });
-    if (whole) {
-        if (own) own->body_was_read();
-    } else if (own && own->timed_out()) {
-        give_up(408, "The body took too long to arrive; send the request again.");
-    } else if (call.response.status == 413 || call.body.size() + 65'536 > options_.max_body) {
-        give_up(413, too_large);
-    } else {
-        give_up(400, "The body did not arrive whole, or its chunks are malformed.");
-    }
 }
 
 inline bool HttpApi::knows(std::string_view secret) const {
@@ -7752,19 +7778,18 @@ inline bool HttpApi::knows(std::string_view secret) const {
 
 inline bool HttpApi::authorized(const Call& call) const {
     if (options_.secrets.empty()) return true;
-    const httplib::Request& request = call.request;
-    if (knows(request.get_header_value("x-pd-secret"))) return true;
-    const std::string authorization = request.get_header_value("Authorization");
+    const detail::HttpRequest& request = call.request;
+    if (knows(request.field("x-pd-secret").value_or(""))) return true;
+    const std::string_view authorization = request.field("Authorization").value_or("");
     constexpr std::string_view bearer = "Bearer ";
-    if (detail::equal_ignoring_case(std::string_view(authorization).substr(0, bearer.size()),
-                                    bearer) &&
-        knows(std::string_view(authorization).substr(bearer.size()))) {
+    if (detail::equal_ignoring_case(authorization.substr(0, bearer.size()), bearer) &&
+        knows(authorization.substr(bearer.size()))) {
         return true;
     }
-    if (request.path == "/sse" && knows(request.get_param_value("secret"))) return true;
+    if (request.path() == "/sse" && knows(request.param("secret").value_or(""))) return true;
     std::size_t objects = 0;
     std::size_t known = 0;
-    const bool valid = detail::for_each_element(call.body, [&](std::string_view object) {
+    const bool valid = detail::for_each_element(request.body, [&](std::string_view object) {
         const auto secret = detail::member_of(object, "secret");
         if (secret && knows(*secret)) ++known;
         ++objects;
@@ -7775,34 +7800,34 @@ inline bool HttpApi::authorized(const Call& call) const {
 // A web page must not drive a scheduler that its visitor can reach: neither by a
 // request of its own nor by a name that it has pointed here (DNS rebinding).
 inline bool HttpApi::from_allowed_origin(Call& call) const {
-    const std::string host = call.request.get_header_value("Host");
-    if (options_.check_host && call.request.has_header("Host") && !is_allowed_host(host)) {
+    const auto host = call.request.field("Host");
+    if (options_.check_host && host && !is_allowed_host(*host)) {
         refuse(call, 403,
                "The Host field names neither this machine's loopback nor an allowed "
                "host; see --allowed-host.");
         return false;
     }
-    if (!call.request.has_header("Origin")) return true;
-    const std::string origin = call.request.get_header_value("Origin");
-    const std::size_t scheme = origin.find("://");
-    const bool own = scheme != std::string::npos && !host.empty() &&
-                     detail::equal_ignoring_case(std::string_view(origin).substr(scheme + 3), host);
+    const auto origin = call.request.field("Origin");
+    if (!origin) return true;
     if (is_listed_origin(call.request)) {
-        call.response.set_header("Access-Control-Allow-Origin", origin);
-        call.response.set_header("Vary", "Origin");
+        call.answer.fields.emplace_back("Access-Control-Allow-Origin", std::string(*origin));
+        call.answer.fields.emplace_back("Vary", "Origin");
         return true;
     }
+    const std::size_t scheme = origin->find("://");
+    const bool own = scheme != std::string::npos && host && !host->empty() &&
+                     detail::equal_ignoring_case(origin->substr(scheme + 3), *host);
     if (!own) refuse(call, 403, "Pages of this origin may not use this server; see --cors-origin.");
     return own;
 }
 
-inline bool HttpApi::is_listed_origin(const httplib::Request& request) const {
+inline bool HttpApi::is_listed_origin(const detail::HttpRequest& request) const {
     const auto& listed = options_.cors_origins;
-    return std::find(listed.begin(), listed.end(), request.get_header_value("Origin")) !=
-           listed.end();
+    const auto origin = request.field("Origin");
+    return origin && std::find(listed.begin(), listed.end(), *origin) != listed.end();
 }
 
-inline bool HttpApi::is_allowed_host(const std::string& host) const {
+inline bool HttpApi::is_allowed_host(std::string_view host) const {
     const std::string_view name = detail::host_without_port(host);
     if (detail::is_loopback_name(name)) return true;
     return std::any_of(options_.allowed_hosts.begin(), options_.allowed_hosts.end(),
@@ -7813,20 +7838,20 @@ inline bool HttpApi::is_allowed_host(const std::string& host) const {
 }
 
 inline void HttpApi::preflight(Call& call, const std::string& allow) const {
-    httplib::Response& response = call.response;
-    response.status = 204;
-    response.set_header("Allow", allow + ", OPTIONS");
-    if (!response.has_header("Access-Control-Allow-Origin")) return;
-    response.set_header("Access-Control-Allow-Methods", allow);
-    response.set_header("Access-Control-Allow-Headers",
+    auto& fields = call.answer.fields;
+    call.answer.status = 204;
+    fields.emplace_back("Allow", allow + ", OPTIONS");
+    if (!is_listed_origin(call.request)) return;
+    fields.emplace_back("Access-Control-Allow-Methods", allow);
+    fields.emplace_back("Access-Control-Allow-Headers",
                         "authorization, content-type, idempotency-key, last-event-id, x-pd-secret");
-    response.set_header("Access-Control-Max-Age", "600");
+    fields.emplace_back("Access-Control-Max-Age", "600");
 }
 
 inline void HttpApi::answer(Call& call, int status, std::string json) {
-    call.response.status = status;
-    call.response.set_header("Cache-Control", "no-store");
-    call.response.set_content(std::move(json), "application/json");
+    call.answer.status = status;
+    call.answer.fields.emplace_back("Cache-Control", "no-store");
+    call.answer.body = std::move(json);
 }
 
 inline int HttpApi::status_of(Errc code) {
@@ -7859,7 +7884,7 @@ inline int HttpApi::status_of(Errc code) {
 inline void HttpApi::post_schedule(Call& call) {
     std::vector<std::string> errors;
     std::vector<TaskRequest> requests;
-    const bool many = detail::JsonReader(call.body).enter_array();
+    const bool many = detail::JsonReader(call.request.body).enter_array();
     read_requests(call, many, requests, errors);
     const std::string key = idempotency_key(call, errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
@@ -7878,7 +7903,7 @@ inline void HttpApi::post_schedule(Call& call) {
         const std::string id = scheduled.ids.front().str();
         detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp);
         detail::append_member(json, "id", id);
-        call.response.set_header("Location", "/tasks/" + id);
+        call.answer.fields.emplace_back("Location", "/tasks/" + id);
     }
     answer(call, 200, json + '}');
 }
@@ -7888,19 +7913,19 @@ inline void HttpApi::read_requests(const Call& call, bool many, std::vector<Task
     constexpr std::size_t most_errors = 100;
     const TimePoint now = scheduler_.now();
     if (!many) {
-        requests.push_back(TaskRequest::parse(call.body, now));
+        requests.push_back(TaskRequest::parse(call.request.body, now));
         errors = requests.front().errors;
         return;
     }
     std::size_t index = 0;
-    const bool valid = detail::for_each_element(call.body, [&](std::string_view text) {
+    const bool valid = detail::for_each_element(call.request.body, [&](std::string_view text) {
         const std::string place = '[' + std::to_string(index++) + "]: ";
         if (index > max_batch || errors.size() >= most_errors) return;
         requests.push_back(TaskRequest::parse(text, now));
         for (const std::string& error : requests.back().errors) errors.push_back(place + error);
     });
     if (!valid) {
-        requests = {TaskRequest::parse(call.body, now)};
+        requests = {TaskRequest::parse(call.request.body, now)};
         errors = requests.front().errors;
     } else if (index == 0 || index > max_batch) {
         errors.push_back("An array must hold from 1 to " + std::to_string(max_batch) + " tasks.");
@@ -7908,19 +7933,19 @@ inline void HttpApi::read_requests(const Call& call, bool many, std::vector<Task
 }
 
 inline std::string HttpApi::idempotency_key(const Call& call, std::vector<std::string>& errors) {
-    if (!call.request.has_header("Idempotency-Key")) return "";
-    std::string key = call.request.get_header_value("Idempotency-Key");
-    const bool printable =
-        std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
-    if (key.empty() || key.size() > 255 || !printable) {
+    const auto field = call.request.field("Idempotency-Key");
+    if (!field) return "";
+    const bool printable = std::all_of(field->begin(), field->end(),
+                                       [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
+    if (field->empty() || field->size() > 255 || !printable) {
         errors.emplace_back("Idempotency-Key must be from 1 to 255 printable ASCII characters.");
     }
-    return key;
+    return std::string(*field);
 }
 
 inline void HttpApi::patch_task(Call& call) {
     const auto id = TaskId::parse(call.id);
-    const TaskRequest change = TaskRequest::parse_change(call.body, scheduler_.now());
+    const TaskRequest change = TaskRequest::parse_change(call.request.body, scheduler_.now());
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
     if (!id) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
     std::string json;
@@ -7944,11 +7969,11 @@ inline void HttpApi::delete_events(Call& call) {
     std::uint64_t begin = 0;
     std::uint64_t end = scheduler_.next_seq();
     for (const char* name : {"start_id", "end_id"}) {
-        if (!call.request.has_param(name)) continue;
-        const std::string text = call.request.get_param_value(name);
-        const auto id = TaskId::parse(text);
+        const auto text = call.request.param(name);
+        if (!text) continue;
+        const auto id = TaskId::parse(*text);
         const auto seq = id ? scheduler_.seq_of(*id) : std::nullopt;
-        if (!seq) return refuse_event(call, text);
+        if (!seq) return refuse_event(call, *text);
         (name[0] == 's' ? begin : end) = name[0] == 's' ? *seq : *seq + 1;
     }
     const std::size_t deleted = begin < end ? scheduler_.forget(begin, end) : 0;
@@ -7956,12 +7981,12 @@ inline void HttpApi::delete_events(Call& call) {
 }
 
 inline void HttpApi::post_cancel(Call& call) {
-    detail::JsonReader reader(call.body);
+    detail::JsonReader reader(call.request.body);
     std::string_view value;
     if (!reader.value(value) || !reader.finish()) {
         return refuse(call, 400, "The body is not valid JSON: " + reader.problem() + ".");
     }
-    const auto id = detail::member_of(call.body, "id");
+    const auto id = detail::member_of(call.request.body, "id");
     if (!id) return refuse(call, 400, R"("id" is missing; give the task's id as a string.)");
     cancel(call, *id);
 }
@@ -8006,17 +8031,16 @@ inline void HttpApi::get_openapi(Call& call) {
 }
 
 inline void HttpApi::get_metrics(Call& call) {
-    call.response.status = 200;
-    call.response.set_content(detail::metrics_text(scheduler_.stats(), scheduler_.sinks()),
-                              "text/plain; version=0.0.4; charset=utf-8");
+    call.answer.type = "text/plain; version=0.0.4; charset=utf-8";
+    call.answer.body = detail::metrics_text(scheduler_.stats(), scheduler_.sinks());
 }
 
 inline std::size_t HttpApi::limit_of(const Call& call, std::vector<std::string>& errors) {
-    if (!call.request.has_param("limit")) return 100;
-    const std::string text = call.request.get_param_value("limit");
-    const bool digits = !text.empty() && text.size() <= 4 &&
-                        text.find_first_not_of("0123456789") == std::string::npos;
-    const std::size_t limit = digits ? std::strtoul(text.c_str(), nullptr, 10) : 0;
+    const auto text = call.request.param("limit");
+    if (!text) return 100;
+    const bool digits = !text->empty() && text->size() <= 4 &&
+                        text->find_first_not_of("0123456789") == std::string::npos;
+    const std::size_t limit = digits ? std::strtoul(text->c_str(), nullptr, 10) : 0;
     if (limit < 1 || limit > 1'000) {
         errors.emplace_back("\"limit\" must be a number from 1 to 1000.");
     }
@@ -8025,8 +8049,9 @@ inline std::size_t HttpApi::limit_of(const Call& call, std::vector<std::string>&
 
 inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* name,
                                                  std::vector<std::string>& errors) {
-    if (!call.request.has_param(name)) return std::nullopt;
-    const auto time = parse_time(call.request.get_param_value(name));
+    const auto text = call.request.param(name);
+    if (!text) return std::nullopt;
+    const auto time = parse_time(*text);
     if (!time) {
         errors.push_back('"' + std::string(name) +
                          "\" must be an ISO 8601 time such as "
@@ -8041,8 +8066,8 @@ inline void HttpApi::get_tasks(Call& call) {
     query.limit = limit_of(call, errors);
     query.due.after = time_of(call, "due_after", errors);
     query.due.before = time_of(call, "due_before", errors);
-    if (call.request.has_param("after")) {
-        query.after = detail::parse_cursor(call.request.get_param_value("after"));
+    if (const auto after = call.request.param("after")) {
+        query.after = detail::parse_cursor(*after);
         if (!query.after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
@@ -8059,13 +8084,13 @@ inline void HttpApi::get_tasks(Call& call) {
 inline void HttpApi::get_events(Call& call) {
     std::vector<std::string> errors;
     const std::size_t limit = limit_of(call, errors);
-    const bool after = call.request.has_param("after");
-    const bool before = call.request.has_param("before");
+    const auto after = call.request.param("after");
+    const auto before = call.request.param("before");
     if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     EventPage page;
     if (after || before) {
-        const std::string text = call.request.get_param_value(after ? "after" : "before");
+        const std::string& text = after ? *after : *before;
         const auto seq = seq_at(text);
         if (!seq) return refuse_event(call, text);
         page = after ? scheduler_.events_from(text == earliest ? *seq : *seq + 1, limit)
@@ -8107,8 +8132,8 @@ inline void HttpApi::get_dead(Call& call) {
     std::vector<std::string> errors;
     const std::size_t limit = limit_of(call, errors);
     std::optional<TaskId> after;
-    if (call.request.has_param("after")) {
-        after = TaskId::parse(call.request.get_param_value("after"));
+    if (const auto text = call.request.param("after")) {
+        after = TaskId::parse(*text);
         if (!after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
@@ -8124,7 +8149,7 @@ inline void HttpApi::get_dead(Call& call) {
 inline void HttpApi::post_redeliver(Call& call) {
     std::optional<std::string> text;
     std::vector<std::string> errors;
-    detail::JsonReader reader(call.body);
+    detail::JsonReader reader(call.request.body);
     std::string_view key;
     std::string_view value;
     const bool object = reader.enter_object();
@@ -8138,7 +8163,7 @@ inline void HttpApi::post_redeliver(Call& call) {
     }
     if (object && !reader.finish()) {
         errors = {"The body is not valid JSON: " + reader.problem() + "."};
-    } else if (!object && !call.body.empty()) {
+    } else if (!object && !call.request.body.empty()) {
         errors = {R"(The body must be empty or an object, such as {"id": "…"}.)"};
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json({errors.front()}));
@@ -8169,36 +8194,23 @@ inline void HttpApi::answer_sink(Call& call) const {
 }
 
 inline void HttpApi::get_sse(Call& call) {
-    httplib::Response& response = call.response;
-    response.status = 200;
-    response.set_header("Cache-Control", "no-cache, no-transform");
-    response.set_header("X-Accel-Buffering", "no");
-    const bool head = call.request.method == "HEAD";
-    if (!head && ++streams_ > options_.max_streams) {
-        --streams_;
-        return response.set_content("retry: 30000\n\n", "text/event-stream");
-    }
-    if (head) return stream_nothing(call);
+    call.answer.type = "text/event-stream";
+    call.answer.fields.emplace_back("Cache-Control", "no-cache, no-transform");
+    call.answer.fields.emplace_back("X-Accel-Buffering", "no");
+    if (call.request.method == "HEAD") return;
     detail::StreamStart start = stream_start(call);
-    if (detail::Connection* own = detail::Connection::current()) {
-        own->start_stream(std::move(start));
-        return stream_nothing(call);
+    if (++streams_ > options_.max_streams) {
+        --streams_;
+        call.answer.body = "retry: 30000\n\n";
+        call.answer.closes = true;
+    } else {
+        call.answer.stream = std::move(start);
     }
-    stream_here(call, std::move(start));
-}
-
-// Just the head of a stream.
-inline void HttpApi::stream_nothing(Call& call) {
-    call.response.set_content_provider("text/event-stream",
-                                       [](std::size_t, httplib::DataSink& sink) {
-                                           sink.done();
-                                           return true;
-                                       });
 }
 
 inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
-    std::string last = call.request.get_header_value("Last-Event-ID");
-    if (last.empty()) last = call.request.get_param_value("last_event_id");
+    std::string last(call.request.field("Last-Event-ID").value_or(""));
+    if (last.empty()) last = call.request.param("last_event_id").value_or("");
     detail::StreamStart start{"retry: 3000\n", scheduler_.next_seq()};
     if (!last.empty()) {
         const auto seq = seq_at(last);
@@ -8210,9 +8222,9 @@ inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
 }
 
 // A stream on a foreign server, whose thread it keeps.
-inline void HttpApi::stream_here(Call& call, detail::StreamStart start) {
+inline void HttpApi::stream_here(httplib::Response& response, detail::StreamStart start) {
     const auto state = std::make_shared<detail::StreamStart>(std::move(start));
-    call.response.set_content_provider(
+    response.set_content_provider(
         "text/event-stream",
         [this, state](std::size_t, httplib::DataSink& sink) {
             std::string text = std::exchange(state->preamble, {});
@@ -8251,10 +8263,10 @@ inline std::string HttpApi::next_text(std::uint64_t& seq) {
 ///
 /// Connections have a thread each while a request is answered; event streams share
 /// one.  It sleeps when nobody is connected.  The scheduler must outlive it.
-class HttpServer : private httplib::Server {
+class HttpServer {
 public:
     explicit HttpServer(Scheduler& scheduler, HttpOptions options = {});
-    ~HttpServer() override { stop(); }
+    ~HttpServer() { stop(); }
     HttpServer(const HttpServer&) = delete;
     HttpServer& operator=(const HttpServer&) = delete;
 
@@ -8276,24 +8288,10 @@ private:
     void work();
     void serve(int fd);
     bool answer_all(detail::Connection& connection);
-    void hand_over(detail::Connection& connection);
-
-    template <class Self>
-    static auto process(Self* self, detail::Connection& connection, bool close, bool& closed, int)
-        -> decltype(self->process_request(connection, close, closed, nullptr)) {
-        return self->process_request(connection, close, closed, nullptr);
-    }
-    template <class Self>
-    static auto process(Self* self, detail::Connection& connection, bool close, bool& closed, long)
-        -> decltype(self->process_request(connection, "", 0, "", 0, close, closed, nullptr)) {
-        std::string remote;
-        std::string local;
-        int remote_port = 0;
-        int local_port = 0;
-        connection.get_remote_ip_and_port(remote, remote_port);
-        connection.get_local_ip_and_port(local, local_port);
-        return self->process_request(connection, remote, remote_port, local, local_port, close,
-                                     closed, nullptr);
+    void hand_over(detail::Connection& connection, const detail::HttpAnswer& answer);
+    bool is_stopping() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return stopping_;
     }
 
     static constexpr std::size_t max_parked = 32;
@@ -8320,35 +8318,7 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler),
       api_(scheduler, std::move(options)),
       streams_(scheduler, api_.options_.keep_alive, [this] { api_.count_stream_out(); }),
-      hook_(scheduler.add_emission_hook([this] { streams_.wake(); })) {
-    const auto serve_plain = [this](const httplib::Request& request, httplib::Response& response) {
-        api_.serve(request, response, nullptr);
-    };
-    const auto serve_body = [this](const httplib::Request& request, httplib::Response& response,
-                                   const httplib::ContentReader& reader) {
-        api_.serve(request, response, &reader);
-    };
-    set_pre_routing_handler([serve_plain](const auto& request, auto& response) {
-        const std::string& method = request.method;
-        if (method != "GET" && method != "HEAD" && method != "OPTIONS") {
-            return HandlerResponse::Unhandled;
-        }
-        serve_plain(request, response);
-        return HandlerResponse::Handled;
-    });
-    const char* everything = "[\\s\\S]*";
-    Post(everything, serve_body);
-    Put(everything, serve_body);
-    Patch(everything, serve_body);
-    Delete(everything, serve_body);
-    set_error_handler([](const httplib::Request&, httplib::Response& response) {
-        if (!response.body.empty()) return;
-        response.set_content(detail::errors_json({"The request is not one that can be answered."}),
-                             "application/json");
-    });
-    set_keep_alive_timeout(static_cast<time_t>(api_.options_.idle_timeout.count() / 1'000));
-    set_keep_alive_max_count(1'000'000);
-}
+      hook_(scheduler.add_emission_hook([this] { streams_.wake(); })) {}
 
 inline int HttpServer::listen(const std::string& host, int port) {
     bind(host, port);
@@ -8361,7 +8331,6 @@ inline int HttpServer::listen(const std::string& host, int port) {
     const bool loopback =
         six ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
     if (loopback && api_.options_.secrets.empty()) api_.options_.check_host = true;
-    svr_sock_ = listener_;
     acceptor_ = std::thread([this] { accept_all(); });
     return ntohs(six ? v6->sin6_port : v4->sin_port);
 }
@@ -8512,11 +8481,10 @@ inline void HttpServer::serve(int fd) {
     try {
         gently = answer_all(connection);
     } catch (const std::exception&) {
-        detail::Connection::current() = nullptr;
+        gently = false;
     }
     forget(fd);
     if (gently) connection.close_gently();
-    if (connection.stream() && connection.fd() >= 0) api_.count_stream_out();
 }
 
 // Answers one request after the other.  True: the client may still be sending.
@@ -8524,35 +8492,35 @@ inline bool HttpServer::answer_all(detail::Connection& connection) {
     using Next = detail::Connection::Next;
     Next next;
     while ((next = connection.next_request()) == Next::request) {
-        bool closed = false;
-        bool last = !connection.persistent() || connection.asks_for("/sse") ||
-                    connection.has_unwanted_body();  // H4
-        {
-            std::lock_guard<std::mutex> guard(mutex_);
-            last = last || stopping_;
-        }
-        detail::Connection::current() = &connection;
-        const bool answered = process(this, connection, last, closed, 0);
-        detail::Connection::current() = nullptr;
-        if (connection.stream()) {
-            hand_over(connection);
+        connection.read_body();
+        const detail::HttpAnswer answer = api_.answer(connection.request());
+        if (answer.stream) {
+            hand_over(connection, answer);
             return false;
         }
-        if (!connection.flush() || !answered) return false;
-        if (!connection.consumed()) return true;
-        if (closed || last) return false;
+        const bool last = answer.closes || !connection.can_go_on() || is_stopping();
+        connection.write(answer, last);
+        if (!last) continue;
+        return connection.flush() && !connection.is_consumed();
     }
     return next == Next::refused;
 }
 
 // From here on the socket is the stream writer's.
-inline void HttpServer::hand_over(detail::Connection& connection) {
-    auto stream = std::make_unique<detail::StreamWriter::Stream>();
-    stream->head = connection.stream_head();
-    stream->seq = connection.stream()->seq;
-    forget(connection.fd());
-    stream->fd = connection.release();
-    streams_.adopt(std::move(stream));
+inline void HttpServer::hand_over(detail::Connection& connection,
+                                  const detail::HttpAnswer& answer) {
+    try {
+        auto stream = std::make_unique<detail::StreamWriter::Stream>();
+        connection.write(answer, true);
+        stream->head = connection.take_written() + answer.stream->preamble;
+        stream->seq = answer.stream->seq;
+        forget(connection.fd());
+        stream->fd = connection.release();
+        streams_.adopt(std::move(stream));
+    } catch (const std::bad_alloc&) {
+        api_.count_stream_out();
+        throw;
+    }
 }
 
 inline void HttpServer::stop() {
@@ -8576,7 +8544,6 @@ inline void HttpServer::stop() {
         for (std::thread& thread : finished_) thread.join();
         finished_.clear();
     }
-    svr_sock_ = INVALID_SOCKET;
     if (listener_ >= 0) ::close(listener_);
     scheduler_.remove_emission_hook(hook_);
     streams_.stop();
