@@ -6330,6 +6330,8 @@ struct HttpOptions {
     /// After how long without an event a stream gets a comment.
     milliseconds keep_alive{15'000};
 
+    /// `HttpServer`: how many bytes of large answers may be on their way at once.
+    std::size_t max_answers = std::size_t{64} << 20;
     /// `HttpServer`: how many connections may be open, event streams not counted.
     std::size_t max_connections = 4'096;
     /// `HttpServer`: how long a request may take to come in, and its answer to go out.
@@ -6642,7 +6644,8 @@ std::string page_json(std::size_t total, const Items& items, bool more, Cursor c
         if (&item != &items.front()) json += ',';
         append(json, item);
     }
-    return json + "]}";
+    json += "]}";
+    return json;
 }
 
 // A place in the order of pending tasks as text, and back.
@@ -7146,6 +7149,7 @@ public:
     static constexpr std::size_t max_target = 8'192;
     static constexpr std::size_t max_path = 2'048;
     static constexpr std::size_t max_fields = 100;
+    static constexpr std::size_t large = 65'536;  // what is not gathered
 
     Connection(int fd, const HttpOptions& options) : fd_(fd), options_(options) {}
     Connection(const Connection&) = delete;
@@ -7163,8 +7167,9 @@ public:
     // its end (H4).
     bool can_go_on() const { return persistent_ && is_consumed(); }
     bool is_consumed() const { return chunked_ ? chunks_.is_done() : body_left_ == 0; }
-    // Writes an answer; with `last` it says that the connection ends.
-    void write(const HttpAnswer& answer, bool last);
+    // Writes an answer; with `last` it says that the connection ends.  False: it, or
+    // what was gathered before it, could not be sent.
+    bool write(const HttpAnswer& answer, bool last);
     // Sends what was written.
     bool flush();
     // Ends the connection so that the client gets the answer, whatever it is
@@ -7189,6 +7194,7 @@ private:
     bool judge_framing(std::string_view name, std::string_view value);
     bool judge_whole();
     bool take_body();
+    bool send_all(std::string_view text);
     bool refuse(int status, const char* error) {
         refusal_.status = status;
         refusal_.body = errors_json({error});
@@ -7446,7 +7452,7 @@ inline bool Connection::take_body() {
     return request_.body_status == 200;
 }
 
-inline void Connection::write(const HttpAnswer& answer, bool last) {
+inline bool Connection::write(const HttpAnswer& answer, bool last) {
     const auto field = [this](std::string_view name, std::string_view value) {
         out_.append(name).append(": ").append(value).append("\r\n");
     };
@@ -7460,17 +7466,24 @@ inline void Connection::write(const HttpAnswer& answer, bool last) {
     if (last) field("Connection", "close");
     if (!last && old_) field("Connection", "keep-alive");
     out_ += "\r\n";
-    if (request_.method != "HEAD") out_ += answer.body;
+    if (request_.method == "HEAD") return true;
+    if (answer.body.size() > large) return flush() && send_all(answer.body);
+    out_ += answer.body;
+    return out_.size() <= large || flush();
 }
 
 inline bool Connection::flush() {
-    std::string_view rest = out_;
-    while (!rest.empty()) {
-        const ssize_t n = ::send(fd_, rest.data(), rest.size(), MSG_NOSIGNAL);
-        if (n < 0 && errno != EINTR) return false;  // also when its timeout has passed
-        if (n > 0) rest.remove_prefix(static_cast<std::size_t>(n));
-    }
+    if (!send_all(out_)) return false;
     out_.clear();
+    return true;
+}
+
+inline bool Connection::send_all(std::string_view text) {
+    while (!text.empty()) {
+        const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
+        if (n < 0 && errno != EINTR) return false;  // also when its timeout has passed
+        if (n > 0) text.remove_prefix(static_cast<std::size_t>(n));
+    }
     return true;
 }
 
@@ -7583,6 +7596,7 @@ private:
     static void refuse(Call& call, int status, const std::string& error) {
         answer(call, status, detail::errors_json({error}));
     }
+    static detail::HttpAnswer unavailable(const std::string& error);
     static int status_of(Errc code);
 
     static constexpr const char* earliest = "earliest";
@@ -7852,6 +7866,14 @@ inline void HttpApi::answer(Call& call, int status, std::string json) {
     call.answer.status = status;
     call.answer.fields.emplace_back("Cache-Control", "no-store");
     call.answer.body = std::move(json);
+}
+
+inline detail::HttpAnswer HttpApi::unavailable(const std::string& error) {
+    detail::HttpAnswer made;
+    made.status = 503;
+    made.fields.emplace_back("Retry-After", "5");
+    made.body = detail::errors_json({error});
+    return made;
 }
 
 inline int HttpApi::status_of(Errc code) {
@@ -8288,6 +8310,7 @@ private:
     void work();
     void serve(int fd);
     bool answer_all(detail::Connection& connection);
+    bool write(detail::Connection& connection, const detail::HttpAnswer& answer, bool last);
     void hand_over(detail::Connection& connection, const detail::HttpAnswer& answer);
     bool is_stopping() {
         const std::lock_guard<std::mutex> guard(mutex_);
@@ -8301,6 +8324,7 @@ private:
     detail::StreamWriter streams_;
     std::size_t hook_;
     int listener_ = -1;
+    std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
 
     std::mutex mutex_;
     std::condition_variable wanted_;   // a connection waits, or the end has come
@@ -8499,11 +8523,26 @@ inline bool HttpServer::answer_all(detail::Connection& connection) {
             return false;
         }
         const bool last = answer.closes || !connection.can_go_on() || is_stopping();
-        connection.write(answer, last);
-        if (!last) continue;
-        return connection.flush() && !connection.is_consumed();
+        const bool sent = write(connection, answer, last);
+        if (sent && !last) continue;
+        return sent && connection.flush() && !connection.is_consumed();
     }
     return next == Next::refused;
+}
+
+// Large answers that nobody reads must not add up.
+inline bool HttpServer::write(detail::Connection& connection, const detail::HttpAnswer& answer,
+                              bool last) {
+    const std::size_t size = answer.body.size();
+    if (size <= detail::Connection::large) return connection.write(answer, last);
+    const bool fits = (answers_ += size) <= api_.options_.max_answers;
+    const bool sent =
+        fits ? connection.write(answer, last)
+             : connection.write(HttpApi::unavailable("Too many large answers are on their way; "
+                                                     "try again later."),
+                                last);
+    answers_ -= size;
+    return sent;
 }
 
 // From here on the socket is the stream writer's.
