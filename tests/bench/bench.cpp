@@ -1442,8 +1442,11 @@ const std::vector<Operation> operations{
          const std::string after = iso(grown.day + hours * 3'600 * ns_a_second - 1'000'000);
          return get("/tasks?limit=1000&due_after=" + after);
      }},
-    {"find", [](const Grown& grown,
-                std::size_t n) { return get("/tasks/" + grown.ids[grown.ids.size() - 1 - n]); }},
+    {"find",
+     [](const Grown& grown, std::size_t n) {
+         const std::string& id = grown.ids[grown.ids.size() - 1 - n];
+         return get("/tasks/" + id);
+     }},
     {"cancel",
      [](const Grown& grown, std::size_t n) {
          return "DELETE /tasks/" + grown.ids[n] + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
