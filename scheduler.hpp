@@ -69,6 +69,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <future>
 #include <list>
 #include <map>
 #include <memory>
@@ -288,12 +289,22 @@ inline char hex_digit(unsigned value) {
     return "0123456789abcdef"[value & 15U];
 }
 
+constexpr std::array<std::int8_t, 256> make_hex_values() {
+    std::array<std::int8_t, 256> values{};
+    for (std::int8_t& value : values) value = -1;
+    for (std::int8_t i = 0; i < 10; ++i) values[static_cast<std::size_t>('0' + i)] = i;
+    for (std::int8_t i = 0; i < 6; ++i) {
+        values[static_cast<std::size_t>('a' + i)] = static_cast<std::int8_t>(10 + i);
+        values[static_cast<std::size_t>('A' + i)] = static_cast<std::int8_t>(10 + i);
+    }
+    return values;
+}
+
+inline constexpr auto hex_values = make_hex_values();
+
 // The value of a hexadecimal digit, or -1.
 inline int hex_value(char c) {
-    if (c >= '0' && c <= '9') return c - '0';
-    if (c >= 'a' && c <= 'f') return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F') return c - 'A' + 10;
-    return -1;
+    return hex_values[static_cast<unsigned char>(c)];
 }
 
 }  // namespace detail
@@ -782,9 +793,26 @@ inline bool JsonReader::number() {
     return true;
 }
 
+// Whether one of eight characters is not plain: a quote, a backslash, a control
+// character, or not ASCII.  Each byte is looked at in its place in the word.
+inline bool has_special(const char* eight) {
+    constexpr std::uint64_t ones = 0x0101010101010101U;
+    constexpr std::uint64_t highs = 0x8080808080808080U;
+    std::uint64_t word = 0;
+    std::memcpy(&word, eight, sizeof word);
+    const auto has_zero = [](std::uint64_t w) { return (w - ones) & ~w & highs; };
+    const std::uint64_t below_blank = (word - ones * 0x20) & ~word & highs;
+    return (has_zero(word ^ ones * '"') | has_zero(word ^ ones * '\\') | below_blank |
+            (word & highs)) != 0;
+}
+
 inline bool JsonReader::string() {
     ++at_;
     while (at_ != end_) {
+        if (end_ - at_ >= 8 && !has_special(at_)) {
+            at_ += 8;
+            continue;
+        }
         const auto c = static_cast<unsigned char>(*at_);
         if (c == '"') {
             ++at_;
@@ -1771,9 +1799,19 @@ private:
     static std::string resolve(const std::string& path);
     void lock();
     void open_existing();
-    template <class Line>
-    void scan(Line line);
-    void check_is_journal(std::string_view line, bool whole);
+    struct Line {
+        std::string_view text;  // without its end
+        std::uint64_t begin;
+        std::uint64_t end;  // behind its newline, if it has one
+        bool has_newline;
+        bool is_intact = false;
+    };
+    struct Batch {
+        std::string text;
+        std::vector<Line> lines;  // of the text
+    };
+    Batch read_batch(std::uint64_t& offset);
+    void check_is_journal(const Line& line);
     void keep_damaged();
     void append(File& file, std::uint64_t& size, std::string_view lines);
     void append_locked(std::string_view lines);
@@ -1862,31 +1900,37 @@ inline void Journal::open_existing() {
     }
 }
 
-// Calls line(text, begin, end) for each line, `end` being behind its newline, or
-// equal to the end of the text for a last line that has none.
-template <class Line>
-void Journal::scan(Line line) {
-    std::string buffer(std::size_t{1} << 20, '\0');
+// Reads the journal's next lines; none at its end.  The last of a batch may be the
+// file's last, without a newline.
+inline Journal::Batch Journal::read_batch(std::uint64_t& offset) {
+    constexpr std::size_t size = std::size_t{4} << 20;
+    Batch batch;
+    batch.text.resize(size);
     std::size_t filled = 0;
-    std::uint64_t base = 0;
-    for (bool more = true; more;) {
-        const std::size_t n = file_->read(&buffer[filled], buffer.size() - filled, base + filled);
-        more = n != 0;
+    std::size_t end = 0;  // of the last whole line
+    for (;;) {
+        const std::size_t wanted = batch.text.size() - filled;
+        const std::size_t n = file_->read(&batch.text[filled], wanted, offset + filled);
         filled += n;
-        std::size_t begin = 0;
-        const std::string_view text(buffer.data(), filled);
-        for (;;) {
-            const std::size_t newline = text.find('\n', begin);
-            if (newline == std::string_view::npos) break;
-            line(text.substr(begin, newline - begin), base + begin, base + newline + 1);
-            begin = newline + 1;
-        }
-        if (!more && begin < filled) line(text.substr(begin), base + begin, base + filled);
-        std::memmove(&buffer[0], &buffer[begin], filled - begin);
-        base += begin;
-        filled -= begin;
-        if (filled == buffer.size()) buffer.resize(buffer.size() * 2);
+        const std::size_t newline = std::string_view(batch.text).substr(0, filled).rfind('\n');
+        end = n < wanted ? filled : newline == std::string_view::npos ? 0 : newline + 1;
+        if (end > 0 || n < wanted) break;
+        batch.text.resize(batch.text.size() * 2);  // one line, and not all of it
     }
+    batch.text.resize(end);
+    const std::string_view text = batch.text;
+    for (std::size_t begin = 0; begin < end;) {
+        const std::size_t newline = std::min(text.find('\n', begin), end);
+        Line line{text.substr(begin, newline - begin), offset + begin, 0, false};
+        begin = std::min(newline + 1, end);
+        line.end = offset + begin;
+        line.has_newline = newline < end;
+        if (!line.text.empty() && line.text.back() == '\r') line.text.remove_suffix(1);
+        line.is_intact = is_intact(line.text);
+        batch.lines.push_back(line);
+    }
+    offset += end;
+    return batch;
 }
 
 template <class Replay>
@@ -1896,28 +1940,34 @@ bool Journal::recover(Replay replay) {
     std::uint64_t good_end = 0;
     bool unfinished = false;  // the last intact line has no newline
     bool any = false;
-    scan([&](std::string_view text, std::uint64_t begin, std::uint64_t end) {
-        const bool newline = end - begin > text.size();
-        if (!text.empty() && text.back() == '\r') text.remove_suffix(1);
-        if (text.find_first_not_of(std::string_view(" \t\r\0", 4)) == std::string_view::npos)
-            return;
+    const auto take = [&](const Line& line) {
+        constexpr std::string_view blanks(" \t\r\0", 4);
+        if (line.text.find_first_not_of(blanks) == std::string_view::npos) return;
         any = true;
-        check_is_journal(text, newline || begin > 0);
-        if (is_intact(text)) {
-            replay(text);
+        check_is_journal(line);
+        if (line.is_intact) {
+            replay(line.text);
             ++recovery_.records;
-            good_end = end;
-            unfinished = !newline;
-        } else if (newline) {
-            damaged_.push_back({begin, end});
-            for (const std::string_view record : intact_parts(text)) {
+            good_end = line.end;
+            unfinished = !line.has_newline;
+        } else if (line.has_newline) {
+            damaged_.push_back({line.begin, line.end});
+            for (const std::string_view record : intact_parts(line.text)) {
                 replay(record);
                 ++recovery_.records;
-                good_end = end;
+                good_end = line.end;
                 unfinished = false;
             }
         }
-    });
+    };
+    // The next lines are read and checked while these are taken.
+    std::uint64_t offset = 0;
+    Batch batch = read_batch(offset);
+    while (!batch.lines.empty()) {
+        auto next = std::async(std::launch::async, [this, &offset] { return read_batch(offset); });
+        for (const Line& line : batch.lines) take(line);
+        batch = next.get();
+    }
     if (any && !plausible_) {
         throw Error(Errc::journal_unreadable, path_ + " is not a journal of task-scheduler");
     }
@@ -1940,16 +1990,17 @@ bool Journal::recover(Replay replay) {
 
 // A file that only looks a little like a journal is damaged; one that does not
 // at all is somebody's other file.
-inline void Journal::check_is_journal(std::string_view line, bool whole) {
-    const std::size_t common = std::min(line.size(), journal_mark.size());
-    const bool first = line.substr(0, common) == journal_mark.substr(0, common) &&
+inline void Journal::check_is_journal(const Line& line) {
+    const std::size_t common = std::min(line.text.size(), journal_mark.size());
+    const bool whole = line.has_newline || line.begin > 0;
+    const bool first = line.text.substr(0, common) == journal_mark.substr(0, common) &&
                        (!whole || common == journal_mark.size());
-    if (first || looks_sealed(line)) plausible_ = true;
-    if (!first || line.size() == common) return;
+    if (first || looks_sealed(line.text)) plausible_ = true;
+    if (!first || line.text.size() == common) return;
     constexpr std::string_view version = R"(,"version":)";
-    const std::string_view rest = line.substr(common);
+    const std::string_view rest = line.text.substr(common);
     if (rest.substr(0, version.size()) == version && rest.size() > version.size() + 1 &&
-        rest.substr(version.size(), 2) != "1," && is_intact(line)) {
+        rest.substr(version.size(), 2) != "1," && line.is_intact) {
         throw Error(Errc::journal_unreadable,
                     path_ + " was written by a newer version of task-scheduler");
     }
@@ -2290,6 +2341,8 @@ public:
     // Makes room, so that the next `count` insertions cannot fail.
     void reserve(std::size_t count);
     void insert(Record* record);
+    // Fills an empty queue with these.
+    void fill(const std::vector<Record*>& records);
     // The record must be in the queue.
     void erase(Record* record);
     // Calls fn(record) in order from the first key that is not before `from`, for
@@ -2421,6 +2474,27 @@ inline void DueQueue::insert(Record* record) {
     ++size_;
 }
 
+// Sorted by what lies beside the pointers, and put into blocks in one go, which are
+// left with room.
+inline void DueQueue::fill(const std::vector<Record*>& records) {
+    constexpr std::size_t share = Block::capacity * 3 / 4;
+    std::vector<Entry> entries;
+    entries.reserve(records.size());
+    for (Record* record : records) entries.push_back({record->due, record});
+    std::sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+        return a.before({b.due, b.due == a.due ? b.record->id : TaskId()});
+    });
+    blocks_.reserve(entries.size() / share + 1);
+    for (std::size_t at = 0; at < entries.size(); at += share) {
+        const std::size_t count = std::min(share, entries.size() - at);
+        blocks_.push_back(std::make_unique<Block>());
+        std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(at), count,
+                    blocks_.back()->room.begin());
+        blocks_.back()->last = count;
+    }
+    size_ = entries.size();
+}
+
 inline void DueQueue::erase(Record* record) {
     const DueKey key{record->due, record->id};
     const std::size_t index = block_of(key);
@@ -2446,88 +2520,101 @@ void DueQueue::walk_from(const DueKey& from, Fn fn) const {
     }
 }
 
-// Finds tasks by id, and owns them.  Open addressing with linear probing.
+// Finds tasks by id, and owns them.  Open addressing with linear probing; a part of
+// the id lies beside the pointer, so that a search seldom looks at another task.
 class TaskIndex {
 public:
     TaskIndex() = default;
     TaskIndex(const TaskIndex&) = delete;
     TaskIndex& operator=(const TaskIndex&) = delete;
     ~TaskIndex() {
-        for (Record* record : slots_) RecordRef::adopt(record);
+        for (Record* record : records_) RecordRef::adopt(record);
     }
 
     std::size_t size() const { return size_; }
-    Record* find(TaskId id) const {
-        if (slots_.empty()) return nullptr;
-        std::size_t slot = home(id);
-        while (slots_[slot] && slots_[slot]->id != id) slot = next(slot);
-        return slots_[slot];
-    }
+    Record* find(TaskId id) const { return records_.empty() ? nullptr : records_[slot_of(id)]; }
     // Makes room, so that the next `count` insertions cannot fail.
     void reserve(std::size_t count);
     void insert(RecordRef record);
     // Puts this record in the place of the one with its id.
     void replace(RecordRef record) {
-        std::size_t slot = home(record->id);
-        while (slots_[slot]->id != record->id) slot = next(slot);
-        RecordRef::adopt(std::exchange(slots_[slot], record.release()));
+        Record*& place = records_[slot_of(record->id)];
+        RecordRef::adopt(std::exchange(place, record.release()));
     }
     void erase(TaskId id);
     template <class Fn>
     void for_each(Fn fn) const {
-        for (Record* record : slots_) {
+        for (Record* record : records_) {
             if (record) fn(record);
         }
     }
 
 private:
-    std::size_t home(TaskId id) const {
-        const std::uint64_t mixed = (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U;
-        return static_cast<std::size_t>(mixed >> 20) & (slots_.size() - 1);
+    static std::uint32_t hash(TaskId id) {
+        return static_cast<std::uint32_t>((id.high() ^ id.low()) * 0x9E3779B97F4A7C15U >> 32);
     }
-    std::size_t next(std::size_t slot) const { return (slot + 1) & (slots_.size() - 1); }
+    std::size_t next(std::size_t slot) const { return (slot + 1) & (records_.size() - 1); }
+    // Where the task with this id is, or where it would be put.
+    std::size_t slot_of(TaskId id) const {
+        const std::uint32_t wanted = hash(id);
+        std::size_t slot = wanted & (records_.size() - 1);
+        while (records_[slot] && (hashes_[slot] != wanted || records_[slot]->id != id)) {
+            slot = next(slot);
+        }
+        return slot;
+    }
+    std::size_t free_slot(std::uint32_t hash) const {
+        std::size_t slot = hash & (records_.size() - 1);
+        while (records_[slot]) slot = next(slot);
+        return slot;
+    }
 
-    std::vector<Record*> slots_;  // a power of two, at most three quarters full
+    // A power of two of slots, at most three quarters full.
+    std::vector<Record*> records_;
+    std::vector<std::uint32_t> hashes_;  // of the ids, in their slots
     std::size_t size_ = 0;
 };
 
 inline void TaskIndex::reserve(std::size_t count) {
-    std::size_t capacity = std::max<std::size_t>(slots_.size(), 64);
+    std::size_t capacity = std::max<std::size_t>(records_.size(), 64);
     while ((size_ + count) * 4 > capacity * 3) capacity *= 2;
-    if (capacity == slots_.size()) return;
-    std::vector<Record*> old(capacity, nullptr);
-    old.swap(slots_);
-    for (Record* record : old) {
-        if (!record) continue;
-        std::size_t slot = home(record->id);
-        while (slots_[slot]) slot = next(slot);
-        slots_[slot] = record;
+    if (capacity == records_.size()) return;
+    std::vector<Record*> records(capacity, nullptr);
+    std::vector<std::uint32_t> hashes(capacity);
+    records.swap(records_);
+    hashes.swap(hashes_);
+    for (std::size_t old = 0; old < records.size(); ++old) {
+        if (!records[old]) continue;
+        const std::size_t slot = free_slot(hashes[old]);
+        records_[slot] = records[old];
+        hashes_[slot] = hashes[old];
     }
 }
 
 inline void TaskIndex::insert(RecordRef record) {
     reserve(1);
-    std::size_t slot = home(record->id);
-    while (slots_[slot]) slot = next(slot);
-    slots_[slot] = record.release();
+    const std::uint32_t hashed = hash(record->id);
+    const std::size_t slot = free_slot(hashed);
+    hashes_[slot] = hashed;
+    records_[slot] = record.release();
     ++size_;
 }
 
 // Closes the gap by moving back those that had to make way.
 inline void TaskIndex::erase(TaskId id) {
-    std::size_t gap = home(id);
-    while (slots_[gap]->id != id) gap = next(gap);
-    RecordRef::adopt(slots_[gap]);
+    const std::size_t mask = records_.size() - 1;
+    std::size_t gap = slot_of(id);
+    RecordRef::adopt(records_[gap]);
     --size_;
-    for (std::size_t slot = next(gap); slots_[slot]; slot = next(slot)) {
-        const std::size_t wanted = home(slots_[slot]->id);
-        const std::size_t mask = slots_.size() - 1;
+    for (std::size_t slot = next(gap); records_[slot]; slot = next(slot)) {
+        const std::size_t wanted = hashes_[slot] & mask;
         if (((slot - wanted) & mask) >= ((slot - gap) & mask)) {
-            slots_[gap] = slots_[slot];
+            records_[gap] = records_[slot];
+            hashes_[gap] = hashes_[slot];
             gap = slot;
         }
     }
-    slots_[gap] = nullptr;
+    records_[gap] = nullptr;
 }
 
 // Makes ids that rise strictly, also when the clock stands still or steps back
@@ -3147,10 +3234,7 @@ inline void Store::recover() {
     index_.for_each([&pending](Record* record) {
         if (record->state == State::pending) pending.push_back(record);
     });
-    std::sort(pending.begin(), pending.end(), [](const Record* a, const Record* b) {
-        return DueKey{a->due, a->id} < DueKey{b->due, b->id};
-    });
-    for (Record* record : pending) queue_.insert(record);
+    queue_.fill(pending);
     pending_ = queue_.size();
     stats_.recovered = queue_.size();
     judge_clock(rewrite_first);
