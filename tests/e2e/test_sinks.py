@@ -208,6 +208,20 @@ class Sinks(TestCase):
     def dead(self, server, name="a"):
         return server.page(f"/sinks/{name}/dead?limit=1000")["data"]
 
+    def refusal_of(self, sink):
+        """What the binary says of a sink when it starts; a directory that is not there ends it."""
+        self.configure(sink)
+        done = subprocess.run(
+            [support.BINARY, "--port", "0", "--sinks", self.file, "--journal", "/nowhere/journal"],
+            capture_output=True, text=True, timeout=20)
+        self.assertNotEqual(done.returncode, 0)
+        return done.stderr
+
+    def needs_openssl(self):
+        """Skips the test where the binary was built without it; it says so itself."""
+        if "OpenSSL" in self.refusal_of(self.hook("https://127.0.0.1/")):
+            self.skipTest("the binary was built without OpenSSL")
+
     def child(self, *command):
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
 
@@ -251,6 +265,7 @@ class Webhooks(Sinks):
         self.assertEqual([(s["name"], s["kind"]) for s in server.page("/sinks")["data"]], before)
 
     def test_the_official_package_verifies_what_one_or_two_secrets_have_signed(self):
+        self.needs_openssl()
         from test_clients import install
         install()
         receiver = self.receiver()
@@ -553,6 +568,7 @@ class Webhooks(Sinks):
         self.assertEqual(receiver.ids, ids)
 
     def test_thousands_of_failed_attempts_leave_no_descriptor_and_no_memory_behind(self):
+        self.needs_openssl()
         receiver = self.receiver(lambda _, connection: connection.close())
         often = {"retry": ["1ms"] * 100_000}
         here, refused = f"127.0.0.1:{receiver.port}/", "127.0.0.1:1/"
@@ -628,6 +644,7 @@ class Certificates(Sinks):
         return path("ca.pem"), issue
 
     def test_https_delivers_to_a_certificate_that_is_right_and_never_to_a_wrong_one(self):
+        self.needs_openssl()
         trusted, issue = self.authority("trusted")
         stranger, issue_strange = self.authority("stranger")
         here = "DNS:localhost,IP:127.0.0.1"
@@ -650,6 +667,7 @@ class Certificates(Sinks):
                 self.assertEqual(receivers[name].requests, [], "not one byte of a request")
 
     def test_a_handshake_that_never_ends_is_a_failure_within_the_timeout(self):
+        self.needs_openssl()
         def mute(plain):
             time.sleep(30)
 
@@ -1364,6 +1382,7 @@ class Configuration(Sinks):
         self.assertFalse(os.path.exists(os.path.join(folder, "tasks.jsonl")), "it came to that")
 
     def test_what_is_wrong_in_the_file_is_refused_with_its_place(self):
+        self.needs_openssl()
         url = "https://127.0.0.1/t0ken"
         good = {"name": "a", "webhook": url}
         run = {"name": "a", "exec": ["true"]}
@@ -1430,6 +1449,7 @@ class Configuration(Sinks):
                                  secret=["t0ken"])
 
     def test_a_bad_secret_is_refused_and_not_shown(self):
+        self.needs_openssl()
         key = SECRETS[0][6:]
         for secrets in ([key], ["whsec_"], ["whsec_" + key[:-1]], ["whsec_*" + key[1:]],
                         ["whsec_" + key[:-4] + "    "], ["whsec_    " + key], ["whsec_A=A="],
@@ -1450,7 +1470,15 @@ class Configuration(Sinks):
         self.refused(None, "--exec", flags=("--exec", "  "))
         self.refused(None, "name", flags=("--exec", "true", "--exec", "true"))
 
+    def test_where_the_binary_has_no_openssl_what_needs_it_is_refused_and_never_skipped(self):
+        for sink in (self.hook("https://127.0.0.1/"),
+                     self.hook("http://127.0.0.1/", secrets=SECRETS[:1])):
+            if "OpenSSL" not in self.refusal_of(sink):
+                self.skipTest("the binary was built with OpenSSL")
+            self.refused({"sinks": [sink]}, "sinks[0]", "OpenSSL")
+
     def test_an_empty_list_and_every_member_at_once_are_fine(self):
+        self.needs_openssl()
         server = self.serve()
         self.assertEqual(server.page("/sinks"), {"data": []})
         self.configure(
@@ -1464,6 +1492,7 @@ class Configuration(Sinks):
         self.assertEqual([one["name"] for one in sinks], ["A-z_0.9", "b"])
 
     def test_secrets_paths_and_header_values_are_shown_nowhere(self):
+        self.needs_openssl()
         receiver = self.receiver(lambda *_: reply(500))
         target = "/path-t0ken?key=query-t0ken"
         sinks = [self.hook(receiver.url(target), "failing", retry=["1ms"], secrets=SECRETS,
@@ -1650,7 +1679,8 @@ class Kills(Sinks):
         receiver = self.receiver(lambda *_: reply(chance.choice((200, 200, 200, 500))))
         server = self.serve(self.hook(receiver, retry=["1ms"], timeout="1s"),
                             self.hook(receiver, "b", retry=[]),
-                            {"name": "c", "exec": ["/bin/sh", "-c", "exit $((RANDOM % 2))"]})
+                            {"name": "c", "exec": ["/bin/sh", "-c", "exit $(($$ % 2))"],
+                             "retry": []})
         ids, deeds = [], collections.Counter()
         for round in range(rounds):
             for _ in range(12):
@@ -1686,6 +1716,7 @@ def record(port, path):
 
     def script(request, _):
         os.write(log, (request.id + "\n").encode())
+        time.sleep(0.002)  # so that a kill is likely to come in between
         return reply()
 
     receiver = Receiver(script, port=port)
