@@ -1160,6 +1160,28 @@ class Retention(WithClock, Sinks):
         self.until(server, dead=401, lag=100_000)
         self.assertEqual([letter["id"] for letter in self.dead(server)], first[:401])
 
+    def test_a_failed_attempt_at_an_event_that_was_given_up_meanwhile_delays_no_other(self):
+        self.set_clock(0)
+        answer = threading.Event()
+
+        def script(*_):
+            if receiver.requests[1:]:
+                return reply()
+            answer.wait(30)
+            return reply(500)
+
+        receiver = self.receiver(script)
+        server = self.serve(self.hook(receiver, timeout="30s", retry=NEVER), env=self.env,
+                            flags=("--fsync", "no", "--history", "10"))
+        ids = self.emit(server, *range_of(100_100))
+        self.set_clock(120)
+        self.emit(server, "wakes the thread")
+        self.until(server, dead=101)
+        answer.set()
+        wait_for(lambda: len(receiver.requests) > 50, what="going on with the next event")
+        self.assertEqual(receiver.ids[:50], [ids[0], *ids[101:150]])
+        self.post(server, "/sinks/a/pause")
+
 
 class Commands(Sinks):
     def shell(self, script, name="a", **others):
