@@ -5,9 +5,13 @@
 //   node clients.mjs schedule URL SECONDS  posts a task with Node's fetch: {due, status, answer}
 //   node clients.mjs listen URL            the npm package eventsource
 //   node clients.mjs page URL              a page in headless Chromium with its own EventSource
+//   node clients.mjs verify FILE           the npm package standardwebhooks: true for each secret
+//                                          of each request in the file, false for a forged one
 //
 // A listener prints {"open": true} at each (re)connect, then {id, data, at} for every message, and
 // goes on until it is killed or its standard input ends (so that none outlives a killed test).
+
+import { readFileSync } from 'node:fs';
 
 const [, , what, url, seconds] = process.argv;
 const print = (object) => console.log(JSON.stringify(object));
@@ -60,5 +64,24 @@ async function page() {
   await browser.close();
 }
 
-await { schedule, listen, page }[what]();
+async function verify() {
+  const { Webhook } = await import('standardwebhooks');
+  const good = (body, headers, secret) => {
+    try {
+      new Webhook(secret).verify(body, headers);
+      return true;
+    } catch {
+      return false;
+    }
+  };
+  const requests = JSON.parse(readFileSync(url, 'utf8'));
+  for (const { body, headers, secrets } of requests) {
+    for (const secret of secrets) print(good(body, headers, secret));
+  }
+  const { body, headers, secrets } = requests[0];
+  print(good(body + ' ', headers, secrets[0]));
+  print(good(body, { ...headers, 'webhook-id': 'another' }, secrets[0]));
+}
+
+await { schedule, listen, page, verify }[what]();
 process.exit(0);

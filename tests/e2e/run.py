@@ -5,7 +5,7 @@
     run.py BINARY [--work DIR] [--long] [--seed N] [-k PATTERN]
 
 They need Python 3.11; curl, node, npm and chromium for the clients' tests; strace for the idle
-test.  Prints a line for each test and ends with "N passed, N failed".
+test; openssl for certificates.  Prints a line for each test and ends with "N passed, N failed".
 """
 import argparse
 import fnmatch

@@ -452,3 +452,23 @@ class TestCase(unittest.TestCase):
         for text in errors["errors"]:
             self.assertRegex(text, r"\w+ \w+", "an error is a sentence")
         return errors["errors"]
+
+
+class WithClock(TestCase):
+    """Tests whose servers, with self.env, have a wall clock that can be moved."""
+
+    def setUp(self):
+        super().setUp()
+        if not shutil.which("cc"):
+            self.skipTest("there is no C compiler")
+        library = os.path.join(WORK, "clock.so")
+        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "clock.c")
+        subprocess.run(["cc", "-shared", "-fPIC", "-O1", source, "-o", library, "-ldl"], check=True)
+        self.clock = os.path.join(WORK, "clock")
+        self.set_clock(0)
+        self.env = {"LD_PRELOAD": library, "CLOCK_FILE": self.clock}
+
+    def set_clock(self, seconds):
+        with open(self.clock + ".new", "w") as file:
+            file.write(str(seconds))
+        os.rename(self.clock + ".new", self.clock)

@@ -1,42 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Clocks that are wrong: the real binary with its wall clock moved by a preloaded library."""
 
-import os
-import shutil
-import subprocess
-
 import support
-from support import TestCase
+from support import WithClock
 
 
-class Clock(TestCase):
-    def setUp(self):
-        super().setUp()
-        if not shutil.which('cc'):
-            self.skipTest('there is no C compiler')
-        library = os.path.join(support.WORK, 'clock.so')
-        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'clock.c')
-        subprocess.run(['cc', '-shared', '-fPIC', '-O1', source, '-o', library, '-ldl'], check=True)
-        self.file = os.path.join(support.WORK, 'clock')
-        self.set(0)
-        self.env = {'LD_PRELOAD': library, 'CLOCK_FILE': self.file}
-
-    def set(self, seconds):
-        with open(self.file + '.new', 'w') as file:
-            file.write(str(seconds))
-        os.rename(self.file + '.new', self.file)
-
+class Clock(WithClock):
     def test_a_step_forward_emits_at_once_and_late_and_a_step_back_emits_nothing_twice(self):
         server = self.server(env=self.env)
         stream = self.opened(server.stream())
         hour = server.schedule('in an hour', 3600)
-        self.set(7200)
+        self.set_clock(7200)
         woken = server.schedule('wakes the thread', 0)  # the kernel's wait knows no step
         self.assertEqual({event.id for event in stream.messages(2)}, {woken, hour})
         self.assertGreater(server.ask('GET', '/tasks/' + hour)[2]['late_ms'], 3_500_000)
-        self.set(-7200)
+        self.set_clock(-7200)
         later = server.schedule('later', 60)
-        self.set(0)
+        self.set_clock(0)
         self.assertEqual(server.pending(), 1)
         self.assertEqual(server.ask('GET', '/tasks/' + later)[2]['status'], 'pending')
         self.assertEqual(len(server.ask('GET', '/events')[2]['data']), 2)
@@ -45,7 +25,7 @@ class Clock(TestCase):
         server = self.server(env=self.env)
         task = server.schedule('x', 3600)
         server.kill()
-        self.set(-86_400)
+        self.set_clock(-86_400)
         server.start()
         status, headers, answer = server.ask('POST', '/schedule', {'delay': 1, 'message': 'x'})
         self.assertEqual(status, 503)
@@ -53,11 +33,11 @@ class Clock(TestCase):
         self.assertIn('Retry-After', headers)
         self.assertEqual(server.ask('GET', '/readyz')[0], 503)
         self.assertEqual(server.ask('GET', '/tasks/' + task)[0], 200)
-        self.set(0)
+        self.set_clock(0)
         self.assertEqual(server.ask('POST', '/schedule', {'delay': 900, 'message': 'x'})[0], 200)
         self.assertEqual(server.ask('GET', '/readyz')[0], 200)
         server.stop()
-        self.set(-86_400)
+        self.set_clock(-86_400)
         server.flags = ('--trust-clock',)
         server.start()
         self.assertEqual(server.ask('POST', '/schedule', {'delay': 1, 'message': 'x'})[0], 200)
@@ -72,7 +52,7 @@ class Clock(TestCase):
         missed = server.schedule('missed', 60)
         late = server.schedule('late', 7000)
         server.kill()
-        self.set(7200)
+        self.set_clock(7200)
         server.start()
         support.wait_for(lambda: server.ask('GET', '/tasks/' + missed)[2]['status'] == 'missed')
         self.assertEqual([event['id'] for event in server.ask('GET', '/events')[2]['data']], [late])

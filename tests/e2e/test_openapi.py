@@ -3,7 +3,9 @@
 
 import json
 import os
+import shutil
 import subprocess
+import tempfile
 
 import support
 from support import UNKNOWN as NONE
@@ -13,7 +15,9 @@ from test_clients import install
 # What only a failing disk or a stopping server answers; the unit tests provoke it.
 NOT_PROVOKED = {('/cancel', 'post', '503'), ('/tasks', 'delete', '503'),
                 ('/tasks/{id}', 'patch', '503'), ('/tasks/{id}', 'delete', '503'),
-                ('/events', 'delete', '503')}
+                ('/events', 'delete', '503'),
+                *(('/sinks/{name}/' + deed, 'post', status)
+                  for deed in ('redeliver', 'pause', 'resume') for status in ('503', '507'))}
 
 
 class Description(TestCase):
@@ -64,11 +68,16 @@ class Description(TestCase):
         return answer[2]
 
     def test_every_path_and_status_is_as_described_and_none_is_missing(self):
-        server = self.server('--max-body', '2000')
+        path = os.path.join(tempfile.mkdtemp(dir=support.WORK), 'sinks.json')
+        self.addCleanup(shutil.rmtree, os.path.dirname(path))
+        with open(path, 'w') as file:
+            json.dump({'sinks': [{'name': 'valve', 'exec': ['false'], 'retry': []}]}, file)
+        server = self.server('--max-body', '2000', '--sinks', path)
         self.document = server.ask('GET', '/openapi.json')[2]
         self.seen = set()
         self.exercise_tasks(server)
         self.exercise_events(server)
+        self.exercise_sinks(server)
         self.exercise_refusals(server)
         self.exercise_limits()
         described = {(path, method, status)
@@ -78,7 +87,7 @@ class Description(TestCase):
         self.assertEqual(described - self.seen, NOT_PROVOKED)
         # Every path that the server knows says which methods it knows.
         for path, item in self.document['paths'].items():
-            allow = server.ask('OPTIONS', path.replace('{id}', NONE))[1]['Allow'].lower()
+            allow = server.ask('OPTIONS', self.concrete(path))[1]['Allow'].lower()
             known = set(allow.split(', ')) - {'head', 'options'}
             self.assertEqual(known, set(item) - {'parameters'}, path)
 
@@ -127,11 +136,34 @@ class Description(TestCase):
         for path in ('/openapi.json', '/metrics', '/healthz', '/readyz'):
             go(server, 'get', path, path, 200)
 
+    def exercise_sinks(self, server):
+        go = self.exercise
+        dead = '/sinks/{name}/dead'
+        task = server.schedule('dead', 0)
+        support.wait_for(lambda: task in [letter['id'] for letter in
+                                          server.page('/sinks/valve/dead')['data']])
+        go(server, 'get', '/sinks', '/sinks', 200)
+        page = go(server, 'get', '/sinks/valve/dead?limit=1', dead, 200)
+        self.assertEqual(page['page_info']['count'], 1)
+        go(server, 'get', '/sinks/valve/dead?limit=x', dead, 400)
+        go(server, 'get', '/sinks/pump/dead', dead, 404)
+        for deed in ('pause', 'redeliver', 'resume'):
+            template = '/sinks/{name}/' + deed
+            go(server, 'post', '/sinks/valve/' + deed, template, 200)
+            go(server, 'post', '/sinks/pump/' + deed, template, 404)
+        deed = '/sinks/{name}/redeliver'
+        go(server, 'post', '/sinks/valve/redeliver', deed, 200, {'id': task})
+        go(server, 'post', '/sinks/valve/redeliver', deed, 404, {'id': NONE})
+        go(server, 'post', '/sinks/valve/redeliver', deed, 400, [])
+
+    def concrete(self, template):
+        return template.replace('{id}', NONE).replace('{name}', 'valve')
+
     def exercise_refusals(self, server):
         go = self.exercise
         guarded = self.server(env={'SCHEDULER_SECRET': 's'})
         for template, item in self.document['paths'].items():
-            path = template.replace('{id}', NONE)
+            path = self.concrete(template)
             for method in set(item) - {'parameters'}:
                 body = {} if method in ('post', 'patch') else None
                 if '401' in item[method]['responses']:

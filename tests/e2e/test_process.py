@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """How the process starts, refuses to start, stops and idles."""
+import json
 import os
 import re
 import shutil
@@ -266,6 +267,25 @@ class Idle(TestCase):
                     pass
             return sum(link.startswith("socket:") for link in links) <= 1
         wait_for(sockets, what="closing the connections")
+
+    def test_sinks_that_have_nothing_to_do_or_wait_make_no_system_call(self):
+        from test_sinks import Receiver, reply
+        good, bad = Receiver(), Receiver(lambda *_: reply(500))
+        self.addCleanup(good.close)
+        self.addCleanup(bad.close)
+        directory = tempfile.mkdtemp(dir=support.WORK)
+        self.addCleanup(shutil.rmtree, directory)
+        path = os.path.join(directory, "sinks.json")
+        with open(path, "w") as file:
+            json.dump({"sinks": [
+                {"name": "good", "webhook": good.url(), "timeout": "200ms"},
+                {"name": "bad", "webhook": bad.url(), "timeout": "200ms", "retry": ["1h"]},
+                {"name": "run", "exec": ["true"]}]}, file)
+        server = self.server("--sinks", path)
+        server.schedule("x", 0)
+        wait_for(lambda: good.requests and bad.requests)
+        time.sleep(0.5)  # an attempt's timeout may wake its thread once
+        self.assert_idle(server)
 
     def test_with_one_task_an_hour_ahead_and_nobody_connected_no_system_call_is_made(self):
         server = self.server()
