@@ -2741,6 +2741,7 @@ public:
         TimePoint at{};  // when it was given up
         std::uint32_t attempts = 0;
         std::string error;
+        bool counts = false;  // in bytes(): the history has not got the event
     };
     struct Sink {
         SinkState state = SinkState::active;
@@ -2761,8 +2762,11 @@ public:
     };
 
     using Log = std::function<void(const std::string&)>;
+    // Whether the history has this record.
+    using IsRetained = std::function<bool(const Record*)>;
 
-    SinkBook(std::size_t max_dead, Log log) : max_dead_(max_dead), log_(std::move(log)) {}
+    SinkBook(std::size_t max_dead, Log log, IsRetained is_retained)
+        : max_dead_(max_dead), log_(std::move(log)), is_retained_(std::move(is_retained)) {}
 
     const std::map<std::string, Sink>& all() const { return sinks_; }
     Sink* find(const std::string& name) {
@@ -2773,12 +2777,14 @@ public:
     std::uint64_t first_wanted() const;
     // A seq that no event has yet, as far as the sinks know.
     std::uint64_t next_seq() const;
-    // Of the payloads of dead letters.
+    // Of the payloads of dead letters that are not in the history.
     std::size_t bytes() const { return bytes_; }
     // Does what a record says.  One about a sink that there is not is nothing.
     void apply(const SinkChange& change);
     // Makes an event that the history cannot keep a dead letter of whoever wants it.
     void give_up(Record* event, TimePoint at);
+    // The history drops an event.
+    void drop(const Record* event);
 
 private:
     void set(Sink& sink, const SinkChange& change);
@@ -2788,6 +2794,7 @@ private:
 
     const std::size_t max_dead_;
     const Log log_;  // null: silence
+    const IsRetained is_retained_;
     std::map<std::string, Sink> sinks_;
     std::size_t bytes_ = 0;
 };
@@ -2860,7 +2867,8 @@ inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
 inline void SinkBook::bury(const std::string& name, Sink& sink, Letter letter) {
     const std::uint64_t seq = letter.event->seq;
     erase(sink, seq);
-    bytes_ += letter.event->size;
+    letter.counts = !is_retained_(letter.event.get());
+    if (letter.counts) bytes_ += letter.event->size;
     if (!letter.error.empty()) sink.error = letter.error;
     sink.dead.emplace(seq, std::move(letter));
     if (sink.dead.size() <= max_dead_) return;
@@ -2874,9 +2882,17 @@ inline void SinkBook::bury(const std::string& name, Sink& sink, Letter letter) {
 inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
     const auto letter = sink.dead.find(seq);
     if (letter == sink.dead.end()) return;
-    bytes_ -= letter->second.event->size;
+    if (letter->second.counts) bytes_ -= letter->second.event->size;
     sink.again.erase(seq);
     sink.dead.erase(letter);
+}
+
+inline void SinkBook::drop(const Record* event) {
+    for (auto& [name, sink] : sinks_) {
+        const auto letter = sink.dead.find(event->seq);
+        if (letter == sink.dead.end() || std::exchange(letter->second.counts, true)) continue;
+        bytes_ += event->size;
+    }
 }
 
 inline void SinkBook::give_up(Record* event, TimePoint at) {
@@ -3204,7 +3220,9 @@ private:
 };
 
 inline Store::Store(Options options)
-    : options_(std::move(options)), sinks_(options_.max_dead, options_.log) {
+    : options_(std::move(options)),
+      sinks_(options_.max_dead, options_.log,
+             [this](const Record* event) { return index_.find(event->id) == event; }) {
     if (options_.journal.empty()) return;
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
     auto log = options_.log ? options_.log : [](const std::string&) {};
@@ -3399,7 +3417,10 @@ inline bool Store::replay_sink(Replayed& record) {
     SinkChange& change = record.sink;
     change.kind = static_cast<SinkChange::Kind>(op - sink_ops.begin());
     change.at = record.at;
-    if (change.letter) {
+    Record* const known_event = change.letter ? index_.find(change.letter->id) : nullptr;
+    if (known_event && known_event->state == State::emitted && known_event->seq == record.event) {
+        change.letter = RecordRef::share(known_event);
+    } else if (change.letter) {
         change.letter->seq = record.event;
         change.letter->ended_at = record.emitted_at;
         change.letter->state = State::emitted;
@@ -3825,7 +3846,10 @@ inline void Store::forget_answer_locked(const std::string& key) {
 inline void Store::forget_events_locked(std::uint64_t begin, std::uint64_t end) {
     const std::size_t first = history_.index_of(begin);
     const std::size_t last = std::max(first, history_.index_of(end));
-    history_.erase(first, last, [this](Record* record) { forget_locked(record); });
+    history_.erase(first, last, [this](Record* record) {
+        sinks_.drop(record);
+        forget_locked(record);
+    });
 }
 
 inline void Store::forget_locked(Record* record) {
@@ -3968,6 +3992,7 @@ inline void Store::trim_locked(TimePoint now) {
             Record* record = past->oldest();
             if (past == &history_ && is_held_locked(record)) break;
             if (past == &history_) sinks_.give_up(record, now);
+            if (past == &history_) sinks_.drop(record);
             past->drop_oldest();
             forget_locked(record);
         }
@@ -4234,7 +4259,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
     } else if (outcome.wait && !delivery.again) {
         change.seq = event.seq;
         change.attempts = delivery.attempt;
-        change.next = change.at + *outcome.wait;
+        change.next = change.at + *outcome.wait + milliseconds(1);  // as `at` was cut
         lock.unlock();
         return change_behind(change);
     } else {

@@ -324,9 +324,9 @@ class Webhooks(Sinks):
             connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab")
             connection.close()
 
-        for script, error in ((head, "no answer"), (content, "not to the end"),
+        for script, error in ((head, "no whole answer"), (content, "not to the end"),
                               (chunk, "not to the end"),
-                              (lambda _, connection: connection.close(), "no answer")):
+                              (lambda _, connection: connection.close(), "no whole answer")):
             with self.subTest(script.__name__):
                 self.failing(script, error)
 
@@ -776,9 +776,9 @@ class Order(Sinks):
         self.note(f"the slowest of 100 took {worst * 1000:.0f} ms to stream and webhook")
         self.assertLess(worst, 0.5)
         self.assertEqual(len(slow.requests), 1)
-        lags = {one["name"]: one["lag"] for one in server.page("/sinks")["data"]}
-        self.assertEqual(lags, {"slow": 101, "quick": 0, "failing": 101, "dead": 101,
-                                "sleeper": 101})
+        expected = {"slow": 101, "quick": 0, "failing": 101, "dead": 101, "sleeper": 101}
+        wait_for(lambda: {one["name"]: one["lag"]
+                          for one in server.page("/sinks")["data"]} == expected)
         self.assertLess(server.stop()[1], 2)
 
 
@@ -1506,8 +1506,8 @@ class Configuration(Sinks):
                 self.refused(text, "sinks.json")
         for flags, word in ((("--sinks", "nowhere.json"), "nowhere.json"),
                             (("--sinks", "/tmp"), "/tmp"), (("--exec", "  "), "--exec"),
-                            (("--exec", "true", "--exec", "true"), "name"),
-                            (("--webhook", "http://127.0.0.1/t0ken") * 2, "name")):
+                            (("--exec", "true", "--exec", "true"), "twice"),
+                            (("--webhook", "http://127.0.0.1/t0ken") * 2, "twice")):
             with self.subTest(flags):
                 self.refused(None, word, flags=flags, secret=["t0ken"])
 
