@@ -69,7 +69,6 @@
 #include <deque>
 #include <exception>
 #include <functional>
-#include <future>
 #include <list>
 #include <map>
 #include <memory>
@@ -503,20 +502,23 @@ enum class Fsync {
 };
 
 inline std::optional<TaskId> TaskId::parse(std::string_view text) {
-    if (text.size() != 36) return std::nullopt;
-    std::uint64_t halves[2] = {0, 0};
-    int digits = 0;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        if (i == 8 || i == 13 || i == 18 || i == 23) {
-            if (text[i] != '-') return std::nullopt;
-            continue;
-        }
-        const int value = detail::hex_value(text[i]);
-        if (value < 0) return std::nullopt;
-        std::uint64_t& half = halves[digits++ / 16];
-        half = half << 4 | static_cast<std::uint64_t>(value);
+    if (text.size() != 36 || text[8] != '-' || text[13] != '-' || text[18] != '-' ||
+        text[23] != '-') {
+        return std::nullopt;
     }
-    return TaskId(halves[0], halves[1]);
+    int wrong = 0;  // negative if any digit was
+    const auto digits = [&](std::uint64_t value, std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+            const int digit = detail::hex_value(text[i]);
+            wrong |= digit;
+            value = value << 4 | static_cast<std::uint64_t>(digit & 15);
+        }
+        return value;
+    };
+    const std::uint64_t high = digits(digits(digits(0, 0, 8), 9, 13), 14, 18);
+    const std::uint64_t low = digits(digits(0, 19, 23), 24, 36);
+    if (wrong < 0) return std::nullopt;
+    return TaskId(high, low);
 }
 
 inline std::string TaskId::str() const {
@@ -942,6 +944,16 @@ inline void append_quoted(std::string& out, std::string_view text) {
         ++at;
     }
     out += '"';
+}
+
+// What is between the quotes of a string, as it stands.
+inline std::string_view inside(std::string_view token) {
+    return token.size() < 2 ? std::string_view() : token.substr(1, token.size() - 2);
+}
+
+// What a number says that has nothing but digits.
+inline std::uint64_t number_in(std::string_view token) {
+    return std::strtoull(std::string(token).c_str(), nullptr, 10);
 }
 
 // Printable ASCII of a text from elsewhere, for an answer, a log or a record.
@@ -1472,16 +1484,16 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 
 namespace detail {
 
-// The tables of CRC-32 for eight bytes at a time: table k holds what a byte
-// comes to when k zero bytes follow it.
-constexpr std::array<std::array<std::uint32_t, 256>, 8> make_crc_tables() {
-    std::array<std::array<std::uint32_t, 256>, 8> tables{};
+// The tables of CRC-32 for sixteen bytes at a time: table k holds what a byte comes
+// to when k zero bytes follow it.
+constexpr std::array<std::array<std::uint32_t, 256>, 16> make_crc_tables() {
+    std::array<std::array<std::uint32_t, 256>, 16> tables{};
     for (std::uint32_t byte = 0; byte < 256; ++byte) {
         std::uint32_t crc = byte;
         for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1U ? 0xEDB88320U : 0U);
         tables[0][byte] = crc;
     }
-    for (std::size_t k = 1; k < 8; ++k) {
+    for (std::size_t k = 1; k < tables.size(); ++k) {
         for (std::size_t byte = 0; byte < 256; ++byte) {
             const std::uint32_t crc = tables[k - 1][byte];
             tables[k][byte] = crc >> 8 ^ tables[0][crc & 0xFFU];
@@ -1496,12 +1508,17 @@ inline std::uint32_t crc32(std::string_view text) {
     const auto byte = [&text](std::size_t i) {
         return static_cast<std::uint32_t>(static_cast<unsigned char>(text[i]));
     };
+    const auto word = [&byte](std::size_t i) {
+        return byte(i) | byte(i + 1) << 8 | byte(i + 2) << 16 | byte(i + 3) << 24;
+    };
+    // What four bytes come to when `behind` others follow them.
+    const auto four = [](std::uint32_t bytes, std::size_t behind) {
+        return crc_tables[behind + 3][bytes & 0xFFU] ^ crc_tables[behind + 2][bytes >> 8 & 0xFFU] ^
+               crc_tables[behind + 1][bytes >> 16 & 0xFFU] ^ crc_tables[behind][bytes >> 24];
+    };
     std::uint32_t crc = 0xFFFFFFFFU;
-    for (; text.size() >= 8; text.remove_prefix(8)) {
-        crc ^= byte(0) | byte(1) << 8 | byte(2) << 16 | byte(3) << 24;
-        crc = crc_tables[7][crc & 0xFFU] ^ crc_tables[6][crc >> 8 & 0xFFU] ^
-              crc_tables[5][crc >> 16 & 0xFFU] ^ crc_tables[4][crc >> 24] ^ crc_tables[3][byte(4)] ^
-              crc_tables[2][byte(5)] ^ crc_tables[1][byte(6)] ^ crc_tables[0][byte(7)];
+    for (; text.size() >= 16; text.remove_prefix(16)) {
+        crc = four(crc ^ word(0), 12) ^ four(word(4), 8) ^ four(word(8), 4) ^ four(word(12), 0);
     }
     for (std::size_t i = 0; i < text.size(); ++i) {
         crc = crc >> 8 ^ crc_tables[0][(crc ^ byte(i)) & 0xFFU];
@@ -1745,6 +1762,63 @@ struct Recovery {
     std::string damaged_path;
 };
 
+// Makes things one after the other on a thread of its own, one ahead of who takes them.
+template <class Thing>
+class Ahead {
+public:
+    explicit Ahead(std::function<Thing()> make) : make_(std::move(make)) {
+        thread_ = std::thread([this] { run(); });
+    }
+    ~Ahead() {
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            stopping_ = true;
+        }
+        changed_.notify_all();
+        thread_.join();
+    }
+    Ahead(const Ahead&) = delete;
+    Ahead& operator=(const Ahead&) = delete;
+    // Waits for the next one.  Throws what making it threw.
+    Thing next() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait(lock, [this] { return made_ || error_; });
+        if (error_) std::rethrow_exception(error_);
+        Thing thing = std::move(*made_);
+        made_.reset();
+        changed_.notify_all();
+        return thing;
+    }
+
+private:
+    void run() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (!stopping_ && !error_) {
+            lock.unlock();
+            std::optional<Thing> thing;
+            std::exception_ptr error;
+            try {
+                thing = make_();
+            } catch (...) {
+                error = std::current_exception();
+            }
+            lock.lock();
+            changed_.wait(lock, [this] { return stopping_ || !made_; });
+            made_ = std::move(thing);
+            error_ = error;
+            changed_.notify_all();
+        }
+    }
+
+    const std::function<Thing()> make_;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::optional<Thing> made_;  // guarded by mutex_
+    std::exception_ptr error_;   // guarded by mutex_
+    bool stopping_ = false;      // guarded by mutex_
+    std::thread thread_;         // last: starts when all the above exists
+};
+
 class Journal {
 public:
     using Log = std::function<void(const std::string&)>;
@@ -1752,10 +1826,11 @@ public:
     // Locks and opens the journal.  Throws journal_busy and journal_unreadable.
     Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log);
 
-    // Calls `replay` for each intact record, in order (J6), then mends what needs
+    // Calls replay(read(text)) for each intact record, in order (J6), where read() runs
+    // ahead on a thread of its own; then mends what needs
     // no knowledge of the records.  True: the caller must rewrite() before use.
-    template <class Replay>
-    bool recover(Replay replay);
+    template <class Read, class Replay>
+    bool recover(Read read, Replay replay);
     const Recovery& recovery() const { return recovery_; }
 
     // Makes whole lines stored, as the policy says (J1).  `pending` is how many
@@ -1804,13 +1879,18 @@ private:
         std::uint64_t begin;
         std::uint64_t end;  // behind its newline, if it has one
         bool has_newline;
-        bool is_intact = false;
+        bool is_intact;
     };
+    // Some lines, and what those that are intact say.
+    template <class Record>
     struct Batch {
-        std::string text;
-        std::vector<Line> lines;  // of the text
+        std::unique_ptr<char[]> text;
+        std::vector<Line> lines;
+        std::vector<Record> records;
     };
-    Batch read_batch(std::uint64_t& offset);
+    template <class Read>
+    auto read_batch(std::uint64_t offset, Read read);
+    std::unique_ptr<char[]> read_text(std::uint64_t offset, std::size_t& size) const;
     void check_is_journal(const Line& line);
     void keep_damaged();
     void append(File& file, std::uint64_t& size, std::string_view lines);
@@ -1900,73 +1980,77 @@ inline void Journal::open_existing() {
     }
 }
 
-// Reads the journal's next lines; none at its end.  The last of a batch may be the
-// file's last, without a newline.
-inline Journal::Batch Journal::read_batch(std::uint64_t& offset) {
-    constexpr std::size_t size = std::size_t{4} << 20;
-    Batch batch;
-    batch.text.resize(size);
-    std::size_t filled = 0;
-    std::size_t end = 0;  // of the last whole line
-    for (;;) {
-        const std::size_t wanted = batch.text.size() - filled;
-        const std::size_t n = file_->read(&batch.text[filled], wanted, offset + filled);
-        filled += n;
-        const std::size_t newline = std::string_view(batch.text).substr(0, filled).rfind('\n');
-        end = n < wanted ? filled : newline == std::string_view::npos ? 0 : newline + 1;
-        if (end > 0 || n < wanted) break;
-        batch.text.resize(batch.text.size() * 2);  // one line, and not all of it
+// Some whole lines from here on, and their size; the last may be the file's last,
+// without a newline.
+inline std::unique_ptr<char[]> Journal::read_text(std::uint64_t offset, std::size_t& size) const {
+    for (std::size_t room = std::size_t{4} << 20;; room *= 2) {  // for one line at least
+        std::unique_ptr<char[]> text(new char[room]);
+        size = file_->read(text.get(), room, offset);
+        if (size < room) return text;
+        const std::size_t newline = std::string_view(text.get(), size).rfind('\n');
+        if (newline == std::string_view::npos) continue;
+        size = newline + 1;
+        return text;
     }
-    batch.text.resize(end);
-    const std::string_view text = batch.text;
-    for (std::size_t begin = 0; begin < end;) {
-        const std::size_t newline = std::min(text.find('\n', begin), end);
-        Line line{text.substr(begin, newline - begin), offset + begin, 0, false};
-        begin = std::min(newline + 1, end);
-        line.end = offset + begin;
-        line.has_newline = newline < end;
-        if (!line.text.empty() && line.text.back() == '\r') line.text.remove_suffix(1);
-        line.is_intact = is_intact(line.text);
-        batch.lines.push_back(line);
+}
+
+template <class Read>
+auto Journal::read_batch(std::uint64_t offset, Read read) {
+    auto batch = std::make_unique<Batch<decltype(read(std::string_view()))>>();
+    std::size_t size = 0;
+    batch->text = read_text(offset, size);
+    const std::string_view text(batch->text.get(), size);
+    for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t newline = std::min(text.find('\n', begin), text.size());
+        const std::size_t end = std::min(newline + 1, text.size());
+        std::string_view line = text.substr(begin, newline - begin);
+        if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+        batch->lines.push_back(
+            {line, offset + begin, offset + end, newline < text.size(), is_intact(line)});
+        if (batch->lines.back().is_intact) batch->records.push_back(read(line));
+        begin = end;
     }
-    offset += end;
     return batch;
 }
 
-template <class Replay>
-bool Journal::recover(Replay replay) {
+template <class Read, class Replay>
+bool Journal::recover(Read read, Replay replay) {
     if (!file_) return true;
     const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
     std::uint64_t good_end = 0;
     bool unfinished = false;  // the last intact line has no newline
     bool any = false;
-    const auto take = [&](const Line& line) {
+    const auto take = [&](const Line& line, auto record) {
         constexpr std::string_view blanks(" \t\r\0", 4);
         if (line.text.find_first_not_of(blanks) == std::string_view::npos) return;
         any = true;
         check_is_journal(line);
         if (line.is_intact) {
-            replay(line.text);
+            replay(*record);
             ++recovery_.records;
             good_end = line.end;
             unfinished = !line.has_newline;
         } else if (line.has_newline) {
             damaged_.push_back({line.begin, line.end});
-            for (const std::string_view record : intact_parts(line.text)) {
-                replay(record);
+            for (const std::string_view part : intact_parts(line.text)) {
+                auto salvaged = read(part);
+                replay(salvaged);
                 ++recovery_.records;
                 good_end = line.end;
                 unfinished = false;
             }
         }
     };
-    // The next lines are read and checked while these are taken.
-    std::uint64_t offset = 0;
-    Batch batch = read_batch(offset);
-    while (!batch.lines.empty()) {
-        auto next = std::async(std::launch::async, [this, &offset] { return read_batch(offset); });
-        for (const Line& line : batch.lines) take(line);
-        batch = next.get();
+    // The next lines are read while these are taken.
+    using Batches = decltype(read_batch(0, read));
+    Ahead<Batches> ahead([this, &read, offset = std::uint64_t{0}]() mutable {
+        Batches batch = read_batch(offset, read);
+        if (!batch->lines.empty()) offset = batch->lines.back().end;
+        return batch;
+    });
+    for (Batches batch = ahead.next(); !batch->lines.empty(); batch = ahead.next()) {
+        auto record = batch->records.begin();
+        for (const Line& line : batch->lines) take(line, line.is_intact ? record++ : record);
     }
     if (any && !plausible_) {
         throw Error(Errc::journal_unreadable, path_ + " is not a journal of task-scheduler");
@@ -3100,27 +3184,34 @@ private:
     // Opening.
     void recover();
     void judge_clock(bool& rewrite_first);
-    void replay(std::string_view line);
     template <class T>
     T known(const std::optional<T>& value) const;
+    // What a record says; its texts are those of the line.
+    struct ReplayedTask {
+        TaskId id;
+        NewTask task{};
+    };
     struct Replayed {
         std::string_view op;
         std::uint64_t seq = 0;
         std::uint64_t end = 0;
         TimePoint at{};
+        TaskId last_id;
+        std::vector<ReplayedTask> tasks;
         std::vector<TaskId> ids;
         std::string key;
         std::string_view digest;
         std::string_view timestamp;
-        SinkChange sink;
+        std::unique_ptr<SinkChange> sink;
         std::uint64_t event = 0;  // of a dead letter, as the next
         TimePoint emitted_at{};
     };
-    void replay_tasks(JsonReader& reader, Replayed& record);
-    NewTask replay_task(JsonReader& reader, TaskId& id) const;
-    void replay_task(TaskId id, const NewTask& task);
-    void replay_record(Replayed& record);
-    void replay_sink_member(std::string_view key, std::string_view value, Replayed& record);
+    Replayed read_record(std::string_view line) const;
+    void read_member(std::string_view key, std::string_view value, Replayed& record) const;
+    ReplayedTask read_task(JsonReader& reader) const;
+    void read_sink_member(std::string_view key, std::string_view value, Replayed& record) const;
+    void replay(Replayed& record);
+    void replay_task(const ReplayedTask& task);
     bool replay_sink(Replayed& record);
     void replay_answer(const Replayed& record);
     Record* replayed_pending(TaskId id) const;
@@ -3244,7 +3335,9 @@ inline void Store::close() {
 // ---- Opening ---------------------------------------------------------------
 
 inline void Store::recover() {
-    bool rewrite_first = journal_->recover([this](std::string_view line) { replay(line); });
+    bool rewrite_first =
+        journal_->recover([this](std::string_view line) { return read_record(line); },
+                          [this](Replayed& record) { replay(record); });
     history_.skip_to(first_free_seq_);
     // A crash may take away an emission and leave what a sink made of it.
     history_.skip_to(sinks_.next_seq());
@@ -3282,35 +3375,23 @@ inline void Store::judge_clock(bool& rewrite_first) {
     }
 }
 
-inline void Store::replay(std::string_view line) {
+inline Store::Replayed Store::read_record(std::string_view line) const {
     JsonReader reader(line);
     std::string_view key;
     std::string_view value;
     Replayed record;
-    const auto text = [&value] { return value.substr(1, value.size() - 2); };
-    const auto number = [&value] { return std::strtoull(std::string(value).c_str(), nullptr, 10); };
     reader.enter_object();
     while (reader.next_member(key)) {
         if (key == "tasks") {
-            replay_tasks(reader, record);
+            reader.enter_array();
+            while (reader.next_element()) record.tasks.push_back(read_task(reader));
         } else if (key == "ids") {
             reader.enter_array();
             while (reader.next_element() && reader.value(value)) {
-                record.ids.push_back(known(TaskId::parse(text())));
+                record.ids.push_back(known(TaskId::parse(inside(value))));
             }
         } else if (reader.value(value)) {
-            if (key == "op") record.op = text();
-            if (key == "journal") record.op = key;
-            if (key == "seq") record.seq = number();
-            if (key == "end") record.end = number();
-            if (key == "at") record.at = known(parse_time(text()));
-            if (key == "key") record.key = read_string(value).value_or("");
-            if (key == "digest") record.digest = text();
-            if (key == "timestamp") record.timestamp = text();
-            if (key == "last_id") ids_.pass(known(TaskId::parse(text())));
-            if (key == "sink" || !record.sink.sink.empty()) {
-                replay_sink_member(key, value, record);
-            }
+            read_member(key, value, record);
         }
     }
     if (!reader.finish()) {
@@ -3318,9 +3399,22 @@ inline void Store::replay(std::string_view line) {
                     "the journal " + journal_->path() +
                         " has a record that is intact but not JSON: " + reader.problem());
     }
-    if (record.op == "clock") newest_stamp_ = TimePoint();
-    newest_stamp_ = std::max(newest_stamp_, record.at);
-    replay_record(record);
+    return record;
+}
+
+inline void Store::read_member(std::string_view key, std::string_view value,
+                               Replayed& record) const {
+    if (key == "op") record.op = inside(value);
+    if (key == "journal") record.op = key;
+    if (key == "seq") record.seq = number_in(value);
+    if (key == "end") record.end = number_in(value);
+    if (key == "at") record.at = known(parse_time(inside(value)));
+    if (key == "key") record.key = read_string(value).value_or("");
+    if (key == "digest") record.digest = inside(value);
+    if (key == "timestamp") record.timestamp = inside(value);
+    if (key == "last_id") record.last_id = known(TaskId::parse(inside(value)));
+    if (key == "sink") record.sink = std::make_unique<SinkChange>();
+    if (record.sink) read_sink_member(key, value, record);
 }
 
 // What an intact record must say.  One that does not was not written by this
@@ -3333,108 +3427,102 @@ T Store::known(const std::optional<T>& value) const {
                                               "a newer version may have written it");
 }
 
-inline void Store::replay_tasks(JsonReader& reader, Replayed& record) {
-    reader.enter_array();
-    while (reader.next_element()) {
-        TaskId id;
-        const NewTask task = replay_task(reader, id);
-        if (reader.failed()) return;
-        if (record.at == TimePoint()) newest_stamp_ = std::max(newest_stamp_, id.time());
-        if (!record.key.empty()) record.ids.push_back(id);
-        replay_task(id, task);
-    }
-}
-
-inline NewTask Store::replay_task(JsonReader& reader, TaskId& id) const {
+inline Store::ReplayedTask Store::read_task(JsonReader& reader) const {
     std::string_view key;
     std::string_view value;
-    NewTask task{};
+    ReplayedTask read;
     reader.enter_object();
     while (reader.next_member(key) && reader.value(value)) {
-        const std::string_view text = value.substr(1, value.size() - 2);
-        if (key == "id") id = known(TaskId::parse(text));
-        if (key == "due") task.due = known(parse_time(text));
-        if (key == "payload") task.payload = value;
+        if (key == "id") read.id = known(TaskId::parse(inside(value)));
+        if (key == "due") read.task.due = known(parse_time(inside(value)));
+        if (key == "payload") read.task.payload = value;
     }
-    if (!reader.failed() && (id == TaskId() || task.payload.empty())) {
+    if (!reader.failed() && (read.id == TaskId() || read.task.payload.empty())) {
         known(std::optional<TaskId>());
     }
-    return task;
-}
-
-// A record for a known id replaces it; one for a task that has ended, which a
-// rewrite may leave in the tail, is nothing.
-inline void Store::replay_task(TaskId id, const NewTask& task) {
-    if (Record* known = index_.find(id)) {
-        if (known->state != State::pending) return;
-        forget_locked(known);
-    }
-    RecordRef record = RecordRef::make(id, task.due, task.payload);
-    record->state = State::pending;
-    bytes_ += task.payload.size();
-    ids_.pass(id);
-    index_.insert(std::move(record));
+    return read;
 }
 
 // The members of a record about a sink; its name comes before the others.
-inline void Store::replay_sink_member(std::string_view key, std::string_view value,
-                                      Replayed& record) {
-    SinkChange& change = record.sink;
-    const std::string_view text = value.substr(1, std::max<std::size_t>(value.size(), 2) - 2);
-    const auto number = [&] { return std::strtoull(std::string(value).c_str(), nullptr, 10); };
-    if (key == "sink") change.sink = text;
+inline void Store::read_sink_member(std::string_view key, std::string_view value,
+                                    Replayed& record) const {
+    SinkChange& change = *record.sink;
+    if (key == "sink") change.sink = inside(value);
     if (key == "seq") change.seq = record.seq;
-    if (key == "attempts") change.attempts = static_cast<std::uint32_t>(number());
-    if (key == "next") change.next = known(parse_time(text));
+    if (key == "attempts") change.attempts = static_cast<std::uint32_t>(number_in(value));
+    if (key == "next") change.next = known(parse_time(inside(value)));
     if (key == "error") change.error = read_string(value);
-    if (key == "event") record.event = number();
+    if (key == "event") record.event = number_in(value);
     if (key == "again") change.again = value == "true";
     if (key == "state") {
-        const auto* const state = std::find(sink_states.begin(), sink_states.end(), text);
+        const auto* const state = std::find(sink_states.begin(), sink_states.end(), inside(value));
         known(state == sink_states.end() ? std::nullopt : std::optional(true));
         change.state = static_cast<SinkState>(state - sink_states.begin());
     }
-    if (key == "emitted_at") record.emitted_at = known(parse_time(text));
+    if (key == "emitted_at") record.emitted_at = known(parse_time(inside(value)));
     JsonReader reader(value);
     if (key == "dead") {
         std::string_view seq;
         reader.enter_array();
-        while (reader.next_element() && reader.value(seq)) {
-            change.dead.push_back(std::strtoull(std::string(seq).c_str(), nullptr, 10));
-        }
+        while (reader.next_element() && reader.value(seq)) change.dead.push_back(number_in(seq));
     }
     if (key == "task") {
-        TaskId id;
-        const NewTask task = replay_task(reader, id);
-        change.letter = RecordRef::make(id, task.due, task.payload);
+        const ReplayedTask read = read_task(reader);
+        change.letter = RecordRef::make(read.id, read.task.due, read.task.payload);
     }
+}
+
+// A record for a known id replaces it; one for a task that has ended, which a
+// rewrite may leave in the tail, is nothing.
+inline void Store::replay_task(const ReplayedTask& replayed) {
+    if (Record* known = index_.find(replayed.id)) {
+        if (known->state != State::pending) return;
+        forget_locked(known);
+    }
+    RecordRef record = RecordRef::make(replayed.id, replayed.task.due, replayed.task.payload);
+    record->state = State::pending;
+    bytes_ += record->size;
+    ids_.pass(replayed.id);
+    index_.insert(std::move(record));
 }
 
 // False: it is no record about a sink.
 inline bool Store::replay_sink(Replayed& record) {
     const auto* const op = std::find(sink_ops.begin(), sink_ops.end(), record.op);
     if (op == sink_ops.end()) return false;
-    SinkChange& change = record.sink;
+    known(record.sink ? std::optional(true) : std::nullopt);
+    SinkChange& change = *record.sink;
     change.kind = static_cast<SinkChange::Kind>(op - sink_ops.begin());
     change.at = record.at;
-    Record* const known_event = change.letter ? index_.find(change.letter->id) : nullptr;
-    if (known_event && known_event->state == State::emitted && known_event->seq == record.event) {
-        change.letter = RecordRef::share(known_event);
-    } else if (change.letter) {
-        change.letter->seq = record.event;
-        change.letter->ended_at = record.emitted_at;
-        change.letter->state = State::emitted;
-    } else if (change.kind == SinkChange::Kind::bury) {
-        known(std::optional<TaskId>());
+    if (change.kind == SinkChange::Kind::bury) {
+        known(change.letter ? std::optional(true) : std::nullopt);
+        Record* const event = index_.find(change.letter->id);
+        if (event && event->state == State::emitted && event->seq == record.event) {
+            change.letter = RecordRef::share(event);
+        } else {
+            change.letter->seq = record.event;
+            change.letter->ended_at = record.emitted_at;
+            change.letter->state = State::emitted;
+        }
     }
     sinks_.apply(change);
     return true;
 }
 
-inline void Store::replay_record(Replayed& record) {
+inline void Store::replay(Replayed& record) {
+    if (record.op == "clock") newest_stamp_ = TimePoint();
+    newest_stamp_ = std::max(newest_stamp_, record.at);
     if (record.op == "journal") {
         first_free_seq_ = std::max(first_free_seq_, record.seq);
+        ids_.pass(record.last_id);
     } else if (record.op == "schedule" || record.op == "answer") {
+        for (const ReplayedTask& task : record.tasks) {
+            if (record.at == TimePoint()) {
+                newest_stamp_ = std::max(newest_stamp_, task.id.time());
+            }
+            if (!record.key.empty()) record.ids.push_back(task.id);
+            replay_task(task);
+        }
         if (!record.key.empty()) replay_answer(record);
     } else if (record.op == "emit") {
         std::uint64_t seq = record.seq;
