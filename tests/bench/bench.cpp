@@ -1492,6 +1492,58 @@ void measure_growth(Bench& bench) {
     }
 }
 
+// ---- webhook ---------------------------------------------------------------
+
+// How many requests a second a client makes that waits for each answer.
+double posts_of_client(int port, std::size_t count) {
+    httplib::Client client("127.0.0.1", port);
+    client.set_keep_alive(true);
+    client.set_tcp_nodelay(true);
+    const std::string body = Task(now_ns()).text();
+    const std::int64_t began = now_ns();
+    for (std::size_t n = 0; n < count; ++n) {
+        if (!client.Post("/hook", body, "application/json")) {
+            throw std::runtime_error("the receiver did not answer");
+        }
+    }
+    return static_cast<double>(count) / seconds_between(began, now_ns());
+}
+
+std::size_t delivered(const Fd& fd) {
+    const std::string answer = ask(fd, get("/sinks"));
+    const std::size_t at = answer.find("\"delivered\":");
+    return std::strtoul(answer.c_str() + at + 12, nullptr, 10);
+}
+
+// How many of the tasks that are due at one moment a webhook delivers a second.
+double posts_of_webhook(const Bench& bench, const std::string& fsync, int port, std::size_t count) {
+    const std::string url = "http://127.0.0.1:" + std::to_string(port) + "/hook";
+    const Server server(bench, fsync, {"--webhook", url});
+    const std::int64_t due = moment_ahead(1);
+    schedule_arrays(server.port(), count, due, false);
+    sleep_until(due);
+    const Fd fd = connect_to(server.port());
+    while (delivered(fd) < count) std::this_thread::sleep_for(2ms);
+    return static_cast<double>(count) / seconds_between(due, now_ns());
+}
+
+void measure_webhook(Bench& bench) {
+    const std::size_t count = bench.pick(20'000, 500);
+    const Reference receiver("bare");
+    Values client;
+    std::vector<Values> webhook(policies.size());
+    for (int round = 0; round < bench.rounds(5); ++round) {
+        client.push_back(posts_of_client(receiver.port(), count));
+        for (std::size_t i = 0; i < policies.size(); ++i) {
+            webhook[i].push_back(posts_of_webhook(bench, policies[i], receiver.port(), count));
+        }
+    }
+    bench.report.against("httplib::Client, posting the same to the same receiver");
+    for (std::size_t i = 0; i < policies.size(); ++i) {
+        bench.report.add({policies[i], "deliveries/s", client, webhook[i], ">= 0.7 x"});
+    }
+}
+
 // ---- All of them -----------------------------------------------------------
 
 struct Measurement {
@@ -1511,6 +1563,7 @@ const std::vector<Measurement> measurements{
     {"cpu", "processor time a schedule and an emission", measure_cpu},
     {"idle", "system calls and memory with one task an hour ahead", measure_idle},
     {"growth", "the cost of each operation, with few and with many tasks", measure_growth},
+    {"webhook", "deliveries to a webhook, one after the other", measure_webhook},
 };
 
 int usage() {
