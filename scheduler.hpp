@@ -7453,9 +7453,12 @@ private:
 // call to poll().
 inline bool Connection::receive(bool idle) {
     if (!flush()) return false;
-    if (in_at_ == in_.size()) {
-        in_.clear();
-        in_at_ = 0;
+    in_.erase(0, in_at_);  // nothing points into it here
+    in_at_ = 0;
+    if (idle) {
+        for (std::string* text : {&in_, &out_, &request_.body}) {
+            if (text->capacity() > large) text->shrink_to_fit();
+        }
     }
     std::array<char, 16'384> buffer;
     for (;;) {
