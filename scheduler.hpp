@@ -956,6 +956,13 @@ inline std::uint64_t number_in(std::string_view token) {
     return std::strtoull(std::string(token).c_str(), nullptr, 10);
 }
 
+// A place in the order of emission, which leaves room for all that come after it.
+inline std::optional<std::uint64_t> seq_in(std::string_view token) {
+    const bool digits = !token.empty() && token.size() <= 18 &&
+                        token.find_first_not_of("0123456789") == std::string_view::npos;
+    return digits ? std::optional(number_in(token)) : std::nullopt;
+}
+
 // Printable ASCII of a text from elsewhere, for an answer, a log or a record.
 inline std::string printable(std::string_view text, std::size_t limit) {
     std::string out(text.substr(0, limit));
@@ -1658,6 +1665,16 @@ inline void append_clock_record(std::string& lines, TimePoint at) {
     lines += R"({"op":"clock")";
     append_at(lines, at);
     seal_line(lines, start);
+}
+
+constexpr const char* sink_name_rule = "must be 1 to 64 letters, digits, '-', '_' and '.'";
+
+inline bool is_sink_name(std::string_view name) {
+    return !name.empty() && name.size() <= 64 &&
+           std::all_of(name.begin(), name.end(), [](unsigned char c) {
+               return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') ||
+                      c == '-' || c == '_' || c == '.';
+           });
 }
 
 // A change to what is remembered of a sink.  A record says just this.
@@ -2863,6 +2880,8 @@ public:
     std::uint64_t next_seq() const;
     // Of the payloads of dead letters that are not in the history.
     std::size_t bytes() const { return bytes_; }
+    // Of the records of all dead letters in a journal, about.
+    std::size_t record_bytes() const { return record_bytes_; }
     // Does what a record says.  One about a sink that there is not is nothing.
     void apply(const SinkChange& change);
     // Makes an event that the history cannot keep a dead letter of whoever wants it.
@@ -2875,12 +2894,17 @@ private:
     void move(Sink& sink, std::uint64_t seq);
     void bury(const std::string& name, Sink& sink, Letter letter);
     void erase(Sink& sink, std::uint64_t seq);
+    static std::size_t record_size(const Letter& letter) {
+        constexpr std::size_t beside = 350;
+        return letter.event->size + letter.error.size() + beside;
+    }
 
     const std::size_t max_dead_;
     const Log log_;  // null: silence
     const IsRetained is_retained_;
     std::map<std::string, Sink> sinks_;
     std::size_t bytes_ = 0;
+    std::size_t record_bytes_ = 0;
 };
 
 inline std::uint64_t SinkBook::first_wanted() const {
@@ -2900,12 +2924,13 @@ inline std::uint64_t SinkBook::next_seq() const {
 
 inline void SinkBook::apply(const SinkChange& change) {
     using Kind = SinkChange::Kind;
-    if (change.kind == Kind::set) return set(sinks_[change.sink], change);
-    Sink* sink = find(change.sink);
+    // What has a cursor and a state may be a new one.
+    const bool creates = change.kind == Kind::set && change.seq && change.state;
+    Sink* sink = creates ? &sinks_[change.sink] : find(change.sink);
     if (!sink) return;
     switch (change.kind) {
         case Kind::set:
-            return;
+            return set(*sink, change);
         case Kind::deliver:
             for (const std::uint64_t seq : change.dead) erase(*sink, seq);
             // It may have been given up while it was on its way.
@@ -2916,7 +2941,9 @@ inline void SinkBook::apply(const SinkChange& change) {
             bury(
                 change.sink, *sink,
                 {change.letter, change.at, change.attempts.value_or(0), change.error.value_or("")});
-            if (change.again) sink->again.insert(change.letter->seq);
+            if (change.again && sink->dead.count(change.letter->seq) > 0) {
+                sink->again.insert(change.letter->seq);
+            }
             if (change.seq) move(*sink, *change.seq);
             return;
         case Kind::redeliver:
@@ -2953,6 +2980,7 @@ inline void SinkBook::bury(const std::string& name, Sink& sink, Letter letter) {
     erase(sink, seq);
     letter.counts = !is_retained_(letter.event.get());
     if (letter.counts) bytes_ += letter.event->size;
+    record_bytes_ += record_size(letter);
     if (!letter.error.empty()) sink.error = letter.error;
     sink.dead.emplace(seq, std::move(letter));
     if (sink.dead.size() <= max_dead_) return;
@@ -2967,6 +2995,7 @@ inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
     const auto letter = sink.dead.find(seq);
     if (letter == sink.dead.end()) return;
     if (letter->second.counts) bytes_ -= letter->second.event->size;
+    record_bytes_ -= record_size(letter->second);
     sink.again.erase(seq);
     sink.dead.erase(letter);
 }
@@ -3241,6 +3270,7 @@ private:
     bool is_clock_trusted_locked(TimePoint at);
     bool is_old(const Record* ended, TimePoint now) const;
     bool is_held_locked(const Record* event) const;
+    bool give_up_locked(Record* event, TimePoint now);
     void trim_locked(TimePoint now);
     const SinkBook::Sink& sink_locked(const std::string& name) const;
     void commit_sinks(std::unique_lock<std::mutex>& lock, const std::vector<SinkChange>& changes);
@@ -3406,7 +3436,7 @@ inline void Store::read_member(std::string_view key, std::string_view value,
                                Replayed& record) const {
     if (key == "op") record.op = inside(value);
     if (key == "journal") record.op = key;
-    if (key == "seq") record.seq = number_in(value);
+    if (key == "seq") record.seq = known(seq_in(value));
     if (key == "end") record.end = number_in(value);
     if (key == "at") record.at = known(parse_time(inside(value)));
     if (key == "key") record.key = read_string(value).value_or("");
@@ -3447,16 +3477,20 @@ inline Store::ReplayedTask Store::read_task(JsonReader& reader) const {
 inline void Store::read_sink_member(std::string_view key, std::string_view value,
                                     Replayed& record) const {
     SinkChange& change = *record.sink;
-    if (key == "sink") change.sink = inside(value);
+    const auto must = [this](bool so) { known(so ? std::optional(true) : std::nullopt); };
+    if (key == "sink") {
+        change.sink = inside(value);
+        must(value.front() == '"' && is_sink_name(change.sink));
+    }
     if (key == "seq") change.seq = record.seq;
     if (key == "attempts") change.attempts = static_cast<std::uint32_t>(number_in(value));
     if (key == "next") change.next = known(parse_time(inside(value)));
     if (key == "error") change.error = read_string(value);
-    if (key == "event") record.event = number_in(value);
+    if (key == "event") record.event = known(seq_in(value));
     if (key == "again") change.again = value == "true";
     if (key == "state") {
         const auto* const state = std::find(sink_states.begin(), sink_states.end(), inside(value));
-        known(state == sink_states.end() ? std::nullopt : std::optional(true));
+        must(state != sink_states.end());
         change.state = static_cast<SinkState>(state - sink_states.begin());
     }
     if (key == "emitted_at") record.emitted_at = known(parse_time(inside(value)));
@@ -3465,9 +3499,11 @@ inline void Store::read_sink_member(std::string_view key, std::string_view value
         std::string_view seq;
         reader.enter_array();
         while (reader.next_element() && reader.value(seq)) change.dead.push_back(number_in(seq));
+        must(reader.finish());
     }
     if (key == "task") {
         const ReplayedTask read = read_task(reader);
+        must(reader.finish());
         change.letter = RecordRef::make(read.id, read.task.due, read.task.payload);
     }
 }
@@ -3538,7 +3574,7 @@ inline void Store::replay(Replayed& record) {
             ++seq;
         }
         history_.skip_to(seq);
-        trim_locked(now());
+        trim_locked(record.at);  // as it was then: of the sinks not all is known yet
     } else if (record.op == "cancel") {
         for (const TaskId id : record.ids) {
             if (Record* task = replayed_pending(id)) forget_locked(task);
@@ -3548,7 +3584,7 @@ inline void Store::replay(Replayed& record) {
             Record* task = replayed_pending(id);
             if (task) end_locked(task, State::missed, record.at, missed_.next_seq());
         }
-        trim_locked(now());
+        trim_locked(record.at);
     } else if (record.op == "forget") {
         forget_events_locked(record.seq, record.end);
     } else if (!replay_sink(record) && record.op != "clock") {
@@ -3921,7 +3957,11 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
             if (!failed) forget_events_locked(change.begin, change.end);
             return;
         case Change::Kind::sink:
-            if (!failed) sinks_.apply(*change.sink);
+            try {
+                if (!failed) sinks_.apply(*change.sink);
+            } catch (const std::bad_alloc&) {
+                log("there is no memory for what the journal says of sink " + change.sink->sink);
+            }
             return;
     }
 }
@@ -3950,12 +3990,13 @@ inline void Store::forget_locked(Record* record) {
 inline bool Store::emit_due() {
     std::unique_lock<std::mutex> lock(mutex_);
     const TimePoint at = now();
+    const bool trusted_before = clock_trusted_;
     if (!is_clock_trusted_locked(at)) return false;
     take_due_locked(at);
     if (emission_.empty() && given_up_.empty()) {
         const std::size_t before = history_.size();
         trim_locked(at);
-        return history_.size() != before;
+        return history_.size() != before || !trusted_before;  // what waits by the clock looks again
     }
     const std::uint64_t seq = history_.next_seq();
     if (journal_) {
@@ -4072,6 +4113,17 @@ inline bool Store::is_held_locked(const Record* event) const {
            history_.bytes() <= options_.sink_backlog_bytes;
 }
 
+// False: there is no memory for it, and the event stays.
+inline bool Store::give_up_locked(Record* event, TimePoint now) {
+    try {
+        sinks_.give_up(event, now);
+        sinks_.drop(event);
+        return true;
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+}
+
 // That a sink is too far behind needs no record: it is found again when the
 // records of emissions and deliveries are replayed.
 inline void Store::trim_locked(TimePoint now) {
@@ -4079,8 +4131,7 @@ inline void Store::trim_locked(TimePoint now) {
         while (past->size() > options_.history && is_old(past->oldest(), now)) {
             Record* record = past->oldest();
             if (past == &history_ && is_held_locked(record)) break;
-            if (past == &history_) sinks_.give_up(record, now);
-            if (past == &history_) sinks_.drop(record);
+            if (past == &history_ && !give_up_locked(record, now)) break;
             past->drop_oldest();
             forget_locked(record);
         }
@@ -4483,7 +4534,7 @@ inline std::vector<SinkChange> Store::dead_letters_locked() const {
 inline std::uint64_t Store::live_bytes_locked() const {
     constexpr std::uint64_t per_record = 130;
     const std::uint64_t past = history_.size() + missed_.size();
-    return bytes_ + sinks_.bytes() + queue_.size() * per_record +
+    return bytes_ + sinks_.record_bytes() + queue_.size() * per_record +
            past * (per_record + end_record_size);
 }
 
@@ -4537,6 +4588,7 @@ inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
 // is not in the copy is in the tail.
 inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     const bool had_failed = journal_->failed();
+    const std::uint64_t before = journal_->size();
     const std::uint64_t seq = history_.next_seq();
     const TaskId last_id = ids_.last();
     lock.unlock();
@@ -4554,7 +4606,9 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
         lock.unlock();
         journal_->finish_rewrite(pending_);
         lock.lock();
-        rewrite_above_ = 0;
+        // One that gained little was asked for by a poor estimate, and is not repeated.
+        const std::uint64_t size = journal_->size();
+        rewrite_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
     } catch (const std::exception& error) {
         if (lock.owns_lock()) lock.unlock();
         journal_->abandon_rewrite();
@@ -4923,9 +4977,10 @@ public:
     /// are: one that the journal does not know begins with the first event that this
     /// object emits, or with the oldest that is retained; one that is not named here
     /// is forgotten.  Blocks until that is stored.  Throws `Error`.
-    void open_sinks(const std::vector<detail::SinkSetup>& setups) {
-        store_.open_sinks(setups, first_seq_);
-    }
+    /// Once at a time: until close_sinks(), it throws `Error` with `invalid_argument`.
+    void open_sinks(const std::vector<detail::SinkSetup>& setups);
+    /// Lets open_sinks() be called again; what the sinks have taken stays.
+    void close_sinks() { sinks_open_ = false; }
     /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
     /// active; a hook tells when that may have changed.
     std::optional<Delivery> next_delivery(const std::string& sink) const {
@@ -4970,6 +5025,7 @@ private:
     void call_hooks();
     void set_sink_state(const std::string& sink, SinkState state);
 
+    std::atomic<bool> sinks_open_{false};
     detail::Store store_;
     const std::uint64_t first_seq_;            // of the first event that this object emits
     std::condition_variable wake_;             // with the store's mutex
@@ -5092,6 +5148,18 @@ inline void Scheduler::call_hooks() {
     }
 }
 
+inline void Scheduler::open_sinks(const std::vector<detail::SinkSetup>& setups) {
+    if (sinks_open_.exchange(true)) {
+        throw Error(Errc::invalid_argument, "this scheduler's sinks are already delivered to");
+    }
+    try {
+        store_.open_sinks(setups, first_seq_);
+    } catch (...) {
+        sinks_open_ = false;
+        throw;
+    }
+}
+
 inline std::size_t Scheduler::redeliver(const std::string& sink, std::optional<TaskId> id) {
     const std::size_t count = store_.redeliver(sink, id);
     call_hooks();
@@ -5193,20 +5261,6 @@ inline void Scheduler::stop() {
 //       before the next event has its turn.
 //   K4  What is secret of a sink is never shown, logged or journaled.
 
-namespace detail {
-
-constexpr const char* sink_name_rule = "must be 1 to 64 letters, digits, '-', '_' and '.'";
-
-inline bool is_sink_name(std::string_view name) {
-    return !name.empty() && name.size() <= 64 &&
-           std::all_of(name.begin(), name.end(), [](unsigned char c) {
-               return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') ||
-                      c == '-' || c == '_' || c == '.';
-           });
-}
-
-}  // namespace detail
-
 /// Takes events, one at a time, each at least once.
 class Sink {
 public:
@@ -5258,8 +5312,8 @@ public:
 private:
     struct Worker {
         SinkOptions options;
-        // The delivery that is waited for, and until when: a clock that is stepped
-        // meanwhile does not lengthen the wait.
+        // The delivery that is waited for, and until when: a clock that is stepped back
+        // does not lengthen the wait.
         std::uint64_t seq = 0;
         std::uint32_t attempt = 0;
         std::chrono::steady_clock::time_point until;
@@ -5273,11 +5327,14 @@ private:
     void attempt(Worker& worker, const Delivery& delivery);
     Outcome deliver(Worker& worker, const Delivery& delivery) const;
     void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
-    void settle(const Delivery& delivery, const Outcome& outcome);
+    void deliver_next(Worker& worker);
+    void say(const std::string& line) const;
     bool is_stopping() {
         const std::lock_guard<std::mutex> guard(mutex_);
         return stopping_;
     }
+
+    static constexpr milliseconds max_retry_after = std::chrono::hours(24);
 
     Scheduler& scheduler_;
     std::mutex mutex_;
@@ -5285,7 +5342,7 @@ private:
     std::uint64_t changes_ = 0;  // guarded by mutex_: how often a hook was called
     bool stopping_ = false;      // guarded by mutex_
     std::vector<std::unique_ptr<Worker>> workers_;
-    std::size_t hook_ = 0;
+    std::optional<std::size_t> hook_;
 };
 
 inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks) : scheduler_(scheduler) {
@@ -5299,21 +5356,29 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks) : sche
         if (!names.insert(options.name).second) {
             throw Error(Errc::invalid_argument, "two sinks have the name " + options.name);
         }
+        if (!options.sink) {
+            throw Error(Errc::invalid_argument, "sink " + options.name + " is none");
+        }
         setups.push_back(
             {options.name, options.sink->kind(), options.sink->target(), options.from_earliest});
         workers_.push_back(std::make_unique<Worker>());
         workers_.back()->options = std::move(options);
     }
     scheduler_.open_sinks(setups);
-    hook_ = scheduler_.add_emission_hook([this] {
-        {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            ++changes_;
+    try {
+        hook_ = scheduler_.add_emission_hook([this] {
+            {
+                const std::lock_guard<std::mutex> guard(mutex_);
+                ++changes_;
+            }
+            changed_.notify_all();
+        });
+        for (const auto& worker : workers_) {
+            worker->thread = std::thread([this, &w = *worker] { run(w); });
         }
-        changed_.notify_all();
-    });
-    for (const auto& worker : workers_) {
-        worker->thread = std::thread([this, &w = *worker] { run(w); });
+    } catch (...) {
+        stop();
+        throw;
     }
 }
 
@@ -5323,7 +5388,7 @@ inline void Sinks::stop() {
     if (std::exchange(stopping_, true)) return;
     changed_.notify_all();
     for (const auto& worker : workers_) {
-        while (!worker->done) {
+        while (worker->thread.joinable() && !worker->done) {
             lock.unlock();
             worker->options.sink->interrupt();
             lock.lock();
@@ -5331,8 +5396,11 @@ inline void Sinks::stop() {
         }
     }
     lock.unlock();
-    for (const auto& worker : workers_) worker->thread.join();
-    scheduler_.remove_emission_hook(hook_);
+    for (const auto& worker : workers_) {
+        if (worker->thread.joinable()) worker->thread.join();
+    }
+    if (hook_) scheduler_.remove_emission_hook(*hook_);
+    scheduler_.close_sinks();
 }
 
 // A receiver or a command that is gone must not end the program: writing to it is an
@@ -5342,44 +5410,69 @@ inline void Sinks::run(Worker& worker) {
     sigemptyset(&broken_pipe);
     sigaddset(&broken_pipe, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
-    std::unique_lock<std::mutex> lock(mutex_);
-    while (!stopping_) {
-        const std::uint64_t seen = changes_;
-        lock.unlock();
-        const auto delivery = scheduler_.next_delivery(worker.options.name);
-        const bool ready = delivery && is_ready(worker, *delivery);
-        if (ready) attempt(worker, *delivery);
-        lock.lock();
-        if (ready) continue;
-        const auto changed = [this, seen] { return stopping_ || changes_ != seen; };
-        if (delivery) {
-            changed_.wait_until(lock, worker.until, changed);
-        } else {
-            changed_.wait(lock, changed);
+    while (!is_stopping()) {
+        try {
+            deliver_next(worker);
+        } catch (const std::exception& error) {  // what cannot be stored is delivered again
+            say("sink " + worker.options.name + ": " + error.what());
+            std::unique_lock<std::mutex> lock(mutex_);
+            changed_.wait_for(lock, std::chrono::seconds(5), [this] { return stopping_; });
         }
     }
+    const std::lock_guard<std::mutex> guard(mutex_);
     worker.done = true;
     changed_.notify_all();
+}
+
+// Delivers what is next, or waits until that may be another.
+inline void Sinks::deliver_next(Worker& worker) {
+    std::uint64_t seen = 0;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        seen = changes_;
+    }
+    const auto delivery = scheduler_.next_delivery(worker.options.name);
+    if (delivery && is_ready(worker, *delivery)) return attempt(worker, *delivery);
+    std::unique_lock<std::mutex> lock(mutex_);
+    const auto changed = [this, seen] { return stopping_ || changes_ != seen; };
+    if (delivery) {
+        changed_.wait_until(lock, worker.until, changed);
+    } else {
+        changed_.wait(lock, changed);
+    }
+}
+
+// Hands a sentence to the log, which must not end the thread.
+inline void Sinks::say(const std::string& line) const {
+    try {
+        scheduler_.log(line);
+    } catch (...) {  // there is nobody left to tell
+    }
 }
 
 inline bool Sinks::is_ready(Worker& worker, const Delivery& delivery) const {
     if (delivery.wait == milliseconds(0)) return true;
     const auto now = std::chrono::steady_clock::now();
+    milliseconds longest = max_retry_after;
+    for (const milliseconds wait : worker.options.retry) longest = std::max(longest, wait * 2);
+    const auto until = now + std::min(delivery.wait, longest);
     if (worker.seq != delivery.event.seq || worker.attempt != delivery.attempt) {
         worker.seq = delivery.event.seq;
         worker.attempt = delivery.attempt;
-        worker.until = now + delivery.wait;
+        worker.until = until;
     }
+    worker.until = std::min(worker.until, until);
     return now >= worker.until;
 }
 
 inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
+    worker.attempt = 0;  // the next wait is another, whatever it is for
     Outcome outcome = deliver(worker, delivery);
     if (outcome.result != Outcome::Result::delivered) {
         if (is_stopping()) return;  // it will be the same attempt again
         judge_failure(worker, delivery, outcome);
     }
-    settle(delivery, outcome);
+    scheduler_.settle(delivery, outcome);
 }
 
 inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
@@ -5398,32 +5491,20 @@ inline void Sinks::judge_failure(Worker& worker, const Delivery& delivery, Outco
                              std::to_string(delivery.attempt) + " at " + delivery.event.id.str() +
                              " has failed: " + detail::printable(outcome.error, 200);
     if (outcome.result == Outcome::Result::disabled) {
-        scheduler_.log(what + "; it is disabled until it is resumed");
+        say(what + "; it is disabled until it is resumed");
         return;
     }
     const auto& retry = worker.options.retry;
     if (delivery.again || delivery.attempt > retry.size()) {
         outcome.wait.reset();
-        scheduler_.log(what + "; it is a dead letter now");
+        say(what + "; it is a dead letter now");
         return;
     }
-    constexpr milliseconds longest = std::chrono::hours(24);  // that a receiver may ask for
     const milliseconds::rep base = retry[delivery.attempt - 1].count();
     std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
-    const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), longest);
+    const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), max_retry_after);
     outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
-    scheduler_.log(what + "; the next is in " + std::to_string(outcome.wait->count()) + " ms");
-}
-
-// What cannot be stored is delivered again after a while.
-inline void Sinks::settle(const Delivery& delivery, const Outcome& outcome) {
-    try {
-        scheduler_.settle(delivery, outcome);
-    } catch (const std::exception& error) {
-        scheduler_.log("sink " + delivery.sink + ": " + error.what());
-        std::unique_lock<std::mutex> lock(mutex_);
-        changed_.wait_for(lock, std::chrono::seconds(5), [this] { return stopping_; });
-    }
+    say(what + "; the next is in " + std::to_string(outcome.wait->count()) + " ms");
 }
 
 /// A sink that calls `callback` with each event, on the sink's thread.  When it throws,
@@ -6908,7 +6989,10 @@ struct HttpRequest {
     int body_status = 200;  // or why there is no body
     std::string body_error;
 
-    std::string path() const { return url_decoded(target.substr(0, target.find('?')), false); }
+    std::string path() const {
+        const std::string_view path = target.substr(0, target.find('?'));
+        return path.empty() ? "/" : url_decoded(path, false);
+    }
     // The first field with this name, if there is one.
     std::optional<std::string_view> field(std::string_view name) const;
     // The first parameter of the query with this name.
@@ -6956,6 +7040,7 @@ struct HttpAnswer {
     std::string body;
     std::optional<StreamStart> stream;  // what follows the head, in place of a body
     bool closes = false;                // the connection ends behind it
+    bool has_length = true;             // the head tells the size of the body
 };
 
 inline std::string_view reason_of(int status) {
@@ -7247,9 +7332,10 @@ inline void StreamWriter::take_adopted() {
 inline void StreamWriter::on_socket(Stream& stream, std::uint32_t events) {
     if (stream.fd < 0) return;  // closed in this round
     if (events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) return close(stream);
-    if (events & EPOLLIN) {  // a client has nothing more to say here
+    if (events & EPOLLIN) {  // a client has nothing more to say here, and is not listened to
         std::array<char, 4'096> ignored;
-        while (::recv(stream.fd, ignored.data(), ignored.size(), MSG_DONTWAIT) > 0) continue;
+        [[maybe_unused]] const ssize_t n =
+            ::recv(stream.fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
     }
     if (events & EPOLLOUT) {
         stream.blocked = false;
@@ -7348,7 +7434,11 @@ inline void StreamWriter::keep_alive_all() {
     }
 }
 
+// A child that is just being started may still have a copy of the socket, with which
+// epoll would go on to report it.
 inline void StreamWriter::close(Stream& stream) {
+    ::epoll_ctl(epoll_, EPOLL_CTL_DEL, stream.fd, nullptr);
+    ::shutdown(stream.fd, SHUT_RDWR);
     ::close(stream.fd);
     stream.fd = -1;
     const std::size_t place = stream.place;
@@ -7436,16 +7526,19 @@ private:
 
     // Of the request at hand:
     std::string head_;
+    std::string_view authority_;  // of a target in absolute form
     HttpRequest request_;
     HttpAnswer refusal_;
     bool old_ = false;  // HTTP/1.0
     bool persistent_ = true;
+    bool closes_ = false;  // a Connection field says so
     bool framed_ = false;
     bool chunked_ = false;
     bool expects_continue_ = false;
     std::uint64_t body_left_ = 0;
     ChunkDecoder chunks_;
     std::size_t hosts_ = 0;
+    std::size_t origins_ = 0;
 };
 
 // More bytes into in_; false at the end, after a failure, or after the deadline.
@@ -7521,10 +7614,11 @@ inline Connection::Next Connection::next_request() {
 
 inline bool Connection::judge() {
     persistent_ = true;
-    framed_ = chunked_ = expects_continue_ = old_ = false;
+    framed_ = chunked_ = expects_continue_ = old_ = closes_ = false;
     body_left_ = 0;
     chunks_ = {};
-    hosts_ = 0;
+    hosts_ = origins_ = 0;
+    authority_ = {};
     std::string_view raw = head_;
     for (std::size_t count = 0; !raw.empty(); ++count) {
         const std::size_t newline = raw.find('\n');
@@ -7547,6 +7641,7 @@ inline bool Connection::judge_whole() {
     if (hosts_ > 1 || (hosts_ == 0 && !old_)) {
         return refuse(400, "A request must have exactly one Host field.");
     }
+    if (origins_ > 1) return refuse(400, "A request must have at most one Origin field.");
     if (chunked_ && (framed_ || old_)) {
         return refuse(400,
                       "Content-Length and Transfer-Encoding must not come together, and "
@@ -7572,9 +7667,13 @@ inline bool Connection::judge_request_line(std::string_view line) {
 
 inline bool Connection::judge_target(std::string_view target) {
     constexpr std::string_view scheme = "http://";
-    if (target.substr(0, scheme.size()) == scheme) {  // absolute-form (RFC 9112, 3.2.2)
-        const std::size_t slash = target.find('/', scheme.size());
-        target = slash == std::string_view::npos ? "/" : target.substr(slash);
+    if (equal_ignoring_case(target.substr(0, scheme.size()), scheme)) {
+        // absolute-form (RFC 9112, 3.2.2): its host and path are what counts.
+        const std::size_t end = std::min(target.find_first_of("/?", scheme.size()), target.size());
+        authority_ = target.substr(scheme.size(), end - scheme.size());
+        target.remove_prefix(end);
+        if (authority_.empty()) return refuse(400, "The target must name a host.");
+        if (target.empty()) target = "/";
     }
     if (target.size() > max_target || std::min(target.find('?'), target.size()) > max_path) {
         return refuse(414,
@@ -7583,7 +7682,8 @@ inline bool Connection::judge_target(std::string_view target) {
     }
     const bool printable = std::all_of(target.begin(), target.end(),
                                        [](unsigned char c) { return c > 0x20 && c < 0x7F; });
-    if (!printable || target.empty() || (target[0] != '/' && target != "*")) {
+    const bool absolute_query = !authority_.empty() && target[0] == '?';
+    if (!printable || target.empty() || (target[0] != '/' && target != "*" && !absolute_query)) {
         return refuse(400, "The target must be a path that begins with a slash, in ASCII.");
     }
     request_.target = target;
@@ -7601,8 +7701,10 @@ inline bool Connection::judge_field(std::string_view line) {
         return (c < 0x20 && c != '\t') || c == 0x7F;
     });
     if (control) return refuse(400, "A header field must not hold control characters.");
-    request_.fields.emplace_back(name, value);
+    const bool replaced = !authority_.empty() && equal_ignoring_case(name, "Host");
+    request_.fields.emplace_back(name, replaced ? authority_ : value);
     if (equal_ignoring_case(name, "Host")) ++hosts_;
+    if (equal_ignoring_case(name, "Origin")) ++origins_;
     if (equal_ignoring_case(name, "Connection")) judge_connection(value);
     if (equal_ignoring_case(name, "Expect")) {
         expects_continue_ = equal_ignoring_case(value, "100-continue");
@@ -7620,7 +7722,8 @@ inline void Connection::judge_connection(std::string_view options) {
         keep = keep || equal_ignoring_case(options.substr(0, end), "keep-alive");
         options.remove_prefix(std::min(end + 1, options.size()));
     }
-    if (close || keep) persistent_ = !close;
+    closes_ = closes_ || close;
+    if (closes_ || keep) persistent_ = !closes_;
 }
 
 // One way to tell where the body ends, or none (RFC 9112, 6.3).
@@ -7644,8 +7747,9 @@ inline bool Connection::judge_framing(std::string_view name, std::string_view va
 
 // What cannot be read is noted, and judged after the secret.
 inline void Connection::read_body() {
+    if (is_consumed()) return;
     judge_body_fields(request_, body_left_, options_.max_body);
-    if (request_.body_status != 200 || is_consumed()) return;
+    if (request_.body_status != 200) return;
     if (expects_continue_ && !old_ && in_at_ == in_.size()) out_ += "HTTP/1.1 100 Continue\r\n\r\n";
     while (take_body() && !is_consumed()) {
         if (receive()) continue;
@@ -7688,7 +7792,7 @@ inline bool Connection::write(const HttpAnswer& answer, bool last) {
     out_.append(reason_of(answer.status)).append("\r\n");
     for (const auto& [name, value] : answer.fields) field(name, value);
     if (answer.status != 204) field("Content-Type", answer.type);
-    if (!answer.stream && answer.status != 204) {
+    if (answer.has_length && answer.status != 204) {
         field("Content-Length", std::to_string(answer.body.size()));
     }
     if (last) field("Connection", "close");
@@ -7707,12 +7811,10 @@ inline bool Connection::flush() {
 }
 
 inline bool Connection::send_all(std::string_view text) {
-    while (!text.empty()) {
-        const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
-        if (n < 0 && errno != EINTR) return false;  // also when its timeout has passed
-        if (n > 0) text.remove_prefix(static_cast<std::size_t>(n));
-    }
-    return true;
+    if (text.empty()) return true;
+    // It sends all, or its timeout, which is `request_timeout`, has passed.
+    const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
+    return n == static_cast<ssize_t>(text.size());
 }
 
 // Closing with unread input resets the connection, which may take the answer
@@ -7814,8 +7916,8 @@ private:
 
     void serve(const httplib::Request& request, httplib::Response& response,
                const httplib::ContentReader* reader);
-    void read_body(detail::HttpRequest& request, const httplib::ContentReader& reader,
-                   httplib::Response& response) const;
+    bool read_body(detail::HttpRequest& request, const httplib::ContentReader& reader) const;
+    void answer_and_end(httplib::Response& response, detail::HttpAnswer made);
     void stream_here(httplib::Response& response, detail::StreamStart start);
     std::string next_text(std::uint64_t& seq);
     void count_stream_out() { --streams_; }
@@ -7919,20 +8021,39 @@ inline void HttpApi::serve(const httplib::Request& from, httplib::Response& to,
     for (const auto& field : from.headers) {
         request.fields.emplace_back(field.first, field.second);
     }
-    if (reader) read_body(request, *reader, to);
+    const bool has_body =
+        request.field("Transfer-Encoding") || request.field("Content-Length").value_or("0") != "0";
+    const bool unread = has_body && !(reader && read_body(request, *reader));
     detail::HttpAnswer made = answer(request);
     to.status = made.status;
     for (const auto& field : made.fields) to.set_header(std::string(field.first), field.second);
-    if (made.stream && request.method != "HEAD") {
+    if (unread) {
+        answer_and_end(to, std::move(made));
+    } else if (made.stream && request.method != "HEAD") {
         stream_here(to, std::move(*made.stream));
     } else if (made.status != 204) {
         to.set_content(std::move(made.body), std::string(made.type));
     }
 }
 
+// Some releases run a body that was not read as the next request, whatever the answer
+// says of the connection; none goes on after a provider that has failed.
+inline void HttpApi::answer_and_end(httplib::Response& response, detail::HttpAnswer made) {
+    if (made.stream) --streams_;
+    response.set_header("Connection", "close");
+    if (made.body.empty()) made.body = " ";
+    const std::size_t size = made.body.size();
+    response.set_content_provider(
+        size, std::string(made.type),
+        [text = std::move(made.body)](std::size_t, std::size_t, httplib::DataSink& sink) {
+            sink.write(text.data(), text.size());
+            return false;
+        });
+}
+
 // What cannot be read is noted, and judged after the secret.
-inline void HttpApi::read_body(detail::HttpRequest& request, const httplib::ContentReader& reader,
-                               httplib::Response& response) const {
+inline bool HttpApi::read_body(detail::HttpRequest& request,
+                               const httplib::ContentReader& reader) const {
     const std::string length(request.field("Content-Length").value_or("0"));
     const std::size_t most = options_.max_body;
     const std::uint64_t size = std::strtoull(length.c_str(), nullptr, 10);
@@ -7949,7 +8070,7 @@ inline void HttpApi::read_body(detail::HttpRequest& request, const httplib::Cont
     if (!whole && request.body_status == 200) {
         request.refuse_body(400, "The body did not arrive whole, or its chunks are malformed.");
     }
-    if (!whole) response.set_header("Connection", "close");
+    return whole;
 }
 
 // The one place where exceptions become answers.
@@ -7983,6 +8104,11 @@ inline void HttpApi::dispatch(Call& call) {
         if (method != candidate.method) continue;
         route = &candidate;
         break;
+    }
+    if (is_listed_origin(call.request)) {  // so that its page sees also a refusal
+        call.answer.fields.emplace_back("Access-Control-Allow-Origin",
+                                        std::string(*call.request.field("Origin")));
+        call.answer.fields.emplace_back("Vary", "Origin");
     }
     const bool is_preflight = method == "OPTIONS" && is_listed_origin(call.request) &&
                               call.request.field("Access-Control-Request-Method");
@@ -8028,7 +8154,9 @@ inline bool HttpApi::authorized(const Call& call) const {
         knows(authorization.substr(bearer.size()))) {
         return true;
     }
-    if (request.path() == "/sse" && knows(request.param("secret").value_or(""))) return true;
+    const bool reads = request.method == "GET" || request.method == "HEAD";
+    if (reads && request.path() == "/sse" && knows(request.param("secret").value_or("")))
+        return true;
     std::size_t objects = 0;
     std::size_t known = 0;
     const bool valid = detail::for_each_element(request.body, [&](std::string_view object) {
@@ -8051,11 +8179,7 @@ inline bool HttpApi::from_allowed_origin(Call& call) const {
     }
     const auto origin = call.request.field("Origin");
     if (!origin) return true;
-    if (is_listed_origin(call.request)) {
-        call.answer.fields.emplace_back("Access-Control-Allow-Origin", std::string(*origin));
-        call.answer.fields.emplace_back("Vary", "Origin");
-        return true;
-    }
+    if (is_listed_origin(call.request)) return true;
     const std::size_t scheme = origin->find("://");
     const bool own = scheme != std::string::npos && host && !host->empty() &&
                      detail::equal_ignoring_case(origin->substr(scheme + 3), *host);
@@ -8447,12 +8571,13 @@ inline void HttpApi::get_sse(Call& call) {
     call.answer.type = "text/event-stream";
     call.answer.fields.emplace_back("Cache-Control", "no-cache, no-transform");
     call.answer.fields.emplace_back("X-Accel-Buffering", "no");
+    call.answer.has_length = false;
     if (call.request.method == "HEAD") return;
     detail::StreamStart start = stream_start(call);
     if (++streams_ > options_.max_streams) {
         --streams_;
         call.answer.body = "retry: 30000\n\n";
-        call.answer.closes = true;
+        call.answer.closes = call.answer.has_length = true;
     } else {
         call.answer.stream = std::move(start);
     }
@@ -8735,8 +8860,8 @@ inline void HttpServer::serve(int fd) {
     } catch (const std::exception&) {
         gently = false;
     }
-    forget(fd);
     if (gently) connection.close_gently();
+    if (connection.fd() >= 0) forget(fd);  // else it is a stream's, or another's by now
 }
 
 // Answers one request after the other.  True: the client may still be sending.
