@@ -1468,6 +1468,7 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"dead","sink":"…","at":"…","seq":11,"attempts":7,"error":"…","task":{…},…}
 //     {"op":"redeliver","sink":"…","at":"…","dead":[10],"crc":"…"}
 //     {"op":"drop","sink":"…","at":"…","crc":"…"}
+//     {"op":"overflow","sink":"…","at":"…","seq":12,"crc":"…"}
 //
 // A schedule record bears no time of its own where its ids do: they begin with
 // the moment at which they were made.
@@ -1685,6 +1686,7 @@ struct SinkChange {
         bury,       // `letter` is dead, and the cursor goes to `seq`, if that is given
         redeliver,  // the letters `dead` are to be delivered again
         drop,       // there is no such sink any more
+        overflow,   // what it wanted before `seq`, and the history has not kept, is dead
     };
     Kind kind = Kind::set;
     std::string sink;
@@ -1699,7 +1701,8 @@ struct SinkChange {
     bool again = false;               // the letter is about to be delivered again
 };
 
-constexpr std::array<std::string_view, 5> sink_ops{"sink", "deliver", "dead", "redeliver", "drop"};
+constexpr std::array<std::string_view, 6> sink_ops{"sink",      "deliver", "dead",
+                                                   "redeliver", "drop",    "overflow"};
 constexpr std::array<std::string_view, 3> sink_states{"active", "paused", "disabled"};
 
 inline void append_sink_record(std::string& lines, const SinkChange& change) {
@@ -1855,7 +1858,7 @@ public:
     // journal_failed; then none of it was stored (J2).
     void commit(std::string_view lines, std::uint64_t pending);
     // Writes whole lines that nobody waits for; they are synced behind.  Throws as
-    // commit() does.
+    // commit() does; what cannot be written goes before the next that can.
     void write_behind(std::string_view lines, std::uint64_t pending);
     // Appends records of the end of tasks, which end whether that can be written
     // or not: what cannot be is owed, and goes before the next write.  Throws.
@@ -1939,6 +1942,7 @@ private:
     std::shared_ptr<File> file_;   // guarded by file_mutex_
     std::uint64_t reserved_ = 0;   // guarded by file_mutex_: where the reserved space ends
     std::string owed_;             // guarded by file_mutex_: emissions still to be written
+    std::string behind_;           // guarded by file_mutex_: of write_behind(), likewise
     bool rewriting_ = false;       // guarded by file_mutex_
     std::string tail_;             // guarded by file_mutex_ (J5)
     std::unique_ptr<File> next_;   // of the thread that rewrites
@@ -2150,8 +2154,11 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
 }
 
 inline void Journal::write_behind(std::string_view lines, std::uint64_t pending) {
+    constexpr std::size_t most = std::size_t{1} << 20;
     std::lock_guard<std::mutex> guard(file_mutex_);
-    write_locked(lines, pending);
+    if (failed_ && rewriting_) tail_ += lines;
+    if (!failed_ && behind_.size() < most) behind_ += lines;
+    write_locked({}, pending);
 }
 
 // Returns where the lines begin.
@@ -2161,9 +2168,11 @@ inline std::uint64_t Journal::write_locked(std::string_view lines, std::uint64_t
                                               " cannot be written or "
                                               "synced; tasks are refused until it is replaced");
     }
-    reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
+    reserve_locked(owed_.size() + behind_.size() + lines.size() + pending * end_record_size);
     append_locked(owed_);
     owed_.clear();
+    append_locked(behind_);
+    behind_.clear();
     const std::uint64_t start = size_;
     append_locked(lines);
     return start;
@@ -2284,6 +2293,7 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
         throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
     append_rewrite(tail_);
     append_rewrite(owed_);
+    append_rewrite(behind_);
     next_->sync();
     if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
     swap_locked(pending);
@@ -2297,6 +2307,7 @@ inline void Journal::swap_locked(std::uint64_t pending) {
     rewriting_ = false;
     tail_.clear();
     owed_.clear();
+    behind_.clear();
     unsynced_ = false;
     ++rewrites_;
     try {
@@ -2885,7 +2896,12 @@ public:
     // Does what a record says.  One about a sink that there is not is nothing.
     void apply(const SinkChange& change);
     // Makes an event that the history cannot keep a dead letter of whoever wants it.
-    void give_up(Record* event, TimePoint at);
+    // Their names are added to `losers`.
+    void give_up(Record* event, TimePoint at, std::set<std::string>& losers);
+    // Makes an event that a sink has been moved past its dead letter.
+    void pass_over(const std::string& name, Record* event, TimePoint at) {
+        bury(name, *find(name), {RecordRef::share(event), at, 0, too_late});
+    }
     // The history drops an event.
     void drop(const Record* event);
 
@@ -2898,6 +2914,8 @@ private:
         constexpr std::size_t beside = 350;
         return letter.event->size + letter.error.size() + beside;
     }
+
+    static constexpr const char* too_late = "it waited for longer than the history can keep";
 
     const std::size_t max_dead_;
     const Log log_;  // null: silence
@@ -2950,6 +2968,9 @@ inline void SinkBook::apply(const SinkChange& change) {
             for (const std::uint64_t seq : change.dead) {
                 if (sink->dead.count(seq) > 0) sink->again.insert(seq);
             }
+            return;
+        case Kind::overflow:
+            if (change.seq) move(*sink, *change.seq);
             return;
         case Kind::drop:
             while (!sink->dead.empty()) erase(*sink, sink->dead.begin()->first);
@@ -3008,15 +3029,14 @@ inline void SinkBook::drop(const Record* event) {
     }
 }
 
-inline void SinkBook::give_up(Record* event, TimePoint at) {
+inline void SinkBook::give_up(Record* event, TimePoint at, std::set<std::string>& losers) {
     for (auto& [name, sink] : sinks_) {
         if (sink.seq > event->seq) continue;
+        losers.insert(name);
         if (!sink.overflowing && log_) {
             log_("sink " + name + " is too far behind; its oldest events become dead letters");
         }
-        bury(name, sink,
-             {RecordRef::share(event), at, sink.attempts,
-              "it waited for longer than the history can keep"});
+        bury(name, sink, {RecordRef::share(event), at, sink.attempts, too_late});
         move(sink, event->seq + 1);
         sink.overflowing = true;
     }
@@ -3242,6 +3262,7 @@ private:
     void replay(Replayed& record);
     void replay_task(const ReplayedTask& task);
     bool replay_sink(Replayed& record);
+    void pass_over(const SinkChange& change);
     void replay_answer(const Replayed& record);
     Record* replayed_pending(TaskId id) const;
 
@@ -3271,6 +3292,9 @@ private:
     bool is_old(const Record* ended, TimePoint now) const;
     bool is_held_locked(const Record* event) const;
     bool give_up_locked(Record* event, TimePoint now);
+    void note_overflow_locked(TimePoint at);
+    void trim(std::unique_lock<std::mutex>& lock, TimePoint now);
+    void write_behind();
     void trim_locked(TimePoint now);
     const SinkBook::Sink& sink_locked(const std::string& name) const;
     void commit_sinks(std::unique_lock<std::mutex>& lock, const std::vector<SinkChange>& changes);
@@ -3308,18 +3332,22 @@ private:
     std::unique_ptr<Journal> journal_;  // null: nothing is kept on disk
 
     mutable std::mutex mutex_;
-    TaskIndex index_;              // guarded by mutex_
-    DueQueue queue_;               // guarded by mutex_
-    History history_;              // guarded by mutex_
-    History missed_;               // guarded by mutex_: tasks that were given up
-    SinkBook sinks_;               // guarded by mutex_
-    IdSource ids_;                 // guarded by mutex_
-    GroupCommit<Change> commits_;  // guarded by mutex_
-    Stats stats_;                  // guarded by mutex_: the counters
-    std::size_t bytes_ = 0;        // guarded by mutex_: of payload
-    std::size_t storing_ = 0;      // guarded by mutex_: tasks whose record is on its way
-    std::size_t arriving_ = 0;     // guarded by mutex_: the same, and changes
-    Answers answers_;              // guarded by mutex_
+    TaskIndex index_;               // guarded by mutex_
+    DueQueue queue_;                // guarded by mutex_
+    History history_;               // guarded by mutex_
+    History missed_;                // guarded by mutex_: tasks that were given up
+    SinkBook sinks_;                // guarded by mutex_
+    std::set<std::string> losers_;  // guarded by mutex_: sinks that events were given up for
+    std::string behind_;            // guarded by mutex_: records to be written behind
+    std::mutex behind_mutex_;       // before mutex_: who writes them
+    bool reading_ = false;          // the journal, at opening
+    IdSource ids_;                  // guarded by mutex_
+    GroupCommit<Change> commits_;   // guarded by mutex_
+    Stats stats_;                   // guarded by mutex_: the counters
+    std::size_t bytes_ = 0;         // guarded by mutex_: of payload
+    std::size_t storing_ = 0;       // guarded by mutex_: tasks whose record is on its way
+    std::size_t arriving_ = 0;      // guarded by mutex_: the same, and changes
+    Answers answers_;               // guarded by mutex_
     std::deque<std::pair<TimePoint, std::string>> answers_by_use_;  // guarded by mutex_
     std::size_t answers_dropped_ = 0;        // guarded by mutex_: from the front of the above
     bool emitting_ = false;                  // guarded by mutex_
@@ -3365,9 +3393,11 @@ inline void Store::close() {
 // ---- Opening ---------------------------------------------------------------
 
 inline void Store::recover() {
+    reading_ = true;
     bool rewrite_first =
         journal_->recover([this](std::string_view line) { return read_record(line); },
                           [this](Replayed& record) { replay(record); });
+    reading_ = false;
     history_.skip_to(first_free_seq_);
     // A crash may take away an emission and leave what a sink made of it.
     history_.skip_to(sinks_.next_seq());
@@ -3541,8 +3571,23 @@ inline bool Store::replay_sink(Replayed& record) {
             change.letter->state = State::emitted;
         }
     }
+    pass_over(change);
     sinks_.apply(change);
     return true;
+}
+
+// A cursor that goes past events which the history still has leaves dead letters: they
+// were given up, or the record of their delivery is lost.
+inline void Store::pass_over(const SinkChange& change) {
+    using Kind = SinkChange::Kind;
+    const SinkBook::Sink* sink = sinks_.find(change.sink);
+    if (!sink || !change.seq || *change.seq == 0) return;
+    const bool takes_one = change.kind == Kind::deliver || change.kind == Kind::bury;
+    const std::uint64_t end = *change.seq - (takes_one ? 1 : 0);
+    for (std::size_t i = history_.index_of(sink->seq);
+         i < history_.size() && history_.at(i)->seq < end; ++i) {
+        sinks_.pass_over(change.sink, history_.at(i), change.at);
+    }
 }
 
 inline void Store::replay(Replayed& record) {
@@ -3995,7 +4040,7 @@ inline bool Store::emit_due() {
     take_due_locked(at);
     if (emission_.empty() && given_up_.empty()) {
         const std::size_t before = history_.size();
-        trim_locked(at);
+        trim(lock, at);
         return history_.size() != before || !trusted_before;  // what waits by the clock looks again
     }
     const std::uint64_t seq = history_.next_seq();
@@ -4020,8 +4065,8 @@ inline bool Store::emit_due() {
     stats_.emitted += emission_.size();
     stats_.missed += given_up_.size();
     newest_stamp_ = std::max(newest_stamp_, at);
-    trim_locked(at);
     settled_.notify_all();
+    trim(lock, at);
     wake_tender_locked();
     return true;
 }
@@ -4109,14 +4154,55 @@ inline bool Store::is_old(const Record* ended, TimePoint now) const {
 
 // Whether a sink has not taken it yet, and the history can wait for that.
 inline bool Store::is_held_locked(const Record* event) const {
-    return event->seq >= sinks_.first_wanted() && history_.size() <= options_.sink_backlog &&
-           history_.bytes() <= options_.sink_backlog_bytes;
+    return event->seq >= sinks_.first_wanted() &&
+           (reading_ || (history_.size() <= options_.sink_backlog &&
+                         history_.bytes() <= options_.sink_backlog_bytes));
+}
+
+// Adds the records of what was given up to those that are written behind.
+inline void Store::note_overflow_locked(TimePoint at) {
+    for (const std::string& name : losers_) {
+        const SinkBook::Sink* sink = sinks_.find(name);
+        if (!sink || !journal_) continue;
+        SinkChange change;
+        change.kind = SinkChange::Kind::overflow;
+        change.sink = name;
+        change.at = at;
+        change.seq = sink->seq;
+        append_sink_record(behind_, change);
+    }
+    losers_.clear();
+}
+
+// Trims, and writes down what was given up.
+inline void Store::trim(std::unique_lock<std::mutex>& lock, TimePoint now) {
+    trim_locked(now);
+    note_overflow_locked(now);
+    if (behind_.empty()) return;
+    lock.unlock();
+    write_behind();
+    lock.lock();
+}
+
+// Writes what waits for that, in the order in which it was done.
+inline void Store::write_behind() {
+    const std::lock_guard<std::mutex> in_order(behind_mutex_);
+    std::string lines;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        lines.swap(behind_);
+    }
+    if (lines.empty()) return;
+    try {
+        journal_->write_behind(lines, pending_);
+    } catch (const Error&) {  // whoever has to wait for the journal tells of that
+    }
 }
 
 // False: there is no memory for it, and the event stays.
 inline bool Store::give_up_locked(Record* event, TimePoint now) {
     try {
-        sinks_.give_up(event, now);
+        sinks_.give_up(event, now, losers_);
         sinks_.drop(event);
         return true;
     } catch (const std::bad_alloc&) {
@@ -4124,8 +4210,8 @@ inline bool Store::give_up_locked(Record* event, TimePoint now) {
     }
 }
 
-// That a sink is too far behind needs no record: it is found again when the
-// records of emissions and deliveries are replayed.
+// While the journal is read, everything that a sink wants is kept: what was given up
+// is told by a record.
 inline void Store::trim_locked(TimePoint now) {
     for (History* past : {&history_, &missed_}) {
         while (past->size() > options_.history && is_old(past->oldest(), now)) {
@@ -4301,18 +4387,15 @@ inline void Store::change_behind(const SinkChange& change) {
     {
         std::lock_guard<std::mutex> guard(mutex_);
         sinks_.apply(change);
+        if (journal_) append_sink_record(behind_, change);
         trim_locked(change.at);
+        note_overflow_locked(change.at);
         if (on_due_changed) on_due_changed();
-        if (!journal_) return;
     }
-    std::string line;
-    append_sink_record(line, change);
-    try {
-        journal_->write_behind(line, pending_);
-    } catch (const Error&) {  // whoever has to wait for the journal tells of that
-    }
+    if (!journal_) return;
+    write_behind();
     std::lock_guard<std::mutex> guard(mutex_);
-    wake_tender_locked();
+    if (!journal_->failed()) wake_tender_locked();
 }
 
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest) {
@@ -4343,7 +4426,7 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_
         sink->kind = setup.kind;
         sink->target = setup.target;
     }
-    trim_locked(at);
+    trim(lock, at);
 }
 
 // Letters that are to be delivered again go first, and do not wait for the event
@@ -4408,7 +4491,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
         if (!delivery.again) change.seq = event.seq + 1;
     }
     commit_sinks(lock, {change});
-    trim_locked(change.at);
+    trim(lock, change.at);
     if (on_due_changed) on_due_changed();
 }
 
@@ -5327,6 +5410,7 @@ private:
     void attempt(Worker& worker, const Delivery& delivery);
     Outcome deliver(Worker& worker, const Delivery& delivery) const;
     void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
+    bool settle(const Delivery& delivery, const Outcome& outcome) const;
     void deliver_next(Worker& worker);
     void say(const std::string& line) const;
     bool is_stopping() {
@@ -5413,7 +5497,7 @@ inline void Sinks::run(Worker& worker) {
     while (!is_stopping()) {
         try {
             deliver_next(worker);
-        } catch (const std::exception& error) {  // what cannot be stored is delivered again
+        } catch (const std::exception& error) {  // there is no memory, for instance
             say("sink " + worker.options.name + ": " + error.what());
             std::unique_lock<std::mutex> lock(mutex_);
             changed_.wait_for(lock, std::chrono::seconds(5), [this] { return stopping_; });
@@ -5472,7 +5556,22 @@ inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
         if (is_stopping()) return;  // it will be the same attempt again
         judge_failure(worker, delivery, outcome);
     }
-    scheduler_.settle(delivery, outcome);
+    // What cannot be stored now is tried again, and the delivery is not.
+    while (!settle(delivery, outcome)) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        const auto stopping = [this] { return stopping_; };
+        if (changed_.wait_for(lock, std::chrono::seconds(5), stopping)) return;
+    }
+}
+
+inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) const {
+    try {
+        scheduler_.settle(delivery, outcome);
+        return true;
+    } catch (const std::exception& error) {
+        say("sink " + delivery.sink + ": " + error.what());
+        return false;
+    }
 }
 
 inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
@@ -5705,10 +5804,12 @@ inline CommandSink::End CommandSink::watch(pid_t pid, int output) {
 
 inline void CommandSink::read_output(int output, std::string& line, std::size_t& lines) const {
     constexpr std::size_t longest = 1'000;
+    constexpr int most = 64;  // reads, so that a command that never stops is watched on
     std::array<char, 4'096> buffer;
-    for (ssize_t n; (n = ::read(output, buffer.data(), buffer.size())) > 0;) {
-        for (ssize_t i = 0; i < n; ++i) {
-            const char c = buffer[static_cast<std::size_t>(i)];
+    ssize_t n = 0;
+    for (int i = 0; i < most && (n = ::read(output, buffer.data(), buffer.size())) > 0; ++i) {
+        for (ssize_t at = 0; at < n; ++at) {
+            const char c = buffer[static_cast<std::size_t>(at)];
             if (c != '\n') line += c;
             if (c == '\n' || line.size() == longest) log_line(line, lines);
         }
@@ -7482,6 +7583,11 @@ public:
     // its end (H4).
     bool can_go_on() const { return persistent_ && is_consumed(); }
     bool is_consumed() const { return chunked_ ? chunks_.is_done() : body_left_ == 0; }
+    // Whether the client has sent more than its request.
+    bool has_input() const {
+        char c = 0;
+        return in_at_ < in_.size() || ::recv(fd_, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    }
     // Writes an answer; with `last` it says that the connection ends.  False: it, or
     // what was gathered before it, could not be sent.
     bool write(const HttpAnswer& answer, bool last);
@@ -8878,7 +8984,7 @@ inline bool HttpServer::answer_all(detail::Connection& connection) {
         const bool last = answer.closes || !connection.can_go_on() || is_stopping();
         const bool sent = write(connection, answer, last);
         if (sent && !last) continue;
-        return sent && connection.flush() && !connection.is_consumed();
+        return sent && connection.flush() && (!connection.is_consumed() || connection.has_input());
     }
     return next == Next::refused;
 }
@@ -8888,14 +8994,14 @@ inline bool HttpServer::write(detail::Connection& connection, const detail::Http
                               bool last) {
     const std::size_t size = answer.body.size();
     if (size <= detail::Connection::large) return connection.write(answer, last);
-    const bool fits = (answers_ += size) <= api_.options_.max_answers;
-    const bool sent =
-        fits ? connection.write(answer, last)
-             : connection.write(HttpApi::unavailable("Too many large answers are on their way; "
-                                                     "try again later."),
-                                last);
-    answers_ -= size;
-    return sent;
+    const struct Held {
+        std::atomic<std::size_t>& total;
+        std::size_t size;
+        ~Held() { total -= size; }
+    } held{answers_, size};
+    if ((answers_ += size) <= api_.options_.max_answers) return connection.write(answer, last);
+    return connection.write(
+        HttpApi::unavailable("Too many large answers are on their way; try again later."), last);
 }
 
 // From here on the socket is the stream writer's.
@@ -9097,11 +9203,16 @@ public:
     }
     void start(int fd);
     void end() { session_.reset(); }
-    Step handshake() { return step(::SSL_connect(session_.get())); }
+    Step handshake() {
+        ::ERR_clear_error();
+        return step(::SSL_connect(session_.get()));
+    }
     Step read(char* to, std::size_t size, std::size_t& done) {
+        ::ERR_clear_error();
         return step(::SSL_read_ex(session_.get(), to, size, &done));
     }
     Step write(std::string_view text, std::size_t& done) {
+        ::ERR_clear_error();
         return step(::SSL_write_ex(session_.get(), text.data(), text.size(), &done));
     }
 
@@ -9124,12 +9235,11 @@ inline void Tls::start(int fd) {
     const bool numeric = ::inet_pton(AF_INET, host_.c_str(), &address) == 1 ||
                          ::inet_pton(AF_INET6, host_.c_str(), &address) == 1;
     if (!session_ || ::SSL_set_fd(session_.get(), fd) != 1) fail("TLS");
-    if (numeric) {
-        ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session_.get()), host_.c_str());
-    } else {
-        ::SSL_set_tlsext_host_name(session_.get(), host_.c_str());
-        ::SSL_set1_host(session_.get(), host_.c_str());
-    }
+    const bool named = numeric ? ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session_.get()),
+                                                                 host_.c_str()) == 1
+                               : ::SSL_set_tlsext_host_name(session_.get(), host_.c_str()) == 1 &&
+                                     ::SSL_set1_host(session_.get(), host_.c_str()) == 1;
+    if (!named) fail("TLS");
 }
 
 inline Tls::Step Tls::step(int result) const {
