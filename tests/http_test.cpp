@@ -575,9 +575,59 @@ TEST_SUITE("http") {
         }
     }
 
+    TEST_CASE("a target in absolute form names the host, and may have no path") {
+        Service service;
+        const auto ask = [&](const std::string& target) {
+            return status_of(service.ask("GET " + target));
+        };
+        CHECK(ask("http://localhost/healthz") == 200);
+        CHECK(ask("HTTP://localhost/healthz") == 200);
+        CHECK(ask("http://evil.example/healthz") == 403);
+        CHECK(ask("http://localhost?x=/healthz") == 404);
+        CHECK(ask("http:///healthz") == 400);
+    }
+
+    TEST_CASE("a page of a listed origin sees also that it is refused, and no request has two") {
+        HttpOptions http;
+        http.secrets = {"s3cret"};
+        http.cors_origins = {"https://ok.example"};
+        Service service(http);
+        const std::string ok = "Origin: https://ok.example\r\n";
+        const std::string refused = service.ask("GET /tasks", "", ok);
+        CHECK(status_of(refused) == 401);
+        CHECK(refused.find("Access-Control-Allow-Origin: https://ok.example\r\n") !=
+              std::string::npos);
+        CHECK(status_of(service.ask("GET /tasks", "", ok + "Origin: https://evil.example\r\n")) ==
+              400);
+        CHECK(status_of(service.ask("POST /sse?secret=s3cret")) == 401);
+    }
+
+    TEST_CASE("what has no body is not judged by how one would be encoded") {
+        Service service;
+        for (const char* field : {"Content-Encoding: gzip\r\n", "Content-Type: multipart/x\r\n"}) {
+            CHECK(status_of(service.ask("GET /healthz", "", field)) == 200);
+        }
+        CHECK(service.ask("HEAD /sse").find("Content-Length") == std::string::npos);
+    }
+
+    TEST_CASE("requests in a row cost no memory when they are answered") {
+        Service service;
+        Wire wire(service.port);
+        std::string one = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: ";
+        one += std::string(64 - one.size() - 4, 'a') + "\r\n\r\n";
+        std::string many = one.substr(0, 47) + one.substr(49);  // so that no end meets a read's
+        for (int i = 0; i < 16'384; ++i) many += one;
+        std::thread saying([&] { wire.say(many).say(many).say(many); });
+        std::size_t answers = 0;
+        while (answers < 3 * 16'385 && status_of(wire.answer()) == 200) ++answers;
+        saying.join();
+        CHECK(answers == 3 * 16'385);
+    }
+
     TEST_CASE("a connection ends when its client says so among other words") {
         Service service;
-        for (const char* word : {"close", "Close", "close, TE", "TE , close", "keep-alive,close"}) {
+        for (const char* word : {"close", "Close", "close, TE", "TE , close", "keep-alive,close",
+                                 "close\r\nConnection: keep-alive"}) {
             CAPTURE(word);
             const std::string answer =
                 Wire(service.port)
