@@ -109,7 +109,9 @@ private:
     void open() {
         tasks_ = std::make_unique<Scheduler>(options_);
         std::vector<SinkOptions> sinks;
-        for (const auto& [name, receiver] : receivers_) {
+        for (const auto& item : receivers_) {
+            const std::string& name = item.first;
+            const auto& receiver = item.second;
             lives_[name].push_back(receiver->count());
             SinkOptions& options = sinks.emplace_back();
             options.name = name;
@@ -189,7 +191,9 @@ private:
     }
     // In each life the order is kept, and nothing is taken twice.
     void check_lives() {
-        for (const auto& [name, receiver] : receivers_) {
+        for (const auto& item : receivers_) {
+            const std::string& name = item.first;
+            const auto& receiver = item.second;
             const std::vector<Taken> taken = receiver->taken();
             std::set<TaskId> known;
             std::optional<std::uint64_t> last;
@@ -217,7 +221,9 @@ private:
     }
     // Each event was taken, or is a dead letter.
     void check_all() {
-        for (const auto& [name, receiver] : receivers_) {
+        for (const auto& item : receivers_) {
+            const std::string& name = item.first;
+            const auto& receiver = item.second;
             std::set<TaskId> seen;
             for (const Taken& one : receiver->taken()) seen.insert(one.id);
             const DeadPage page =

@@ -219,7 +219,7 @@ TEST_SUITE("sinks") {
             CHECK((tasks.stats().journal_rewrites > 0) == rewritten);
             CHECK(status_of(tasks, "a").dead == 4);
             CHECK(tasks.dead_letters("a").letters[0].event.id == ids[0]);
-            CHECK(tasks.dead_letters("a").letters[0].event.text() == tasks.find(ids[1])->text());
+            CHECK(tasks.dead_letters("a").letters[0].event.text() == tasks.find(ids[0])->text());
             CHECK(status_of(tasks, "a").lag == 0);
             CHECK(status_of(tasks, "b").attempts == 1);
             CHECK(status_of(tasks, "b").next_attempt.value() >
