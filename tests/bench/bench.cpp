@@ -1528,7 +1528,7 @@ double posts_of_webhook(const Bench& bench, const std::string& fsync, int port, 
 }
 
 void measure_webhook(Bench& bench) {
-    const std::size_t count = bench.pick(20'000, 500);
+    const std::size_t count = bench.pick<std::size_t>(20'000, 500);
     const Reference receiver("bare");
     Values client;
     std::vector<Values> webhook(policies.size());
