@@ -3298,10 +3298,13 @@ private:
     void trim_locked(TimePoint now);
     const SinkBook::Sink& sink_locked(const std::string& name) const;
     void commit_sinks(std::unique_lock<std::mutex>& lock, const std::vector<SinkChange>& changes);
-    void change_behind(const SinkChange& change);
+    void change_behind(std::unique_lock<std::mutex>& lock, const SinkChange& change);
     static Event event_of(Record* record) {
         return {record->id, record->due, record->ended_at, record->seq,
                 Payload(RecordRef::share(record))};
+    }
+    void count_locked(const std::string& name, std::uint64_t SinkBook::Sink::*counter) {
+        if (SinkBook::Sink* sink = sinks_.find(name)) ++(sink->*counter);
     }
     std::vector<SinkChange> sink_cursors_locked() const;
     std::vector<SinkChange> dead_letters_locked() const;
@@ -4382,20 +4385,13 @@ inline void Store::commit_sinks(std::unique_lock<std::mutex>& lock,
 }
 
 // For changes that may happen again after a crash: they count at once, and are
-// written without the lock.  What is not written the next such change says as well.
-inline void Store::change_behind(const SinkChange& change) {
-    {
-        std::lock_guard<std::mutex> guard(mutex_);
-        sinks_.apply(change);
-        if (journal_) append_sink_record(behind_, change);
-        trim_locked(change.at);
-        note_overflow_locked(change.at);
-        if (on_due_changed) on_due_changed();
-    }
-    if (!journal_) return;
-    write_behind();
-    std::lock_guard<std::mutex> guard(mutex_);
-    if (!journal_->failed()) wake_tender_locked();
+// written without the lock; what cannot be written goes before the next that can.
+inline void Store::change_behind(std::unique_lock<std::mutex>& lock, const SinkChange& change) {
+    sinks_.apply(change);
+    if (journal_) append_sink_record(behind_, change);
+    trim(lock, change.at);
+    if (on_due_changed) on_due_changed();
+    if (journal_ && !journal_->failed()) wake_tender_locked();
 }
 
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest) {
@@ -4423,6 +4419,7 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_
     if (!changes.empty()) commit_sinks(lock, changes);
     for (const SinkSetup& setup : setups) {
         SinkBook::Sink* sink = sinks_.find(setup.name);
+        if (!sink) throw std::bad_alloc();  // as settling has said
         sink->kind = setup.kind;
         sink->target = setup.target;
     }
@@ -4467,23 +4464,20 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
         } else {
             change.seq = event.seq + 1;
         }
-        {
-            std::lock_guard<std::mutex> guard(mutex_);
-            if (SinkBook::Sink* sink = sinks_.find(delivery.sink)) ++sink->delivered;
-        }
-        return change_behind(change);
+        std::unique_lock<std::mutex> lock(mutex_);
+        change_behind(lock, change);
+        return count_locked(delivery.sink, &SinkBook::Sink::delivered);
     }
     change.error = printable(outcome.error, 200);
     std::unique_lock<std::mutex> lock(mutex_);
-    if (SinkBook::Sink* sink = sinks_.find(delivery.sink)) ++sink->failed;
     if (outcome.result == Result::disabled) {
         change.state = SinkState::disabled;
     } else if (outcome.wait && !delivery.again) {
         change.seq = event.seq;
         change.attempts = delivery.attempt;
         change.next = change.at + *outcome.wait + milliseconds(1);  // as `at` was cut
-        lock.unlock();
-        return change_behind(change);
+        change_behind(lock, change);
+        return count_locked(delivery.sink, &SinkBook::Sink::failed);
     } else {
         change.kind = SinkChange::Kind::bury;
         change.letter = event.payload.record();
@@ -4491,6 +4485,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
         if (!delivery.again) change.seq = event.seq + 1;
     }
     commit_sinks(lock, {change});
+    count_locked(delivery.sink, &SinkBook::Sink::failed);  // once, however often that was tried
     trim(lock, change.at);
     if (on_due_changed) on_due_changed();
 }
@@ -6679,7 +6674,7 @@ inline std::vector<std::string> unready(const Stats& stats) {
 //
 // `HttpApi` answers requests, and stands on any `httplib::Server`.  `HttpServer` is a
 // server that holds up to the open network, and makes no more of a request than these
-// few paths need: that is half of what a schedule costs.
+// few paths need.
 //
 //   H1  A secret, where one is configured, is judged before anything else of a
 //       request, and compared in constant time.

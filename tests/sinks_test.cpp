@@ -123,6 +123,7 @@ TEST_SUITE("sinks") {
             more(emit(tasks, 5));
             Sinks sinks(tasks, {sink("a", notes)});
             CHECK(eventually([&] { return notes->taken() == ids; }));
+            CHECK(eventually([&] { return status_of(tasks).delivered == 25; }));  // told behind it
             const SinkStatus status = status_of(tasks);
             CHECK(status.kind == "callback");
             CHECK(status.cursor == ids.back());
