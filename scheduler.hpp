@@ -3937,7 +3937,9 @@ inline void Store::commit(std::unique_lock<std::mutex>& lock) {
         commits_.commit(
             lock,
             [this](const std::string& lines) {
-                if (journal_) journal_->commit(lines, pending_);
+                if (!journal_) return;
+                write_behind();  // what these changes may rest on
+                journal_->commit(lines, pending_);
             },
             [this](const std::vector<Change>& changes, bool failed) {
                 settle_locked(changes, failed);

@@ -551,6 +551,39 @@ TEST_SUITE("sinks") {
         CHECK(status_of(tasks).lag == 10);
     }
 
+    TEST_CASE("the journal says that an event was given up before it says that it is forgotten") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        options.history = 1;
+        options.min_retention = milliseconds(0);
+        options.sink_backlog = 1;
+        options.rewrite_min_bytes = std::uint64_t{1} << 30;
+        {
+            Scheduler tasks(options);
+            const Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse),
+                                           {std::chrono::hours(1)})});
+            const auto end = std::chrono::steady_clock::now() + milliseconds(300);
+            while (std::chrono::steady_clock::now() < end) {
+                tasks.schedule(milliseconds(0), "\"x\"");
+                tasks.forget(0, tasks.next_seq());
+            }
+        }
+        const auto number = [](const std::string& line, const std::string& name) {
+            const std::size_t at = line.find("\"" + name + "\":");
+            REQUIRE(at != std::string::npos);
+            return std::stoull(line.substr(at + name.size() + 3));
+        };
+        std::istringstream lines(dir.read("tasks.jsonl"));
+        std::uint64_t cursor = 0;
+        std::size_t forgotten = 0;
+        for (std::string line; std::getline(lines, line);) {
+            if (line.find(R"("op":"overflow")") != std::string::npos) cursor = number(line, "seq");
+            if (line.find(R"("op":"forget")") == std::string::npos) continue;
+            ++forgotten;
+            CHECK(number(line, "end") <= cursor);
+        }
+        CHECK(forgotten > 0);
+    }
     TEST_CASE("a wait that a wrong clock made long ends when the clock is right") {
         const TempDir dir;
         ManualClock clock;
