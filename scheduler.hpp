@@ -2341,6 +2341,10 @@ inline void Journal::abandon_rewrite() {
 template <class Change>
 class GroupCommit {
 public:
+    struct Group;
+
+    // What was added so far.
+    const std::shared_ptr<Group>& open() const { return open_; }
     // Where the next record is written to, and what it changes.
     std::string& lines() { return open_->lines; }
     void add(Change change) { open_->changes.push_back(std::move(change)); }
@@ -2352,12 +2356,12 @@ public:
         if (needed > changes.capacity()) changes.reserve(std::max(needed, 2 * changes.capacity()));
     }
 
-    // Waits until everything added so far is settled.  `write(lines)` runs
-    // without the lock and may throw; `settle(changes, failed)` runs under it.
-    // Throws what `write` threw for this group.
+    // Waits until a group is settled.  `write(lines)` runs without the lock and may
+    // throw; `settle(changes, failed)` runs under it.  Throws what `write` threw for
+    // this group.
     template <class Write, class Settle>
-    void commit(std::unique_lock<std::mutex>& lock, Write write, Settle settle) {
-        const std::shared_ptr<Group> group = open_;
+    void commit(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Group>& group,
+                Write write, Settle settle) {
         while (!group->settled) {
             if (busy_ || paused_) {
                 group->changed.wait(lock);
@@ -2383,7 +2387,6 @@ public:
         open_->changed.notify_one();
     }
 
-private:
     struct Group {
         std::string lines;
         std::vector<Change> changes;
@@ -2392,6 +2395,7 @@ private:
         std::condition_variable changed;
     };
 
+private:
     template <class Write, class Settle>
     void lead(std::unique_lock<std::mutex>& lock, Group& group, Write& write, Settle& settle) {
         busy_ = true;
@@ -3144,16 +3148,54 @@ inline std::string digest_of(std::string_view text) {
 }
 
 class Store {
+    // What was answered under an idempotency key.
+    struct Answer {
+        std::string digest;
+        std::string timestamp;
+        std::vector<TaskId> ids;
+        TimePoint first_use{};
+        bool stored = false;
+    };
+    using Answers = std::unordered_map<std::string, Answer>;
+
+    struct Change {
+        enum class Kind { schedule, cancel, replace, remember, forget, sink };
+        Kind kind;
+        Record* record = nullptr;
+        Record* other = nullptr;                // replace: by this one
+        Answers::value_type* answer = nullptr;  // remember
+        const SinkChange* sink = nullptr;       // of whoever waits for it
+        std::uint64_t begin = 0;                // forget
+        std::uint64_t end = 0;
+    };
+
 public:
+    // Changes that are made and not stored.
+    struct Unstored {
+        std::shared_ptr<GroupCommit<Change>::Group> group;  // null: there are none
+        std::uint64_t replacements = 0;                     // of the journal, before
+        explicit operator bool() const { return group != nullptr; }
+    };
+
     // Opens the journal.  Throws as `Scheduler` does.
     explicit Store(Options options);
     ~Store() { close(); }
     // Ends the journal's thread and syncs; every later change is refused.
     void close();
 
-    // Stores tasks, all or none, and returns when they are stored.  With a key, a
-    // repeated request changes nothing and gets the first answer.
-    Scheduled schedule(const std::vector<NewTask>& tasks, const Idempotency& idempotency);
+    // Takes tasks, all or none; they count when wait() has returned.  With a key, a
+    // repeated request changes nothing and gets the first answer, with nothing to wait
+    // for; before that was stored, it is waited for here.
+    std::pair<Scheduled, Unstored> begin_schedule(const std::vector<NewTask>& tasks,
+                                                  const Idempotency& idempotency);
+    // Returns when it is stored; throws if that has failed.
+    void wait(const Unstored& unstored) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        commit(lock, unstored);
+    }
+    // The same, if it takes no sync.  False: it does, or has failed, which wait() takes
+    // its time to tell.
+    bool store(const Unstored& unstored);
     bool cancel(TaskId id);
     // Cancels what is pending in the range; returns how many.
     std::size_t cancel(const DueRange& range);
@@ -3206,29 +3248,9 @@ private:
     // What an idempotency key costs beside its text, about.
     static constexpr std::size_t answer_overhead = 256;
 
-    // What was answered under an idempotency key.
-    struct Answer {
-        std::string digest;
-        std::string timestamp;
-        std::vector<TaskId> ids;
-        TimePoint first_use{};
-        bool stored = false;
-    };
-    using Answers = std::unordered_map<std::string, Answer>;
     static AnswerText text_of(const Answers::value_type& answer) {
         return {answer.first, answer.second.digest, answer.second.timestamp};
     }
-
-    struct Change {
-        enum class Kind { schedule, cancel, replace, remember, forget, sink };
-        Kind kind;
-        Record* record = nullptr;
-        Record* other = nullptr;                // replace: by this one
-        Answers::value_type* answer = nullptr;  // remember
-        const SinkChange* sink = nullptr;       // of whoever waits for it
-        std::uint64_t begin = 0;                // forget
-        std::uint64_t end = 0;
-    };
 
     // Opening.
     void recover();
@@ -3279,7 +3301,10 @@ private:
     Record* find_pending(std::unique_lock<std::mutex>& lock, TaskId id);
     template <class Write>
     void append_locked(Write write);
-    void commit(std::unique_lock<std::mutex>& lock);
+    void write_and_settle(std::unique_lock<std::mutex>& lock, const Unstored& unstored);
+    void commit(std::unique_lock<std::mutex>& lock, const Unstored& unstored);
+    void commit(std::unique_lock<std::mutex>& lock) { commit(lock, unstored_locked()); }
+    Unstored unstored_locked() const { return {commits_.open(), replacements_}; }
     void settle_change_locked(const Change& change, bool failed);
     void forget_answer_locked(const std::string& key);
     void forget_events_locked(std::uint64_t begin, std::uint64_t end);
@@ -3663,8 +3688,8 @@ inline void Store::replay_answer(const Replayed& record) {
 
 // ---- Changes ---------------------------------------------------------------
 
-inline Scheduled Store::schedule(const std::vector<NewTask>& tasks,
-                                 const Idempotency& idempotency) {
+inline std::pair<Scheduled, Store::Unstored> Store::begin_schedule(
+    const std::vector<NewTask>& tasks, const Idempotency& idempotency) {
     std::vector<RecordRef> records;
     Scheduled scheduled;
     records.reserve(tasks.size());
@@ -3679,7 +3704,7 @@ inline Scheduled Store::schedule(const std::vector<NewTask>& tasks,
     const TimePoint at = now();
     if (keyed) {
         drop_answers_locked(at);
-        if (auto first = repeated(lock, idempotency, digest)) return *first;
+        if (auto first = repeated(lock, idempotency, digest)) return {std::move(*first), Unstored()};
     }
     check_accepting_locked(at);
     check_limits_locked(tasks);
@@ -3695,8 +3720,7 @@ inline Scheduled Store::schedule(const std::vector<NewTask>& tasks,
         if (answer) forget_answer_locked(answer->first);
         throw;
     }
-    commit(lock);
-    return scheduled;
+    return {std::move(scheduled), unstored_locked()};
 }
 
 // The first answer to a request that came with the same key.  One whose record is
@@ -3931,25 +3955,39 @@ inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
     return count;
 }
 
-inline void Store::commit(std::unique_lock<std::mutex>& lock) {
-    const std::uint64_t tried = replacements_;
+inline void Store::write_and_settle(std::unique_lock<std::mutex>& lock, const Unstored& unstored) {
+    commits_.commit(
+        lock, unstored.group,
+        [this](const std::string& lines) {
+            if (!journal_) return;
+            write_behind();  // what these changes may rest on
+            journal_->commit(lines, pending_);
+        },
+        [this](const std::vector<Change>& changes, bool failed) {
+            settle_locked(changes, failed);
+        });
+}
+
+inline bool Store::store(const Unstored& unstored) {
+    if (journal_ && options_.fsync == Fsync::always) return false;
+    std::unique_lock<std::mutex> lock(mutex_);
     try {
-        commits_.commit(
-            lock,
-            [this](const std::string& lines) {
-                if (!journal_) return;
-                write_behind();  // what these changes may rest on
-                journal_->commit(lines, pending_);
-            },
-            [this](const std::vector<Change>& changes, bool failed) {
-                settle_locked(changes, failed);
-            });
+        write_and_settle(lock, unstored);
+        return true;
+    } catch (const std::exception&) {
+        return false;
+    }
+}
+
+inline void Store::commit(std::unique_lock<std::mutex>& lock, const Unstored& unstored) {
+    try {
+        write_and_settle(lock, unstored);
     } catch (...) {
         // What was refused must leave no trace, and a file that cannot be written
         // or synced may hold one: the refusal waits until replacing it was tried (J3).
         if (journal_) {
-            settled_.wait(lock, [this, tried] {
-                return closed_ || replacements_ != tried || !journal_->failed();
+            settled_.wait(lock, [this, &unstored] {
+                return closed_ || replacements_ != unstored.replacements || !journal_->failed();
             });
         }
         throw;
@@ -4995,6 +5033,16 @@ public:
     /// task of it is pending.  Throws `Error`: with `invalid_argument` if a request
     /// has errors or there is none, with `key_reused` if the key came with another.
     Scheduled schedule(const std::vector<TaskRequest>& requests, std::string_view key = {});
+    /// For who serves many clients on one thread: the same in two steps.  This returns
+    /// at once, and what it returns must be given to wait().
+    /// `key`s must not be repeated between the two.
+    std::pair<Scheduled, detail::Store::Unstored> begin_schedule(
+        const std::vector<TaskRequest>& requests, std::string_view key = {});
+    /// Blocks until it is stored.  Throws `Error` if that has failed.
+    void wait(const detail::Store::Unstored& unstored) { store_.wait(unstored); }
+    /// The same where a write is enough.  False: a sync has to be waited for, or it has
+    /// failed, and wait() tells why when a new journal was written, or that was tried.
+    bool store(const detail::Store::Unstored& unstored) { return store_.store(unstored); }
     /// Changes a pending task in place, as `TaskRequest::parse_change` read it; it
     /// keeps its id.  Blocks until that is stored and returns the task.  Throws
     /// `Error`: with `unknown_task`, or `already_emitted` if it comes too late.
@@ -5156,6 +5204,13 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
 
 inline Scheduled Scheduler::schedule(const std::vector<TaskRequest>& requests,
                                      std::string_view key) {
+    const auto [scheduled, unstored] = begin_schedule(requests, key);
+    if (unstored) wait(unstored);
+    return scheduled;
+}
+
+inline std::pair<Scheduled, detail::Store::Unstored> Scheduler::begin_schedule(
+    const std::vector<TaskRequest>& requests, std::string_view key) {
     if (requests.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
     std::vector<detail::NewTask> tasks;
     std::string identity;
@@ -5167,7 +5222,7 @@ inline Scheduled Scheduler::schedule(const std::vector<TaskRequest>& requests,
         identity += request.identity.empty() ? request.payload : request.identity;
         identity += '\n';
     }
-    return store_.schedule(tasks, {key, identity, requests.front().timestamp});
+    return store_.begin_schedule(tasks, {key, identity, requests.front().timestamp});
 }
 
 inline Task Scheduler::change(TaskId id, const TaskRequest& change) {
@@ -7138,6 +7193,7 @@ struct HttpAnswer {
     std::string body;
     std::optional<StreamStart> stream;  // what follows the head, in place of a body
     bool closes = false;                // the connection ends behind it
+    Store::Unstored unstored;           // what it tells, see HttpApi::finish()
     bool has_length = true;             // the head tells the size of the body
 };
 
@@ -7556,7 +7612,8 @@ inline void StreamWriter::close(Stream& stream) {
 // latest before the connection has to wait for more input.
 class Connection {
 public:
-    enum class Next { request, refused, closed };
+    enum class Next { request, refused, closed, idle };
+    enum class Got { bytes, much, nothing, end };
 
     static constexpr std::size_t max_head = 16'384;
     static constexpr std::size_t max_target = 8'192;
@@ -7571,8 +7628,25 @@ public:
         if (fd_ >= 0) ::close(fd_);
     }
 
-    // Waits for a request and judges its head.  Refused: an answer is written.
+    // Waits for a request and judges its head.  Refused: an answer is written.  Idle:
+    // none has begun within the socket's timeout.
     Next next_request();
+    // Without waiting: takes what has come, sends what can be sent.  Much: there may be
+    // more.  False: the connection has failed.
+    Got receive_now();
+    bool flush_now();
+    // Whether next_request() need not wait; whether read_body() need not, nor read more.
+    bool has_head() {
+        skip_empty_lines();
+        return head_end(unread()) > 0;
+    }
+    bool has_body(std::size_t most) const {
+        return !chunked_ && body_left_ <= std::min(most, unread().size());
+    }
+    // Whether the request is read, and its answer is written as any other.
+    bool is_plain() const { return is_consumed() && !old_ && request_.method != "HEAD"; }
+    bool has_unread() const { return !unread().empty(); }
+    bool has_unsent() const { return !out_.empty(); }
     // The request, valid until the next; its body after read_body().
     HttpRequest& request() { return request_; }
     void read_body();
@@ -7602,6 +7676,12 @@ public:
 private:
     using SteadyTime = std::chrono::steady_clock::time_point;
 
+    std::string_view unread() const { return std::string_view(in_).substr(in_at_); }
+    // Empty lines before a request are nothing (RFC 9112, 2.2).
+    void skip_empty_lines() {
+        while (in_at_ < in_.size() && (in_[in_at_] == '\r' || in_[in_at_] == '\n')) ++in_at_;
+    }
+    void tidy();
     bool receive(bool idle = false);
     bool wait_until_deadline();
     bool judge();
@@ -7626,6 +7706,7 @@ private:
     std::string out_;        // to be sent
     SteadyTime deadline_;    // of the request
     bool timed_out_ = false;
+    bool idle_ = false;  // nothing has come within the socket's timeout
 
     // Of the request at hand:
     std::string head_;
@@ -7644,26 +7725,50 @@ private:
     std::size_t origins_ = 0;
 };
 
+// Forgets what was taken of in_; nothing points into it between requests.
+inline void Connection::tidy() {
+    in_.erase(0, in_at_);
+    in_at_ = 0;
+    if (!in_.empty()) return;
+    for (std::string* text : {&in_, &out_, &request_.body}) {
+        if (text->capacity() > large) text->shrink_to_fit();
+    }
+}
+
 // More bytes into in_; false at the end, after a failure, or after the deadline.
-// Between requests the socket's own timeout, which is `idle_timeout`, saves a
-// call to poll().
+// Between requests the socket's own timeout saves a call to poll().
 inline bool Connection::receive(bool idle) {
     if (!flush()) return false;
-    in_.erase(0, in_at_);  // nothing points into it here
-    in_at_ = 0;
-    if (idle) {
-        for (std::string* text : {&in_, &out_, &request_.body}) {
-            if (text->capacity() > large) text->shrink_to_fit();
-        }
-    }
+    tidy();
     std::array<char, 16'384> buffer;
     for (;;) {
         if (!idle && !wait_until_deadline()) return false;
         const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), 0);
         if (n > 0) in_.append(buffer.data(), static_cast<std::size_t>(n));
         if (n > 0) return true;
+        idle_ = idle && n < 0 && errno == EAGAIN;
         if (n == 0 || errno != EINTR) return false;
     }
+}
+
+inline Connection::Got Connection::receive_now() {
+    tidy();
+    std::array<char, 16'384> buffer;
+    const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), MSG_DONTWAIT);
+    try {
+        if (n > 0) in_.append(buffer.data(), static_cast<std::size_t>(n));
+    } catch (const std::bad_alloc&) {
+        return Got::end;
+    }
+    if (n > 0) return n == static_cast<ssize_t>(buffer.size()) ? Got::much : Got::bytes;
+    return n < 0 && (errno == EAGAIN || errno == EINTR) ? Got::nothing : Got::end;
+}
+
+inline bool Connection::flush_now() {
+    if (out_.empty()) return true;
+    const ssize_t n = ::send(fd_, out_.data(), out_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    if (n > 0) out_.erase(0, static_cast<std::size_t>(n));
+    return n >= 0 || errno == EAGAIN || errno == EINTR;
 }
 
 inline bool Connection::wait_until_deadline() {
@@ -7681,10 +7786,10 @@ inline Connection::Next Connection::next_request() {
     request_.fields.clear();
     request_.body.clear();
     request_.body_status = 200;
-    do {  // empty lines before a request are nothing (RFC 9112, 2.2)
-        while (in_at_ < in_.size() && (in_[in_at_] == '\r' || in_[in_at_] == '\n')) ++in_at_;
+    do {
+        skip_empty_lines();
     } while (in_at_ == in_.size() && receive(true));
-    if (in_at_ == in_.size()) return Next::closed;
+    if (in_at_ == in_.size()) return idle_ ? Next::idle : Next::closed;
     deadline_ = std::chrono::steady_clock::now() + options_.request_timeout;
     std::size_t size = 0;
     bool good = true;
@@ -7711,7 +7816,6 @@ inline Connection::Next Connection::next_request() {
     }
     if (good) return Next::request;
     write(refusal_, true);
-    flush();
     return Next::refused;
 }
 
@@ -7977,6 +8081,11 @@ private:
 
     static const std::vector<Route>& routes();
     detail::HttpAnswer answer(const detail::HttpRequest& request);
+    static bool is_quick(const detail::HttpRequest& request);
+    detail::HttpAnswer begin(const detail::HttpRequest& request);
+    void finish(detail::HttpAnswer& answer);
+    template <class Fn>
+    static void guard(detail::HttpAnswer& answer, Fn fn);
     void dispatch(Call& call);
     bool authorized(const Call& call) const;
     bool knows(std::string_view secret) const;
@@ -8025,9 +8134,15 @@ private:
     std::string next_text(std::uint64_t& seq);
     void count_stream_out() { --streams_; }
 
-    static void answer(Call& call, int status, std::string json);
+    static void answer(detail::HttpAnswer& made, int status, std::string json);
+    static void answer(Call& call, int status, std::string json) {
+        answer(call.answer, status, std::move(json));
+    }
+    static void refuse(detail::HttpAnswer& made, int status, const std::string& error) {
+        answer(made, status, detail::errors_json({error}));
+    }
     static void refuse(Call& call, int status, const std::string& error) {
-        answer(call, status, detail::errors_json({error}));
+        refuse(call.answer, status, error);
     }
     static detail::HttpAnswer unavailable(const std::string& error);
     static int status_of(Errc code);
@@ -8176,23 +8291,58 @@ inline bool HttpApi::read_body(detail::HttpRequest& request,
     return whole;
 }
 
-// The one place where exceptions become answers.
 inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
-    detail::HttpAnswer made;
-    Call call{request, made, {}};
-    try {
-        dispatch(call);
-    } catch (const Error& error) {
-        refuse(call, status_of(error.code()), detail::sentence(error.what()));
-    } catch (const std::bad_alloc&) {
-        refuse(call, 503, "The server is out of memory; try again later.");
-    } catch (const std::exception& error) {
-        refuse(call, 500, detail::sentence(std::string("unexpected failure: ") + error.what()));
-    }
-    const int status = made.status;
-    if (status == 429 || status == 503 || status == 507)
-        made.fields.emplace_back("Retry-After", "5");
+    detail::HttpAnswer made = begin(request);
+    finish(made);
     return made;
+}
+
+// Whether begin() does not block; what it tells is then stored by finish(), or before,
+// with that of others.
+inline bool HttpApi::is_quick(const detail::HttpRequest& request) {
+    return request.method == "POST" && request.target == "/schedule" &&
+           !request.field("Idempotency-Key");
+}
+
+inline detail::HttpAnswer HttpApi::begin(const detail::HttpRequest& request) {
+    detail::HttpAnswer made;
+    guard(made, [&] {
+        Call call{request, made, {}};
+        dispatch(call);
+    });
+    return made;
+}
+
+// An answer tells only what is stored.
+inline void HttpApi::finish(detail::HttpAnswer& answer) {
+    if (!answer.unstored) return;
+    const detail::Store::Unstored unstored = std::exchange(answer.unstored, {});
+    const auto is_of_success = [](const auto& field) {
+        return field.first == "Location" || field.first == "Cache-Control";
+    };
+    guard(answer, [&] {
+        try {
+            scheduler_.wait(unstored);
+        } catch (...) {
+            auto& fields = answer.fields;
+            fields.erase(std::remove_if(fields.begin(), fields.end(), is_of_success), fields.end());
+            throw;
+        }
+    });
+}
+
+// The one place where exceptions become answers.
+template <class Fn>
+void HttpApi::guard(detail::HttpAnswer& made, Fn fn) {
+    try {
+        return fn();
+    } catch (const Error& error) {
+        refuse(made, status_of(error.code()), detail::sentence(error.what()));
+    } catch (const std::bad_alloc&) {
+        refuse(made, 503, "The server is out of memory; try again later.");
+    } catch (const std::exception& error) {
+        refuse(made, 500, detail::sentence(std::string("unexpected failure: ") + error.what()));
+    }
 }
 
 // First the secret (H1), then where the request comes from, then what it is.
@@ -8317,10 +8467,13 @@ inline void HttpApi::preflight(Call& call, const std::string& allow) const {
     fields.emplace_back("Access-Control-Max-Age", "600");
 }
 
-inline void HttpApi::answer(Call& call, int status, std::string json) {
-    call.answer.status = status;
-    call.answer.fields.emplace_back("Cache-Control", "no-store");
-    call.answer.body = std::move(json);
+inline void HttpApi::answer(detail::HttpAnswer& made, int status, std::string json) {
+    made.status = status;
+    made.fields.emplace_back("Cache-Control", "no-store");
+    if (status == 429 || status == 503 || status == 507) {
+        made.fields.emplace_back("Retry-After", "5");
+    }
+    made.body = std::move(json);
 }
 
 inline detail::HttpAnswer HttpApi::unavailable(const std::string& error) {
@@ -8365,7 +8518,8 @@ inline void HttpApi::post_schedule(Call& call) {
     read_requests(call, many, requests, errors);
     const std::string key = idempotency_key(call, errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    const Scheduled scheduled = scheduler_.schedule(requests, key);
+    const auto [scheduled, unstored] = scheduler_.begin_schedule(requests, key);
+    call.answer.unstored = unstored;
     std::string json = "{";
     if (many) {
         const std::string count = std::to_string(scheduled.ids.size());
@@ -8739,8 +8893,9 @@ inline std::string HttpApi::next_text(std::uint64_t& seq) {
 ///     scheduler::HttpServer server(tasks);
 ///     const int port = server.listen("127.0.0.1", 8080);
 ///
-/// Connections have a thread each while a request is answered; event streams share
-/// one.  It sleeps when nobody is connected.  The scheduler must outlive it.
+/// One thread at a time reads from all connections and schedules what has come whole,
+/// all of it with one write; whatever may have to wait gets a thread for as long.  Event
+/// streams share one.  It sleeps when there is nothing to do.  The scheduler must outlive it.
 class HttpServer {
 public:
     explicit HttpServer(Scheduler& scheduler, HttpOptions options = {});
@@ -8756,39 +8911,103 @@ public:
     void stop();
 
 private:
+    using Next = detail::Connection::Next;
+
+    // A connection.  It is the loop's, or is lent: to a thread, or to the batch.
+    struct Client {
+        Client(int fd, const HttpOptions& options) : connection(fd, options) {}
+
+        // Of whom it is lent to:
+        detail::Connection connection;
+        std::optional<Next> next;   // what the loop has found already
+        bool needs_thread = false;  // when its answers are written
+        bool is_last = false;       // the answer that was written
+        bool is_over = false;       // it is to be closed
+
+        // The loop's, also while it is lent:
+        std::list<Client>::iterator self;
+        std::chrono::steady_clock::time_point idle_since;
+        bool is_lent = false;
+        bool has_news = false;   // something may have come
+        bool has_ended = false;  // the client sends no more
+
+        Client* following = nullptr;  // in a chain of those that have news, or come back
+    };
+    // An answer that tells what may not be stored yet.
+    struct Begun {
+        Client* client;
+        detail::HttpAnswer answer;
+        bool is_last;
+    };
+    using Batch = std::vector<Begun>;
+    // What a thread is to do: answer a client; null: the loop.
+    using Job = Client*;
+
     void bind(const std::string& host, int port);
     void accept_all();
     bool wait_out(int error);
     void take(int fd);
-    bool start_thread_locked();
     void reject(int fd);
     void forget(int fd);
+
+    void loop();
+    bool take_given();
+    void adopt(int fd);
+    void take_back(Client& client);
+    void note(Client& client, std::uint32_t events);
+    int close_idle();
+    void close(Client& client);
+    void look_at(Client& client);
+    bool begin_request(Client& client, std::size_t& size);
+    bool finish_batch();
+
+    void finish(Batch& batch);
+    void finish(Client& client);
+    void lend(Client& client);
+    void give_back(Client& client);
+    void wake_loop_locked();
+    bool start(Job job);
+    bool start_thread_locked();
     void work();
-    void serve(int fd);
-    bool answer_all(detail::Connection& connection);
+    void serve(Client& client);
+    bool answer_all(Client& client);
     bool write(detail::Connection& connection, const detail::HttpAnswer& answer, bool last);
-    void hand_over(detail::Connection& connection, const detail::HttpAnswer& answer);
+    void hand_over(Client& client, const detail::HttpAnswer& answer);
     bool is_stopping() {
         const std::lock_guard<std::mutex> guard(mutex_);
         return stopping_;
     }
 
     static constexpr std::size_t max_parked = 32;
+    static constexpr std::size_t max_quick = 16'384;  // bytes of a client's requests in a batch
+    static constexpr timeval linger{0, 20'000};       // a thread's, for the next request
 
     Scheduler& scheduler_;
     HttpApi api_;
     detail::StreamWriter streams_;
     std::size_t hook_;
     int listener_ = -1;
+    const detail::Descriptor epoll_;
+    const detail::Descriptor wake_;        // an eventfd, for the loop
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
 
+    // The loop's own:
+    std::list<Client> idle_;  // the longest first
+    std::list<Client> lent_;
+    Client* news_ = nullptr;
+    Batch batch_;
+    bool ends_ = false;  // as `stopping_`
+
     std::mutex mutex_;
-    std::condition_variable wanted_;   // a connection waits, or the end has come
-    std::condition_variable ended_;    // a connection has ended
+    std::condition_variable wanted_;   // a job waits, or the end has come
+    std::condition_variable ended_;    // a connection or a thread has ended
     bool stopping_ = false;            // guarded by mutex_
-    std::deque<int> waiting_;          // guarded by mutex_: accepted, without a thread
-    std::set<int> open_;               // guarded by mutex_: accepted, with a thread or without
-    std::size_t parked_ = 0;           // guarded by mutex_: threads without a connection
+    bool woken_ = false;               // guarded by mutex_: the loop
+    std::vector<int> accepted_;        // guarded by mutex_: for the loop
+    Client* returned_ = nullptr;       // guarded by mutex_: for the loop
+    std::deque<Job> jobs_;             // guarded by mutex_
+    std::set<int> open_;               // guarded by mutex_: connections, not streams
+    std::size_t parked_ = 0;           // guarded by mutex_: threads without a job
     std::list<std::thread> threads_;   // guarded by mutex_
     std::list<std::thread> finished_;  // guarded by mutex_: to be joined
     std::thread acceptor_;             // last: starts when all the above exists
@@ -8798,7 +9017,9 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler),
       api_(scheduler, std::move(options)),
       streams_(scheduler, api_.options_.keep_alive, [this] { api_.count_stream_out(); }),
-      hook_(scheduler.add_emission_hook([this] { streams_.write_or_wake(); })) {}
+      hook_(scheduler.add_emission_hook([this] { streams_.write_or_wake(); })),
+      epoll_(::epoll_create1(EPOLL_CLOEXEC)),
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 inline int HttpServer::listen(const std::string& host, int port) {
     bind(host, port);
@@ -8811,6 +9032,13 @@ inline int HttpServer::listen(const std::string& host, int port) {
     const bool loopback =
         six ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
     if (loopback && api_.options_.secrets.empty()) api_.options_.check_host = true;
+    epoll_event event{};
+    event.events = EPOLLIN;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
+        throw std::runtime_error("cannot watch connections: " +
+                                 std::generic_category().message(errno));
+    }
+    if (!start(nullptr)) throw std::runtime_error("cannot start a thread");
     acceptor_ = std::thread([this] { accept_all(); });
     return ntohs(six ? v6->sin6_port : v4->sin_port);
 }
@@ -8830,14 +9058,11 @@ inline void HttpServer::bind(const std::string& host, int port) {
     for (const addrinfo* a = found; a && listener_ < 0; a = a->ai_next) {
         const int fd = ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
         const int on = 1;
-        // Accepted sockets inherit all of these.
-        const milliseconds idle = api_.options_.idle_timeout;
+        // Accepted sockets inherit these; one for receiving would wake the acceptor.
         const milliseconds request = api_.options_.request_timeout;
-        const timeval receive{idle.count() / 1'000, idle.count() % 1'000 * 1'000};
         const timeval send{request.count() / 1'000, request.count() % 1'000 * 1'000};
         ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &receive, sizeof receive);
         ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
         if (fd >= 0 && ::bind(fd, a->ai_addr, a->ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) {
             listener_ = fd;
@@ -8856,12 +9081,7 @@ inline void HttpServer::accept_all() {
     for (;;) {
         const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
         if (fd >= 0) {
-            try {
-                take(fd);
-            } catch (const std::bad_alloc&) {
-                forget(fd);
-                ::close(fd);
-            }
+            take(fd);
         } else if (!wait_out(errno)) {
             return;
         }
@@ -8879,45 +9099,17 @@ inline bool HttpServer::wait_out(int error) {
     return !stopping_;
 }
 
-inline void HttpServer::forget(int fd) {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    open_.erase(fd);
-}
-
-// Finds a thread for a connection: a parked one, else a new one.
 inline void HttpServer::take(int fd) {
-    std::list<std::thread> finished;
-    {
-        std::lock_guard<std::mutex> guard(mutex_);
-        finished.swap(finished_);
-        if (stopping_ || open_.size() >= api_.options_.max_connections) {
-            reject(fd);
-        } else {
-            open_.insert(fd);
-            waiting_.push_back(fd);
-            if (waiting_.size() <= parked_) {
-                wanted_.notify_one();
-            } else if (!start_thread_locked() && threads_.empty()) {
-                waiting_.pop_back();
-                open_.erase(fd);
-                reject(fd);
-            }
-        }
-    }
-    for (std::thread& thread : finished) thread.join();
-}
-
-// False: the system has no more; a thread that exists comes to the connection.
-inline bool HttpServer::start_thread_locked() {
-    std::list<std::thread> one;
+    const std::lock_guard<std::mutex> guard(mutex_);
+    if (stopping_ || open_.size() >= api_.options_.max_connections) return reject(fd);
     try {
-        one.emplace_back();
-        one.back() = std::thread([this] { work(); });
-    } catch (const std::exception&) {
-        return false;
+        open_.insert(fd);
+        accepted_.push_back(fd);
+    } catch (const std::bad_alloc&) {
+        open_.erase(fd);
+        return reject(fd);
     }
-    threads_.splice(threads_.end(), one);
-    return true;
+    wake_loop_locked();
 }
 
 inline void HttpServer::reject(int fd) {
@@ -8932,20 +9124,258 @@ inline void HttpServer::reject(int fd) {
     ::close(fd);
 }
 
+inline void HttpServer::forget(int fd) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    open_.erase(fd);
+    ended_.notify_all();
+}
+
+inline void HttpServer::wake_loop_locked() {
+    if (!std::exchange(woken_, true)) ::eventfd_write(wake_.get(), 1);
+}
+
+// Epoll tells of edges: what comes to a connection while it is lent is noted, and looked
+// at when it is back.  Only the loop closes connections, so that epoll names none that
+// is gone.
+inline void HttpServer::loop() {
+    std::array<epoll_event, 256> events;
+    while (take_given()) {
+        const int timeout = news_ ? 0 : close_idle();
+        const int size = static_cast<int>(events.size());
+        const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout);
+        for (int i = 0; i < count; ++i) {
+            const epoll_event& event = events[static_cast<std::size_t>(i)];
+            if (event.data.ptr) note(*static_cast<Client*>(event.data.ptr), event.events);
+        }
+        Client* client = std::exchange(news_, nullptr);
+        while (client) look_at(*std::exchange(client, client->following));
+        if (!finish_batch()) return;
+    }
+}
+
+// New connections and those that come back.  False: the end has come.
+inline bool HttpServer::take_given() {
+    std::vector<int> accepted;
+    Client* client = nullptr;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        eventfd_t ignored = 0;
+        if (std::exchange(woken_, false)) ::eventfd_read(wake_.get(), &ignored);
+        accepted.swap(accepted_);
+        client = std::exchange(returned_, nullptr);
+        ends_ = stopping_;
+    }
+    while (client) take_back(*std::exchange(client, client->following));
+    for (const int fd : accepted) adopt(fd);
+    return !ends_ || !idle_.empty() || !lent_.empty();
+}
+
+inline void HttpServer::adopt(int fd) {
+    try {
+        idle_.emplace_back(fd, api_.options_);
+    } catch (const std::bad_alloc&) {
+        forget(fd);
+        return reject(fd);
+    }
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
+    Client& client = idle_.back();
+    client.self = std::prev(idle_.end());
+    client.idle_since = std::chrono::steady_clock::now();
+    epoll_event event{};
+    event.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+    event.data.ptr = &client;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) close(client);
+}
+
+inline void HttpServer::take_back(Client& client) {
+    client.is_lent = false;
+    client.idle_since = std::chrono::steady_clock::now();
+    idle_.splice(idle_.end(), lent_, client.self);
+    if (client.is_over) {
+        close(client);
+    } else if (client.has_news) {
+        client.following = std::exchange(news_, &client);
+    }
+}
+
+inline void HttpServer::note(Client& client, std::uint32_t events) {
+    client.has_ended = client.has_ended || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    if (std::exchange(client.has_news, true) || client.is_lent) return;
+    client.following = std::exchange(news_, &client);
+}
+
+// Returns for how long none will have been idle for too long, in ms; -1: for ever.
+inline int HttpServer::close_idle() {
+    while (!idle_.empty()) {
+        const auto end = idle_.front().idle_since + api_.options_.idle_timeout;
+        const auto left = std::chrono::duration_cast<milliseconds>(
+            end - std::chrono::steady_clock::now() + milliseconds(1));
+        if (left.count() > 0) return static_cast<int>(std::min<std::int64_t>(left.count(), 60'000));
+        close(idle_.front());
+    }
+    return -1;
+}
+
+// One that is not lent.
+inline void HttpServer::close(Client& client) {
+    if (client.connection.fd() >= 0) forget(client.connection.fd());
+    idle_.erase(client.self);
+}
+
+// Takes up the requests that have come whole and cannot block; a thread gets the rest.
+inline void HttpServer::look_at(Client& client) {
+    using Got = detail::Connection::Got;
+    const Got got = client.connection.receive_now();
+    if (got == Got::end) return close(client);
+    client.has_news = got != Got::nothing && (got == Got::much || client.has_ended);
+    if (got == Got::nothing) return;
+    client.is_lent = true;
+    lent_.splice(lent_.end(), idle_, client.self);
+    const std::size_t before = batch_.size();
+    try {
+        std::size_t size = 0;
+        while (size < max_quick && begin_request(client, size)) continue;
+        client.needs_thread = client.next || client.connection.has_unread();
+    } catch (const std::exception&) {
+        client.is_over = true;
+    }
+    if (batch_.size() == before) finish(client);
+}
+
+// False: that was the last, for now or for ever.
+inline bool HttpServer::begin_request(Client& client, std::size_t& size) {
+    detail::Connection& connection = client.connection;
+    if (!connection.has_head()) return false;
+    if (batch_.size() == batch_.capacity()) batch_.reserve(2 * batch_.size() + 16);
+    client.next = connection.next_request();
+    if (client.next != Next::request || !connection.has_body(max_quick)) return false;
+    connection.read_body();
+    if (!connection.is_plain() || !HttpApi::is_quick(connection.request())) return false;
+    detail::HttpAnswer answer = api_.begin(connection.request());
+    client.next.reset();
+    client.is_last = !connection.can_go_on() || ends_;
+    size += connection.request().body.size() + answer.body.size();
+    batch_.push_back({&client, std::move(answer), client.is_last});
+    return !client.is_last;
+}
+
+// Where that may take long, the loop is another thread's meanwhile, and from then on:
+// false.
+inline bool HttpServer::finish_batch() {
+    bool stored = true;
+    for (Begun& begun : batch_) {
+        if (!stored || !begun.answer.unstored) continue;
+        stored = scheduler_.store(begun.answer.unstored);
+        if (stored) begun.answer.unstored = {};
+    }
+    if (stored) {
+        finish(batch_);
+        return true;
+    }
+    Batch batch;
+    batch.swap(batch_);
+    const bool passed = start(nullptr);
+    finish(batch);
+    return !passed;
+}
+
+inline void HttpServer::finish(Batch& batch) {
+    for (Begun& begun : batch) {
+        Client& client = *begun.client;
+        try {
+            api_.finish(begun.answer);
+            if (!client.is_over) client.connection.write(begun.answer, begun.is_last);
+        } catch (const std::bad_alloc&) {
+            client.is_over = true;
+        }
+    }
+    for (std::size_t i = 0; i < batch.size(); ++i) {
+        Client& client = *batch[i].client;
+        if (i + 1 == batch.size() || batch[i + 1].client != &client) finish(client);
+    }
+    batch.clear();
+}
+
+// Sends what was written; what the client does not take at once is a thread's.
+inline void HttpServer::finish(Client& client) {
+    detail::Connection& connection = client.connection;
+    client.is_over = client.is_over || !connection.flush_now();
+    const bool waits = connection.has_unsent() || client.needs_thread;
+    if (!waits && client.is_last && !connection.has_input()) client.is_over = true;
+    if (client.is_over || (!waits && !client.is_last)) {
+        give_back(client);
+    } else {
+        lend(client);
+    }
+}
+
+inline void HttpServer::lend(Client& client) {
+    if (start(&client)) return;
+    forget(client.connection.fd());
+    reject(client.connection.release());
+    client.is_over = true;
+    give_back(client);
+}
+
+inline void HttpServer::give_back(Client& client) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    client.following = std::exchange(returned_, &client);
+}
+
+// Finds a thread: a parked one, else a new one.  False: there is none.
+inline bool HttpServer::start(Job job) {
+    std::list<std::thread> finished;
+    bool started = true;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        try {
+            job ? jobs_.push_back(job) : jobs_.push_front(job);
+        } catch (const std::bad_alloc&) {
+            return false;
+        }
+        finished.swap(finished_);
+        if (jobs_.size() <= parked_) {
+            wanted_.notify_one();
+        } else if (!start_thread_locked() && (threads_.empty() || !job)) {
+            job ? jobs_.pop_back() : jobs_.pop_front();
+            started = false;
+        }
+    }
+    for (std::thread& thread : finished) thread.join();
+    return started;
+}
+
+// False: the system has no more; a thread that exists comes to the job.
+inline bool HttpServer::start_thread_locked() {
+    std::list<std::thread> one;
+    try {
+        one.emplace_back();
+        one.back() = std::thread([this] { work(); });
+    } catch (const std::exception&) {
+        return false;
+    }
+    threads_.splice(threads_.end(), one);
+    return true;
+}
+
 inline void HttpServer::work() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
         ++parked_;
-        wanted_.wait(lock, [this] { return stopping_ || !waiting_.empty(); });
+        wanted_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
         --parked_;
-        if (waiting_.empty()) break;
-        const int fd = waiting_.front();
-        waiting_.pop_front();
+        if (jobs_.empty()) break;
+        const Job job = jobs_.front();
+        jobs_.pop_front();
         lock.unlock();
-        serve(fd);
+        if (job) {
+            serve(*job);
+        } else {
+            loop();
+        }
         lock.lock();
-        ended_.notify_all();
-        if (parked_ >= max_parked && waiting_.empty()) break;
+        wake_loop_locked();
+        if (parked_ >= max_parked && jobs_.empty()) break;
     }
     const auto self = std::find_if(threads_.begin(), threads_.end(), [](const std::thread& thread) {
         return thread.get_id() == std::this_thread::get_id();
@@ -8955,35 +9385,49 @@ inline void HttpServer::work() {
 }
 
 // A connection that there is no memory for is closed.
-inline void HttpServer::serve(int fd) {
-    detail::Connection connection(fd, api_.options_);
+inline void HttpServer::serve(Client& client) {
     bool gently = false;
+    client.needs_thread = false;
+    client.is_over = true;  // unless it can go on
     try {
-        gently = answer_all(connection);
+        gently = answer_all(client);
     } catch (const std::exception&) {
         gently = false;
     }
-    if (gently) connection.close_gently();
-    if (connection.fd() >= 0) forget(fd);  // else it is a stream's, or another's by now
+    if (gently) client.connection.close_gently();
+    give_back(client);
 }
 
-// Answers one request after the other.  True: the client may still be sending.
-inline bool HttpServer::answer_all(detail::Connection& connection) {
-    using Next = detail::Connection::Next;
-    Next next;
-    while ((next = connection.next_request()) == Next::request) {
+// Answers one request after the other, until none comes for a while, or the loop can go
+// on.  True: the connection ends, and the client may still be sending.
+inline bool HttpServer::answer_all(Client& client) {
+    detail::Connection& connection = client.connection;
+    const auto end = [&connection] {
+        return connection.flush() && (!connection.is_consumed() || connection.has_input());
+    };
+    if (client.is_last) return end();
+    for (;;) {
+        const Next next = client.next ? *client.next : connection.next_request();
+        client.next.reset();
+        if (next == Next::refused) return connection.flush();
+        if (next != Next::request) {
+            client.is_over = next == Next::closed;
+            return false;
+        }
         connection.read_body();
         const detail::HttpAnswer answer = api_.answer(connection.request());
         if (answer.stream) {
-            hand_over(connection, answer);
+            hand_over(client, answer);
             return false;
         }
         const bool last = answer.closes || !connection.can_go_on() || is_stopping();
-        const bool sent = write(connection, answer, last);
-        if (sent && !last) continue;
-        return sent && connection.flush() && (!connection.is_consumed() || connection.has_input());
+        if (!write(connection, answer, last)) return false;
+        if (last) return end();
+        if (HttpApi::is_quick(connection.request()) && !connection.has_unread()) {
+            client.is_over = !connection.flush();
+            return false;
+        }
     }
-    return next == Next::refused;
 }
 
 // Large answers that nobody reads must not add up.
@@ -9002,13 +9446,14 @@ inline bool HttpServer::write(detail::Connection& connection, const detail::Http
 }
 
 // From here on the socket is the stream writer's.
-inline void HttpServer::hand_over(detail::Connection& connection,
-                                  const detail::HttpAnswer& answer) {
+inline void HttpServer::hand_over(Client& client, const detail::HttpAnswer& answer) {
+    detail::Connection& connection = client.connection;
     try {
         auto stream = std::make_unique<detail::StreamWriter::Stream>();
         connection.write(answer, true);
         stream->head = connection.take_written() + answer.stream->preamble;
         stream->seq = answer.stream->seq;
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr);
         forget(connection.fd());
         stream->fd = connection.release();
         streams_.adopt(std::move(stream));
@@ -9020,18 +9465,18 @@ inline void HttpServer::hand_over(detail::Connection& connection,
 
 inline void HttpServer::stop() {
     {
-        std::lock_guard<std::mutex> guard(mutex_);
+        const std::lock_guard<std::mutex> guard(mutex_);
         if (std::exchange(stopping_, true)) return;
         if (listener_ >= 0) ::shutdown(listener_, SHUT_RDWR);  // ends accept4()
         for (const int fd : open_) ::shutdown(fd, SHUT_RD);
-        for (const int fd : waiting_) ::shutdown(fd, SHUT_RD);
+        wake_loop_locked();
     }
     wanted_.notify_all();
     ended_.notify_all();
     if (acceptor_.joinable()) acceptor_.join();
     {
         std::unique_lock<std::mutex> lock(mutex_);
-        const auto done = [this] { return threads_.empty(); };
+        const auto done = [this] { return open_.empty() && threads_.empty(); };
         if (!ended_.wait_for(lock, milliseconds(500), done)) {
             for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
             ended_.wait(lock, done);
