@@ -3704,7 +3704,8 @@ inline std::pair<Scheduled, Store::Unstored> Store::begin_schedule(
     const TimePoint at = now();
     if (keyed) {
         drop_answers_locked(at);
-        if (auto first = repeated(lock, idempotency, digest)) return {std::move(*first), Unstored()};
+        if (auto first = repeated(lock, idempotency, digest))
+            return {std::move(*first), Unstored()};
     }
     check_accepting_locked(at);
     check_limits_locked(tasks);
@@ -6743,6 +6744,9 @@ inline std::vector<std::string> unready(const Stats& stats) {
 //   H5  A stream costs its socket and its cursor.  One thread writes them all, but
 //       for a few events to a few streams; what a slow one has not taken stays in
 //       the history and nowhere else.
+//   H6  What several clients schedule at once is stored at once: one loop reads from
+//       all connections.  It waits for nothing but them; what may take longer, a sync
+//       too, has a thread, and an idle connection has none.
 
 /// How `HttpApi` and `HttpServer` behave.
 struct HttpOptions {
@@ -8922,6 +8926,7 @@ private:
         std::optional<Next> next;   // what the loop has found already
         bool needs_thread = false;  // when its answers are written
         bool is_last = false;       // the answer that was written
+        bool is_unwatched = false;  // the loop is not told what comes
         bool is_over = false;       // it is to be closed
 
         // The loop's, also while it is lent:
@@ -8953,6 +8958,7 @@ private:
     void loop();
     bool take_given();
     void adopt(int fd);
+    bool watch(Client& client, int operation, std::uint32_t events) const;
     void take_back(Client& client);
     void note(Client& client, std::uint32_t events);
     int close_idle();
@@ -8978,6 +8984,7 @@ private:
         return stopping_;
     }
 
+    static constexpr std::uint32_t edges = EPOLLIN | EPOLLRDHUP | EPOLLET;
     static constexpr std::size_t max_parked = 32;
     static constexpr std::size_t max_quick = 16'384;  // bytes of a client's requests in a batch
     static constexpr timeval linger{0, 20'000};       // a thread's, for the next request
@@ -9134,9 +9141,9 @@ inline void HttpServer::wake_loop_locked() {
     if (!std::exchange(woken_, true)) ::eventfd_write(wake_.get(), 1);
 }
 
-// Epoll tells of edges: what comes to a connection while it is lent is noted, and looked
-// at when it is back.  Only the loop closes connections, so that epoll names none that
-// is gone.
+// Epoll tells of edges: what comes to a connection while it is in the batch is noted, and
+// looked at when it is back; of one that a thread has it tells nothing.  Only the loop
+// closes connections, so that epoll names none that is gone.
 inline void HttpServer::loop() {
     std::array<epoll_event, 256> events;
     while (take_given()) {
@@ -9181,16 +9188,23 @@ inline void HttpServer::adopt(int fd) {
     Client& client = idle_.back();
     client.self = std::prev(idle_.end());
     client.idle_since = std::chrono::steady_clock::now();
+    if (!watch(client, EPOLL_CTL_ADD, edges)) close(client);
+}
+
+inline bool HttpServer::watch(Client& client, int operation, std::uint32_t events) const {
     epoll_event event{};
-    event.events = EPOLLIN | EPOLLRDHUP | EPOLLET;
+    event.events = events;
     event.data.ptr = &client;
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) close(client);
+    return ::epoll_ctl(epoll_.get(), operation, client.connection.fd(), &event) == 0;
 }
 
 inline void HttpServer::take_back(Client& client) {
     client.is_lent = false;
     client.idle_since = std::chrono::steady_clock::now();
     idle_.splice(idle_.end(), lent_, client.self);
+    if (std::exchange(client.is_unwatched, false) && !client.is_over) {
+        client.is_over = !watch(client, EPOLL_CTL_MOD, edges);  // tells of what has come
+    }
     if (client.is_over) {
         close(client);
     } else if (client.has_news) {
@@ -9310,6 +9324,7 @@ inline void HttpServer::finish(Client& client) {
 }
 
 inline void HttpServer::lend(Client& client) {
+    client.is_unwatched = watch(client, EPOLL_CTL_MOD, 0);
     if (start(&client)) return;
     forget(client.connection.fd());
     reject(client.connection.release());

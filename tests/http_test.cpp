@@ -3,7 +3,9 @@
 
 using namespace scheduler;
 using support::eventually;
+using support::FailingFiles;
 using support::ManualClock;
+using support::TempDir;
 
 namespace {
 
@@ -62,6 +64,14 @@ public:
         return head;
     }
     void end() { ::shutdown(fd_, SHUT_WR); }
+    bool set_send_timeout(const timeval& timeout) {
+        return ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) == 0;
+    }
+    // Whether the server ends the connection, and says nothing before.
+    bool is_ended() {
+        char c;
+        return heard_.empty() && ::recv(fd_, &c, 1, 0) == 0;
+    }
 
 private:
     int fd_;
@@ -457,6 +467,136 @@ TEST_SUITE("http") {
         for (int i = 0; i < 100; ++i) ok += status_of(wire.answer()) == 200;
         CHECK(ok == 50);  // the other Host is none of the loopback's
         CHECK(service.tasks.stats().pending == 100);
+    }
+
+    TEST_CASE("what was answered is stored, and what could not be stored is refused, one by one") {
+        const TempDir dir;
+        const auto files = std::make_shared<FailingFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        HttpOptions http;
+        http.cors_origins = {"https://example.org"};
+        std::size_t expected = 0;
+        for (const Fsync fsync : {Fsync::always, Fsync::everysec, Fsync::no}) {
+            options.fsync = fsync;
+            Service service(http, options);
+            const std::string one =
+                "POST /schedule HTTP/1.1\r\nHost: localhost\r\nOrigin: https://example.org\r\n"
+                "Content-Length: " +
+                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+            std::string many;
+            for (int i = 0; i < 20; ++i) many += one;
+            Wire wire(service.port);
+            const std::size_t before = service.tasks.stats().pending;
+            files->fail_call("pwrite", 0, ENOSPC);  // half of what has come is written
+            wire.say(many);
+            std::size_t stored = 0;
+            for (int i = 0; i < 20; ++i) {
+                const std::string answer = wire.answer();
+                const bool is_stored = status_of(answer) == 200;
+                stored += is_stored;
+                CHECK(is_stored == (i > 0 && status_of(answer) != 507));
+                CHECK(is_stored == (answer.find("\r\nRetry-After: ") == std::string::npos));
+                CHECK(is_stored == (answer.find("\r\nLocation: ") != std::string::npos));
+                CHECK(answer.find("\r\nAccess-Control-Allow-Origin: ") != std::string::npos);
+                CHECK(answer.find("Cache-Control") == answer.rfind("Cache-Control"));
+            }
+            CHECK(service.tasks.stats().pending == before + stored);
+            expected += stored;
+            files->fail_all("pwrite", EIO);
+            wire.say(many);
+            for (int i = 0; i < 20; ++i) CHECK(status_of(wire.answer()) == 503);
+            CHECK(status_of(service.ask("GET /readyz")) == 503);
+            files->fail_all("pwrite", 0);
+            CHECK(eventually([&] { return status_of(wire.say(one).answer()) == 200; }));
+            CHECK(service.tasks.stats().pending == before + stored + 1);
+            ++expected;
+        }
+        CHECK(Scheduler(options).stats().recovered == expected);
+    }
+
+    TEST_CASE("while the disk takes its time, whoever does not wait for it is answered") {
+        struct SlowFiles : FileOps {
+            int fdatasync(int fd) override {
+                std::unique_lock<std::mutex> lock(mutex);
+                ++waiting;
+                changed.notify_all();
+                changed.wait(lock, [this] { return !slow; });
+                return FileOps::fdatasync(fd);
+            }
+            std::mutex mutex;
+            std::condition_variable changed;
+            bool slow = false;
+            int waiting = 0;
+        };
+        const TempDir dir;
+        const auto files = std::make_shared<SlowFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        Service service({}, options);
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        {
+            const std::lock_guard<std::mutex> guard(files->mutex);
+            files->slow = true;
+            files->waiting = 0;
+        }
+        std::vector<std::unique_ptr<Wire>> wires;
+        for (int i = 0; i < 5; ++i) {
+            wires.push_back(std::make_unique<Wire>(service.port));
+            wires.back()->say(one);
+            if (i > 0) continue;
+            std::unique_lock<std::mutex> lock(files->mutex);
+            REQUIRE(files->changed.wait_for(lock, std::chrono::seconds(10),
+                                            [&] { return files->waiting > 0; }));
+        }
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("GET /healthz")) == 200);
+        CHECK(status_of(service.ask("POST /schedule", "{}")) == 400);
+        CHECK(service.tasks.stats().scheduled == 0);
+        {
+            const std::lock_guard<std::mutex> guard(files->mutex);
+            files->slow = false;
+        }
+        files->changed.notify_all();
+        for (auto& wire : wires) CHECK(status_of(wire->answer()) == 200);
+        CHECK(service.tasks.stats().scheduled == 5);
+    }
+
+    TEST_CASE("who sends and never reads holds up nobody") {
+        Service service;
+        const std::string one =
+            "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2"
+            "\r\n\r\n{}";
+        std::string many;
+        for (int i = 0; i < 200'000; ++i) many += one;
+        std::vector<std::unique_ptr<Wire>> rude;
+        for (int i = 0; i < 4; ++i) {
+            rude.push_back(std::make_unique<Wire>(service.port));
+            const timeval moment{0, 100'000};  // until nothing more is taken from it
+            REQUIRE(rude.back()->set_send_timeout(moment));
+            rude.back()->say(many);
+        }
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("POST /schedule", good)) == 200);
+    }
+
+    TEST_CASE("a connection that is idle for too long ends, and one that is used does not") {
+        HttpOptions http;
+        http.idle_timeout = milliseconds(300);
+        Service service(http);
+        const std::string one = "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        Wire silent(service.port);
+        Wire quiet(service.port);
+        Wire busy(service.port);
+        CHECK(status_of(quiet.say(one).answer()) == 200);
+        for (int i = 0; i < 50; ++i) {
+            CHECK(status_of(busy.say(one).answer()) == 200);
+            std::this_thread::sleep_for(milliseconds(10));
+        }
+        CHECK(silent.is_ended());
+        CHECK(quiet.is_ended());
+        CHECK(busy.is_ended());
     }
 
     TEST_CASE("a client that expects 100 gets it, but not for a body that is too large") {

@@ -560,8 +560,8 @@ TEST_SUITE("sinks") {
         options.rewrite_min_bytes = std::uint64_t{1} << 30;
         {
             Scheduler tasks(options);
-            const Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse),
-                                           {std::chrono::hours(1)})});
+            const Sinks sinks(
+                tasks, {sink("a", std::make_shared<Notes>(refuse), {std::chrono::hours(1)})});
             const auto end = std::chrono::steady_clock::now() + milliseconds(300);
             while (std::chrono::steady_clock::now() < end) {
                 tasks.schedule(milliseconds(0), "\"x\"");
