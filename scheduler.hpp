@@ -5205,9 +5205,9 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
 
 inline Scheduled Scheduler::schedule(const std::vector<TaskRequest>& requests,
                                      std::string_view key) {
-    const auto [scheduled, unstored] = begin_schedule(requests, key);
+    auto [scheduled, unstored] = begin_schedule(requests, key);
     if (unstored) wait(unstored);
-    return scheduled;
+    return std::move(scheduled);  // what was stored is told, also without memory for a copy
 }
 
 inline std::pair<Scheduled, detail::Store::Unstored> Scheduler::begin_schedule(
@@ -7297,6 +7297,12 @@ public:
                  std::function<void()> on_closed);
     ~StreamWriter() { stop(); }
     struct Stream {
+        Stream() = default;
+        Stream(const Stream&) = delete;
+        Stream& operator=(const Stream&) = delete;
+        ~Stream() {
+            if (fd >= 0) ::close(fd);
+        }
         int fd = -1;
         std::size_t place = 0;  // in streams_
         std::string head;       // what goes out before the events
@@ -7469,6 +7475,10 @@ inline void StreamWriter::take_adopted() {
     std::vector<std::unique_ptr<Stream>> adopted;
     {
         std::lock_guard<std::mutex> guard(adopted_mutex_);
+        const std::size_t needed = streams_.size() + adopted_.size();
+        for (auto* place : {&streams_, &closed_}) {  // what follows cannot fail
+            if (needed > place->capacity()) place->reserve(2 * needed);
+        }
         adopted.swap(adopted_);
     }
     if (streams_.empty()) next_keep_alive_ = std::chrono::steady_clock::now() + keep_alive_;
@@ -9351,7 +9361,7 @@ inline bool HttpServer::start(Job job) {
         finished.swap(finished_);
         if (jobs_.size() <= parked_) {
             wanted_.notify_one();
-        } else if (!start_thread_locked() && (threads_.empty() || !job)) {
+        } else if (!start_thread_locked() && (!job || threads_.size() < 2)) {  // one has the loop
             job ? jobs_.pop_back() : jobs_.pop_front();
             started = false;
         }

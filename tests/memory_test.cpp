@@ -54,7 +54,8 @@ Options options_for(const TempDir& dir) {
     return options;
 }
 
-// One request and its answer over a bare socket, without an allocation here.
+// One request and the status of its answer over a bare socket, without an allocation
+// here.  0: the connection was closed; -1: nothing comes.
 int ask(int port, const char* request) {
     const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     sockaddr_in address{};
@@ -64,12 +65,14 @@ int ask(int port, const char* request) {
     const timeval limit{10, 0};
     ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
     char answer[4'096] = {};
+    ssize_t n = 0;
     if (::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 &&
         ::send(fd, request, std::strlen(request), MSG_NOSIGNAL) > 0) {
-        (void)!::recv(fd, answer, sizeof answer - 1, 0);
+        n = ::recv(fd, answer, sizeof answer - 1, 0);
     }
+    const bool hangs = n < 0 && errno == EAGAIN;
     ::close(fd);
-    return std::strlen(answer) > 12 ? std::atoi(answer + 9) : 0;
+    return hangs ? -1 : n > 12 ? std::atoi(answer + 9) : 0;
 }
 
 }  // namespace
