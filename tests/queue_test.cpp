@@ -161,6 +161,45 @@ TEST_SUITE("queue") {
         }
     }
 
+    TEST_CASE("a queue that is filled at once is as one that was filled task by task") {
+        for (const std::size_t count : {0U, 1U, 2U, 97U, 9'999U, 30'001U}) {
+            CAPTURE(count);
+            std::mt19937_64 random(count);
+            TaskIndex index;
+            std::vector<Record*> records;
+            IdSource ids;
+            for (std::size_t i = 0; i < count; ++i) {
+                const TaskId id = ids.next(TimePoint(milliseconds(1)));
+                const TimePoint due(milliseconds(random() % 500));  // many share a moment
+                RecordRef record = RecordRef::make(id, due, "{}");
+                records.push_back(record.get());
+                index.insert(std::move(record));
+            }
+            std::shuffle(records.begin(), records.end(), random);
+            DueQueue whole;
+            whole.fill(records);
+            DueQueue single;
+            for (Record* record : records) {
+                single.reserve(1);
+                single.insert(record);
+            }
+            std::vector<Record*> expected;
+            single.walk([&expected](Record* record) {
+                expected.push_back(record);
+                return true;
+            });
+            std::vector<Record*> found;
+            whole.walk([&found](Record* record) {
+                found.push_back(record);
+                return true;
+            });
+            CHECK(whole.size() == count);
+            CHECK(found == expected);
+            for (Record* record : records) whole.erase(record);
+            CHECK(whole.empty());
+        }
+    }
+
     TEST_CASE("a queue that was emptied from its end can be filled again") {
         DueQueue queue;
         std::vector<RecordRef> records;
