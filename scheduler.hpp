@@ -8988,6 +8988,7 @@ public:
 
 private:
     using Next = detail::Connection::Next;
+    using SteadyTime = std::chrono::steady_clock::time_point;
 
     // A connection.  It is the loop's, or is lent: to a thread, or to the batch.
     struct Client {
@@ -9003,7 +9004,7 @@ private:
 
         // The loop's, also while it is lent:
         std::list<Client>::iterator self;
-        std::chrono::steady_clock::time_point idle_since;
+        SteadyTime idle_since;
         bool is_lent = false;
         bool has_news = false;   // something may have come
         bool has_ended = false;  // the client sends no more
@@ -9021,9 +9022,8 @@ private:
     using Job = Client*;
 
     void bind(const std::string& host, int port);
-    void accept_all();
-    bool wait_out(int error);
-    void take(int fd);
+    void accept_some();
+    bool admit(int fd);
     void reject(int fd);
     void forget(int fd);
 
@@ -9033,7 +9033,8 @@ private:
     bool watch(Client& client, int operation, std::uint32_t events) const;
     void take_back(Client& client);
     void note(Client& client, std::uint32_t events);
-    int close_idle();
+    int do_what_is_due();
+    bool watch_listener(int operation, std::uint32_t events);
     void close(Client& client);
     void look_at(Client& client);
     bool begin_request(Client& client, std::size_t& size);
@@ -9075,6 +9076,7 @@ private:
     std::list<Client> lent_;
     Client* news_ = nullptr;
     Batch batch_;
+    std::optional<SteadyTime> accepts_again_;
     bool ends_ = false;  // as `stopping_`
 
     std::mutex mutex_;
@@ -9082,14 +9084,12 @@ private:
     std::condition_variable ended_;    // a connection or a thread has ended
     bool stopping_ = false;            // guarded by mutex_
     bool woken_ = false;               // guarded by mutex_: the loop
-    std::vector<int> accepted_;        // guarded by mutex_: for the loop
     Client* returned_ = nullptr;       // guarded by mutex_: for the loop
     std::deque<Job> jobs_;             // guarded by mutex_
     std::set<int> open_;               // guarded by mutex_: connections, not streams
     std::size_t parked_ = 0;           // guarded by mutex_: threads without a job
     std::list<std::thread> threads_;   // guarded by mutex_
     std::list<std::thread> finished_;  // guarded by mutex_: to be joined
-    std::thread acceptor_;             // last: starts when all the above exists
 };
 
 inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
@@ -9113,12 +9113,12 @@ inline int HttpServer::listen(const std::string& host, int port) {
     if (loopback && api_.options_.secrets.empty()) api_.options_.check_host = true;
     epoll_event event{};
     event.events = EPOLLIN;
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0) {
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0 ||
+        !watch_listener(EPOLL_CTL_ADD, EPOLLIN)) {
         throw std::runtime_error("cannot watch connections: " +
                                  std::generic_category().message(errno));
     }
     if (!start(nullptr)) throw std::runtime_error("cannot start a thread");
-    acceptor_ = std::thread([this] { accept_all(); });
     return ntohs(six ? v6->sin6_port : v4->sin_port);
 }
 
@@ -9135,13 +9135,15 @@ inline void HttpServer::bind(const std::string& host, int port) {
     const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
     int error = 0;
     for (const addrinfo* a = found; a && listener_ < 0; a = a->ai_next) {
-        const int fd = ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC, a->ai_protocol);
+        const int fd =
+            ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
         const int on = 1;
-        // Accepted sockets inherit these; one for receiving would wake the acceptor.
+        // Accepted sockets inherit all of these, and block.
         const milliseconds request = api_.options_.request_timeout;
         const timeval send{request.count() / 1'000, request.count() % 1'000 * 1'000};
         ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
         ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
         if (fd >= 0 && ::bind(fd, a->ai_addr, a->ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) {
             listener_ = fd;
@@ -9154,41 +9156,6 @@ inline void HttpServer::bind(const std::string& host, int port) {
         throw std::runtime_error("cannot listen on " + where + ": " +
                                  std::generic_category().message(error));
     }
-}
-
-inline void HttpServer::accept_all() {
-    for (;;) {
-        const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
-        if (fd >= 0) {
-            take(fd);
-        } else if (!wait_out(errno)) {
-            return;
-        }
-    }
-}
-
-// After a failure to accept: false if it is the end.  A lack of descriptors or
-// memory passes when a connection ends, or by itself.
-inline bool HttpServer::wait_out(int error) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (stopping_) return false;
-    if (error == EMFILE || error == ENFILE || error == ENOBUFS || error == ENOMEM) {
-        ended_.wait_for(lock, milliseconds(100));
-    }
-    return !stopping_;
-}
-
-inline void HttpServer::take(int fd) {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    if (stopping_ || open_.size() >= api_.options_.max_connections) return reject(fd);
-    try {
-        open_.insert(fd);
-        accepted_.push_back(fd);
-    } catch (const std::bad_alloc&) {
-        open_.erase(fd);
-        return reject(fd);
-    }
-    wake_loop_locked();
 }
 
 inline void HttpServer::reject(int fd) {
@@ -9219,12 +9186,16 @@ inline void HttpServer::wake_loop_locked() {
 inline void HttpServer::loop() {
     std::array<epoll_event, 256> events;
     while (take_given()) {
-        const int timeout = news_ ? 0 : close_idle();
+        const int timeout = news_ ? 0 : do_what_is_due();
         const int size = static_cast<int>(events.size());
         const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout);
         for (int i = 0; i < count; ++i) {
             const epoll_event& event = events[static_cast<std::size_t>(i)];
-            if (event.data.ptr) note(*static_cast<Client*>(event.data.ptr), event.events);
+            if (event.data.ptr == &listener_) {
+                accept_some();
+            } else if (event.data.ptr) {
+                note(*static_cast<Client*>(event.data.ptr), event.events);
+            }
         }
         Client* client = std::exchange(news_, nullptr);
         while (client) look_at(*std::exchange(client, client->following));
@@ -9232,31 +9203,61 @@ inline void HttpServer::loop() {
     }
 }
 
-// New connections and those that come back.  False: the end has come.
+// Those that come back.  False: the end has come.
 inline bool HttpServer::take_given() {
-    std::vector<int> accepted;
     Client* client = nullptr;
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         eventfd_t ignored = 0;
         if (std::exchange(woken_, false)) ::eventfd_read(wake_.get(), &ignored);
-        accepted.swap(accepted_);
         client = std::exchange(returned_, nullptr);
         ends_ = stopping_;
     }
     while (client) take_back(*std::exchange(client, client->following));
-    for (const int fd : accepted) adopt(fd);
     return !ends_ || !idle_.empty() || !lent_.empty();
+}
+
+// A lack of descriptors or memory passes when connections end, or by itself.
+inline void HttpServer::accept_some() {
+    constexpr int most = 64;
+    for (int i = 0; i < most; ++i) {
+        const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        if (fd >= 0) {
+            adopt(fd);
+            continue;
+        }
+        const bool shut_down = errno == EINVAL;
+        const bool lacks =
+            errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
+        if (lacks) accepts_again_ = std::chrono::steady_clock::now() + milliseconds(100);
+        if (lacks || shut_down) watch_listener(EPOLL_CTL_DEL, 0);
+        return;
+    }
+}
+
+inline bool HttpServer::watch_listener(int operation, std::uint32_t events) {
+    epoll_event event{};
+    event.events = events;
+    event.data.ptr = &listener_;
+    return ::epoll_ctl(epoll_.get(), operation, listener_, &event) == 0;
+}
+
+// False: there is no room for another connection.
+inline bool HttpServer::admit(int fd) {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    if (stopping_ || open_.size() >= api_.options_.max_connections) return false;
+    open_.insert(fd);
+    return true;
 }
 
 inline void HttpServer::adopt(int fd) {
     try {
+        if (!admit(fd)) return reject(fd);
         idle_.emplace_back(fd, api_.options_);
     } catch (const std::bad_alloc&) {
         forget(fd);
         return reject(fd);
     }
-    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
     Client& client = idle_.back();
     client.self = std::prev(idle_.end());
     client.idle_since = std::chrono::steady_clock::now();
@@ -9290,16 +9291,26 @@ inline void HttpServer::note(Client& client, std::uint32_t events) {
     client.following = std::exchange(news_, &client);
 }
 
-// Returns for how long none will have been idle for too long, in ms; -1: for ever.
-inline int HttpServer::close_idle() {
+// Closes what was idle for too long, and listens again when it is time.  Returns for how
+// long there will be nothing of that to do, in ms; -1: for ever.
+inline int HttpServer::do_what_is_due() {
+    const SteadyTime now = std::chrono::steady_clock::now();
+    if (accepts_again_ && *accepts_again_ <= now) {
+        accepts_again_ = std::nullopt;
+        if (!watch_listener(EPOLL_CTL_ADD, EPOLLIN)) accepts_again_ = now + milliseconds(100);
+    }
+    std::optional<SteadyTime> end = accepts_again_;
     while (!idle_.empty()) {
-        const auto end = idle_.front().idle_since + api_.options_.idle_timeout;
-        const auto left = std::chrono::duration_cast<milliseconds>(
-            end - std::chrono::steady_clock::now() + milliseconds(1));
-        if (left.count() > 0) return static_cast<int>(std::min<std::int64_t>(left.count(), 60'000));
+        const SteadyTime idle_end = idle_.front().idle_since + api_.options_.idle_timeout;
+        if (now < idle_end) {
+            end = std::min(end.value_or(idle_end), idle_end);
+            break;
+        }
         close(idle_.front());
     }
-    return -1;
+    if (!end) return -1;
+    const auto left = std::chrono::duration_cast<milliseconds>(*end - now + milliseconds(1));
+    return static_cast<int>(std::min<std::int64_t>(left.count(), 60'000));
 }
 
 // One that is not lent.
@@ -9554,13 +9565,12 @@ inline void HttpServer::stop() {
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         if (std::exchange(stopping_, true)) return;
-        if (listener_ >= 0) ::shutdown(listener_, SHUT_RDWR);  // ends accept4()
+        if (listener_ >= 0) ::shutdown(listener_, SHUT_RDWR);  // refuses connections
         for (const int fd : open_) ::shutdown(fd, SHUT_RD);
         wake_loop_locked();
     }
     wanted_.notify_all();
     ended_.notify_all();
-    if (acceptor_.joinable()) acceptor_.join();
     {
         std::unique_lock<std::mutex> lock(mutex_);
         const auto done = [this] { return open_.empty() && threads_.empty(); };

@@ -546,8 +546,7 @@ class Webhooks(Sinks):
             with self.subTest(script.__name__):
                 server = self.serve(self.hook(self.receiver(script), retry=["100ms"] * 2))
                 self.emit(server, "x")
-                self.until(server, lag=0)
-                self.until(server, dead=1, failed=3, delivered=0, seconds=0.1)
+                self.until(server, dead=1, failed=3, delivered=0, lag=0)
 
     def test_a_receiver_with_an_ipv6_address_is_called_by_it(self):
         if not socket.has_dualstack_ipv6():
