@@ -7632,9 +7632,10 @@ public:
         if (fd_ >= 0) ::close(fd_);
     }
 
-    // Waits for a request and judges its head.  Refused: an answer is written.  Idle:
-    // none has begun within the socket's timeout.
+    // Waits for a request and judges its head.  Refused: refusal() is the last answer.
+    // Idle: none has begun within the socket's timeout.
     Next next_request();
+    const HttpAnswer& refusal() const { return refusal_; }
     // Without waiting: takes what has come, sends what can be sent.  Much: there may be
     // more.  False: the connection has failed.
     Got receive_now();
@@ -7818,9 +7819,7 @@ inline Connection::Next Connection::next_request() {
         in_at_ += size;
         good = judge();
     }
-    if (good) return Next::request;
-    write(refusal_, true);
-    return Next::refused;
+    return good ? Next::request : Next::refused;
 }
 
 inline bool Connection::judge() {
@@ -9424,7 +9423,9 @@ inline bool HttpServer::answer_all(Client& client) {
     for (;;) {
         const Next next = client.next ? *client.next : connection.next_request();
         client.next.reset();
-        if (next == Next::refused) return connection.flush();
+        if (next == Next::refused) {
+            return connection.write(connection.refusal(), true) && connection.flush();
+        }
         if (next != Next::request) {
             client.is_over = next == Next::closed;
             return false;
