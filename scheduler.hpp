@@ -7667,6 +7667,9 @@ public:
     // Writes an answer; with `last` it says that the connection ends.  False: it, or
     // what was gathered before it, could not be sent.
     bool write(const HttpAnswer& answer, bool last);
+    // The same without sending anything, for a request that was plain, whatever has been
+    // read since.
+    void gather(const HttpAnswer& answer, bool last);
     // Sends what was written.
     bool flush();
     // Ends the connection so that the client gets the answer, whatever it is
@@ -7697,6 +7700,7 @@ private:
     bool judge_framing(std::string_view name, std::string_view value);
     bool judge_whole();
     bool take_body();
+    void write_head(const HttpAnswer& answer, bool last, bool old);
     bool send_all(std::string_view text);
     bool refuse(int status, const char* error) {
         refusal_.status = status;
@@ -7994,7 +7998,7 @@ inline bool Connection::take_body() {
     return request_.body_status == 200;
 }
 
-inline bool Connection::write(const HttpAnswer& answer, bool last) {
+inline void Connection::write_head(const HttpAnswer& answer, bool last, bool old) {
     const auto field = [this](std::string_view name, std::string_view value) {
         out_.append(name).append(": ").append(value).append("\r\n");
     };
@@ -8006,8 +8010,17 @@ inline bool Connection::write(const HttpAnswer& answer, bool last) {
         field("Content-Length", std::to_string(answer.body.size()));
     }
     if (last) field("Connection", "close");
-    if (!last && old_) field("Connection", "keep-alive");
+    if (!last && old) field("Connection", "keep-alive");
     out_ += "\r\n";
+}
+
+inline void Connection::gather(const HttpAnswer& answer, bool last) {
+    write_head(answer, last, false);
+    out_ += answer.body;
+}
+
+inline bool Connection::write(const HttpAnswer& answer, bool last) {
+    write_head(answer, last, old_);
     if (request_.method == "HEAD") return true;
     if (answer.body.size() > large) return flush() && send_all(answer.body);
     out_ += answer.body;
@@ -9297,7 +9310,7 @@ inline void HttpServer::finish(Batch& batch) {
         Client& client = *begun.client;
         try {
             api_.finish(begun.answer);
-            if (!client.is_over) client.connection.write(begun.answer, begun.is_last);
+            if (!client.is_over) client.connection.gather(begun.answer, begun.is_last);
         } catch (const std::bad_alloc&) {
             client.is_over = true;
         }

@@ -616,6 +616,44 @@ TEST_SUITE("http") {
         CHECK(wire.is_ended());
     }
 
+    TEST_CASE("an answer is whole, whatever the next request is") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        for (const char* next : {"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                 "GET /healthz HTTP/1.0\r\n\r\n"}) {
+            Wire wire(service.port);
+            const std::string answer = wire.say(one + next).answer();
+            CHECK(status_of(answer) == 200);
+            CHECK(answer.find("\r\n\r\n{\"message\":\"Scheduled ") != std::string::npos);
+            CHECK(answer.find("keep-alive") == std::string::npos);
+            CHECK(status_of(wire.hear("\r\n\r\n")) == 200);
+        }
+    }
+
+    TEST_CASE("who asks for large answers and never reads them holds up nobody") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        std::string many = one;  // to the end of one read, and with long answers
+        for (int i = 0; i < 150; ++i) many += "POST /schedule HTTP/1.1\r\nHost:a\r\n\r\n";
+        const std::string head =
+            "POST /schedule HTTP/1.1\r\nHost:localhost\r\nContent-Length:00000\r\n\r\n";
+        std::string body = "{\"delay\":1";
+        while (many.size() + head.size() + body.size() < 16'370) body += ",\"delay\":1";
+        body.resize(16'383 - many.size() - head.size(), ' ');
+        const std::string size = std::to_string(body.size() + 1);
+        many += head + body + '}';
+        many.replace(many.rfind("00000"), 5, std::string(5 - size.size(), '0') + size);
+        REQUIRE(many.size() == 16'384);
+        Wire rude(service.port);
+        for (std::size_t sent = 1; rude.takes(many); ++sent) {  // until its answers are stuck
+            const auto is_taken = [&] { return service.tasks.stats().scheduled == sent; };
+            if (!eventually(is_taken, milliseconds(500))) break;
+        }
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("POST /schedule", good)) == 200);
+    }
+
     TEST_CASE("who sends and never reads holds up nobody") {
         Service service;
         const std::string one =
