@@ -9336,7 +9336,7 @@ inline void HttpServer::finish(Client& client) {
 }
 
 inline void HttpServer::lend(Client& client) {
-    client.is_unwatched = watch(client, EPOLL_CTL_MOD, 0);
+    client.is_unwatched = watch(client, EPOLL_CTL_MOD, EPOLLET);  // a failure is told, once
     if (start(&client)) return;
     forget(client.connection.fd());
     reject(client.connection.release());

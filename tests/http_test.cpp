@@ -616,6 +616,28 @@ TEST_SUITE("http") {
         CHECK(wire.is_ended());
     }
 
+    TEST_CASE("a client that is gone while its request waits for the disk costs no time") {
+        const TempDir dir;
+        const auto files = std::make_shared<SlowFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        Service service({}, options);
+        const std::string id = service.task().str();
+        files->be_slow("fdatasync");
+        {
+            Wire gone(service.port);
+            gone.say("DELETE /tasks/" + id + " HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            REQUIRE(files->has_waiting());
+            gone.reset();
+        }
+        const std::clock_t before = std::clock();  // of all threads
+        std::this_thread::sleep_for(milliseconds(500));
+        CHECK(std::clock() - before < CLOCKS_PER_SEC / 10);
+        files->be_slow("");
+        CHECK(eventually([&] { return service.tasks.stats().pending == 0; }));
+    }
+
     TEST_CASE("an answer is whole, whatever the next request is") {
         Service service;
         const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
