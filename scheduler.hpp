@@ -8965,6 +8965,7 @@ private:
     bool wait_out(int error);
     void take(int fd);
     void reject(int fd);
+    void say_full(int fd);
     void forget(int fd);
 
     void loop();
@@ -9132,6 +9133,11 @@ inline void HttpServer::take(int fd) {
 }
 
 inline void HttpServer::reject(int fd) {
+    say_full(fd);
+    ::close(fd);
+}
+
+inline void HttpServer::say_full(int fd) {
     const std::string body =
         detail::errors_json({"Too many connections are open; try again later."});
     const std::string text =
@@ -9140,7 +9146,6 @@ inline void HttpServer::reject(int fd) {
         std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
     ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     ::shutdown(fd, SHUT_WR);
-    ::close(fd);
 }
 
 inline void HttpServer::forget(int fd) {
@@ -9338,8 +9343,7 @@ inline void HttpServer::finish(Client& client) {
 inline void HttpServer::lend(Client& client) {
     client.is_unwatched = watch(client, EPOLL_CTL_MOD, EPOLLET);  // a failure is told, once
     if (start(&client)) return;
-    forget(client.connection.fd());
-    reject(client.connection.release());
+    if (!client.is_last && !client.connection.has_unsent()) say_full(client.connection.fd());
     client.is_over = true;
     give_back(client);
 }
@@ -9363,7 +9367,7 @@ inline bool HttpServer::start(Job job) {
         finished.swap(finished_);
         if (jobs_.size() <= parked_) {
             wanted_.notify_one();
-        } else if (!start_thread_locked() && (threads_.empty() || !job)) {
+        } else if (!start_thread_locked() && (threads_.size() < 2 || !job)) {
             job ? jobs_.pop_back() : jobs_.pop_front();
             started = false;
         }
@@ -9372,7 +9376,8 @@ inline bool HttpServer::start(Job job) {
     return started;
 }
 
-// False: the system has no more; a thread that exists comes to the job.
+// False: the system has no more; a thread that exists, and has not the loop, comes to the
+// job.
 inline bool HttpServer::start_thread_locked() {
     std::list<std::thread> one;
     try {
