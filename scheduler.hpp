@@ -9247,9 +9247,15 @@ inline int HttpServer::close_idle() {
     return -1;
 }
 
-// One that is not lent.
+// One that is not lent.  As in StreamWriter::close(), somebody may have a copy of the
+// socket.
 inline void HttpServer::close(Client& client) {
-    if (client.connection.fd() >= 0) forget(client.connection.fd());
+    const int fd = client.connection.fd();
+    if (fd >= 0) {
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+        ::shutdown(fd, SHUT_RDWR);
+        forget(fd);
+    }
     idle_.erase(client.self);
 }
 

@@ -638,6 +638,22 @@ TEST_SUITE("http") {
         CHECK(eventually([&] { return service.tasks.stats().pending == 0; }));
     }
 
+    TEST_CASE("a connection ends even if a child of the process has a copy of it") {
+        Service service;
+        const std::string rest =
+            "Content-Length: " + std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\n";
+        Wire wire(service.port);
+        CHECK(status_of(wire.say(one + rest).answer()) == 200);
+        const int copy = wire.copy_of_peer();
+        REQUIRE(copy >= 0);
+        CHECK(status_of(wire.say(one + "Connection: close\r\n" + rest).answer()) == 200);
+        CHECK(wire.is_ended());
+        wire.say("more");  // is nobody's
+        CHECK(status_of(service.ask("POST /schedule", good)) == 200);
+        ::close(copy);
+    }
+
     TEST_CASE("an answer is whole, whatever the next request is") {
         Service service;
         const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
