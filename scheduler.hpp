@@ -7747,6 +7747,7 @@ inline void Connection::tidy() {
 // More bytes into in_; false at the end, after a failure, or after the deadline.
 // Between requests the socket's own timeout saves a call to poll().
 inline bool Connection::receive(bool idle) {
+    idle_ = false;
     if (!flush()) return false;
     tidy();
     std::array<char, 16'384> buffer;

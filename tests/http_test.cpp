@@ -654,6 +654,30 @@ TEST_SUITE("http") {
         ::close(copy);
     }
 
+    TEST_CASE("a connection whose answers could not be sent in time ends there") {
+        HttpOptions http;
+        http.request_timeout = milliseconds(300);
+        Service service(http);
+        const std::string one =
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: to be of 64 bytes\r\n\r\n";
+        Wire wire(service.port);
+        CHECK(status_of(wire.say(one).answer()) == 200);
+        std::this_thread::sleep_for(milliseconds(100));  // it is idle once
+        std::string many;  // to the end of one read
+        for (int i = 0; i < 256; ++i) many += one;
+        REQUIRE(many.size() == 16'384);
+        const timeval moment{1, 0};
+        REQUIRE(wire.set_send_timeout(moment));
+        while (wire.takes(many)) continue;  // until no answer can be sent
+        std::string answer;
+        std::size_t count = 0;
+        for (; status_of(answer = wire.answer()) == 200; ++count) {
+            if (answer.size() < 4 || answer.substr(answer.size() - 4) != "ok\"}") break;
+        }
+        CHECK(count > 1'000);
+        CHECK(wire.is_ended());  // in the middle of one, perhaps
+    }
+
     TEST_CASE("an answer is whole, whatever the next request is") {
         Service service;
         const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
