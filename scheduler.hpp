@@ -1880,6 +1880,8 @@ public:
     Fsync fsync() const { return fsync_; }
     const std::string& path() const { return path_; }
     bool failed() const { return failed_.load(); }
+    // Whether a write has to wait until a new file has the journal's name.
+    bool is_swapping() const { return swapping_.load(); }
     std::uint64_t size() const { return size_.load(); }
     std::uint64_t bytes_written() const { return bytes_written_.load(); }
     std::uint64_t syncs() const { return syncs_.load(); }
@@ -1932,6 +1934,7 @@ private:
 
     std::atomic<bool> failed_{false};
     std::atomic<bool> unsynced_{false};
+    std::atomic<bool> swapping_{false};
     std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
     std::atomic<std::uint64_t> bytes_written_{0};
     std::atomic<std::uint64_t> syncs_{0};
@@ -2288,6 +2291,11 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
         next_->sync();
         tail.clear();
     }
+    const struct Swapping {
+        std::atomic<bool>& now;
+        ~Swapping() { now = false; }
+    } swapping{swapping_};
+    swapping_ = true;
     std::lock_guard<std::mutex> guard(file_mutex_);
     if (!rewriting_)
         throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
@@ -3193,8 +3201,8 @@ public:
         std::unique_lock<std::mutex> lock(mutex_);
         commit(lock, unstored);
     }
-    // The same, if it takes no sync.  False: it does, or has failed, which wait() takes
-    // its time to tell.
+    // The same, if it takes no sync, its own or a rewrite's.  False: it does, or has
+    // failed, which wait() takes its time to tell.
     bool store(const Unstored& unstored);
     bool cancel(TaskId id);
     // Cancels what is pending in the range; returns how many.
@@ -3970,7 +3978,7 @@ inline void Store::write_and_settle(std::unique_lock<std::mutex>& lock, const Un
 }
 
 inline bool Store::store(const Unstored& unstored) {
-    if (journal_ && options_.fsync == Fsync::always) return false;
+    if (journal_ && (options_.fsync == Fsync::always || journal_->is_swapping())) return false;
     std::unique_lock<std::mutex> lock(mutex_);
     try {
         write_and_settle(lock, unstored);

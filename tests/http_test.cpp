@@ -678,6 +678,33 @@ TEST_SUITE("http") {
         CHECK(wire.is_ended());  // in the middle of one, perhaps
     }
 
+    TEST_CASE("while the journal is replaced, whoever does not wait for it is answered") {
+        const TempDir dir;
+        const auto files = std::make_shared<SlowFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        options.fsync = Fsync::everysec;
+        options.rewrite_min_bytes = 10'000;
+        Service service({}, options);
+        files->be_slow("rename");
+        std::thread busy([&] {
+            for (int i = 0; i < 100; ++i) service.tasks.cancel(service.task());
+        });
+        CHECK(files->has_waiting());
+        std::vector<std::unique_ptr<Wire>> wires;
+        for (int i = 0; i < 5; ++i) {
+            wires.push_back(std::make_unique<Wire>(service.port));
+            wires.back()->say("POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                              std::to_string(std::strlen(good)) + "\r\n\r\n" + good);
+        }
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("GET /healthz")) == 200);
+        files->be_slow("");
+        busy.join();
+        for (auto& wire : wires) CHECK(status_of(wire->answer()) == 200);
+        CHECK(service.tasks.stats().pending == 5);
+    }
+
     TEST_CASE("an answer is whole, whatever the next request is") {
         Service service;
         const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
