@@ -9146,13 +9146,12 @@ inline void HttpServer::reject(int fd) {
     ::close(fd);
 }
 
+// It takes no memory, which may be what there is not.
 inline void HttpServer::say_full(int fd) {
-    const std::string body =
-        detail::errors_json({"Too many connections are open; try again later."});
-    const std::string text =
+    constexpr std::string_view text =
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
-        "Content-Type: application/json\r\nContent-Length: " +
-        std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+        "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
+        R"({"errors":["Too many connections are open; try again later."]})";
     ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     ::shutdown(fd, SHUT_WR);
 }
