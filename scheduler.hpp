@@ -9463,6 +9463,10 @@ inline bool HttpServer::answer_all(Client& client) {
             return false;
         }
         connection.read_body();
+        if (connection.request().body_status == 400 && !connection.is_consumed() && is_stopping()) {
+            connection.request().refuse_body(
+                503, "The server is shutting down; send the request again.");
+        }
         const detail::HttpAnswer answer = api_.answer(connection.request());
         if (answer.stream) {
             hand_over(client, answer);

@@ -663,7 +663,7 @@ TEST_SUITE("http") {
         Wire wire(service.port);
         CHECK(status_of(wire.say(one).answer()) == 200);
         std::this_thread::sleep_for(milliseconds(100));  // it is idle once
-        std::string many;  // to the end of one read
+        std::string many;                                // to the end of one read
         for (int i = 0; i < 256; ++i) many += one;
         REQUIRE(many.size() == 16'384);
         const timeval moment{1, 0};
@@ -703,6 +703,20 @@ TEST_SUITE("http") {
         busy.join();
         for (auto& wire : wires) CHECK(status_of(wire->answer()) == 200);
         CHECK(service.tasks.stats().pending == 5);
+    }
+
+    TEST_CASE("a request that the end of the server cuts off is to be sent again") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        Wire wire(service.port);
+        CHECK(status_of(wire.say(one).answer()) == 200);
+        wire.say(one.substr(0, one.size() - 1));
+        service.server.stop();
+        const std::string answer = wire.answer();
+        CHECK(status_of(answer) == 503);
+        CHECK(answer.find("\r\nRetry-After: ") != std::string::npos);
+        CHECK(wire.is_ended());
     }
 
     TEST_CASE("an answer is whole, whatever the next request is") {
