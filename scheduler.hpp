@@ -5213,9 +5213,9 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
 
 inline Scheduled Scheduler::schedule(const std::vector<TaskRequest>& requests,
                                      std::string_view key) {
-    const auto [scheduled, unstored] = begin_schedule(requests, key);
+    auto [scheduled, unstored] = begin_schedule(requests, key);
     if (unstored) wait(unstored);
-    return scheduled;
+    return std::move(scheduled);  // what is stored is told: a copy could fail
 }
 
 inline std::pair<Scheduled, detail::Store::Unstored> Scheduler::begin_schedule(
