@@ -1889,6 +1889,8 @@ public:
     Fsync fsync() const { return fsync_; }
     const std::string& path() const { return path_; }
     bool failed() const { return failed_.load(); }
+    // Whether a write has to wait until a new file has the journal's name.
+    bool is_swapping() const { return swapping_.load(); }
     std::uint64_t size() const { return size_.load(); }
     std::uint64_t bytes_written() const { return bytes_written_.load(); }
     std::uint64_t syncs() const { return syncs_.load(); }
@@ -1941,6 +1943,7 @@ private:
 
     std::atomic<bool> failed_{false};
     std::atomic<bool> unsynced_{false};
+    std::atomic<bool> swapping_{false};
     std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
     std::atomic<std::uint64_t> bytes_written_{0};
     std::atomic<std::uint64_t> syncs_{0};
@@ -2307,6 +2310,11 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
         next_->sync();
         tail.clear();
     }
+    const struct Swapping {
+        std::atomic<bool>& now;
+        ~Swapping() { now = false; }
+    } swapping{swapping_};
+    swapping_ = true;
     std::lock_guard<std::mutex> guard(file_mutex_);
     if (!rewriting_)
         throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
@@ -3247,8 +3255,8 @@ public:
         std::unique_lock<std::mutex> lock(mutex_);
         commit(lock, unstored);
     }
-    // The same, if it takes no sync.  False: it does, or has failed, which wait() takes
-    // its time to tell.
+    // The same, if it takes no sync, its own or a rewrite's.  False: it does, or has
+    // failed, which wait() takes its time to tell.
     bool store(const Unstored& unstored);
     bool cancel(TaskId id);
     // Cancels what is pending in the range; returns how many.
@@ -4029,7 +4037,7 @@ inline void Store::write_and_settle(std::unique_lock<std::mutex>& lock, const Un
 }
 
 inline bool Store::store(const Unstored& unstored) {
-    if (journal_ && options_.fsync == Fsync::always) return false;
+    if (journal_ && (options_.fsync == Fsync::always || journal_->is_swapping())) return false;
     std::unique_lock<std::mutex> lock(mutex_);
     try {
         write_and_settle(lock, unstored);
@@ -7701,9 +7709,10 @@ public:
         if (fd_ >= 0) ::close(fd_);
     }
 
-    // Waits for a request and judges its head.  Refused: an answer is written.  Idle:
-    // none has begun within the socket's timeout.
+    // Waits for a request and judges its head.  Refused: refusal() is the last answer.
+    // Idle: none has begun within the socket's timeout.
     Next next_request();
+    const HttpAnswer& refusal() const { return refusal_; }
     // Without waiting: takes what has come, sends what can be sent.  Much: there may be
     // more.  False: the connection has failed.
     Got receive_now();
@@ -7735,6 +7744,9 @@ public:
     // Writes an answer; with `last` it says that the connection ends.  False: it, or
     // what was gathered before it, could not be sent.
     bool write(const HttpAnswer& answer, bool last);
+    // The same without sending anything, for a request that was plain, whatever has been
+    // read since.
+    void gather(const HttpAnswer& answer, bool last);
     // Sends what was written.
     bool flush();
     // Ends the connection so that the client gets the answer, whatever it is
@@ -7765,6 +7777,7 @@ private:
     bool judge_framing(std::string_view name, std::string_view value);
     bool judge_whole();
     bool take_body();
+    void write_head(const HttpAnswer& answer, bool last, bool old);
     bool send_all(std::string_view text);
     bool refuse(int status, const char* error) {
         refusal_.status = status;
@@ -7811,6 +7824,7 @@ inline void Connection::tidy() {
 // More bytes into in_; false at the end, after a failure, or after the deadline.
 // Between requests the socket's own timeout saves a call to poll().
 inline bool Connection::receive(bool idle) {
+    idle_ = false;
     if (!flush()) return false;
     tidy();
     std::array<char, 16'384> buffer;
@@ -7887,9 +7901,7 @@ inline Connection::Next Connection::next_request() {
         in_at_ += size;
         good = judge();
     }
-    if (good) return Next::request;
-    write(refusal_, true);
-    return Next::refused;
+    return good ? Next::request : Next::refused;
 }
 
 inline bool Connection::judge() {
@@ -8064,7 +8076,7 @@ inline bool Connection::take_body() {
     return request_.body_status == 200;
 }
 
-inline bool Connection::write(const HttpAnswer& answer, bool last) {
+inline void Connection::write_head(const HttpAnswer& answer, bool last, bool old) {
     const auto field = [this](std::string_view name, std::string_view value) {
         out_.append(name).append(": ").append(value).append("\r\n");
     };
@@ -8076,8 +8088,17 @@ inline bool Connection::write(const HttpAnswer& answer, bool last) {
         field("Content-Length", std::to_string(answer.body.size()));
     }
     if (last) field("Connection", "close");
-    if (!last && old_) field("Connection", "keep-alive");
+    if (!last && old) field("Connection", "keep-alive");
     out_ += "\r\n";
+}
+
+inline void Connection::gather(const HttpAnswer& answer, bool last) {
+    write_head(answer, last, false);
+    out_ += answer.body;
+}
+
+inline bool Connection::write(const HttpAnswer& answer, bool last) {
+    write_head(answer, last, old_);
     if (request_.method == "HEAD") return true;
     if (answer.body.size() > large) return flush() && send_all(answer.body);
     out_ += answer.body;
@@ -9025,6 +9046,7 @@ private:
     void accept_some();
     bool admit(int fd);
     void reject(int fd);
+    void say_full(int fd);
     void forget(int fd);
 
     void loop();
@@ -9159,15 +9181,18 @@ inline void HttpServer::bind(const std::string& host, int port) {
 }
 
 inline void HttpServer::reject(int fd) {
-    const std::string body =
-        detail::errors_json({"Too many connections are open; try again later."});
-    const std::string text =
+    say_full(fd);
+    ::close(fd);
+}
+
+// It takes no memory, which may be what there is not.
+inline void HttpServer::say_full(int fd) {
+    constexpr std::string_view text =
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
-        "Content-Type: application/json\r\nContent-Length: " +
-        std::to_string(body.size()) + "\r\nConnection: close\r\n\r\n" + body;
+        "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
+        R"({"errors":["Too many connections are open; try again later."]})";
     ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     ::shutdown(fd, SHUT_WR);
-    ::close(fd);
 }
 
 inline void HttpServer::forget(int fd) {
@@ -9313,9 +9338,15 @@ inline int HttpServer::do_what_is_due() {
     return static_cast<int>(std::min<std::int64_t>(left.count(), 60'000));
 }
 
-// One that is not lent.
+// One that is not lent.  As in StreamWriter::close(), somebody may have a copy of the
+// socket.
 inline void HttpServer::close(Client& client) {
-    if (client.connection.fd() >= 0) forget(client.connection.fd());
+    const int fd = client.connection.fd();
+    if (fd >= 0) {
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
+        ::shutdown(fd, SHUT_RDWR);
+        forget(fd);
+    }
     idle_.erase(client.self);
 }
 
@@ -9381,7 +9412,7 @@ inline void HttpServer::finish(Batch& batch) {
         Client& client = *begun.client;
         try {
             api_.finish(begun.answer);
-            if (!client.is_over) client.connection.write(begun.answer, begun.is_last);
+            if (!client.is_over) client.connection.gather(begun.answer, begun.is_last);
         } catch (const std::bad_alloc&) {
             client.is_over = true;
         }
@@ -9407,10 +9438,9 @@ inline void HttpServer::finish(Client& client) {
 }
 
 inline void HttpServer::lend(Client& client) {
-    client.is_unwatched = watch(client, EPOLL_CTL_MOD, 0);
+    client.is_unwatched = watch(client, EPOLL_CTL_MOD, EPOLLET);  // a failure is told, once
     if (start(&client)) return;
-    forget(client.connection.fd());
-    reject(client.connection.release());
+    if (!client.is_last && !client.connection.has_unsent()) say_full(client.connection.fd());
     client.is_over = true;
     give_back(client);
 }
@@ -9443,7 +9473,8 @@ inline bool HttpServer::start(Job job) {
     return started;
 }
 
-// False: the system has no more; a thread that exists comes to the job.
+// False: the system has no more; a thread that exists, and has not the loop, comes to the
+// job.
 inline bool HttpServer::start_thread_locked() {
     std::list<std::thread> one;
     try {
@@ -9507,12 +9538,18 @@ inline bool HttpServer::answer_all(Client& client) {
     for (;;) {
         const Next next = client.next ? *client.next : connection.next_request();
         client.next.reset();
-        if (next == Next::refused) return connection.flush();
+        if (next == Next::refused) {
+            return connection.write(connection.refusal(), true) && connection.flush();
+        }
         if (next != Next::request) {
             client.is_over = next == Next::closed;
             return false;
         }
         connection.read_body();
+        if (connection.request().body_status == 400 && !connection.is_consumed() && is_stopping()) {
+            connection.request().refuse_body(
+                503, "The server is shutting down; send the request again.");
+        }
         const detail::HttpAnswer answer = api_.answer(connection.request());
         if (answer.stream) {
             hand_over(client, answer);

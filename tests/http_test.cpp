@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+#include <ctime>
+
 using namespace scheduler;
 using support::eventually;
 using support::FailingFiles;
@@ -33,6 +35,11 @@ public:
         }
         return *this;
     }
+    // Whether all of it can be sent.
+    bool takes(std::string_view text) {
+        return ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL) ==
+               static_cast<ssize_t>(text.size());
+    }
     // What comes until it holds `mark`; all of it to the end, if it never does.
     std::string hear(const std::string& mark) {
         std::size_t at;
@@ -64,6 +71,25 @@ public:
         return head;
     }
     void end() { ::shutdown(fd_, SHUT_WR); }
+    // A copy of the descriptor at the other end, which must be in this process.
+    int copy_of_peer() const {
+        sockaddr_in own{};
+        socklen_t size = sizeof own;
+        ::getsockname(fd_, reinterpret_cast<sockaddr*>(&own), &size);
+        for (int fd = 0; fd < 1'024; ++fd) {
+            sockaddr_in peer{};
+            size = sizeof peer;
+            const bool known = ::getpeername(fd, reinterpret_cast<sockaddr*>(&peer), &size) == 0;
+            if (known && peer.sin_family == AF_INET && peer.sin_port == own.sin_port) {
+                return ::fcntl(fd, F_DUPFD_CLOEXEC, 0);
+            }
+        }
+        return -1;
+    }
+    void reset() {
+        const linger at_once{1, 0};
+        ::setsockopt(fd_, SOL_SOCKET, SO_LINGER, &at_once, sizeof at_once);
+    }
     bool set_send_timeout(const timeval& timeout) {
         return ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) == 0;
     }
@@ -107,6 +133,44 @@ struct Service {
     Scheduler tasks;
     HttpServer server;
     int port = 0;
+};
+
+// A file system where calls of one kind wait for as long as a test wants.
+class SlowFiles : public FileOps {
+public:
+    // The kind that is slow; nothing: none is.
+    void be_slow(const std::string& kind) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        slow_ = kind;
+        waiting_ = false;
+        changed_.notify_all();
+    }
+    bool has_waiting() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        return changed_.wait_for(lock, std::chrono::seconds(10), [this] { return waiting_; });
+    }
+    int fdatasync(int fd) override {
+        wait("fdatasync");
+        return FileOps::fdatasync(fd);
+    }
+    int rename(const char* from, const char* to) override {
+        wait("rename");
+        return FileOps::rename(from, to);
+    }
+
+private:
+    void wait(const char* kind) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        if (slow_ != kind) return;
+        waiting_ = true;
+        changed_.notify_all();
+        changed_.wait(lock, [&] { return slow_ != kind; });
+    }
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::string slow_;      // guarded by mutex_
+    bool waiting_ = false;  // guarded by mutex_
 };
 
 const char* const good = R"({"timestamp":"2026-03-01T13:00:00Z","message":"x"})";
@@ -517,19 +581,6 @@ TEST_SUITE("http") {
     }
 
     TEST_CASE("while the disk takes its time, whoever does not wait for it is answered") {
-        struct SlowFiles : FileOps {
-            int fdatasync(int fd) override {
-                std::unique_lock<std::mutex> lock(mutex);
-                ++waiting;
-                changed.notify_all();
-                changed.wait(lock, [this] { return !slow; });
-                return FileOps::fdatasync(fd);
-            }
-            std::mutex mutex;
-            std::condition_variable changed;
-            bool slow = false;
-            int waiting = 0;
-        };
         const TempDir dir;
         const auto files = std::make_shared<SlowFiles>();
         Options options;
@@ -538,30 +589,172 @@ TEST_SUITE("http") {
         Service service({}, options);
         const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
                                 std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
-        {
-            const std::lock_guard<std::mutex> guard(files->mutex);
-            files->slow = true;
-            files->waiting = 0;
-        }
+        files->be_slow("fdatasync");
         std::vector<std::unique_ptr<Wire>> wires;
         for (int i = 0; i < 5; ++i) {
             wires.push_back(std::make_unique<Wire>(service.port));
             wires.back()->say(one);
-            if (i > 0) continue;
-            std::unique_lock<std::mutex> lock(files->mutex);
-            REQUIRE(files->changed.wait_for(lock, std::chrono::seconds(10),
-                                            [&] { return files->waiting > 0; }));
+            if (i == 0) REQUIRE(files->has_waiting());
         }
         for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("GET /healthz")) == 200);
         CHECK(status_of(service.ask("POST /schedule", "{}")) == 400);
         CHECK(service.tasks.stats().scheduled == 0);
-        {
-            const std::lock_guard<std::mutex> guard(files->mutex);
-            files->slow = false;
-        }
-        files->changed.notify_all();
+        files->be_slow("");
         for (auto& wire : wires) CHECK(status_of(wire->answer()) == 200);
         CHECK(service.tasks.stats().scheduled == 5);
+    }
+
+    TEST_CASE("what is refused behind a request that is stored is answered behind it") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        Wire wire(service.port);
+        wire.say(one + one + "NONSENSE\r\n\r\n");
+        CHECK(status_of(wire.answer()) == 200);
+        CHECK(status_of(wire.answer()) == 200);
+        CHECK(status_of(wire.answer()) == 400);
+        CHECK(wire.is_ended());
+    }
+
+    TEST_CASE("a client that is gone while its request waits for the disk costs no time") {
+        const TempDir dir;
+        const auto files = std::make_shared<SlowFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        Service service({}, options);
+        const std::string id = service.task().str();
+        files->be_slow("fdatasync");
+        {
+            Wire gone(service.port);
+            gone.say("DELETE /tasks/" + id + " HTTP/1.1\r\nHost: localhost\r\n\r\n");
+            REQUIRE(files->has_waiting());
+            gone.reset();
+        }
+        const std::clock_t before = std::clock();  // of all threads
+        std::this_thread::sleep_for(milliseconds(500));
+        CHECK(std::clock() - before < CLOCKS_PER_SEC / 10);
+        files->be_slow("");
+        CHECK(eventually([&] { return service.tasks.stats().pending == 0; }));
+    }
+
+    TEST_CASE("a connection ends even if a child of the process has a copy of it") {
+        Service service;
+        const std::string rest =
+            "Content-Length: " + std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\n";
+        Wire wire(service.port);
+        CHECK(status_of(wire.say(one + rest).answer()) == 200);
+        const int copy = wire.copy_of_peer();
+        REQUIRE(copy >= 0);
+        CHECK(status_of(wire.say(one + "Connection: close\r\n" + rest).answer()) == 200);
+        CHECK(wire.is_ended());
+        wire.say("more");  // is nobody's
+        CHECK(status_of(service.ask("POST /schedule", good)) == 200);
+        ::close(copy);
+    }
+
+    TEST_CASE("a connection whose answers could not be sent in time ends there") {
+        HttpOptions http;
+        http.request_timeout = milliseconds(300);
+        Service service(http);
+        const std::string one =
+            "GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: to be of 64 bytes\r\n\r\n";
+        Wire wire(service.port);
+        CHECK(status_of(wire.say(one).answer()) == 200);
+        std::this_thread::sleep_for(milliseconds(100));  // it is idle once
+        std::string many;                                // to the end of one read
+        for (int i = 0; i < 256; ++i) many += one;
+        REQUIRE(many.size() == 16'384);
+        const timeval moment{1, 0};
+        REQUIRE(wire.set_send_timeout(moment));
+        while (wire.takes(many)) continue;  // until no answer can be sent
+        std::string answer;
+        std::size_t count = 0;
+        for (; status_of(answer = wire.answer()) == 200; ++count) {
+            if (answer.size() < 4 || answer.substr(answer.size() - 4) != "ok\"}") break;
+        }
+        CHECK(count > 1'000);
+        CHECK(wire.is_ended());  // in the middle of one, perhaps
+    }
+
+    TEST_CASE("while the journal is replaced, whoever does not wait for it is answered") {
+        const TempDir dir;
+        const auto files = std::make_shared<SlowFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        options.fsync = Fsync::everysec;
+        options.rewrite_min_bytes = 10'000;
+        Service service({}, options);
+        files->be_slow("rename");
+        std::thread busy([&] {
+            for (int i = 0; i < 100; ++i) service.tasks.cancel(service.task());
+        });
+        CHECK(files->has_waiting());
+        std::vector<std::unique_ptr<Wire>> wires;
+        for (int i = 0; i < 5; ++i) {
+            wires.push_back(std::make_unique<Wire>(service.port));
+            wires.back()->say("POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                              std::to_string(std::strlen(good)) + "\r\n\r\n" + good);
+        }
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("GET /healthz")) == 200);
+        files->be_slow("");
+        busy.join();
+        for (auto& wire : wires) CHECK(status_of(wire->answer()) == 200);
+        CHECK(service.tasks.stats().pending == 5);
+    }
+
+    TEST_CASE("a request that the end of the server cuts off is to be sent again") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        Wire wire(service.port);
+        CHECK(status_of(wire.say(one).answer()) == 200);
+        wire.say(one.substr(0, one.size() - 1));
+        service.server.stop();
+        const std::string answer = wire.answer();
+        CHECK(status_of(answer) == 503);
+        CHECK(answer.find("\r\nRetry-After: ") != std::string::npos);
+        CHECK(wire.is_ended());
+    }
+
+    TEST_CASE("an answer is whole, whatever the next request is") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        for (const char* next : {"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
+                                 "GET /healthz HTTP/1.0\r\n\r\n"}) {
+            Wire wire(service.port);
+            const std::string answer = wire.say(one + next).answer();
+            CHECK(status_of(answer) == 200);
+            CHECK(answer.find("\r\n\r\n{\"message\":\"Scheduled ") != std::string::npos);
+            CHECK(answer.find("keep-alive") == std::string::npos);
+            CHECK(status_of(wire.hear("\r\n\r\n")) == 200);
+        }
+    }
+
+    TEST_CASE("who asks for large answers and never reads them holds up nobody") {
+        Service service;
+        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
+                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        std::string many = one;  // to the end of one read, and with long answers
+        for (int i = 0; i < 150; ++i) many += "POST /schedule HTTP/1.1\r\nHost:a\r\n\r\n";
+        const std::string head =
+            "POST /schedule HTTP/1.1\r\nHost:localhost\r\nContent-Length:00000\r\n\r\n";
+        std::string body = "{\"delay\":1";
+        while (many.size() + head.size() + body.size() < 16'370) body += ",\"delay\":1";
+        body.resize(16'383 - many.size() - head.size(), ' ');
+        const std::string size = std::to_string(body.size() + 1);
+        many += head + body + '}';
+        many.replace(many.rfind("00000"), 5, std::string(5 - size.size(), '0') + size);
+        REQUIRE(many.size() == 16'384);
+        Wire rude(service.port);
+        for (std::size_t sent = 1; rude.takes(many); ++sent) {  // until its answers are stuck
+            const auto is_taken = [&] { return service.tasks.stats().scheduled == sent; };
+            if (!eventually(is_taken, milliseconds(500))) break;
+        }
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("POST /schedule", good)) == 200);
     }
 
     TEST_CASE("who sends and never reads holds up nobody") {

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shutil
 import socket
 import stat
@@ -195,6 +196,21 @@ class Stopping(TestCase):
         server.start()
         kept = {task["id"] for task in server.walk("/tasks")}
         self.assertLessEqual(set(ids), kept)
+
+    def test_without_another_thread_what_needs_one_is_refused_and_it_still_ends(self):
+        server = self.server()
+        pid = server.process.pid
+        with open(f"/proc/{pid}/status") as lines:
+            size = next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmSize"))
+        resource.prlimit(pid, resource.RLIMIT_AS, (size + (1 << 20),) * 2)  # no stack fits
+        with server.wire(seconds=5) as wire:
+            wire.request("POST", "/schedule", body("x"))
+            self.assertEqual(wire.answer().status, 200)
+            wire.request("GET", "/healthz")
+            self.assert_errors(wire.answer(), 503)
+        status, seconds = server.stop()
+        self.assertEqual(status, 0)
+        self.assertLess(seconds, 2)
 
     def test_what_came_due_while_it_was_down_is_emitted_at_the_start(self):
         for policy in ("always", "everysec", "no"):
