@@ -2617,10 +2617,9 @@ inline void DueQueue::insert(Record* record) {
     ++size_;
 }
 
-// Sorted by what lies beside the pointers, and put into blocks in one go, which are
-// left with room.
-// The ids lie beside the due times, so that sorting looks at no record; a second thread, if
-// there is one to be had, sorts the second half.
+// Sorted by what lies beside the pointers, so that it looks at no record, half of it by a
+// second thread if there is one to be had; then put into blocks in one go, which are left
+// with room.
 inline void DueQueue::fill(const std::vector<Record*>& records) {
     constexpr std::size_t share = Block::capacity * 3 / 4;
     struct Item {
@@ -5101,9 +5100,10 @@ public:
     /// task of it is pending.  Throws `Error`: with `invalid_argument` if a request
     /// has errors or there is none, with `key_reused` if the key came with another.
     Scheduled schedule(const std::vector<TaskRequest>& requests, std::string_view key = {});
-    /// For who serves many clients on one thread: the same in two steps.  This returns
-    /// at once, and what it returns must be given to wait().
-    /// `key`s must not be repeated between the two.
+    /// For who serves many clients on one thread: the same in two steps.  What this
+    /// returns must be given to wait(), if it is not empty.  Throws as schedule(); blocks
+    /// only where another request with the same `key` is being stored, so that no thread
+    /// may repeat a key before it waits.
     std::pair<Scheduled, detail::Store::Unstored> begin_schedule(
         const std::vector<TaskRequest>& requests, std::string_view key = {});
     /// Blocks until it is stored.  Throws `Error` if that has failed.

@@ -175,6 +175,11 @@ private:
 
 const char* const good = R"({"timestamp":"2026-03-01T13:00:00Z","message":"x"})";
 
+std::string schedule_request(const std::string& fields = "") {
+    return "POST /schedule HTTP/1.1\r\nHost: localhost\r\n" + fields +
+           "Content-Length: " + std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+}
+
 std::string stream_request(const std::string& query = "", const std::string& fields = "") {
     return "GET /sse" + query + " HTTP/1.1\r\nHost: localhost\r\n" + fields + "\r\n";
 }
@@ -520,8 +525,7 @@ TEST_SUITE("http") {
     TEST_CASE("requests come one after the other on one connection, also all at once") {
         Service service;
         Wire wire(service.port);
-        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
-                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = schedule_request();
         for (int i = 0; i < 50; ++i) REQUIRE(status_of(wire.say(one).answer()) == 200);
         std::string many;
         for (int i = 0; i < 50; ++i)
@@ -545,10 +549,7 @@ TEST_SUITE("http") {
         for (const Fsync fsync : {Fsync::always, Fsync::everysec, Fsync::no}) {
             options.fsync = fsync;
             Service service(http, options);
-            const std::string one =
-                "POST /schedule HTTP/1.1\r\nHost: localhost\r\nOrigin: https://example.org\r\n"
-                "Content-Length: " +
-                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+            const std::string one = schedule_request("Origin: https://example.org\r\n");
             std::string many;
             for (int i = 0; i < 20; ++i) many += one;
             Wire wire(service.port);
@@ -587,8 +588,7 @@ TEST_SUITE("http") {
         options.journal = dir.journal();
         options.files = files;
         Service service({}, options);
-        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
-                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = schedule_request();
         files->be_slow("fdatasync");
         std::vector<std::unique_ptr<Wire>> wires;
         for (int i = 0; i < 5; ++i) {
@@ -606,8 +606,7 @@ TEST_SUITE("http") {
 
     TEST_CASE("what is refused behind a request that is stored is answered behind it") {
         Service service;
-        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
-                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = schedule_request();
         Wire wire(service.port);
         wire.say(one + one + "NONSENSE\r\n\r\n");
         CHECK(status_of(wire.answer()) == 200);
@@ -707,8 +706,7 @@ TEST_SUITE("http") {
 
     TEST_CASE("a request that the end of the server cuts off is to be sent again") {
         Service service;
-        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
-                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = schedule_request();
         Wire wire(service.port);
         CHECK(status_of(wire.say(one).answer()) == 200);
         wire.say(one.substr(0, one.size() - 1));
@@ -721,8 +719,7 @@ TEST_SUITE("http") {
 
     TEST_CASE("an answer is whole, whatever the next request is") {
         Service service;
-        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
-                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = schedule_request();
         for (const char* next : {"HEAD /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n",
                                  "GET /healthz HTTP/1.0\r\n\r\n"}) {
             Wire wire(service.port);
@@ -736,8 +733,7 @@ TEST_SUITE("http") {
 
     TEST_CASE("who asks for large answers and never reads them holds up nobody") {
         Service service;
-        const std::string one = "POST /schedule HTTP/1.1\r\nHost: localhost\r\nContent-Length: " +
-                                std::to_string(std::strlen(good)) + "\r\n\r\n" + good;
+        const std::string one = schedule_request();
         std::string many = one;  // to the end of one read, and with long answers
         for (int i = 0; i < 150; ++i) many += "POST /schedule HTTP/1.1\r\nHost:a\r\n\r\n";
         const std::string head =
