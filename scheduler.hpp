@@ -74,6 +74,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <numeric>
 #include <optional>
 #include <random>
 #include <set>
@@ -594,7 +595,10 @@ private:
     bool number();
     bool digits();
     bool literal(std::string_view word);
-    void space();
+    void space() {
+        if (at_ != end_ && *at_ <= ' ') skip_space();
+    }
+    void skip_space();
     bool open(char container);
     bool fail(const char* what) {
         if (!problem_) problem_ = what;
@@ -611,10 +615,10 @@ private:
     bool first_ = false;               // no member or element of this container was read yet
     bool whole_ = false;               // the outermost value was read to its end
     std::size_t depth_ = 0;
-    std::array<char, max_depth> containers_{};
+    std::array<char, max_depth> containers_;  // the first depth_ are set
 };
 
-inline void JsonReader::space() {
+inline void JsonReader::skip_space() {
     const char* start = at_;
     while (at_ != end_ && (*at_ == ' ' || *at_ == '\n' || *at_ == '\t' || *at_ == '\r')) ++at_;
     if (minified_ && at_ != start) {
@@ -954,6 +958,12 @@ inline void append_quoted(std::string& out, std::string_view text) {
     out += '"';
 }
 
+// Whether a text is this word.  Unlike with ==, the compiler knows how long that is.
+template <std::size_t size>
+bool is(std::string_view text, const char (&word)[size]) {
+    return text.size() == size - 1 && std::memcmp(text.data(), word, size - 1) == 0;
+}
+
 // What is between the quotes of a string, as it stands.
 inline std::string_view inside(std::string_view token) {
     return token.size() < 2 ? std::string_view() : token.substr(1, token.size() - 2);
@@ -1019,7 +1029,7 @@ namespace detail {
 
 // Days since 1970-01-01 of a date in the proleptic Gregorian calendar.  Years
 // are counted from March, so that the leap day is a year's last.
-inline std::int64_t days_from_date(std::int64_t year, int month, int day) {
+constexpr std::int64_t days_from_date(std::int64_t year, int month, int day) {
     if (month <= 2) --year;
     const std::int64_t era = (year >= 0 ? year : year - 399) / 400;
     const std::int64_t year_of_era = year - era * 400;
@@ -1061,6 +1071,29 @@ inline std::int64_t day_of(TimePoint time) {
     return ms / ms_per_day - (ms % ms_per_day < 0 ? 1 : 0);
 }
 
+// Reads what append_time() writes, which is most of what is read.  Nothing: it is not that,
+// or no time.
+inline std::optional<TimePoint> read_usual_time(std::string_view text) {
+    constexpr std::string_view form = "0000-00-00T00:00:00.000Z";
+    if (text.size() != form.size()) return std::nullopt;
+    unsigned wrong = 0;
+    for (std::size_t i = 0; i < form.size(); ++i) {
+        const auto differs = static_cast<unsigned char>(text[i] ^ form[i]);  // a digit's value
+        wrong |= differs > (form[i] == '0' ? 9 : 0) ? 1U : 0U;
+    }
+    const auto two = [text](std::size_t at) { return text[at] * 10 + text[at + 1] - '0' * 11; };
+    const int year = two(0) * 100 + two(2);
+    const int month = two(5);
+    const int day = two(8);
+    const int ms = two(20) * 10 + text[22] - '0';
+    if (wrong || month < 1 || month > 12 || day < 1 || day > days_in_month(year, month) ||
+        two(11) > 23 || two(14) > 59 || two(17) > 59) {
+        return std::nullopt;
+    }
+    const std::int64_t minutes = (days_from_date(year, month, day) * 24 + two(11)) * 60 + two(14);
+    return TimePoint(milliseconds((minutes * 60 + two(17)) * 1'000 + ms));
+}
+
 // Reads one date-time (C1).
 class TimeReader {
 public:
@@ -1074,8 +1107,8 @@ private:
         return true;
     }
     bool next_is(char c) const { return !rest_.empty() && rest_.front() == c; }
-    template <class Int>
-    bool number(int digits, Int& out);
+    bool digit(int& out);
+    bool two_digits(int& out);
     bool date();
     bool time();
     bool fraction();
@@ -1083,7 +1116,7 @@ private:
     std::optional<TimePoint> moment() const;
 
     std::string_view rest_;
-    std::int64_t year_ = 0;
+    int year_ = 0;
     int month_ = 1;
     int day_ = 1;
     int hour_ = 0;
@@ -1094,17 +1127,17 @@ private:
     int offset_minutes_ = 0;
 };
 
-template <class Int>
-bool TimeReader::number(int digits, Int& out) {
-    if (rest_.size() < static_cast<std::size_t>(digits)) return false;
-    Int value = 0;
-    for (int i = 0; i < digits; ++i) {
-        const char c = rest_[static_cast<std::size_t>(i)];
-        if (c < '0' || c > '9') return false;
-        value = value * 10 + (c - '0');
-    }
-    rest_.remove_prefix(static_cast<std::size_t>(digits));
-    out = value;
+inline bool TimeReader::digit(int& out) {
+    if (rest_.empty() || rest_[0] < '0' || rest_[0] > '9') return false;
+    out = rest_[0] - '0';
+    rest_.remove_prefix(1);
+    return true;
+}
+
+inline bool TimeReader::two_digits(int& out) {
+    int ones = 0;
+    if (!digit(out) || !digit(ones)) return false;
+    out = out * 10 + ones;
     return true;
 }
 
@@ -1116,29 +1149,29 @@ inline std::optional<TimePoint> TimeReader::read() {
 
 // YYYY, YYYY-MM or YYYY-MM-DD; the year may be of six digits with a sign.
 inline bool TimeReader::date() {
-    if (next_is('+') || next_is('-')) {
-        const bool negative = rest_.front() == '-';
-        rest_.remove_prefix(1);
-        if (!number(6, year_) || (negative && year_ == 0)) return false;
-        if (negative) year_ = -year_;
-    } else if (!number(4, year_)) {
-        return false;
-    }
+    const bool negative = next_is('-');
+    int ten_thousands = 0;
+    if ((take('+') || take('-')) && !two_digits(ten_thousands)) return false;
+    int hundreds = 0;
+    if (!two_digits(hundreds) || !two_digits(year_)) return false;
+    year_ += ten_thousands * 10'000 + hundreds * 100;
+    if (negative && year_ == 0) return false;
+    if (negative) year_ = -year_;
     if (!take('-')) return true;
-    if (!number(2, month_) || month_ < 1 || month_ > 12) return false;
+    if (!two_digits(month_) || month_ < 1 || month_ > 12) return false;
     if (!take('-')) return true;
-    return number(2, day_) && day_ >= 1 && day_ <= days_in_month(year_, month_);
+    return two_digits(day_) && day_ >= 1 && day_ <= days_in_month(year_, month_);
 }
 
 // HH:MM, HH:MM:SS or HH:MM:SS.f with one to nine digits of fraction.  RFC 3339
 // allows a small t, and a blank in its place.
 inline bool TimeReader::time() {
     if (!take('T') && !take('t') && !take(' ')) return false;
-    if (!number(2, hour_) || hour_ > 24 || !take(':') || !number(2, minute_) || minute_ > 59) {
+    if (!two_digits(hour_) || hour_ > 24 || !take(':') || !two_digits(minute_) || minute_ > 59) {
         return false;
     }
     if (take(':')) {
-        if (!number(2, second_) || second_ > 60) return false;
+        if (!two_digits(second_) || second_ > 60) return false;
         if (take('.') && !fraction()) return false;
     }
     return hour_ < 24 || (minute_ == 0 && second_ == 0 && exact_);
@@ -1146,9 +1179,9 @@ inline bool TimeReader::time() {
 
 inline bool TimeReader::fraction() {
     int digits = 0;
-    for (int digit = 0; number(1, digit); ++digits) {
-        if (digits < 3) ms_ = ms_ * 10 + digit;
-        if (digit != 0) exact_ = false;
+    for (int next = 0; digit(next); ++digits) {
+        if (digits < 3) ms_ = ms_ * 10 + next;
+        if (next != 0) exact_ = false;
     }
     for (int i = digits; i < 3; ++i) ms_ *= 10;
     return digits >= 1 && digits <= 9;
@@ -1161,10 +1194,10 @@ inline bool TimeReader::zone() {
     if (!take('+') && !take('-')) return false;
     int hours = 0;
     int minutes = 0;
-    if (!number(2, hours) || hours > 23) return false;
+    if (!two_digits(hours) || hours > 23) return false;
     if (!rest_.empty()) {
         take(':');
-        if (!number(2, minutes) || minutes > 59) return false;
+        if (!two_digits(minutes) || minutes > 59) return false;
     }
     offset_minutes_ = (hours * 60 + minutes) * (west ? -1 : 1);
     return true;
@@ -1180,9 +1213,9 @@ inline std::optional<TimePoint> TimeReader::moment() const {
     }
     const int ms = second_ == 60 ? 0 : ms_;
     const TimePoint time(milliseconds((minutes * 60 + second_) * 1'000 + ms));
-    const std::int64_t year = date_from_days(day_of(time)).year;
-    if (year < -999'999 || year > 999'999) return std::nullopt;
-    return time;
+    constexpr TimePoint first(milliseconds(days_from_date(-999'999, 1, 1) * ms_per_day));
+    constexpr TimePoint end(milliseconds(days_from_date(1'000'000, 1, 1) * ms_per_day));
+    return time >= first && time < end ? std::optional(time) : std::nullopt;
 }
 
 inline void append_padded(std::string& out, std::int64_t value, int width) {
@@ -1279,6 +1312,7 @@ inline std::chrono::system_clock::time_point to_system_time(TimePoint time) {
 /// without an offset is UTC, fractions are cut to the millisecond.  Nothing for
 /// any other text.
 inline std::optional<TimePoint> parse_time(std::string_view text) {
+    if (const std::optional<TimePoint> usual = detail::read_usual_time(text)) return *usual;
     return detail::TimeReader(text).read();
 }
 
@@ -1790,7 +1824,7 @@ struct Recovery {
     std::string damaged_path;
 };
 
-// Makes things one after the other on a thread of its own, one ahead of who takes them.
+// Makes things one after the other on a thread of its own, some ahead of who takes them.
 template <class Thing>
 class Ahead {
 public:
@@ -1810,15 +1844,17 @@ public:
     // Waits for the next one.  Throws what making it threw.
     Thing next() {
         std::unique_lock<std::mutex> lock(mutex_);
-        changed_.wait(lock, [this] { return made_ || error_; });
-        if (error_) std::rethrow_exception(error_);
-        Thing thing = std::move(*made_);
-        made_.reset();
+        changed_.wait(lock, [this] { return !made_.empty() || error_; });
+        if (made_.empty()) std::rethrow_exception(error_);
+        Thing thing = std::move(made_.front());
+        made_.pop_front();
         changed_.notify_all();
         return thing;
     }
 
 private:
+    static constexpr std::size_t most = 4;
+
     void run() {
         std::unique_lock<std::mutex> lock(mutex_);
         while (!stopping_ && !error_) {
@@ -1831,8 +1867,8 @@ private:
                 error = std::current_exception();
             }
             lock.lock();
-            changed_.wait(lock, [this] { return stopping_ || !made_; });
-            made_ = std::move(thing);
+            changed_.wait(lock, [this] { return stopping_ || made_.size() < most; });
+            if (thing) made_.push_back(std::move(*thing));
             error_ = error;
             changed_.notify_all();
         }
@@ -1841,10 +1877,10 @@ private:
     const std::function<Thing()> make_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::optional<Thing> made_;  // guarded by mutex_
-    std::exception_ptr error_;   // guarded by mutex_
-    bool stopping_ = false;      // guarded by mutex_
-    std::thread thread_;         // last: starts when all the above exists
+    std::deque<Thing> made_;    // guarded by mutex_
+    std::exception_ptr error_;  // guarded by mutex_
+    bool stopping_ = false;     // guarded by mutex_
+    std::thread thread_;        // last: starts when all the above exists
 };
 
 class Journal {
@@ -1854,12 +1890,12 @@ public:
     // Locks and opens the journal.  Throws journal_busy and journal_unreadable.
     Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log);
 
-    // Calls replay(read(text)) for each intact record, in order (J6), where read() runs
-    // ahead on a thread of its own, and prepare() is called for it some records before;
-    // then mends what needs no knowledge of the records.  True: the caller must rewrite()
-    // before use.
-    template <class Read, class Prepare, class Replay>
-    bool recover(Read read, Prepare prepare, Replay replay);
+    // Calls read(text, records), which adds to `Records` what an intact record says, for each
+    // in order (J6) on a thread that is ahead, and replay(records, i) for the i-th of these
+    // on this one; then mends what needs no knowledge of the records.  True: the caller must
+    // rewrite() before use.
+    template <class Records, class Read, class Replay>
+    bool recover(Read read, Replay replay);
     const Recovery& recovery() const { return recovery_; }
 
     // Makes whole lines stored, as the policy says (J1).  `pending` is how many
@@ -1912,17 +1948,19 @@ private:
         bool has_newline;
         bool is_intact;
     };
-    // Some lines, and what those that are intact say.
-    template <class Record>
-    struct Batch {
+    struct Lines {
         std::unique_ptr<char[]> text;
-        std::vector<Line> lines;
-        std::vector<Record> records;
+        std::vector<Line> all;
     };
-    template <class Read>
-    auto read_batch(std::uint64_t offset, Read read);
+    // Some lines, and what those that are intact say.
+    template <class Records>
+    struct Batch {
+        Lines lines;
+        Records records;
+    };
+    Lines read_lines(std::uint64_t offset) const;
     std::unique_ptr<char[]> read_text(std::uint64_t offset, std::size_t& size) const;
-    void check_is_journal(const Line& line);
+    static bool is_plausible(const Line& line);
     void keep_damaged();
     void append(File& file, std::uint64_t& size, std::string_view lines);
     void append_locked(std::string_view lines);
@@ -1939,7 +1977,6 @@ private:
     std::unique_ptr<File> lock_;
     Recovery recovery_;
     std::vector<Range> damaged_;
-    bool plausible_ = false;  // some line looks like one of a journal
 
     std::atomic<bool> failed_{false};
     std::atomic<bool> unsynced_{false};
@@ -2016,7 +2053,7 @@ inline void Journal::open_existing() {
 // Some whole lines from here on, and their size; the last may be the file's last,
 // without a newline.
 inline std::unique_ptr<char[]> Journal::read_text(std::uint64_t offset, std::size_t& size) const {
-    for (std::size_t room = std::size_t{4} << 20;; room *= 2) {  // for one line at least
+    for (std::size_t room = std::size_t{1} << 19;; room *= 2) {  // for one line at least
         std::unique_ptr<char[]> text(new char[room]);
         size = file_->read(text.get(), room, offset);
         if (size < room) return text;
@@ -2027,75 +2064,80 @@ inline std::unique_ptr<char[]> Journal::read_text(std::uint64_t offset, std::siz
     }
 }
 
-template <class Read>
-auto Journal::read_batch(std::uint64_t offset, Read read) {
-    auto batch = std::make_unique<Batch<decltype(read(std::string_view()))>>();
+inline Journal::Lines Journal::read_lines(std::uint64_t offset) const {
     std::size_t size = 0;
-    batch->text = read_text(offset, size);
-    const std::string_view text(batch->text.get(), size);
-    batch->lines.reserve(size / 256);
-    batch->records.reserve(size / 256);
+    Lines lines{read_text(offset, size), {}};
+    const std::string_view text(lines.text.get(), size);
+    lines.all.reserve(size / 128);
     for (std::size_t begin = 0; begin < text.size();) {
         const std::size_t newline = std::min(text.find('\n', begin), text.size());
         const std::size_t end = std::min(newline + 1, text.size());
         std::string_view line = text.substr(begin, newline - begin);
         if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-        batch->lines.push_back(
+        lines.all.push_back(
             {line, offset + begin, offset + end, newline < text.size(), is_intact(line)});
-        if (batch->lines.back().is_intact) batch->records.push_back(read(line));
         begin = end;
     }
-    return batch;
+    return lines;
 }
 
-template <class Read, class Prepare, class Replay>
-bool Journal::recover(Read read, Prepare prepare, Replay replay) {
+// Three threads, each ahead of the next: one reads lines and checks their sums, one reads
+// what they say, and this one takes it.
+template <class Records, class Read, class Replay>
+bool Journal::recover(Read read, Replay replay) {
     if (!file_) return true;
     const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
     std::uint64_t good_end = 0;
     bool unfinished = false;  // the last intact line has no newline
     bool any = false;
-    const auto take = [&](const Line& line, auto record) {
+    bool plausible = false;  // some line looks like one of a journal
+    const auto take = [&](const Line& line, Records& records, std::size_t i) {
+        replay(records, i);
+        ++recovery_.records;
+        good_end = line.end;
+    };
+    const auto take_damaged = [&](const Line& line) {
         constexpr std::string_view blanks(" \t\r\0", 4);
         if (line.text.find_first_not_of(blanks) == std::string_view::npos) return;
         any = true;
-        check_is_journal(line);
-        if (line.is_intact) {
-            replay(*record);
-            ++recovery_.records;
-            good_end = line.end;
-            unfinished = !line.has_newline;
-        } else if (line.has_newline) {
-            damaged_.push_back({line.begin, line.end});
-            for (const std::string_view part : intact_parts(line.text)) {
-                auto salvaged = read(part);
-                replay(salvaged);
-                ++recovery_.records;
-                good_end = line.end;
-                unfinished = false;
-            }
+        plausible = plausible || is_plausible(line);
+        if (!line.has_newline) return;
+        damaged_.push_back({line.begin, line.end});
+        for (const std::string_view part : intact_parts(line.text)) {
+            Records salvaged(1);
+            read(part, salvaged);
+            take(line, salvaged, 0);
+            unfinished = false;
         }
     };
-    // The next lines are read while these are taken.
-    using Batches = decltype(read_batch(0, read));
-    Ahead<Batches> ahead([this, &read, offset = std::uint64_t{0}]() mutable {
-        Batches batch = read_batch(offset, read);
-        if (!batch->lines.empty()) offset = batch->lines.back().end;
-        return batch;
+    Ahead<Lines> lines_ahead([this, offset = std::uint64_t{0}]() mutable {
+        Lines lines = read_lines(offset);
+        if (!lines.all.empty()) offset = lines.all.back().end;
+        return lines;
     });
-    for (Batches batch = ahead.next(); !batch->lines.empty(); batch = ahead.next()) {
-        auto record = batch->records.begin();
-        auto soon = record;
-        const auto prepare_next = [&] {
-            if (soon != batch->records.end()) prepare(*soon++);
-        };
-        for (int i = 0; i < 8; ++i) prepare_next();
-        for (const Line& line : batch->lines) {
-            prepare_next();
-            take(line, line.is_intact ? record++ : record);
+    Ahead<Batch<Records>> ahead([&read, &lines_ahead] {
+        Lines lines = lines_ahead.next();
+        Records records(lines.all.size());
+        for (const Line& line : lines.all) {
+            if (line.is_intact) read(line.text, records);
+        }
+        return Batch<Records>{std::move(lines), std::move(records)};
+    });
+    for (;;) {
+        Batch<Records> batch = ahead.next();
+        if (batch.lines.all.empty()) break;
+        std::size_t i = 0;
+        for (const Line& line : batch.lines.all) {
+            if (!line.is_intact) {
+                take_damaged(line);
+                continue;
+            }
+            any = plausible = true;
+            take(line, batch.records, i++);
+            unfinished = !line.has_newline;
         }
     }
-    if (any && !plausible_) {
+    if (any && !plausible) {
         throw Error(Errc::journal_unreadable, path_ + " is not a journal of task-scheduler");
     }
     size_ = good_end;
@@ -2117,20 +2159,12 @@ bool Journal::recover(Read read, Prepare prepare, Replay replay) {
 
 // A file that only looks a little like a journal is damaged; one that does not
 // at all is somebody's other file.
-inline void Journal::check_is_journal(const Line& line) {
+inline bool Journal::is_plausible(const Line& line) {
     const std::size_t common = std::min(line.text.size(), journal_mark.size());
     const bool whole = line.has_newline || line.begin > 0;
     const bool first = line.text.substr(0, common) == journal_mark.substr(0, common) &&
                        (!whole || common == journal_mark.size());
-    if (first || looks_sealed(line.text)) plausible_ = true;
-    if (!first || line.text.size() == common) return;
-    constexpr std::string_view version = R"(,"version":)";
-    const std::string_view rest = line.text.substr(common);
-    if (rest.substr(0, version.size()) == version && rest.size() > version.size() + 1 &&
-        rest.substr(version.size(), 2) != "1," && line.is_intact) {
-        throw Error(Errc::journal_unreadable,
-                    path_ + " was written by a newer version of task-scheduler");
-    }
+    return first || looks_sealed(line.text);
 }
 
 // Puts the damaged lines aside, durably, before anything else changes.
@@ -2477,6 +2511,18 @@ struct DueKey {
 
 class DueQueue {
 public:
+    // The due time lies beside the pointer, so that a search seldom leaves it.
+    struct Entry {
+        TimePoint due;
+        Record* record;
+        bool before(const DueKey& key) const {
+            return due != key.due ? due < key.due : record->id < key.id;
+        }
+        bool after(const DueKey& key) const {
+            return due != key.due ? due > key.due : key.id < record->id;
+        }
+    };
+
     bool empty() const { return size_ == 0; }
     std::size_t size() const { return size_; }
     // The earliest task; not when empty.
@@ -2484,8 +2530,8 @@ public:
     // Makes room, so that the next `count` insertions cannot fail.
     void reserve(std::size_t count);
     void insert(Record* record);
-    // Fills an empty queue with these.
-    void fill(const std::vector<Record*>& records);
+    // Fills an empty queue with these, in any order; those without a record are left out.
+    void fill(std::vector<Entry> entries);
     // The record must be in the queue.
     void erase(Record* record);
     // Calls fn(record) in order from the first key that is not before `from`, for
@@ -2498,17 +2544,6 @@ public:
     }
 
 private:
-    // The due time lies beside the pointer, so that a search seldom leaves it.
-    struct Entry {
-        TimePoint due;
-        Record* record;
-        bool before(const DueKey& key) const {
-            return due != key.due ? due < key.due : record->id < key.id;
-        }
-        bool after(const DueKey& key) const {
-            return due != key.due ? due > key.due : key.id < record->id;
-        }
-    };
     // Entries first_ to last_ of a fixed room.  Taking from the front moves
     // first_ alone.
     struct Block {
@@ -2533,6 +2568,7 @@ private:
     std::size_t block_of(const DueKey& key) const;
     static Entry* position(Block& block, const DueKey& key);
     void split(std::size_t index);
+    static void sort_by_due(std::vector<Entry>& entries);
 
     Blocks blocks_;  // none is empty
     Blocks spare_;   // made ahead by reserve()
@@ -2617,46 +2653,57 @@ inline void DueQueue::insert(Record* record) {
     ++size_;
 }
 
-// Sorted by what lies beside the pointers, so that it looks at no record, half of it by a
-// second thread if there is one to be had; then put into blocks in one go, which are left
-// with room.
-inline void DueQueue::fill(const std::vector<Record*>& records) {
-    constexpr std::size_t share = Block::capacity * 3 / 4;
-    struct Item {
-        TimePoint due;
-        TaskId id;
-        Record* record;
-        bool operator<(const Item& other) const {
-            return due != other.due ? due < other.due : id < other.id;
-        }
+// A radix sort, which keeps the order of equals: by some bits of the due time, from the
+// lowest to the highest that differ.
+inline void DueQueue::sort_by_due(std::vector<Entry>& entries) {
+    constexpr int bits = 11;
+    constexpr std::size_t radix = std::size_t{1} << bits;
+    if (entries.empty()) return;
+    const auto [first, last] =
+        std::minmax_element(entries.begin(), entries.end(),
+                            [](const Entry& a, const Entry& b) { return a.due < b.due; });
+    const TimePoint earliest = first->due;
+    const auto offset = [earliest](const Entry& entry) {
+        return static_cast<std::uint64_t>((entry.due - earliest).count());
     };
-    std::vector<Item> items;
-    items.reserve(records.size());
-    for (Record* record : records) items.push_back({record->due, record->id, record});
-    const auto middle = items.begin() + static_cast<std::ptrdiff_t>(items.size() / 2);
-    {
-        std::thread second;
-        const auto sort_second = [&] { std::sort(middle, items.end()); };
-        try {
-            if (items.size() > 10'000) second = std::thread(sort_second);
-        } catch (const std::system_error&) {
-        }
-        std::sort(items.begin(), middle);
-        second.joinable() ? second.join() : sort_second();
+    const std::uint64_t range = offset(*last);
+    std::vector<Entry> sorted(entries.size());
+    for (int shift = 0; shift < 64 && range >> shift != 0; shift += bits) {
+        const auto digit = [&](const Entry& entry) { return offset(entry) >> shift & (radix - 1); };
+        std::array<std::size_t, radix + 1> places{};
+        for (const Entry& entry : entries) ++places[digit(entry) + 1];
+        std::partial_sum(places.begin(), places.end(), places.begin());
+        for (const Entry& entry : entries) sorted[places[digit(entry)]++] = entry;
+        entries.swap(sorted);
     }
-    blocks_.reserve(items.size() / share + 1);
-    auto low = items.begin();
-    auto high = middle;
-    while (low != middle || high != items.end()) {
-        if (blocks_.empty() || blocks_.back()->last == share) {
-            blocks_.push_back(std::make_unique<Block>());
-        }
-        Block& block = *blocks_.back();
-        const bool is_low = high == items.end() || (low != middle && *low < *high);
-        const Item& item = is_low ? *low++ : *high++;
-        block.room[block.last++] = {item.due, item.record};
+}
+
+// Entries of one due time are in order already if they come in order of arrival.  The
+// blocks are left with room.
+inline void DueQueue::fill(std::vector<Entry> entries) {
+    constexpr std::size_t share = Block::capacity * 3 / 4;
+    entries.erase(std::remove_if(entries.begin(), entries.end(),
+                                 [](const Entry& entry) { return !entry.record; }),
+                  entries.end());
+    sort_by_due(entries);
+    const auto earlier_id = [](const Entry& a, const Entry& b) {
+        return a.record->id < b.record->id;
+    };
+    for (auto run = entries.begin(); run != entries.end();) {
+        const auto end = std::find_if(
+            run, entries.end(), [due = run->due](const Entry& entry) { return entry.due != due; });
+        if (!std::is_sorted(run, end, earlier_id)) std::sort(run, end, earlier_id);
+        run = end;
     }
-    size_ = items.size();
+    blocks_.reserve(entries.size() / share + 1);
+    for (std::size_t begin = 0; begin < entries.size(); begin += share) {
+        const std::size_t count = std::min(share, entries.size() - begin);
+        blocks_.push_back(std::make_unique<Block>());
+        std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(begin), count,
+                    blocks_.back()->room.begin());
+        blocks_.back()->last = count;
+    }
+    size_ = entries.size();
 }
 
 inline void DueQueue::erase(Record* record) {
@@ -2684,25 +2731,32 @@ void DueQueue::walk_from(const DueKey& from, Fn fn) const {
     }
 }
 
-// Finds tasks by id, and owns them.  Open addressing with linear probing; a part of
-// the id lies beside the pointer, so that a search seldom looks at another task.
+// Finds tasks by id, and owns them.  Open addressing with linear probing; a search runs
+// along hashes of the ids, close together in memory, and seldom looks at another task.
 class TaskIndex {
 public:
     TaskIndex() = default;
     TaskIndex(const TaskIndex&) = delete;
     TaskIndex& operator=(const TaskIndex&) = delete;
     ~TaskIndex() {
-        for (Record* record : records_) RecordRef::adopt(record);
+        for (std::size_t slot = 0; slot < records_.size(); ++slot) {
+            if (hashes_[slot]) RecordRef::adopt(records_[slot]);
+        }
     }
 
     std::size_t size() const { return size_; }
-    Record* find(TaskId id) const { return records_.empty() ? nullptr : records_[slot_of(id)]; }
+    Record* find(TaskId id) const {
+        if (records_.empty()) return nullptr;
+        const std::size_t slot = slot_of(id);
+        return hashes_[slot] ? records_[slot] : nullptr;
+    }
     // Makes a find() or insert() that follows soon faster.
     void prefetch(TaskId id) const {
         if (records_.empty()) return;
         const std::size_t slot = home_of(hash(id));
-        __builtin_prefetch(&records_[slot]);
         __builtin_prefetch(&hashes_[slot]);
+        __builtin_prefetch(&records_[slot], 1);
+        __asm__ volatile("");  // g++ drops calls of what does nothing but prefetch
     }
     // Makes room, so that the next `count` insertions cannot fail.
     void reserve(std::size_t count);
@@ -2713,16 +2767,11 @@ public:
         RecordRef::adopt(std::exchange(place, record.release()));
     }
     void erase(TaskId id);
-    template <class Fn>
-    void for_each(Fn fn) const {
-        for (Record* record : records_) {
-            if (record) fn(record);
-        }
-    }
 
 private:
+    // Never 0, the mark of a free slot.
     static std::uint32_t hash(TaskId id) {
-        return static_cast<std::uint32_t>((id.high() ^ id.low()) * 0x9E3779B97F4A7C15U >> 32);
+        return static_cast<std::uint32_t>((id.high() ^ id.low()) * 0x9E3779B97F4A7C15U >> 32) | 1U;
     }
     // Where a search begins.
     std::size_t home_of(std::uint32_t hash) const {
@@ -2737,20 +2786,20 @@ private:
     std::size_t slot_of(TaskId id) const {
         const std::uint32_t wanted = hash(id);
         std::size_t slot = home_of(wanted);
-        while (records_[slot] && (hashes_[slot] != wanted || records_[slot]->id != id)) {
+        while (hashes_[slot] && (hashes_[slot] != wanted || records_[slot]->id != id)) {
             slot = next(slot);
         }
         return slot;
     }
     std::size_t free_slot(std::uint32_t hash) const {
         std::size_t slot = home_of(hash);
-        while (records_[slot]) slot = next(slot);
+        while (hashes_[slot]) slot = next(slot);
         return slot;
     }
 
     // At most four fifths of the slots are full.
+    std::vector<std::uint32_t> hashes_;
     std::vector<Record*> records_;
-    std::vector<std::uint32_t> hashes_;  // of the ids, in their slots
     std::size_t size_ = 0;
 };
 
@@ -2763,7 +2812,7 @@ inline void TaskIndex::reserve(std::size_t count) {
     records.swap(records_);
     hashes.swap(hashes_);
     for (std::size_t old = 0; old < records.size(); ++old) {
-        if (!records[old]) continue;
+        if (!hashes[old]) continue;
         const std::size_t slot = free_slot(hashes[old]);
         records_[slot] = records[old];
         hashes_[slot] = hashes[old];
@@ -2784,14 +2833,14 @@ inline void TaskIndex::erase(TaskId id) {
     std::size_t gap = slot_of(id);
     RecordRef::adopt(records_[gap]);
     --size_;
-    for (std::size_t slot = next(gap); records_[slot]; slot = next(slot)) {
+    for (std::size_t slot = next(gap); hashes_[slot]; slot = next(slot)) {
         if (distance(home_of(hashes_[slot]), slot) >= distance(gap, slot)) {
             records_[gap] = records_[slot];
             hashes_[gap] = hashes_[slot];
             gap = slot;
         }
     }
-    records_[gap] = nullptr;
+    hashes_[gap] = 0;
 }
 
 // Makes ids that rise strictly, also when the clock stands still or steps back
@@ -3318,39 +3367,64 @@ private:
     void judge_clock(bool& rewrite_first);
     template <class T>
     T known(const std::optional<T>& value) const;
-    // What a record says; its texts are those of the line.
+    // What records say; their texts are those of the lines, and the tasks and ids of all lie
+    // in one row.
     struct ReplayedTask {
         TaskId id;
         NewTask task{};
     };
-    struct Replayed {
-        std::string_view op;
-        std::uint64_t seq = 0;
-        std::uint64_t end = 0;
-        TimePoint at{};
-        TaskId last_id;
-        std::vector<ReplayedTask> tasks;
-        std::vector<TaskId> ids;
-        std::string key;
+    struct Range {
+        std::size_t begin = 0;
+        std::size_t end = 0;
+    };
+    enum class Op { journal, schedule, answer, emit, cancel, miss, forget, clock, sink, none };
+    static constexpr std::array<std::string_view, 8> ops{"journal", "schedule", "answer", "emit",
+                                                         "cancel",  "miss",     "forget", "clock"};
+    struct ReplayedKey {
+        std::string text;
         std::string_view digest;
         std::string_view timestamp;
-        std::unique_ptr<SinkChange> sink;
+    };
+    struct ReplayedSink {
+        SinkChange change;
         std::uint64_t event = 0;  // of a dead letter, as the next
         TimePoint emitted_at{};
     };
-    Replayed read_record(std::string_view line) const;
-    void read_member(std::string_view key, std::string_view value, Replayed& record) const;
+    struct Replayed {
+        Op op = Op::none;
+        SinkChange::Kind kind{};
+        Range tasks;
+        Range ids;
+        std::uint64_t seq = 0;
+        std::uint64_t end = 0;
+        TimePoint at{};
+        std::unique_ptr<ReplayedKey> key;
+        std::unique_ptr<ReplayedSink> sink;
+    };
+    struct Records {
+        explicit Records(std::size_t expected) {
+            all.reserve(expected);
+            tasks.reserve(expected);
+        }
+        std::vector<Replayed> all;
+        std::vector<ReplayedTask> tasks;
+        std::vector<TaskId> ids;
+    };
+    void read_record(std::string_view line, Records& records) const;
+    void read_op(std::string_view op, Replayed& record) const;
+    void read_member(std::string_view key, std::string_view value, Records& records) const;
     ReplayedTask read_task(JsonReader& reader) const;
-    void read_sink_member(std::string_view key, std::string_view value, Replayed& record) const;
-    void prepare(const Replayed& record) const {
-        if (!record.tasks.empty()) index_.prefetch(record.tasks.front().id);
-    }
-    void replay(Replayed& record);
+    void read_key_member(std::string_view key, std::string_view value, ReplayedKey& of) const;
+    void read_sink_member(std::string_view key, std::string_view value, ReplayedSink& of) const;
+    void replay(Records& records, std::size_t i);
     void replay_task(const ReplayedTask& task);
-    bool replay_sink(Replayed& record);
+    void replay_emission(Record* task, std::uint64_t seq, TimePoint at);
+    void replay_sink(Replayed& record);
     void pass_over(const SinkChange& change);
-    void replay_answer(const Replayed& record);
-    Record* replayed_pending(TaskId id) const;
+    void replay_answer(const Records& records, const Replayed& record);
+    Record* take_replayed(const Records& records, std::size_t n);
+    // How many tasks before a task is replayed its place in the index is fetched.
+    static constexpr std::size_t ahead = 8;
 
     void check_accepting_locked(TimePoint at);
     void check_limits_locked(const std::vector<NewTask>& tasks);
@@ -3433,13 +3507,15 @@ private:
     std::string behind_;            // guarded by mutex_: records to be written behind
     std::mutex behind_mutex_;       // before mutex_: who writes them
     bool reading_ = false;          // the journal, at opening
-    IdSource ids_;                  // guarded by mutex_
-    GroupCommit<Change> commits_;   // guarded by mutex_
-    Stats stats_;                   // guarded by mutex_: the counters
-    std::size_t bytes_ = 0;         // guarded by mutex_: of payload
-    std::size_t storing_ = 0;       // guarded by mutex_: tasks whose record is on its way
-    std::size_t arriving_ = 0;      // guarded by mutex_: the same, and changes
-    Answers answers_;               // guarded by mutex_
+    std::vector<DueQueue::Entry> replayed_;  // of opening: what is pending, by arrival; a
+                                             // task's seq is its place
+    IdSource ids_;                           // guarded by mutex_
+    GroupCommit<Change> commits_;            // guarded by mutex_
+    Stats stats_;                            // guarded by mutex_: the counters
+    std::size_t bytes_ = 0;                  // guarded by mutex_: of payload
+    std::size_t storing_ = 0;                // guarded by mutex_: tasks whose record is on its way
+    std::size_t arriving_ = 0;               // guarded by mutex_: the same, and changes
+    Answers answers_;                        // guarded by mutex_
     std::deque<std::pair<TimePoint, std::string>> answers_by_use_;  // guarded by mutex_
     std::size_t answers_dropped_ = 0;        // guarded by mutex_: from the front of the above
     bool emitting_ = false;                  // guarded by mutex_
@@ -3486,19 +3562,14 @@ inline void Store::close() {
 
 inline void Store::recover() {
     reading_ = true;
-    bool rewrite_first =
-        journal_->recover([this](std::string_view line) { return read_record(line); },
-                          [this](const Replayed& record) { prepare(record); },
-                          [this](Replayed& record) { replay(record); });
+    bool rewrite_first = journal_->recover<Records>(
+        [this](std::string_view line, Records& records) { read_record(line, records); },
+        [this](Records& records, std::size_t i) { replay(records, i); });
     reading_ = false;
     history_.skip_to(first_free_seq_);
     // A crash may take away an emission and leave what a sink made of it.
     history_.skip_to(sinks_.next_seq());
-    std::vector<Record*> pending;
-    index_.for_each([&pending](Record* record) {
-        if (record->state == State::pending) pending.push_back(record);
-    });
-    queue_.fill(pending);
+    queue_.fill(std::move(replayed_));
     pending_ = queue_.size();
     stats_.recovered = queue_.size();
     judge_clock(rewrite_first);
@@ -3528,23 +3599,25 @@ inline void Store::judge_clock(bool& rewrite_first) {
     }
 }
 
-inline Store::Replayed Store::read_record(std::string_view line) const {
+inline void Store::read_record(std::string_view line, Records& records) const {
     JsonReader reader(line);
     std::string_view key;
     std::string_view value;
-    Replayed record;
+    Replayed& record = records.all.emplace_back();
+    record.tasks.begin = records.tasks.size();
+    record.ids.begin = records.ids.size();
     reader.enter_object();
     while (reader.next_member(key)) {
-        if (key == "tasks") {
+        if (is(key, "tasks")) {
             reader.enter_array();
-            while (reader.next_element()) record.tasks.push_back(read_task(reader));
-        } else if (key == "ids") {
+            while (reader.next_element()) records.tasks.push_back(read_task(reader));
+        } else if (is(key, "ids")) {
             reader.enter_array();
             while (reader.next_element() && reader.value(value)) {
-                record.ids.push_back(known(TaskId::parse(inside(value))));
+                records.ids.push_back(known(TaskId::parse(inside(value))));
             }
-        } else if (reader.value(value)) {
-            read_member(key, value, record);
+        } else if (reader.value(value) && !is(key, "crc")) {
+            read_member(key, value, records);
         }
     }
     if (!reader.finish()) {
@@ -3552,22 +3625,50 @@ inline Store::Replayed Store::read_record(std::string_view line) const {
                     "the journal " + journal_->path() +
                         " has a record that is intact but not JSON: " + reader.problem());
     }
-    return record;
+    record.tasks.end = records.tasks.size();
+    record.ids.end = records.ids.size();
 }
 
 inline void Store::read_member(std::string_view key, std::string_view value,
-                               Replayed& record) const {
-    if (key == "op") record.op = inside(value);
-    if (key == "journal") record.op = key;
-    if (key == "seq") record.seq = known(seq_in(value));
-    if (key == "end") record.end = number_in(value);
-    if (key == "at") record.at = known(parse_time(inside(value)));
-    if (key == "key") record.key = read_string(value).value_or("");
-    if (key == "digest") record.digest = inside(value);
-    if (key == "timestamp") record.timestamp = inside(value);
-    if (key == "last_id") record.last_id = known(TaskId::parse(inside(value)));
-    if (key == "sink") record.sink = std::make_unique<SinkChange>();
-    if (record.sink) read_sink_member(key, value, record);
+                               Records& records) const {
+    Replayed& record = records.all.back();
+    if (is(key, "op")) return read_op(inside(value), record);
+    if (is(key, "journal")) record.op = Op::journal;
+    if (is(key, "version") && !is(value, "1")) {
+        throw Error(Errc::journal_unreadable,
+                    journal_->path() + " was written by a newer version of task-scheduler");
+    }
+    if (is(key, "last_id")) records.ids.push_back(known(TaskId::parse(inside(value))));
+    if (is(key, "seq")) record.seq = known(seq_in(value));
+    if (is(key, "end")) record.end = number_in(value);
+    if (is(key, "at")) record.at = known(parse_time(inside(value)));
+    if (is(key, "key")) record.key = std::make_unique<ReplayedKey>();
+    if (is(key, "sink")) record.sink = std::make_unique<ReplayedSink>();
+    if (record.key) read_key_member(key, value, *record.key);
+    if (record.sink) {
+        if (is(key, "seq")) record.sink->change.seq = record.seq;
+        read_sink_member(key, value, *record.sink);
+    }
+}
+
+// The members of a record about a key, which comes before the others.
+inline void Store::read_key_member(std::string_view key, std::string_view value,
+                                   ReplayedKey& of) const {
+    if (is(key, "key")) of.text = read_string(value).value_or("");
+    if (is(key, "digest")) of.digest = inside(value);
+    if (is(key, "timestamp")) of.timestamp = inside(value);
+}
+
+inline void Store::read_op(std::string_view op, Replayed& record) const {
+    const auto* const found = std::find(ops.begin(), ops.end(), op);
+    record.op = static_cast<Op>(found - ops.begin());  // behind the last: Op::sink
+    if (record.op != Op::sink) return;
+    const auto* const of_sink = std::find(sink_ops.begin(), sink_ops.end(), op);
+    record.kind = static_cast<SinkChange::Kind>(of_sink - sink_ops.begin());
+    if (of_sink != sink_ops.end()) return;
+    throw Error(Errc::journal_unreadable,
+                "the journal " + journal_->path() + " has a record of an unknown kind, '" +
+                    std::string(op) + "'; a newer version of task-scheduler may have written it");
 }
 
 // What an intact record must say.  One that does not was not written by this
@@ -3586,9 +3687,9 @@ inline Store::ReplayedTask Store::read_task(JsonReader& reader) const {
     ReplayedTask read;
     reader.enter_object();
     while (reader.next_member(key) && reader.value(value)) {
-        if (key == "id") read.id = known(TaskId::parse(inside(value)));
-        if (key == "due") read.task.due = known(parse_time(inside(value)));
-        if (key == "payload") read.task.payload = value;
+        if (is(key, "id")) read.id = known(TaskId::parse(inside(value)));
+        if (is(key, "due")) read.task.due = known(parse_time(inside(value)));
+        if (is(key, "payload")) read.task.payload = value;
     }
     if (!reader.failed() && (read.id == TaskId() || read.task.payload.empty())) {
         known(std::optional<TaskId>());
@@ -3598,33 +3699,32 @@ inline Store::ReplayedTask Store::read_task(JsonReader& reader) const {
 
 // The members of a record about a sink; its name comes before the others.
 inline void Store::read_sink_member(std::string_view key, std::string_view value,
-                                    Replayed& record) const {
-    SinkChange& change = *record.sink;
+                                    ReplayedSink& of) const {
+    SinkChange& change = of.change;
     const auto must = [this](bool so) { known(so ? std::optional(true) : std::nullopt); };
-    if (key == "sink") {
+    if (is(key, "sink")) {
         change.sink = inside(value);
         must(value.front() == '"' && is_sink_name(change.sink));
     }
-    if (key == "seq") change.seq = record.seq;
-    if (key == "attempts") change.attempts = static_cast<std::uint32_t>(number_in(value));
-    if (key == "next") change.next = known(parse_time(inside(value)));
-    if (key == "error") change.error = read_string(value);
-    if (key == "event") record.event = known(seq_in(value));
-    if (key == "again") change.again = value == "true";
-    if (key == "state") {
+    if (is(key, "attempts")) change.attempts = static_cast<std::uint32_t>(number_in(value));
+    if (is(key, "next")) change.next = known(parse_time(inside(value)));
+    if (is(key, "error")) change.error = read_string(value);
+    if (is(key, "event")) of.event = known(seq_in(value));
+    if (is(key, "again")) change.again = is(value, "true");
+    if (is(key, "state")) {
         const auto* const state = std::find(sink_states.begin(), sink_states.end(), inside(value));
         must(state != sink_states.end());
         change.state = static_cast<SinkState>(state - sink_states.begin());
     }
-    if (key == "emitted_at") record.emitted_at = known(parse_time(inside(value)));
+    if (is(key, "emitted_at")) of.emitted_at = known(parse_time(inside(value)));
     JsonReader reader(value);
-    if (key == "dead") {
+    if (is(key, "dead")) {
         std::string_view seq;
         reader.enter_array();
         while (reader.next_element() && reader.value(seq)) change.dead.push_back(number_in(seq));
         must(reader.finish());
     }
-    if (key == "task") {
+    if (is(key, "task")) {
         const ReplayedTask read = read_task(reader);
         must(reader.finish());
         change.letter = RecordRef::make(read.id, read.task.due, read.task.payload);
@@ -3636,37 +3736,36 @@ inline void Store::read_sink_member(std::string_view key, std::string_view value
 inline void Store::replay_task(const ReplayedTask& replayed) {
     if (Record* known = index_.find(replayed.id)) {
         if (known->state != State::pending) return;
+        replayed_[known->seq].record = nullptr;
         forget_locked(known);
     }
     RecordRef record = RecordRef::make(replayed.id, replayed.task.due, replayed.task.payload);
     record->state = State::pending;
+    record->seq = replayed_.size();
+    replayed_.push_back({record->due, record.get()});
     bytes_ += record->size;
     ids_.pass(replayed.id);
     index_.insert(std::move(record));
 }
 
-// False: it is no record about a sink.
-inline bool Store::replay_sink(Replayed& record) {
-    const auto* const op = std::find(sink_ops.begin(), sink_ops.end(), record.op);
-    if (op == sink_ops.end()) return false;
+inline void Store::replay_sink(Replayed& record) {
     known(record.sink ? std::optional(true) : std::nullopt);
-    SinkChange& change = *record.sink;
-    change.kind = static_cast<SinkChange::Kind>(op - sink_ops.begin());
+    SinkChange& change = record.sink->change;
+    change.kind = record.kind;
     change.at = record.at;
     if (change.kind == SinkChange::Kind::bury) {
         known(change.letter ? std::optional(true) : std::nullopt);
         Record* const event = index_.find(change.letter->id);
-        if (event && event->state == State::emitted && event->seq == record.event) {
+        if (event && event->state == State::emitted && event->seq == record.sink->event) {
             change.letter = RecordRef::share(event);
         } else {
-            change.letter->seq = record.event;
-            change.letter->ended_at = record.emitted_at;
+            change.letter->seq = record.sink->event;
+            change.letter->ended_at = record.sink->emitted_at;
             change.letter->state = State::emitted;
         }
     }
     pass_over(change);
     sinks_.apply(change);
-    return true;
 }
 
 // A cursor that goes past events which the history still has leaves dead letters: they
@@ -3683,72 +3782,92 @@ inline void Store::pass_over(const SinkChange& change) {
     }
 }
 
-inline void Store::replay(Replayed& record) {
-    if (record.op == "clock") newest_stamp_ = TimePoint();
+inline void Store::replay(Records& records, std::size_t i) {
+    Replayed& record = records.all[i];
+    if (record.op == Op::clock) newest_stamp_ = TimePoint();
     newest_stamp_ = std::max(newest_stamp_, record.at);
-    if (record.op == "journal") {
-        first_free_seq_ = std::max(first_free_seq_, record.seq);
-        ids_.pass(record.last_id);
-    } else if (record.op == "schedule" || record.op == "answer") {
-        for (const ReplayedTask& task : record.tasks) {
-            if (&record.tasks.back() - &task > 8) index_.prefetch((&task)[8].id);
-            if (record.at == TimePoint()) {
-                newest_stamp_ = std::max(newest_stamp_, task.id.time());
-            }
-            if (!record.key.empty()) record.ids.push_back(task.id);
-            replay_task(task);
-        }
-        if (!record.key.empty()) replay_answer(record);
-    } else if (record.op == "emit") {
-        std::uint64_t seq = record.seq;
-        for (const TaskId id : record.ids) {
-            // One whose place is past was trimmed or forgotten while a rewrite copied.
-            if (Record* task = replayed_pending(id)) {
-                if (seq >= history_.next_seq()) {
-                    end_locked(task, State::emitted, record.at, seq);
-                } else {
-                    forget_locked(task);
+    switch (record.op) {
+        case Op::journal:
+            first_free_seq_ = std::max(first_free_seq_, record.seq);
+            if (record.ids.begin < record.ids.end) ids_.pass(records.ids[record.ids.begin]);
+            break;
+        case Op::schedule:
+        case Op::answer:
+            for (std::size_t n = record.tasks.begin; n < record.tasks.end; ++n) {
+                if (n + ahead < records.tasks.size()) index_.prefetch(records.tasks[n + ahead].id);
+                if (record.at == TimePoint()) {
+                    newest_stamp_ = std::max(newest_stamp_, records.tasks[n].id.time());
                 }
+                replay_task(records.tasks[n]);
             }
-            ++seq;
-        }
-        history_.skip_to(seq);
-        trim_locked(record.at);  // as it was then: of the sinks not all is known yet
-    } else if (record.op == "cancel") {
-        for (const TaskId id : record.ids) {
-            if (Record* task = replayed_pending(id)) forget_locked(task);
-        }
-    } else if (record.op == "miss") {
-        for (const TaskId id : record.ids) {
-            Record* task = replayed_pending(id);
-            if (task) end_locked(task, State::missed, record.at, missed_.next_seq());
-        }
-        trim_locked(record.at);
-    } else if (record.op == "forget") {
-        forget_events_locked(record.seq, record.end);
-    } else if (!replay_sink(record) && record.op != "clock") {
-        throw Error(Errc::journal_unreadable,
-                    "the journal " + journal_->path() + " has a record of an unknown kind, '" +
-                        std::string(record.op) +
-                        "'; a newer version of task-scheduler may have written it");
+            if (record.key && !record.key->text.empty()) replay_answer(records, record);
+            break;
+        case Op::emit:
+            for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
+                replay_emission(take_replayed(records, n), record.seq + n - record.ids.begin,
+                                record.at);
+            }
+            history_.skip_to(record.seq + record.ids.end - record.ids.begin);
+            trim_locked(record.at);  // as it was then: of the sinks not all is known yet
+            break;
+        case Op::cancel:
+            for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
+                if (Record* task = take_replayed(records, n)) forget_locked(task);
+            }
+            break;
+        case Op::miss:
+            for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
+                Record* task = take_replayed(records, n);
+                if (task) end_locked(task, State::missed, record.at, missed_.next_seq());
+            }
+            trim_locked(record.at);
+            break;
+        case Op::forget:
+            forget_events_locked(record.seq, record.end);
+            break;
+        case Op::sink:
+            replay_sink(record);
+            break;
+        case Op::clock:
+            break;
+        case Op::none:
+            known(std::optional<Op>());
     }
 }
 
 // An end of what is not pending is nothing: replaying twice does no harm.
-inline Record* Store::replayed_pending(TaskId id) const {
-    Record* task = index_.find(id);
-    return task && task->state == State::pending ? task : nullptr;
+inline Record* Store::take_replayed(const Records& records, std::size_t n) {
+    if (n + ahead < records.ids.size()) index_.prefetch(records.ids[n + ahead]);
+    Record* task = index_.find(records.ids[n]);
+    if (!task || task->state != State::pending) return nullptr;
+    replayed_[task->seq].record = nullptr;
+    return task;
 }
 
-inline void Store::replay_answer(const Replayed& record) {
-    const TimePoint at =
-        record.at == TimePoint() && !record.ids.empty() ? record.ids.front().time() : record.at;
-    const Idempotency idempotency{record.key, {}, record.timestamp};
-    const auto known = answers_.find(record.key);
-    if (known != answers_.end() && known->second.ids == record.ids) return;
-    if (known != answers_.end()) forget_answer_locked(record.key);  // it has had its day
-    Answers::value_type* answer = new_answer_locked(idempotency, std::string(record.digest), at);
-    answer->second.ids = record.ids;
+// One whose place is past was trimmed or forgotten while a rewrite copied.
+inline void Store::replay_emission(Record* task, std::uint64_t seq, TimePoint at) {
+    if (!task) return;
+    if (seq >= history_.next_seq()) {
+        end_locked(task, State::emitted, at, seq);
+    } else {
+        forget_locked(task);
+    }
+}
+
+inline void Store::replay_answer(const Records& records, const Replayed& record) {
+    std::vector<TaskId> ids;
+    for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) ids.push_back(records.ids[n]);
+    for (std::size_t n = record.tasks.begin; n < record.tasks.end; ++n) {
+        ids.push_back(records.tasks[n].id);
+    }
+    const TimePoint at = record.at == TimePoint() && !ids.empty() ? ids.front().time() : record.at;
+    const ReplayedKey& key = *record.key;
+    const auto known = answers_.find(key.text);
+    if (known != answers_.end() && known->second.ids == ids) return;
+    if (known != answers_.end()) forget_answer_locked(key.text);  // it has had its day
+    Answers::value_type* answer =
+        new_answer_locked({key.text, {}, key.timestamp}, std::string(key.digest), at);
+    answer->second.ids = std::move(ids);
     answer->second.stored = true;
 }
 

@@ -2,6 +2,7 @@
 #include "support.hpp"
 
 #include <ctime>
+#include <random>
 
 using namespace scheduler;
 using support::at;
@@ -230,6 +231,31 @@ TEST_SUITE("time") {
             if (ms > 31'000'000'000'000'000 || ms < -31'000'000'000'000'000) continue;
             REQUIRE(parse_time(format_time(time)) == time);
         }
+    }
+
+    // The usual form is read by a way of its own; without its Z it is read by the other.
+    TEST_CASE("the usual form is read as the others are") {
+        const std::string form = "2024-02-29T23:59:59.999Z";
+        std::mt19937 random(1);
+        int times = 0;
+        for (int i = 0; i < 200'000; ++i) {
+            std::string text = form;
+            for (std::size_t changes = random() % 4; changes > 0; --changes) {
+                const std::size_t at = random() % (form.size() - 1);
+                text[at] = i % 8 == 0 ? static_cast<char>(random())
+                                      : static_cast<char>('0' + static_cast<int>(random() % 10));
+            }
+            CAPTURE(text);
+            const auto time = parse_time(text);
+            const std::string_view without_zone = std::string_view(text).substr(0, 23);
+            const bool is_usual = text[4] == '-' && text[7] == '-' && text[10] == 'T' &&
+                                  text[13] == ':' && text[16] == ':' && text[19] == '.' &&
+                                  text.find_first_not_of("0123456789", 20) == 23;
+            if (is_usual) REQUIRE(time == parse_time(without_zone));
+            if (time) ++times;
+        }
+        CHECK(times > 10'000);
+        CHECK(times < 190'000);
     }
 
     TEST_CASE("whatever is read can be written and read again, at both ends of time as well") {
