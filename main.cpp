@@ -13,6 +13,7 @@
 #include <ctime>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <map>
 #include <set>
 #include <sstream>
@@ -55,6 +56,13 @@ scheduler::Fsync fsync_policy(const std::string& text) {
 
 constexpr std::uint64_t any_size = 1'000'000'000'000;
 
+// Sets a number, to the largest of its type if that is less.
+template <class Int>
+void set_number(Int& value, const std::string& text, std::uint64_t least, std::uint64_t most) {
+    constexpr std::uint64_t largest = std::numeric_limits<Int>::max();
+    value = static_cast<Int>(std::min(number(text, least, most), largest));
+}
+
 // A flag with a value.  The environment variable SCHEDULER_NAME says the same,
 // and the command line wins.
 struct Flag {
@@ -68,7 +76,7 @@ const Flag flags[] = {
     {"host", "ADDRESS", "address to listen on (default 127.0.0.1)",
      [](Settings& s, const std::string& v) { s.host = v; }},
     {"port", "PORT", "port to listen on; 0 takes a free one (default 8080)",
-     [](Settings& s, const std::string& v) { s.port = static_cast<int>(number(v, 0, 65'535)); }},
+     [](Settings& s, const std::string& v) { set_number(s.port, v, 0, 65'535); }},
     {"journal", "FILE", "where tasks are kept (default tasks.jsonl)",
      [](Settings& s, const std::string& v) {
          if (v.empty()) throw UsageError("must name a file");
@@ -80,17 +88,19 @@ const Flag flags[] = {
      "file with the secret that every request must carry, or two, a line each",
      [](Settings& s, const std::string& v) { s.secret_file = v; }},
     {"history", "N", "past events that are kept, each for 60 s at least (default 10000)",
-     [](Settings& s, const std::string& v) { s.scheduler.history = number(v, 0, any_size); }},
+     [](Settings& s, const std::string& v) { set_number(s.scheduler.history, v, 0, any_size); }},
     {"max-body", "BYTES", "largest request body (default 1048576)",
-     [](Settings& s, const std::string& v) { s.http.max_body = number(v, 1, 1U << 30); }},
+     [](Settings& s, const std::string& v) { set_number(s.http.max_body, v, 1, 1U << 30); }},
     {"max-tasks", "N", "pending tasks at once (default 10000000)",
-     [](Settings& s, const std::string& v) { s.scheduler.max_tasks = number(v, 1, any_size); }},
+     [](Settings& s, const std::string& v) { set_number(s.scheduler.max_tasks, v, 1, any_size); }},
     {"max-bytes", "BYTES", "payload bytes pending and retained together (default 4294967296)",
-     [](Settings& s, const std::string& v) { s.scheduler.max_bytes = number(v, 1, any_size); }},
+     [](Settings& s, const std::string& v) { set_number(s.scheduler.max_bytes, v, 1, any_size); }},
     {"max-streams", "N", "event streams at once (default 1024)",
-     [](Settings& s, const std::string& v) { s.http.max_streams = number(v, 0, 1'000'000); }},
+     [](Settings& s, const std::string& v) { set_number(s.http.max_streams, v, 0, 1'000'000); }},
     {"max-connections", "N", "other connections at once (default 4096)",
-     [](Settings& s, const std::string& v) { s.http.max_connections = number(v, 1, 1'000'000); }},
+     [](Settings& s, const std::string& v) {
+         set_number(s.http.max_connections, v, 1, 1'000'000);
+     }},
     {"max-lateness", "DURATION",
      "give up a task that is later than this, such as 1h (default: never)",
      [](Settings& s, const std::string& v) {
@@ -539,7 +549,7 @@ int events(const Arguments& arguments) {
     const scheduler::Client client = client_for(arguments);
     scheduler::EventQuery query;
     try {
-        query.limit = number(arguments.get("-n", arguments.has("-f") ? "0" : "10"), 0, 1'000);
+        set_number(query.limit, arguments.get("-n", arguments.has("-f") ? "0" : "10"), 0, 1'000);
     } catch (const UsageError& error) {
         throw UsageError(std::string("-n: ") + error.what());
     }

@@ -1449,6 +1449,7 @@ public:
     }
 
 private:
+    static_assert(sizeof(off_t) == 8, "compile with -D_FILE_OFFSET_BITS=64");
     static off_t offset(std::uint64_t at) { return static_cast<off_t>(at); }
 
     FileOps& ops_;
@@ -2268,7 +2269,7 @@ inline void Journal::blank(File& file, std::uint64_t from, std::uint64_t size) {
     try {
         const auto end = static_cast<std::uint64_t>(file.status().st_size);
         if (end <= from) return;
-        file.write(std::string(std::min(size, end - from), '\n'), from);
+        file.write(std::string(static_cast<std::size_t>(std::min(size, end - from)), '\n'), from);
         if (fsync_ == Fsync::always) file.sync();
     } catch (const std::exception&) {
         failed_ = true;
@@ -2669,7 +2670,9 @@ inline void DueQueue::sort_by_due(std::vector<Entry>& entries) {
     const std::uint64_t range = offset(*last);
     std::vector<Entry> sorted(entries.size());
     for (int shift = 0; shift < 64 && range >> shift != 0; shift += bits) {
-        const auto digit = [&](const Entry& entry) { return offset(entry) >> shift & (radix - 1); };
+        const auto digit = [&](const Entry& entry) {
+            return static_cast<std::size_t>(offset(entry) >> shift) & (radix - 1);
+        };
         std::array<std::size_t, radix + 1> places{};
         for (const Entry& entry : entries) ++places[digit(entry) + 1];
         std::partial_sum(places.begin(), places.end(), places.begin());
@@ -3423,6 +3426,10 @@ private:
     void pass_over(const SinkChange& change);
     void replay_answer(const Records& records, const Replayed& record);
     Record* take_replayed(const Records& records, std::size_t n);
+    // Where a pending task stands in replayed_.
+    Record*& replayed_place(const Record* task) {
+        return replayed_[static_cast<std::size_t>(task->seq)].record;
+    }
     // How many tasks before a task is replayed its place in the index is fetched.
     static constexpr std::size_t ahead = 8;
 
@@ -3736,7 +3743,7 @@ inline void Store::read_sink_member(std::string_view key, std::string_view value
 inline void Store::replay_task(const ReplayedTask& replayed) {
     if (Record* known = index_.find(replayed.id)) {
         if (known->state != State::pending) return;
-        replayed_[known->seq].record = nullptr;
+        replayed_place(known) = nullptr;
         forget_locked(known);
     }
     RecordRef record = RecordRef::make(replayed.id, replayed.task.due, replayed.task.payload);
@@ -3840,7 +3847,7 @@ inline Record* Store::take_replayed(const Records& records, std::size_t n) {
     if (n + ahead < records.ids.size()) index_.prefetch(records.ids[n + ahead]);
     Record* task = index_.find(records.ids[n]);
     if (!task || task->state != State::pending) return nullptr;
-    replayed_[task->seq].record = nullptr;
+    replayed_place(task) = nullptr;
     return task;
 }
 
@@ -9281,7 +9288,8 @@ inline void HttpServer::bind(const std::string& host, int port) {
         const int on = 1;
         // Accepted sockets inherit all of these, and block.
         const milliseconds request = api_.options_.request_timeout;
-        const timeval send{request.count() / 1'000, request.count() % 1'000 * 1'000};
+        const timeval send{static_cast<time_t>(request.count() / 1'000),
+                           static_cast<suseconds_t>(request.count() % 1'000 * 1'000)};
         ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
         ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
         ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
@@ -10946,13 +10954,13 @@ inline SinkStatus read_sink(std::string_view json) {
         if (key == "state" && text == "paused") sink.state = SinkState::paused;
         if (key == "state" && text == "disabled") sink.state = SinkState::disabled;
         if (key == "cursor") sink.cursor = TaskId::parse(text);
-        if (key == "lag") sink.lag = number;
+        if (key == "lag") sink.lag = static_cast<std::size_t>(number);
         if (key == "attempts") sink.attempts = static_cast<std::uint32_t>(number);
         if (key == "next_attempt") sink.next_attempt = parse_time(text);
         if (key == "last_error") sink.last_error = text;
         if (key == "delivered") sink.delivered = number;
         if (key == "failed") sink.failed = number;
-        if (key == "dead") sink.dead = number;
+        if (key == "dead") sink.dead = static_cast<std::size_t>(number);
         if (key == "dropped") sink.dropped = number;
     });
     return sink;
@@ -11008,7 +11016,8 @@ inline std::size_t Client::redeliver(const std::string& sink, std::optional<Task
     std::size_t count = 0;
     detail::for_each_member(ask("POST", sink_path(sink, "redeliver"), body),
                             [&count](std::string_view key, std::string_view value) {
-                                if (key == "redelivering") count = detail::read_number(value);
+                                if (key != "redelivering") return;
+                                count = static_cast<std::size_t>(detail::read_number(value));
                             });
     return count;
 }
