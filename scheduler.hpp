@@ -4972,12 +4972,30 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
             append_schedule_record(lines, std::array<const Task*, 1>{&task});
         });
     }
+    const auto copy_sinks = [&](const std::vector<SinkChange>& changes) {
+        for (const SinkChange& change : changes) {
+            write_unlocked(std::array<SinkChange, 1>{change},
+                           [&lines](const SinkChange& one) { append_sink_record(lines, one); });
+        }
+    };
+    // Events are trimmed by what the sinks want of them, so the cursors come first: also
+    // that of a sink which has come since, before events that have.
+    std::set<std::string> known;
+    const auto new_cursors = [&] {
+        std::vector<SinkChange> changes = sink_cursors_locked();
+        const auto is_known = [&](const SinkChange& change) {
+            return !known.insert(change.sink).second;
+        };
+        changes.erase(std::remove_if(changes.begin(), changes.end(), is_known), changes.end());
+        return changes;
+    };
     const auto copy_past = [&](const History& past, std::string_view op) {
         std::uint64_t seq = 0;
         for (bool more = true; more;) {
             const EventPage page = page_of(past, seq, query.limit, query.max_bytes);
             more = page.more;
             seq = page.next;
+            copy_sinks(new_cursors());
             write_unlocked(page.events, [&lines, op](const Event& event) {
                 const std::array<const Event*, 1> one{&event};
                 append_schedule_record(lines, one);
@@ -4987,15 +5005,7 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
         }
     };
     copy_answers(lines, write_unlocked);
-    const auto copy_sinks = [&](const std::vector<SinkChange>& changes) {
-        for (const SinkChange& change : changes) {
-            write_unlocked(std::array<SinkChange, 1>{change},
-                           [&lines](const SinkChange& one) { append_sink_record(lines, one); });
-        }
-    };
-    // Events are trimmed by what the sinks want of them, so the cursors come first; and
-    // those that are trimmed meanwhile become dead letters, so these come last.
-    copy_sinks(sink_cursors_locked());
+    // Events that are trimmed meanwhile become dead letters, so these come last.
     copy_past(history_, R"("emit","seq":)");
     copy_past(missed_, R"("miss","seq":)");
     copy_sinks(dead_letters_locked());

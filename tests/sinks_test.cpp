@@ -78,6 +78,35 @@ SinkStatus status_of(const Scheduler& tasks, const std::string& name = "a") {
     return {};
 }
 
+// Calls something when the first emission is copied into a new journal.
+class RewriteHook : public FileOps {
+public:
+    int open(const char* path, int flags, mode_t mode) override {
+        const int fd = FileOps::open(path, flags, mode);
+        const std::string name = path;
+        if (name.size() > 4 && name.substr(name.size() - 4) == ".new") new_fd_ = fd;
+        return fd;
+    }
+    int rename(const char* from, const char* to) override {
+        new_fd_ = -1;
+        return FileOps::rename(from, to);
+    }
+    ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
+        const std::string_view text(static_cast<const char*>(from), size);
+        if (fd == new_fd_ && text.find(R"("op":"emit")") != std::string_view::npos &&
+            !called.exchange(true)) {
+            on_first_emission();
+        }
+        return FileOps::pwrite(fd, from, size, to);
+    }
+
+    std::function<void()> on_first_emission;
+    std::atomic<bool> called{false};
+
+private:
+    std::atomic<int> new_fd_{-1};
+};
+
 Delivery delivery_of(std::string_view payload) {
     Delivery delivery;
     delivery.event.id = TaskId::parse("01a20d6e-bbe5-75dd-a110-84e4e0715a01").value();
@@ -102,6 +131,50 @@ struct Shell {
 }  // namespace
 
 TEST_SUITE("sinks") {
+    // The rewrite copies events in pages, and old ones are trimmed when it is read.
+    TEST_CASE("a sink that comes while the journal is rewritten keeps the earliest event") {
+        const TempDir dir;
+        const auto files = std::make_shared<RewriteHook>();
+        std::atomic<std::int64_t> seconds{0};
+        Options options = options_for(dir);
+        options.history = 1;
+        options.rewrite_min_bytes = 100'000;
+        options.files = files;
+        options.now = [&seconds] {
+            return support::at("2026-03-01T12:00:00Z") + std::chrono::seconds(seconds);
+        };
+        const auto first_of = [](const detail::Store& store) {
+            const auto delivery = store.next_delivery("a");
+            REQUIRE(delivery);
+            return delivery->event.seq;
+        };
+        {
+            detail::Store store(options);
+            const auto schedule = [&store] {
+                const auto [scheduled, unstored] =
+                    store.begin_schedule({{store.now(), R"({"message":"x"})"}}, {});
+                store.wait(unstored);
+                return scheduled.ids.front();
+            };
+            files->on_first_emission = [&] {
+                store.open_sinks({{"a", "callback", "", true}}, store.next_seq());
+                CHECK(first_of(store) == 0);
+                seconds = 120;
+                schedule();
+                CHECK(store.emit_due());
+                CHECK(first_of(store) == 0);
+            };
+            for (int i = 0; i < 250; ++i) schedule();
+            while (store.emit_due()) continue;
+            REQUIRE(eventually([&] {
+                CHECK(store.cancel(schedule()));
+                return files->called && store.stats().journal_rewrites > 0;
+            }));
+        }
+        const detail::Store again(options);
+        CHECK(first_of(again) == 0);
+    }
+
     TEST_CASE("a sink gets every event in order, also what was emitted while it was away") {
         const TempDir dir;
         std::vector<TaskId> ids;
