@@ -172,7 +172,7 @@ class Sinks(TestCase):
         return {"name": name, "webhook": url, "timeout": "5s", "retry": ["20ms"] * 9, **others}
 
     def emit(self, server, *messages):
-        """Emits messages, in this order, and returns their ids."""
+        """Has messages emitted at once, in this order, and returns their ids."""
         ids = []
         for start in range(0, len(messages), 500):
             tasks = [{"timestamp": PAST, "message": m} for m in messages[start:start + 500]]
@@ -180,6 +180,10 @@ class Sinks(TestCase):
             self.assertEqual(status, 200, answer)
             ids += answer["ids"]
         return ids
+
+    def until_emitted(self, server, ids):
+        wait_for(lambda: ids[-1] in [event["id"] for event in server.walk("/events")],
+                 what="the emission")
 
     def sink(self, server, name="a"):
         found = [one for one in server.page("/sinks")["data"] if one["name"] == name]
@@ -1013,6 +1017,7 @@ class Memory(Sinks):
         receivers = {name: self.receiver() for name in "abc"}
         server = self.server()
         old = self.emit(server, *range_of(3))
+        self.until_emitted(server, old)
         overdue = server.schedule("overdue", 0.5)
         server.kill()
         time.sleep(0.6)
@@ -1064,6 +1069,7 @@ class Memory(Sinks):
         self.assertEqual([one["name"] for one in server.page("/sinks")["data"]], ["stays"])
         self.assert_errors(server.call("GET", "/sinks/gone/dead"), 404)
         self.emit(server, "unseen")
+        self.until(server, "stays", lag=5)
         receiver.script = lambda *_: reply()
         self.configure(*both)
         server.kill()
@@ -1087,7 +1093,7 @@ class Memory(Sinks):
         server.restart()
         self.assertIn("sink a is no longer configured", server.stderr())
         self.assertEqual(server.page("/sinks"), {"data": []})
-        self.emit(server, "unseen")
+        self.until_emitted(server, self.emit(server, "unseen"))
         server.flags = flags
         server.restart()
         new = self.emit(server, "new")
