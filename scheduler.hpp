@@ -6944,9 +6944,9 @@ inline std::vector<std::string> unready(const Stats& stats) {
 //       of framing, or it is refused.
 //   H4  A connection whose request was not read to its end is closed after the
 //       answer, so that a body never runs as the next request.
-//   H5  A stream costs its socket and its cursor.  One thread writes them all, but
-//       for a few events to a few streams; what a slow one has not taken stays in
-//       the history and nowhere else.
+//   H5  A stream costs its socket and its cursor.  One thread writes them all, or
+//       from some thousand on one for each processor, but for a few events to a few
+//       streams; what a slow one has not taken stays in the history and nowhere else.
 //   H6  What several clients schedule at once is stored at once: one loop reads from
 //       all connections.  It waits for nothing but them; what may take longer, a sync
 //       too, has a thread, and an idle connection has none.
@@ -7491,9 +7491,9 @@ inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
     return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
 }
 
-// Writes every event stream of an HttpServer, on one thread, to sockets that do
-// not block (H5).  It sleeps in epoll_wait: without limit when it has no stream,
-// else until the next keep-alive.
+// Writes event streams of an HttpServer, on one thread, to sockets that do not
+// block (H5).  It sleeps in epoll_wait: without limit when it has no stream, else
+// until the next keep-alive.
 class StreamWriter {
 public:
     StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
@@ -7516,6 +7516,8 @@ public:
 
     // Takes over a stream whose fd, head and seq are set.  Any thread.
     void adopt(std::unique_ptr<Stream> stream);
+    // How many streams it has.  Any thread.
+    std::size_t size() const { return size_; }
     // There may be new events.  Any thread; does not block.
     void wake();
     // The same for the thread that has emitted them.  A few events for a few streams it
@@ -7540,8 +7542,9 @@ private:
     const Scheduler& scheduler_;
     const milliseconds keep_alive_;
     const std::function<void()> on_closed_;
-    const int epoll_;
-    const int wake_fd_;
+    const Descriptor epoll_;
+    const Descriptor wake_fd_;
+    std::atomic<std::size_t> size_{0};
     std::atomic<bool> woken_{false};
     std::atomic<bool> stopping_{false};
     std::mutex adopted_mutex_;
@@ -7568,11 +7571,9 @@ inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_
     epoll_event event{};
     event.events = EPOLLIN;
     event.data.ptr = nullptr;
-    if (epoll_ < 0 || wake_fd_ < 0 || ::epoll_ctl(epoll_, EPOLL_CTL_ADD, wake_fd_, &event) != 0) {
-        const int error = errno;
-        ::close(epoll_);
-        ::close(wake_fd_);
-        throw std::system_error(error, std::generic_category(), "cannot set up event streams");
+    if (epoll_.get() < 0 || wake_fd_.get() < 0 ||
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_fd_.get(), &event) != 0) {
+        throw std::system_error(errno, std::generic_category(), "cannot set up event streams");
     }
     thread_ = std::thread([this] { run(); });
 }
@@ -7582,14 +7583,12 @@ inline void StreamWriter::stop() {
     stopping_ = true;
     wake();
     thread_.join();
-    ::close(epoll_);
-    ::close(wake_fd_);
 }
 
 inline void StreamWriter::wake() {
     if (woken_.exchange(true)) return;
     const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(wake_fd_, &one, sizeof one);
+    [[maybe_unused]] const ssize_t n = ::write(wake_fd_.get(), &one, sizeof one);
 }
 
 inline void StreamWriter::write_or_wake() {
@@ -7612,6 +7611,7 @@ inline void StreamWriter::adopt(std::unique_ptr<Stream> stream) {
     {
         std::lock_guard<std::mutex> guard(adopted_mutex_);
         adopted_.push_back(std::move(stream));
+        ++size_;
     }
     wake();
 }
@@ -7653,7 +7653,8 @@ inline void StreamWriter::round() {
     }
     std::array<epoll_event, 256> events;
     lock.unlock();
-    const int n = ::epoll_wait(epoll_, events.data(), static_cast<int>(events.size()), timeout);
+    const int n =
+        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
     lock.lock();
     bool woken = more_;
     for (int i = 0; i < n; ++i) {
@@ -7662,7 +7663,7 @@ inline void StreamWriter::round() {
             on_socket(*static_cast<Stream*>(event.data.ptr), event.events);
         } else {
             std::uint64_t count = 0;
-            [[maybe_unused]] const ssize_t size = ::read(wake_fd_, &count, sizeof count);
+            [[maybe_unused]] const ssize_t size = ::read(wake_fd_.get(), &count, sizeof count);
             woken_ = false;
             woken = true;
         }
@@ -7694,7 +7695,7 @@ inline void StreamWriter::take_adopted() {
         event.data.ptr = stream.get();
         stream->place = streams_.size();
         streams_.push_back(std::move(stream));
-        if (::epoll_ctl(epoll_, EPOLL_CTL_ADD, streams_.back()->fd, &event) != 0) {
+        if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, streams_.back()->fd, &event) != 0) {
             close(*streams_.back());
         }
     }
@@ -7808,7 +7809,7 @@ inline void StreamWriter::keep_alive_all() {
 // A child that is just being started may still have a copy of the socket, with which
 // epoll would go on to report it.
 inline void StreamWriter::close(Stream& stream) {
-    ::epoll_ctl(epoll_, EPOLL_CTL_DEL, stream.fd, nullptr);
+    ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, stream.fd, nullptr);
     ::shutdown(stream.fd, SHUT_RDWR);
     ::close(stream.fd);
     stream.fd = -1;
@@ -7819,7 +7820,56 @@ inline void StreamWriter::close(Stream& stream) {
         streams_[place]->place = place;
     }
     streams_.pop_back();
+    --size_;
     on_closed_();
+}
+
+// The stream writers of an HttpServer: one, and from some thousand streams on another for
+// each processor.
+class StreamWriters {
+public:
+    StreamWriters(const Scheduler& scheduler, milliseconds keep_alive,
+                  std::function<void()> on_closed)
+        : make_([&scheduler, keep_alive, on_closed = std::move(on_closed)] {
+              return std::make_unique<StreamWriter>(scheduler, keep_alive, on_closed);
+          }) {
+        writers_[0] = make_();
+    }
+    // As those of StreamWriter.
+    void adopt(std::unique_ptr<StreamWriter::Stream> stream);
+    void write_or_wake() {
+        for (std::size_t i = 0; i < count_; ++i) writers_[i]->write_or_wake();
+    }
+    void stop() {
+        for (std::size_t i = 0; i < count_; ++i) writers_[i]->stop();
+    }
+
+private:
+    static constexpr std::size_t share = 1'000;  // streams that are not worth another thread
+
+    const std::function<std::unique_ptr<StreamWriter>()> make_;
+    std::mutex adopting_mutex_;
+    std::array<std::unique_ptr<StreamWriter>, 8> writers_;
+    std::atomic<std::size_t> count_{1};  // of those that are there; they stay
+};
+
+inline void StreamWriters::adopt(std::unique_ptr<StreamWriter::Stream> stream) {
+    const std::lock_guard<std::mutex> guard(adopting_mutex_);
+    const auto least = [this] {
+        return std::min_element(writers_.begin(),
+                                writers_.begin() + static_cast<std::ptrdiff_t>(count_.load()),
+                                [](const auto& a, const auto& b) { return a->size() < b->size(); });
+    };
+    const std::size_t most =
+        std::min<std::size_t>(writers_.size(), std::thread::hardware_concurrency());
+    if ((*least())->size() >= share && count_ < most) {
+        try {
+            writers_[count_] = make_();
+            ++count_;
+        } catch (const std::system_error&) {  // those that are there go on
+        }
+    }
+    (*least())->adopt(std::move(stream));
 }
 
 // ---- 13.3 Connections ------------------------------------------------------
@@ -9222,7 +9272,7 @@ private:
 
     Scheduler& scheduler_;
     HttpApi api_;
-    detail::StreamWriter streams_;
+    detail::StreamWriters streams_;
     std::size_t hook_;
     int listener_ = -1;
     const detail::Descriptor epoll_;

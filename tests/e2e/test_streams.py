@@ -387,6 +387,23 @@ class Many(TestCase):
             self.note(f"{count} streams: answer after {answered * 1000:.1f} ms, "
                       f"the last reached after {reached * 1000:.0f} ms")
 
+    def test_more_streams_than_one_thread_writes_get_every_event_in_order(self):
+        server = self.server("--max-streams", "3500")
+        streams = []
+        for goes in (0, 1200):
+            for _ in range(goes):  # of all writers
+                streams.pop(random.randrange(len(streams))).close()
+            self.fill(server, streams, 2200)
+            ids = [server.schedule("x", 0) for _ in range(5)]
+            for stream in streams:
+                self.assertEqual([stream.next().id for _ in ids], ids)
+        status, seconds = server.stop()
+        self.assertEqual(status, 0, server.stderr())
+        self.assertLess(seconds, 3)
+        for stream in streams:
+            self.assertTrue(stream.closed_by_server())
+            stream.close()
+
     def test_a_signal_ends_a_thousand_streams_and_the_process_within_a_second(self):
         for how in (signal.SIGTERM, signal.SIGINT):
             server = self.server()
