@@ -1830,6 +1830,7 @@ template <class Thing>
 class Ahead {
 public:
     explicit Ahead(std::function<Thing()> make) : make_(std::move(make)) {
+        made_.reserve(most);  // outside make_(), nothing on the thread may fail
         thread_ = std::thread([this] { run(); });
     }
     ~Ahead() {
@@ -1848,7 +1849,7 @@ public:
         changed_.wait(lock, [this] { return !made_.empty() || error_; });
         if (made_.empty()) std::rethrow_exception(error_);
         Thing thing = std::move(made_.front());
-        made_.pop_front();
+        made_.erase(made_.begin());
         changed_.notify_all();
         return thing;
     }
@@ -1869,6 +1870,7 @@ private:
             }
             lock.lock();
             changed_.wait(lock, [this] { return stopping_ || made_.size() < most; });
+            if (stopping_) return;
             if (thing) made_.push_back(std::move(*thing));
             error_ = error;
             changed_.notify_all();
@@ -1878,7 +1880,7 @@ private:
     const std::function<Thing()> make_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::deque<Thing> made_;    // guarded by mutex_
+    std::vector<Thing> made_;   // guarded by mutex_
     std::exception_ptr error_;  // guarded by mutex_
     bool stopping_ = false;     // guarded by mutex_
     std::thread thread_;        // last: starts when all the above exists

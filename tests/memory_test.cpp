@@ -117,6 +117,31 @@ TEST_SUITE("memory") {
         }
     }
 
+    TEST_CASE("whichever allocation fails while a long journal is read, opening it throws") {
+        const TempDir dir;
+        const Options options = options_for(dir);
+        constexpr std::size_t count = 12;
+        {
+            Scheduler tasks(options);
+            for (std::size_t i = 0; i < count; ++i) {  // read in several parts, on several threads
+                tasks.schedule(milliseconds(3'600'000), '"' + std::string(400'000, 'x') + '"');
+            }
+        }
+        std::size_t failed = 0;
+        for (long number = 0; number < 300; ++number) {
+            CAPTURE(number);
+            const Armed armed(number);
+            try {
+                const Scheduler tasks(options);
+                fails_in = -1;
+                REQUIRE(tasks.stats().pending == count);
+            } catch (const std::bad_alloc&) {
+                ++failed;
+            }
+        }
+        CHECK(failed > 50);
+    }
+
     TEST_CASE("whichever allocation fails, a request is answered or its connection closed") {
         Options options;
         Scheduler tasks(options);
