@@ -2009,10 +2009,8 @@ inline Journal::Journal(const std::string& path, Fsync fsync, std::shared_ptr<Fi
 
 // A journal behind a symbolic link stays there when it is rewritten.
 inline std::string Journal::resolve(const std::string& path) {
-    char* real = ::realpath(path.c_str(), nullptr);
-    const std::string resolved = real ? real : path;
-    std::free(real);
-    return resolved;
+    const std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), std::free);
+    return real ? real.get() : path;
 }
 
 // The lock is a file of its own, as one on the journal would not survive a rename.
