@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: MIT
-"""Holds the contents list at the top of scheduler.hpp against its section banners."""
+"""Holds the contents list at the top of scheduler.hpp against its section banners, and main.cpp
+to the length of a tour."""
 import pathlib
 import re
 import sys
 import unittest
 
-HEADER = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else ".") / "scheduler.hpp"
+ROOT = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else ".")
+HEADER = ROOT / "scheduler.hpp"
+BINARY = [ROOT / "main.cpp", *sorted((ROOT / "cli").glob("*.hpp"))]
 BANNER = re.compile(r"^// =+\n//  ?(\d+)\. (.+)\n// =+\n", re.M)
 
 
@@ -25,8 +28,13 @@ class Contents(unittest.TestCase):
         self.assertTrue(numbers)
 
     def test_lines_are_at_most_100_wide_and_without_tabs(self):
-        bad = [n for n, line in enumerate(self.text.splitlines(), 1) if len(line) > 100 or "\t" in line]
+        bad = [(path.name, n) for path in (HEADER, *BINARY)
+               for n, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+               if len(line) > 100 or "\t" in line]
         self.assertEqual(bad, [])
+
+    def test_main_is_a_tour_of_at_most_150_lines(self):
+        self.assertLessEqual(len(BINARY[0].read_text(encoding="utf-8").splitlines()), 150)
 
 
 unittest.main()

@@ -1,0 +1,266 @@
+// SPDX-License-Identifier: MIT
+//
+// The flags of the server, and the environment variables that say the same.
+
+#pragma once
+
+#include "common.hpp"
+
+#include <getopt.h>
+
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <set>
+#include <sstream>
+
+namespace cli {
+
+struct Settings {
+    std::string host = "127.0.0.1";
+    int port = 8080;
+    std::string secret_file;
+    std::string sinks_file;
+    std::vector<std::string> webhooks;
+    std::vector<std::string> commands;
+    scheduler::Options scheduler;
+    scheduler::HttpOptions http;
+};
+
+inline scheduler::Fsync fsync_policy(const std::string& text) {
+    if (text == "always") return scheduler::Fsync::always;
+    if (text == "everysec") return scheduler::Fsync::everysec;
+    if (text == "no") return scheduler::Fsync::no;
+    throw UsageError("must be always, everysec or no, not '" + text + "'");
+}
+
+// A flag with a value.  The environment variable SCHEDULER_NAME says the same,
+// and the command line wins.
+struct Flag {
+    const char* name;
+    const char* value;
+    const char* help;
+    void (*set)(Settings&, const std::string&);
+};
+
+inline const Flag flags[] = {
+    {"host", "ADDRESS", "address to listen on (default 127.0.0.1)",
+     [](Settings& s, const std::string& v) { s.host = v; }},
+    {"port", "PORT", "port to listen on; 0 takes a free one (default 8080)",
+     [](Settings& s, const std::string& v) { set_number(s.port, v, 0, 65'535); }},
+    {"journal", "FILE", "where tasks are kept (default tasks.jsonl)",
+     [](Settings& s, const std::string& v) {
+         if (v.empty()) throw UsageError("must name a file");
+         s.scheduler.journal = v;
+     }},
+    {"fsync", "POLICY", "always, everysec or no: when a task counts as stored (default always)",
+     [](Settings& s, const std::string& v) { s.scheduler.fsync = fsync_policy(v); }},
+    {"secret-file", "FILE",
+     "file with the secret that every request must carry, or two, a line each",
+     [](Settings& s, const std::string& v) { s.secret_file = v; }},
+    {"history", "N", "past events that are kept, each for 60 s at least (default 10000)",
+     [](Settings& s, const std::string& v) { set_number(s.scheduler.history, v, 0, any_size); }},
+    {"max-body", "BYTES", "largest request body (default 1048576)",
+     [](Settings& s, const std::string& v) { set_number(s.http.max_body, v, 1, 1U << 30); }},
+    {"max-tasks", "N", "pending tasks at once (default 10000000)",
+     [](Settings& s, const std::string& v) { set_number(s.scheduler.max_tasks, v, 1, any_size); }},
+    {"max-bytes", "BYTES", "payload bytes pending and retained together (default 4294967296)",
+     [](Settings& s, const std::string& v) { set_number(s.scheduler.max_bytes, v, 1, any_size); }},
+    {"max-streams", "N", "event streams at once (default 1024)",
+     [](Settings& s, const std::string& v) { set_number(s.http.max_streams, v, 0, 1'000'000); }},
+    {"max-connections", "N", "other connections at once (default 4096)",
+     [](Settings& s, const std::string& v) {
+         set_number(s.http.max_connections, v, 1, 1'000'000);
+     }},
+    {"max-lateness", "DURATION",
+     "give up a task that is later than this, such as 1h (default: never)",
+     [](Settings& s, const std::string& v) {
+         s.scheduler.max_lateness = scheduler::parse_duration(v);
+         if (!s.scheduler.max_lateness) throw UsageError("must be a duration such as 90s or 1h30m");
+     }},
+    {"webhook", "URL", "POST each event's payload to this URL; may be repeated",
+     [](Settings& s, const std::string& v) { s.webhooks.push_back(v); }},
+    {"exec", "COMMAND",
+     "run this for each event, its payload as standard input; split at blanks, no quoting, "
+     "no shell; may be repeated",
+     [](Settings& s, const std::string& v) { s.commands.push_back(v); }},
+    {"sinks", "FILE", "JSON file with webhooks and commands, their names, secrets and retries",
+     [](Settings& s, const std::string& v) { s.sinks_file = v; }},
+    {"cors-origin", "ORIGIN", "origin whose pages may call the server; may be repeated",
+     [](Settings& s, const std::string& v) { s.http.cors_origins.push_back(v); }},
+    {"allowed-host", "HOST", "name by which the server may be called on loopback; may be repeated",
+     [](Settings& s, const std::string& v) { s.http.allowed_hosts.push_back(v); }},
+};
+
+inline void print_help() {
+    std::printf(
+        "Usage: task-scheduler [OPTION]...\n"
+        "       task-scheduler add|ls|rm|mv|events|sinks ...   talks to a server; see add --help\n"
+        "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"
+        "  curl -d '{\"timestamp\":\"2026-08-21T04:29:00Z\",\"message\":{\"name\":\"Luke\"}}' \\\n"
+        "       http://127.0.0.1:8080/schedule       schedules a message\n"
+        "  curl -N http://127.0.0.1:8080/sse         shows messages as they are emitted\n\n");
+    for (const Flag& flag : flags) {
+        const std::string left = std::string("--") + flag.name + " " + flag.value;
+        std::printf("  %-24s %s\n", left.c_str(), flag.help);
+    }
+    std::printf(
+        "  %-24s %s\n  %-24s %s\n  %-24s %s\n\n"
+        "Each option may also be given in the environment: --max-body as SCHEDULER_MAX_BODY,\n"
+        "and so on; the secret itself as SCHEDULER_SECRET.\n",
+        "--trust-clock", "believe the clock although it is behind the journal's newest record",
+        "--help", "show this help", "--version", "show the version");
+}
+
+inline std::string variable_of(const char* flag) {
+    std::string name = "SCHEDULER_";
+    for (; *flag; ++flag) {
+        name +=
+            *flag == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(*flag)));
+    }
+    return name;
+}
+
+inline void apply(const Flag& flag, Settings& settings, const std::string& shown,
+                  const char* value) {
+    try {
+        flag.set(settings, value);
+    } catch (const UsageError& error) {
+        throw UsageError(shown + ": " + error.what());
+    }
+}
+
+// Returns true if the program has nothing more to do.
+inline bool read_flags(int argc, char** argv, Settings& settings) {
+    for (const Flag& flag : flags) {
+        const std::string name = variable_of(flag.name);
+        const char* value = std::getenv(name.c_str());
+        if (value && *value) apply(flag, settings, name, value);
+    }
+    const char* trust = std::getenv("SCHEDULER_TRUST_CLOCK");
+    settings.scheduler.trust_clock = trust && *trust && std::string(trust) != "0";
+    std::vector<option> options;
+    for (const Flag& flag : flags) options.push_back({flag.name, required_argument, nullptr, 1});
+    options.push_back({"trust-clock", no_argument, nullptr, 't'});
+    options.push_back({"help", no_argument, nullptr, 'h'});
+    options.push_back({"version", no_argument, nullptr, 'V'});
+    options.push_back({nullptr, 0, nullptr, 0});
+    opterr = 0;
+    int index = 0;
+    for (int c; (c = getopt_long(argc, argv, ":h", options.data(), &index)) != -1;) {
+        const std::string given = optind > 1 ? argv[optind - 1] : "";
+        switch (c) {
+            case 1: {
+                const Flag& flag = flags[index];
+                apply(flag, settings, std::string("--") + flag.name, optarg);
+                break;
+            }
+            case 't':
+                settings.scheduler.trust_clock = true;
+                break;
+            case 'h':
+                print_help();
+                return true;
+            case 'V':
+                std::printf("task-scheduler %s\n", SCHEDULER_VERSION);
+                return true;
+            case ':':
+                throw UsageError(given + " needs a value");
+            default:
+                throw UsageError("unknown option " + given);
+        }
+    }
+    if (optind < argc) throw UsageError(std::string("unexpected argument ") + argv[optind]);
+    return false;
+}
+
+inline void add_secret(Settings& settings, const std::string& secret, const std::string& origin) {
+    for (const char c : secret) {
+        if (c == '%' || static_cast<unsigned char>(c) <= 0x20 || c == 0x7F) {
+            throw UsageError(origin + ": a secret must not hold %, blanks or control characters");
+        }
+    }
+    settings.http.secrets.push_back(secret);
+}
+
+inline void read_secrets(Settings& settings) {
+    const char* secret = std::getenv("SCHEDULER_SECRET");
+    if (secret && !*secret) {  // a slip that would leave the server open
+        throw UsageError("SCHEDULER_SECRET is empty; set it to the secret, or unset it");
+    }
+    if (secret) add_secret(settings, secret, "SCHEDULER_SECRET");
+    // What this process starts must not inherit it.
+    ::unsetenv("SCHEDULER_SECRET");
+    if (settings.secret_file.empty()) return;
+    std::ifstream file(settings.secret_file);
+    if (!file) throw UsageError("cannot read the secret file " + settings.secret_file);
+    const std::size_t before = settings.http.secrets.size();
+    for (std::string line; std::getline(file, line);) {
+        if (!line.empty() && line.back() == '\r') line.pop_back();
+        if (!line.empty()) add_secret(settings, line, settings.secret_file);
+    }
+    const std::size_t count = settings.http.secrets.size() - before;
+    if (count < 1 || count > 2) {
+        throw UsageError(settings.secret_file + ": must hold one secret, or two, a line each");
+    }
+}
+
+inline std::string file_text(const std::string& path) {
+    std::ifstream file(path, std::ios::binary);
+    std::ostringstream text;
+    if (!(text << file.rdbuf())) throw UsageError("cannot read " + path);
+    return text.str();
+}
+
+inline std::vector<std::string> split_at_blanks(const std::string& text) {
+    std::istringstream words(text);
+    return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
+}
+
+// What --sinks, --webhook and --exec say.
+inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) {
+    const auto& log = settings.scheduler.log;
+    std::vector<scheduler::SinkOptions> sinks;
+    const auto within = [](const std::string& place, const auto& make) {
+        try {
+            make();
+        } catch (const scheduler::Error& error) {
+            throw UsageError(place + ": " + error.what());
+        }
+    };
+    if (!settings.sinks_file.empty()) {
+        within(settings.sinks_file,
+               [&] { sinks = scheduler::parse_sinks(file_text(settings.sinks_file), log); });
+    }
+    for (const std::string& url : settings.webhooks) {
+        within("--webhook", [&] {
+            scheduler::WebhookOptions options;
+            options.url = url;
+            sinks.emplace_back();
+            sinks.back().name = scheduler::detail::derived_name("webhook", url);
+            sinks.back().sink = std::make_shared<scheduler::WebhookSink>(options);
+        });
+    }
+    for (const std::string& command : settings.commands) {
+        within("--exec", [&] {
+            const std::string name = scheduler::detail::derived_name("exec", command);
+            scheduler::CommandOptions options;
+            options.command = split_at_blanks(command);
+            options.log = [log, name](const std::string& line) {
+                log("sink " + name + ": " + line);
+            };
+            sinks.emplace_back();
+            sinks.back().name = name;
+            sinks.back().sink = std::make_shared<scheduler::CommandSink>(options);
+        });
+    }
+    std::set<std::string> names;
+    for (const scheduler::SinkOptions& sink : sinks) {
+        if (!names.insert(sink.name).second) {
+            throw UsageError("the same sink is given twice: " + sink.name);
+        }
+    }
+    return sinks;
+}
+
+}  // namespace cli
