@@ -3325,6 +3325,10 @@ public:
     bool emit_due();
     // When emit_due() has something to do, if ever.
     std::optional<TimePoint> next_wake_locked() const;
+    // Whether no task waits, is being stored or is being emitted.
+    bool is_empty_locked() const { return pending_ == 0; }
+    // The cursor behind the newest event.
+    std::uint64_t next_seq_locked() const { return history_.next_seq(); }
 
     // Events from a cursor on; an event's id to its seq.
     EventPage events_from(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
@@ -5339,6 +5343,11 @@ public:
     /// has passed or the scheduler stops (false).
     bool wait_for_event(std::uint64_t seq, milliseconds timeout) const;
 
+    /// Blocks until no task is pending and every callback has had every event, those of
+    /// tasks that callbacks schedule meanwhile included (true), or until the scheduler
+    /// stops (false).  It does not wait for sinks or streams.  Throws `Error` with
+    /// `invalid_argument` inside a callback, which would wait for itself.
+    bool drain();
     /// Makes the scheduler look at its clock again; needed only with `Options::now`.
     void clock_changed();
     /// The scheduler's clock.
@@ -5350,9 +5359,17 @@ public:
     void stop();
 
 private:
+    // A callback's thread, and the cursor of the first event that it has not finished.
+    struct Reader {
+        std::uint64_t next;
+        std::thread thread;
+    };
+
     void run();
     bool emit_due();
-    void run_callback(const Callback& callback);
+    void run_callback(const Callback& callback, Reader& reader);
+    std::optional<std::uint64_t> wait_for_last_emission();
+    bool wait_for_callbacks(std::uint64_t end);
     void wake_readers();
     void call_hooks();
     void set_sink_state(const std::string& sink, SinkState state);
@@ -5361,6 +5378,7 @@ private:
     detail::Store store_;
     const std::uint64_t first_seq_;            // of the first event that this object emits
     std::condition_variable wake_;             // with the store's mutex
+    std::condition_variable drained_;          // with the store's mutex: it may be empty, or stops
     std::optional<TimePoint> sleeping_until_;  // guarded by the store's mutex
     bool sleeping_ = false;                    // guarded by the store's mutex
     bool stopping_ = false;                    // guarded by the store's mutex
@@ -5369,7 +5387,7 @@ private:
     mutable std::condition_variable emitted_;
     std::uint64_t next_seq_;              // guarded by readers_mutex_: as the readers know it
     bool readers_stop_ = false;           // guarded by readers_mutex_
-    std::vector<std::thread> callbacks_;  // guarded by readers_mutex_
+    std::list<Reader> callbacks_;         // guarded by readers_mutex_
     std::mutex hooks_mutex_;
     std::vector<std::function<void()>> hooks_;  // guarded by hooks_mutex_; empty: removed
     std::thread thread_;                        // last: starts when all the above exists
@@ -5378,6 +5396,7 @@ private:
 inline Scheduler::Scheduler(Options options)
     : store_(std::move(options)), first_seq_(store_.next_seq()), next_seq_(first_seq_) {
     store_.on_due_changed = [this] {
+        drained_.notify_all();
         if (!sleeping_) return;
         const auto wake = store_.next_wake_locked();
         if (wake && (!sleeping_until_ || *wake < *sleeping_until_)) wake_.notify_one();  // W2
@@ -5477,6 +5496,7 @@ inline void Scheduler::wake_readers() {
         next_seq_ = store_.next_seq();
     }
     emitted_.notify_all();
+    drained_.notify_all();
     call_hooks();
 }
 
@@ -5524,10 +5544,17 @@ inline bool Scheduler::wait_for_event(std::uint64_t seq, milliseconds timeout) c
 inline void Scheduler::on_event(Callback callback) {
     std::lock_guard<std::mutex> guard(readers_mutex_);
     if (readers_stop_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    callbacks_.emplace_back([this, callback = std::move(callback)] { run_callback(callback); });
+    Reader& reader = callbacks_.emplace_back(Reader{first_seq_, {}});
+    try {
+        reader.thread = std::thread(
+            [this, &reader, callback = std::move(callback)] { run_callback(callback, reader); });
+    } catch (...) {
+        callbacks_.pop_back();
+        throw;
+    }
 }
 
-inline void Scheduler::run_callback(const Callback& callback) {
+inline void Scheduler::run_callback(const Callback& callback, Reader& reader) {
     std::uint64_t seq = first_seq_;
     while (wait_for_event(seq, milliseconds::max())) {
         const EventPage page = events_from(seq, detail::Store::batch);
@@ -5542,7 +5569,50 @@ inline void Scheduler::run_callback(const Callback& callback) {
                 if (store_.options().on_error) store_.options().on_error(std::current_exception());
             }
         }
+        {
+            std::lock_guard<std::mutex> guard(readers_mutex_);
+            reader.next = seq;
+        }
+        emitted_.notify_all();
     }
+}
+
+inline bool Scheduler::drain() {
+    {
+        std::lock_guard<std::mutex> guard(readers_mutex_);
+        for (const Reader& reader : callbacks_) {
+            if (reader.thread.get_id() != std::this_thread::get_id()) continue;
+            throw Error(Errc::invalid_argument, "drain() inside a callback would wait for itself");
+        }
+    }
+    // A callback may have scheduled more, so nothing counts until nothing has changed.
+    for (std::optional<std::uint64_t> end = wait_for_last_emission(); end;) {
+        if (!wait_for_callbacks(*end)) return false;
+        const auto now = wait_for_last_emission();
+        if (now == end) return true;
+        end = now;
+    }
+    return false;
+}
+
+// Blocks until no task is pending, and returns the cursor behind the newest event.
+// Nothing: the scheduler stops.
+inline std::optional<std::uint64_t> Scheduler::wait_for_last_emission() {
+    std::unique_lock<std::mutex> lock(store_.mutex());
+    drained_.wait(lock, [this] { return stopping_ || store_.is_empty_locked(); });
+    if (stopping_) return std::nullopt;
+    return store_.next_seq_locked();
+}
+
+// Blocks until every callback has finished the events before `end`.  False: the
+// scheduler stops.
+inline bool Scheduler::wait_for_callbacks(std::uint64_t end) {
+    std::unique_lock<std::mutex> lock(readers_mutex_);
+    const auto is_done = [end](const Reader& reader) { return reader.next >= end; };
+    emitted_.wait(lock, [this, is_done] {
+        return readers_stop_ || std::all_of(callbacks_.begin(), callbacks_.end(), is_done);
+    });
+    return !readers_stop_;
 }
 
 inline std::size_t Scheduler::add_emission_hook(std::function<void()> hook) {
@@ -5566,16 +5636,17 @@ inline void Scheduler::stop() {
         std::lock_guard<std::mutex> guard(store_.mutex());
         stopping_ = true;
         wake_.notify_one();
+        drained_.notify_all();
     }
     if (thread_.joinable()) thread_.join();
-    std::vector<std::thread> callbacks;
+    std::list<Reader> callbacks;
     {
         std::lock_guard<std::mutex> guard(readers_mutex_);
         readers_stop_ = true;
         callbacks.swap(callbacks_);
     }
     emitted_.notify_all();
-    for (std::thread& callback : callbacks) callback.join();
+    for (Reader& callback : callbacks) callback.thread.join();
     store_.close();
     std::lock_guard<std::mutex> guard(hooks_mutex_);
     for (auto& hook : hooks_) {

@@ -7,5 +7,5 @@ int main() {
     scheduler::Scheduler tasks;
     tasks.on_event([](const scheduler::Event& event) { std::puts(event.payload.c_str()); });
     tasks.schedule(std::chrono::milliseconds(100), R"({"name": "Luke", "title": "Jedi"})");
-    std::this_thread::sleep_for(std::chrono::milliseconds(200));
+    tasks.drain();  // until nothing is pending
 }

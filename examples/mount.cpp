@@ -1,6 +1,8 @@
 // Mounts the scheduler's routes on one's own httplib::Server.
 #include <scheduler.hpp>
 
+#include <cstdio>
+
 int main() {
     scheduler::Scheduler tasks;
     scheduler::HttpApi api(tasks);
@@ -14,5 +16,6 @@ int main() {
     api.stop();  // ends the event streams, which server.stop() waits for
     server.stop();
     listening.join();
+    std::puts(answer ? answer->body.c_str() : "no answer");
     return answer && answer->status == 200 ? 0 : 1;
 }

@@ -3,6 +3,7 @@
 #include <scheduler.hpp>
 
 #include <cstdio>
+#include <future>
 
 int main() {
     scheduler::Options options;
@@ -10,17 +11,17 @@ int main() {
     scheduler::Scheduler tasks(options);
 
     int attempts = 0;
+    std::promise<void> taken;
     scheduler::SinkOptions billing;
     billing.name = "billing";  // of its cursor in the journal
     billing.retry = {std::chrono::milliseconds(50), std::chrono::minutes(5)};
-    billing.sink = scheduler::make_sink([&attempts](const scheduler::Event& event) {
+    billing.sink = scheduler::make_sink([&](const scheduler::Event& event) {
         if (++attempts == 1) throw std::runtime_error("the first attempt fails");
         std::printf("%s taken at attempt %d\n", event.payload.c_str(), attempts);
+        if (attempts == 2) taken.set_value();
     });
     scheduler::Sinks sinks(tasks, {billing});
 
     tasks.schedule(std::chrono::milliseconds(100), R"({"invoice": 4711})");
-    while (tasks.sinks().at(0).delivered == 0) {
-        std::this_thread::sleep_for(std::chrono::milliseconds(10));
-    }
+    taken.get_future().wait();
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+#include <future>
+
 using namespace scheduler;
 using support::at;
 using support::errc_of;
@@ -172,6 +174,70 @@ TEST_SUITE("scheduler") {
         CHECK(errc_of([&] { tasks.schedule(milliseconds(0), "\"x\""); }) == Errc::stopped);
         CHECK(errc_of([&] { tasks.cancel(left); }) == Errc::stopped);
         tasks.stop();
+    }
+
+    TEST_CASE("draining waits until nothing is pending and every callback has had all") {
+        Scheduler tasks;
+        std::atomic<int> had{0};
+        std::atomic<bool> slow_has_had{false};
+        tasks.on_event([&](const Event&) {
+            // Twice, a callback schedules one more.
+            if (++had < 3) tasks.schedule(milliseconds(1), "[]");
+        });
+        tasks.on_event([&](const Event& event) {
+            if (event.seq < 2) return;
+            eventually([&] { return had == 3; });
+            slow_has_had = true;
+        });
+        tasks.schedule(milliseconds(20), "[]");
+        CHECK(tasks.drain());
+        CHECK(had == 3);
+        CHECK(slow_has_had);
+        CHECK(tasks.stats().pending == 0);
+        CHECK(tasks.drain());  // with nothing to do
+    }
+
+    TEST_CASE("draining ends when the last task is cancelled, or given up") {
+        ManualClock clock;
+        Options options = with(clock);
+        options.max_lateness = milliseconds(1'000);
+        Scheduler tasks(options);
+        const TaskId far = tasks.schedule(std::chrono::hours(1), "[]");
+        const TaskId farther = tasks.schedule(std::chrono::hours(2), "[]");
+        auto drained = std::async(std::launch::async, [&] { return tasks.drain(); });
+        CHECK(tasks.cancel(far));
+        CHECK(drained.wait_for(milliseconds(20)) == std::future_status::timeout);
+        SUBCASE("cancelled") { CHECK(tasks.cancel(farther)); }
+        SUBCASE("given up") { clock.advance(tasks, std::chrono::hours(3)); }
+        CHECK(drained.get());
+        CHECK(tasks.stats().emitted == 0);
+    }
+
+    TEST_CASE("draining says when the scheduler was stopped instead") {
+        Scheduler tasks;
+        tasks.schedule(std::chrono::hours(1), "[]");
+        auto drained = std::async(std::launch::async, [&] { return tasks.drain(); });
+        CHECK(drained.wait_for(milliseconds(20)) == std::future_status::timeout);
+        tasks.stop();
+        CHECK_FALSE(drained.get());
+        CHECK_FALSE(tasks.drain());
+    }
+
+    TEST_CASE("draining inside a callback is refused, for it would wait for itself") {
+        std::atomic<int> refused{0};
+        Options options;
+        options.on_error = [&](std::exception_ptr error) {
+            try {
+                std::rethrow_exception(error);
+            } catch (const Error& e) {
+                if (e.code() == Errc::invalid_argument) ++refused;
+            }
+        };
+        Scheduler tasks(options);
+        tasks.on_event([&](const Event&) { tasks.drain(); });
+        tasks.schedule(milliseconds(0), "[]");
+        CHECK(tasks.drain());
+        CHECK(refused == 1);
     }
 
     TEST_CASE("a hook is called for events, and not after it was removed") {
