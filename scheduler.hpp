@@ -1261,6 +1261,7 @@ inline std::optional<milliseconds> read_duration(std::string_view text) {
     };
     constexpr Unit units[] = {
         {"d", ms_per_day}, {"h", 3'600'000}, {"m", 60'000}, {"s", 1'000}, {"ms", 1}};
+    constexpr std::int64_t longest = 100'000'000'000'000'000;  // three million years
     std::int64_t total = 0;
     const Unit* next = std::begin(units);
     if (text.empty()) return std::nullopt;
@@ -1269,13 +1270,14 @@ inline std::optional<milliseconds> read_duration(std::string_view text) {
         std::int64_t value = 0;
         for (; digits < text.size() && text[digits] >= '0' && text[digits] <= '9'; ++digits) {
             value = value * 10 + (text[digits] - '0');
-            if (digits == 9) return std::nullopt;  // of days, that would be too many
+            if (value > longest) return std::nullopt;
         }
         const std::size_t end = std::min(text.find_first_of("0123456789", digits), text.size());
         const std::string_view name = text.substr(digits, end - digits);
         next = std::find_if(next, std::end(units),
                             [name](const Unit& unit) { return unit.name == name; });
         if (digits == 0 || next == std::end(units)) return std::nullopt;
+        if (value > (longest - total) / next->ms) return std::nullopt;
         total += value * next->ms;
         ++next;
         text.remove_prefix(end);

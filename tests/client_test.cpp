@@ -70,6 +70,25 @@ TEST_SUITE("client") {
         CHECK_FALSE(client.find(id));
     }
 
+    TEST_CASE("a delay goes as far as a calendar year, leap day included, and no further") {
+        Service service;
+        const Client client = service.client();
+        const auto day = std::chrono::hours(24);
+        for (const int days : {11, 12, 100, 365}) {
+            const auto found = client.find(client.schedule(day * days, "\"x\""));
+            REQUIRE(found);
+            CHECK(found->due == service.clock.now() + day * days);
+        }
+        const TaskId id = client.schedule(day, "\"x\"");
+        CHECK(client.move(id, day * 365).due == support::at("2027-03-01T12:00:00Z"));
+        CHECK(errc_of([&] { client.move(id, day * 365 + milliseconds(1)); }) ==
+              Errc::invalid_argument);
+        service.clock.set(support::at("2027-03-01T12:00:00Z"));  // before 29 February 2028
+        service.tasks.clock_changed();
+        const TaskId longest = client.schedule(day * 366, "\"x\"");
+        CHECK(client.find(longest)->due == support::at("2028-03-01T12:00:00Z"));
+    }
+
     TEST_CASE("a message that is not one JSON value is not sent") {
         Service service;
         const Client client = service.client();

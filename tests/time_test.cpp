@@ -315,6 +315,20 @@ TEST_SUITE("time") {
         CHECK(one_year_after(at("1969-12-31T23:59:59Z")) == at("1970-12-31T23:59:59Z"));
     }
 
+    TEST_CASE("a duration may be given in any unit, however many digits that takes") {
+        CHECK(parse_duration("31622400000ms") == parse_duration("366d"));
+        CHECK(parse_duration("1036800000ms") == parse_duration("12d"));
+        CHECK(parse_duration("000000000000000000000090s") == milliseconds(90'000));
+        CHECK(parse_duration("100000000000000000ms") ==
+              milliseconds(std::int64_t{100'000'000'000'000'000}));
+        for (const char* text : {"100000000000000001ms", "1ms100000000000000000ms",
+                                 "1157407407d9h46m40s1ms", "9223372036854775807d",
+                                 "18446744073709551616ms", "99999999999999999999999s"}) {
+            CAPTURE(text);
+            CHECK_FALSE(parse_duration(text));
+        }
+    }
+
     TEST_CASE("durations are numbers with units, the largest first") {
         CHECK(parse_duration("250ms") == milliseconds(250));
         CHECK(parse_duration("90s") == milliseconds(90'000));
