@@ -6396,8 +6396,7 @@ inline constexpr std::string_view openapi_template =
       },
       "delete": {
         "operationId": "cancelTasks",
-        "summary": "Cancels the pending tasks that are due in a range; at least one )"
-    R"(bound is given.",
+        "summary": "Cancels the pending tasks that are due in a range, or all.",
         "parameters": [
           {
             "name": "due_after", "in": "query",
@@ -6408,6 +6407,10 @@ inline constexpr std::string_view openapi_template =
             "name": "due_before", "in": "query",
             "description": "Only those due earlier than this.",
             "schema": {"type": "string", "format": "date-time"}
+          },
+          {
+            "name": "all", "in": "query", "description": "All of them, in place of a range.",
+            "schema": {"const": "true"}
           }
         ],
         "responses": {
@@ -6445,6 +6448,7 @@ inline constexpr std::string_view openapi_template =
               "application/json": {"schema": {"$ref": "#/components/schemas/Task"}}
             }
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"},
           "404": {"$ref": "#/components/responses/NotFound"}
@@ -6485,6 +6489,7 @@ inline constexpr std::string_view openapi_template =
               "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
             }
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"},
           "404": {"$ref": "#/components/responses/NotFound"},
@@ -6537,7 +6542,7 @@ inline constexpr std::string_view openapi_template =
       },
       "delete": {
         "operationId": "forgetEvents",
-        "summary": "Forgets past events, all or an inclusive range.",
+        "summary": "Forgets past events, an inclusive range or all.",
         "parameters": [
           {
             "name": "start_id", "in": "query", "description": "The first.",
@@ -6546,6 +6551,10 @@ inline constexpr std::string_view openapi_template =
           {
             "name": "end_id", "in": "query", "description": "The last.",
             "schema": {"$ref": "#/components/schemas/Id"}
+          },
+          {
+            "name": "all", "in": "query", "description": "All of them, in place of a range.",
+            "schema": {"const": "true"}
           }
         ],
         "responses": {
@@ -6560,6 +6569,7 @@ inline constexpr std::string_view openapi_template =
               }
             }
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"},
           "404": {"$ref": "#/components/responses/NotFound"},
@@ -6580,6 +6590,16 @@ inline constexpr std::string_view openapi_template =
             "schema": {"type": "string"}
           },
           {
+            "name": "lastEventId", "in": "query",
+            "description": "The same, as polyfills of EventSource send it.",
+            "schema": {"type": "string"}
+          },
+          {
+            "name": "lastEventID", "in": "query",
+            "description": "The same, as other polyfills send it.",
+            "schema": {"type": "string"}
+          },
+          {
             "name": "secret", "in": "query", "description": "The secret, likewise.",
             "schema": {"type": "string"}
           }
@@ -6590,6 +6610,7 @@ inline constexpr std::string_view openapi_template =
     R"(are missing; over the limit of streams, retry: 30000 and the end.",
             "content": {"text/event-stream": {"schema": {"type": "string"}}}
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"}
         }
@@ -6614,6 +6635,7 @@ inline constexpr std::string_view openapi_template =
               }
             }
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"}
         }
@@ -6707,6 +6729,7 @@ inline constexpr std::string_view openapi_template =
               "application/json": {"schema": {"$ref": "#/components/schemas/Sink"}}
             }
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"},
           "404": {"$ref": "#/components/responses/NotFound"},
@@ -6729,6 +6752,7 @@ inline constexpr std::string_view openapi_template =
               "application/json": {"schema": {"$ref": "#/components/schemas/Sink"}}
             }
           },
+          "400": {"$ref": "#/components/responses/Invalid"},
           "401": {"$ref": "#/components/responses/Unauthorized"},
           "403": {"$ref": "#/components/responses/Forbidden"},
           "404": {"$ref": "#/components/responses/NotFound"},
@@ -6812,7 +6836,8 @@ inline constexpr std::string_view openapi_template =
     },
     "responses": {
       "Invalid": {
-        "description": "The request is not valid.",
+        "description": "The request is not valid, or has a query parameter that is not )"
+    R"(described here.",
         "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
       },
       "Unauthorized": {
@@ -7430,6 +7455,9 @@ struct HttpRequest {
     std::optional<std::string_view> field(std::string_view name) const;
     // The first parameter of the query with this name.
     std::optional<std::string> param(std::string_view name) const;
+    // Calls fn(name, value) for each parameter of the query, the value as it was sent.
+    template <class Fn>
+    void for_each_param(Fn fn) const;
     // Notes why there is no body.
     void refuse_body(int status, std::string error) {
         body.clear();
@@ -7445,18 +7473,60 @@ inline std::optional<std::string_view> HttpRequest::field(std::string_view name)
     return std::nullopt;
 }
 
-inline std::optional<std::string> HttpRequest::param(std::string_view name) const {
+template <class Fn>
+void HttpRequest::for_each_param(Fn fn) const {
     std::string_view query = target.substr(std::min(target.find('?'), target.size()));
     while (!query.empty()) {
         query.remove_prefix(1);  // ? or &
         const std::string_view one = query.substr(0, query.find('&'));
         const std::size_t equals = std::min(one.find('='), one.size());
-        if (url_decoded(one.substr(0, equals), true) == name) {
-            return url_decoded(one.substr(std::min(equals + 1, one.size())), true);
+        if (!one.empty()) {
+            fn(url_decoded(one.substr(0, equals), true),
+               one.substr(std::min(equals + 1, one.size())));
         }
         query.remove_prefix(one.size());
     }
-    return std::nullopt;
+}
+
+inline std::optional<std::string> HttpRequest::param(std::string_view name) const {
+    std::optional<std::string> found;
+    for_each_param([&](const std::string& known, std::string_view value) {
+        if (!found && known == name) found = url_decoded(value, true);
+    });
+    return found;
+}
+
+// Names as a sentence lists them: "a", "b" and "c".
+inline std::string quoted_list(const std::vector<std::string_view>& names) {
+    std::string list;
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        if (i > 0) list += i + 1 == names.size() ? " and " : ", ";
+        list.append("\"").append(names[i]).append("\"");
+    }
+    return list;
+}
+
+// What is wrong with the names of a query's parameters, of which these are known: a
+// sentence for each that is not, or that comes more than once, up to some.
+inline std::vector<std::string> query_errors(const HttpRequest& request,
+                                             const std::vector<std::string_view>& known) {
+    constexpr std::size_t most_errors = 16;
+    std::vector<std::string> errors;
+    std::set<std::string> seen;
+    request.for_each_param([&](const std::string& name, std::string_view) {
+        if (errors.size() >= most_errors) return;
+        const bool is_known = std::find(known.begin(), known.end(), name) != known.end();
+        const std::string shown = '"' + printable(name, 64) + '"';
+        if (!is_known) {
+            const std::string ours = known.empty()       ? "this request takes none."
+                                     : known.size() == 1 ? "known is " + quoted_list(known) + '.'
+                                                         : "known are " + quoted_list(known) + '.';
+            errors.push_back("The query parameter " + shown + " is unknown; " + ours);
+        } else if (!seen.insert(name).second) {
+            errors.push_back("The query parameter " + shown + " is given more than once.");
+        }
+    });
+    return errors;
 }
 
 // Where a stream begins: what it is told first, and its cursor.
@@ -8430,6 +8500,8 @@ private:
         const char* path;  // with {} where an id or a name stands
         bool is_free;      // of the secret
         void (HttpApi::*handler)(Call&);
+        std::vector<std::string_view> params = {};  // the query's that it knows
+        bool takes_any_param = false;               // it passes over unknown ones
     };
 
     static const std::vector<Route>& routes();
@@ -8472,6 +8544,8 @@ private:
     void get_openapi(Call& call);
 
     void cancel(Call& call, const std::string& id_text);
+    static std::vector<std::string> range_errors(const Call& call, std::string_view begin,
+                                                 std::string_view end);
     static std::size_t limit_of(const Call& call, std::vector<std::string>& errors);
     static std::optional<TimePoint> time_of(const Call& call, const char* name,
                                             std::vector<std::string>& errors);
@@ -8539,23 +8613,31 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
     static const std::vector<Route> routes{
         {"POST", "/schedule", false, &HttpApi::post_schedule},
         {"POST", "/cancel", false, &HttpApi::post_cancel},
-        {"GET", "/tasks", false, &HttpApi::get_tasks},
-        {"DELETE", "/tasks", false, &HttpApi::delete_tasks},
+        {"GET",
+         "/tasks",
+         false,
+         &HttpApi::get_tasks,
+         {"limit", "after", "due_after", "due_before"}},
+        {"DELETE", "/tasks", false, &HttpApi::delete_tasks, {"due_after", "due_before", "all"}},
         {"GET", "/tasks/{}", false, &HttpApi::get_task},
         {"PATCH", "/tasks/{}", false, &HttpApi::patch_task},
         {"DELETE", "/tasks/{}", false, &HttpApi::delete_task},
-        {"GET", "/events", false, &HttpApi::get_events},
-        {"DELETE", "/events", false, &HttpApi::delete_events},
-        {"GET", "/sse", false, &HttpApi::get_sse},
+        {"GET", "/events", false, &HttpApi::get_events, {"limit", "after", "before"}},
+        {"DELETE", "/events", false, &HttpApi::delete_events, {"start_id", "end_id", "all"}},
+        {"GET",
+         "/sse",
+         false,
+         &HttpApi::get_sse,
+         {"last_event_id", "lastEventId", "lastEventID", "secret"}},
         {"GET", "/sinks", false, &HttpApi::get_sinks},
-        {"GET", "/sinks/{}/dead", false, &HttpApi::get_dead},
+        {"GET", "/sinks/{}/dead", false, &HttpApi::get_dead, {"limit", "after"}},
         {"POST", "/sinks/{}/redeliver", false, &HttpApi::post_redeliver},
         {"POST", "/sinks/{}/pause", false, &HttpApi::post_pause},
         {"POST", "/sinks/{}/resume", false, &HttpApi::post_resume},
-        {"GET", "/healthz", true, &HttpApi::get_healthz},
-        {"GET", "/readyz", true, &HttpApi::get_readyz},
-        {"GET", "/metrics", false, &HttpApi::get_metrics},
-        {"GET", "/openapi.json", false, &HttpApi::get_openapi},
+        {"GET", "/healthz", true, &HttpApi::get_healthz, {}, true},
+        {"GET", "/readyz", true, &HttpApi::get_readyz, {}, true},
+        {"GET", "/metrics", false, &HttpApi::get_metrics, {}, true},
+        {"GET", "/openapi.json", false, &HttpApi::get_openapi, {}, true},
     };
     return routes;
 }
@@ -8740,6 +8822,10 @@ inline void HttpApi::dispatch(Call& call) {
     }
     if (call.request.body_status != 200) {
         return refuse(call, call.request.body_status, call.request.body_error);
+    }
+    if (!route->takes_any_param) {
+        const std::vector<std::string> errors = detail::query_errors(call.request, route->params);
+        if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     }
     (this->*route->handler)(call);
 }
@@ -8940,19 +9026,31 @@ inline void HttpApi::patch_task(Call& call) {
     answer(call, 200, json);
 }
 
+// What deletes takes a range, or says that it means everything: leaving out, or
+// misspelling, a bound must not.
+inline std::vector<std::string> HttpApi::range_errors(const Call& call, std::string_view begin,
+                                                      std::string_view end) {
+    const auto all = call.request.param("all");
+    const bool bounded = call.request.param(begin) || call.request.param(end);
+    const std::string bounds = detail::quoted_list({begin, end});
+    if (all && *all != "true") return {"\"all\" can only be true."};
+    if (all && bounded) return {"Give \"all\" or a range of " + bounds + ", not both."};
+    if (all || bounded) return {};
+    return {"Give a range, by one of " + bounds + " or by both; or all=true, for everything."};
+}
+
 inline void HttpApi::delete_tasks(Call& call) {
-    std::vector<std::string> errors;
+    std::vector<std::string> errors = range_errors(call, "due_after", "due_before");
     DueRange range;
     range.after = time_of(call, "due_after", errors);
     range.before = time_of(call, "due_before", errors);
-    if (errors.empty() && !range.after && !range.before) {
-        errors.emplace_back("Give \"due_after\", \"due_before\", or both.");
-    }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     answer(call, 200, "{\"cancelled\":" + std::to_string(scheduler_.cancel(range)) + '}');
 }
 
 inline void HttpApi::delete_events(Call& call) {
+    const std::vector<std::string> errors = range_errors(call, "start_id", "end_id");
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     std::uint64_t begin = 0;
     std::uint64_t end = scheduler_.next_seq();
     for (const char* name : {"start_id", "end_id"}) {
@@ -9198,7 +9296,10 @@ inline void HttpApi::get_sse(Call& call) {
 
 inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
     std::string last(call.request.field("Last-Event-ID").value_or(""));
-    if (last.empty()) last = call.request.param("last_event_id").value_or("");
+    // A polyfill adds its parameter to what its page has given, and knows better.
+    for (const char* name : {"lastEventId", "lastEventID", "last_event_id"}) {
+        if (last.empty()) last = call.request.param(name).value_or("");
+    }
     detail::StreamStart start{"retry: 3000\n", scheduler_.next_seq()};
     if (!last.empty()) {
         const auto seq = seq_at(last);

@@ -256,7 +256,7 @@ TEST_SUITE("http") {
             {"GET /events?after=a&before=b", "", 400, "not both"},
             {"DELETE /events?start_id=" + none, "", 404, "has no event"},
             {"DELETE /events?start_id=" + past + "&end_id=" + past, "", 200, R"({"deleted":1})"},
-            {"DELETE /events", "", 200, R"({"deleted":0})"},
+            {"DELETE /events?all=true", "", 200, R"({"deleted":0})"},
             {"GET /healthz", "", 200, R"({"status":"ok"})"},
             {"GET /readyz", "", 200, R"("status":"ready")"},
             {"GET /metrics", "", 200, "task_scheduler_events_emitted_total 1"},
@@ -280,6 +280,109 @@ TEST_SUITE("http") {
         }
         CHECK(service.ask("PUT /tasks", "{}").find("\r\nAllow: GET, HEAD, DELETE, OPTIONS\r\n") !=
               std::string::npos);
+    }
+
+    TEST_CASE("a misspelt parameter is refused by its name, and nothing is done") {
+        Service service;
+        const std::string id = service.task().str();
+        service.task("\"past\"", milliseconds(0));
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        const std::string past = service.tasks.events_from(0).events.front().id.str();
+        struct Case {
+            std::string line;
+            const char* known;  // what the refusal says
+        };
+        const Case cases[] = {
+            {"DELETE /events?start_idd=" + past, R"(known are "start_id", "end_id" and "all".)"},
+            {"DELETE /events?start_id=" + past + "&start_idd=x", R"("end_id" and "all".)"},
+            {"DELETE /events?start_i%64d=" + past, R"("end_id" and "all".)"},
+            {"DELETE /tasks?start_idd=2027-01-01&due_after=2020-01-01",
+             R"(known are "due_after", "due_before" and "all".)"},
+            {"GET /tasks?start_idd=1", R"("due_after" and "due_before".)"},
+            {"GET /events?start_idd=1", R"(known are "limit", "after" and "before".)"},
+            {"HEAD /events?start_idd=1", ""},
+            {"GET /sse?start_idd", R"(known are "last_event_id", )"},
+            {"GET /sinks/valve/dead?start_idd=1", R"(known are "limit" and "after".)"},
+            {"POST /schedule?start_idd=1", "this request takes none."},
+            {"POST /cancel?start_idd=1", "this request takes none."},
+            {"GET /tasks/" + id + "?start_idd=1", "this request takes none."},
+            {"PATCH /tasks/" + id + "?start_idd=1", "this request takes none."},
+            {"DELETE /tasks/" + id + "?start_idd=1", "this request takes none."},
+            {"GET /sinks?start_idd=1", "this request takes none."},
+            {"POST /sinks/valve/redeliver?start_idd=1", "this request takes none."},
+            {"POST /sinks/valve/pause?start_idd=1", "this request takes none."},
+            {"POST /sinks/valve/resume?start_idd=1", "this request takes none."},
+        };
+        for (const Case& one : cases) {
+            CAPTURE(one.line);
+            std::string answer = service.ask(one.line, one.line[0] == 'P' ? "{}" : "");
+            CAPTURE(answer);
+            CHECK(status_of(answer) == 400);
+            if (one.line[0] == 'H') continue;
+            answer.erase(std::remove(answer.begin(), answer.end(), '\\'), answer.end());
+            CHECK(answer.find(R"("start_i)") != std::string::npos);
+            CHECK(answer.find(one.known) != std::string::npos);
+        }
+        CHECK(service.tasks.stats().pending == 1);
+        CHECK(service.tasks.stats().retained == 1);
+        // All of them are named at once, but no more than a person reads.
+        CHECK(service.ask("GET /tasks?a=1&b=2").find(R"(\"b\" is unknown)") != std::string::npos);
+        CHECK(service.ask("GET /tasks?" + std::string(8'000, '&') + "x").size() < 2'000);
+        std::string many = "GET /tasks?x";
+        for (int i = 0; i < 1'000; ++i) many += "&x" + std::to_string(i);
+        CHECK(service.ask(many).size() < 4'000);
+        // Who asks whether it lives may add what it likes; what is empty is no parameter.
+        for (const char* line : {"GET /healthz?x=1", "GET /readyz?x=1", "GET /metrics?x=1",
+                                 "GET /openapi.json?x=1", "GET /tasks?", "GET /tasks?&limit=1&"}) {
+            CAPTURE(line);
+            CHECK(status_of(service.ask(line)) == 200);
+        }
+    }
+
+    TEST_CASE("everything is forgotten or cancelled only if all=true says so, and nothing else") {
+        Service service;
+        service.task();
+        const std::string past = service.task("\"past\"", milliseconds(0)).str();
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        for (const std::string line :
+             {"DELETE /events", "DELETE /events?all=false", "DELETE /events?all=1",
+              "DELETE /events?all=TRUE", "DELETE /events?all", "DELETE /tasks",
+              "DELETE /tasks?all=yes", "DELETE /tasks?all=", "DELETE /tasks?all=true&all=true"}) {
+            CAPTURE(line);
+            const std::string answer = service.ask(line);
+            CAPTURE(answer);
+            CHECK(status_of(answer) == 400);
+            CHECK(answer.find("all") != std::string::npos);
+        }
+        for (const std::string& line :
+             {"DELETE /events?all=true&start_id=" + past, "DELETE /events?all=true&end_id=" + past,
+              std::string("DELETE /tasks?due_before=2027-01-01&all=true")}) {
+            CAPTURE(line);
+            CHECK(service.ask(line).find("not both") != std::string::npos);
+        }
+        CHECK(service.tasks.stats().retained == 1);
+        CHECK(service.tasks.stats().pending == 1);
+        CHECK(service.ask("DELETE /events?all=true").find(R"({"deleted":1})") != std::string::npos);
+        CHECK(service.ask("DELETE /tasks?all=true").find(R"({"cancelled":1})") !=
+              std::string::npos);
+        CHECK(service.tasks.stats().retained == 0);
+        CHECK(service.tasks.stats().pending == 0);
+    }
+
+    TEST_CASE(
+        "a parameter that is given twice is refused, since one of them would be passed over") {
+        Service service;
+        service.task();
+        for (const char* line : {"GET /tasks?limit=1&limit=2", "GET /events?limit=1&li%6Dit=1",
+                                 "DELETE /tasks?due_before=2020-01-01&due_before=2027-01-01",
+                                 "GET /sse?last_event_id=earliest&last_event_id=earliest"}) {
+            CAPTURE(line);
+            const std::string answer = service.ask(line);
+            CAPTURE(answer);
+            CHECK(status_of(answer) == 400);
+            CHECK(answer.find("more than once") != std::string::npos);
+        }
+        CHECK(service.tasks.stats().pending == 1);
     }
 
     TEST_CASE("pages stay right while tasks come and go") {
@@ -1015,6 +1118,24 @@ TEST_SUITE("http") {
             const TaskId next = service.task("\"x\"", milliseconds(0));
             ids.push_back(next);
             REQUIRE(stream.hear("\n") == "id: " + next.str() + "\n");
+        }
+    }
+
+    TEST_CASE("a stream resumes by what polyfills of EventSource send, before what its page gave") {
+        Service service;
+        const std::string first = service.task("\"1\"", milliseconds(0)).str();
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        const std::string second = service.task("\"2\"", milliseconds(0)).str();
+        REQUIRE(service.tasks.wait_for_event(1, milliseconds(10'000)));
+        for (const std::string& query :
+             {"?lastEventId=" + first, "?lastEventID=" + first,
+              "?last_event_id=earliest&lastEventId=" + first, "?lastEventId=&lastEventID=" + first,
+              "?lastEventId=&last_event_id=" + first}) {
+            CAPTURE(query);
+            Wire stream(service.port);
+            stream.say(stream_request(query));
+            CHECK(stream.hear("\n\n").find("event: cursor\nid: " + first) != std::string::npos);
+            CHECK(stream.hear("\n") == "id: " + second + "\n");
         }
     }
 

@@ -3,6 +3,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -115,6 +116,7 @@ class Description(TestCase):
         go(server, 'delete', '/tasks/' + two, '/tasks/{id}', 404)
         go(server, 'delete', '/tasks', '/tasks', 400)
         go(server, 'delete', '/tasks?due_after=2020', '/tasks', 200)
+        go(server, 'delete', '/tasks?all=true', '/tasks', 200)
         go(server, 'get', '/tasks/' + three, '/tasks/{id}', 404)
 
     def exercise_events(self, server):
@@ -132,7 +134,8 @@ class Description(TestCase):
         go(server, 'get', '/events?limit=0', '/events', 400)
         go(server, 'get', '/events?after=' + NONE, '/events', 404)
         go(server, 'delete', '/events?start_id=' + NONE, '/events', 404)
-        go(server, 'delete', '/events', '/events', 200)
+        go(server, 'delete', '/events', '/events', 400)
+        go(server, 'delete', '/events?all=true', '/events', 200)
         for path in ('/openapi.json', '/metrics', '/healthz', '/readyz'):
             go(server, 'get', path, path, 200)
 
@@ -166,12 +169,25 @@ class Description(TestCase):
             path = self.concrete(template)
             for method in set(item) - {'parameters'}:
                 body = {} if method in ('post', 'patch') else None
+                self.exercise_unknown_parameter(server, method, template, item[method], body)
                 if '401' in item[method]['responses']:
                     go(guarded, method, path, template, 401, body)
                 go(server, method, path, template, 403, body, {'Origin': 'http://a.example'})
                 if '413' in item[method]['responses']:
                     go(server, method, path, template, 413, 'x' * 3000)
                     go(server, method, path, template, 415, 'x', {'Content-Encoding': 'gzip'})
+
+    def exercise_unknown_parameter(self, server, method, template, operation, body):
+        """The server knows the query parameters that are described, and no other."""
+        path = self.concrete(template) + '?misspelt=1'
+        if template in ('/healthz', '/readyz', '/metrics', '/openapi.json'):
+            self.assertEqual(server.ask(method.upper(), path)[0], 200, path)
+            return
+        errors = self.exercise(server, method, path, template, 400, body)['errors']
+        described = [one['name'] for one in operation.get('parameters', [])
+                     if one['in'] == 'query']
+        self.assertEqual(len(errors), 1, errors)
+        self.assertEqual(re.findall(r'"(\w+)"', errors[0]), ['misspelt', *described], errors)
 
     def exercise_limits(self):
         go = self.exercise
