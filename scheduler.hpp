@@ -1589,22 +1589,28 @@ inline void seal_line(std::string& lines, std::size_t start) {
 
 constexpr std::size_t seal_size = 18;  // ,"crc":"01234567"}
 
+// The sum that a text states at its end; nothing if it does not end as a record does.
+inline std::optional<std::uint32_t> stated_crc(std::string_view text) {
+    if (text.size() <= seal_size || text.substr(text.size() - 2) != "\"}" ||
+        text.substr(text.size() - seal_size, 8) != R"(,"crc":")") {
+        return std::nullopt;
+    }
+    std::uint32_t crc = 0;
+    for (const char c : text.substr(text.size() - 10, 8)) {
+        const int value = hex_value(c);
+        if (value < 0) return std::nullopt;
+        crc = crc << 4 | static_cast<std::uint32_t>(value);
+    }
+    return crc;
+}
+
 // Whether a line, without its end, has the shape of a sealed record.
 inline bool looks_sealed(std::string_view line) {
-    return line.size() > seal_size && line.front() == '{' &&
-           line.substr(line.size() - 2) == "\"}" &&
-           line.substr(line.size() - seal_size, 8) == R"(,"crc":")";
+    return !line.empty() && line.front() == '{' && stated_crc(line).has_value();
 }
 
 inline bool is_intact(std::string_view line) {
-    if (!looks_sealed(line)) return false;
-    std::uint32_t crc = 0;
-    for (const char c : line.substr(line.size() - 10, 8)) {
-        const int value = hex_value(c);
-        if (value < 0) return false;
-        crc = crc << 4 | static_cast<std::uint32_t>(value);
-    }
-    return crc == crc32(line.substr(0, line.size() - seal_size));
+    return looks_sealed(line) && stated_crc(line) == crc32(line.substr(0, line.size() - seal_size));
 }
 
 // ,"at":"…"
@@ -1789,35 +1795,84 @@ inline void append_sink_record(std::string& lines, const SinkChange& change) {
     seal_line(lines, start);
 }
 
-// The whole record that ends a line which begins with the remains of others: what
-// was written before it was lost, together with its newline.  Empty: there is none.
-inline std::string_view intact_tail(std::string_view line) {
-    constexpr int most = 8;
-    std::size_t at = line.size();
-    for (int tries = 0; tries < most && at > 0; ++tries) {
-        at = line.rfind(R"({"op":")", at - 1);
-        if (at == std::string_view::npos) break;
-        if (is_intact(line.substr(at))) return line.substr(at);
+constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
+
+// The JSON value that a text begins with, or nothing.
+inline std::string_view first_value(std::string_view text) {
+    JsonReader reader(text);
+    std::string_view value;
+    return reader.value(value) ? value : std::string_view();
+}
+
+// A step of the checksum can be taken back: the first byte of the register tells which
+// entry of the table went into it.
+constexpr std::array<std::uint8_t, 256> make_crc_entries() {
+    std::array<std::uint8_t, 256> entries{};
+    for (std::size_t i = 0; i < entries.size(); ++i) {
+        entries[crc_tables[0][i] >> 24] = static_cast<std::uint8_t>(i);
+    }
+    return entries;
+}
+
+inline constexpr auto crc_entries = make_crc_entries();
+
+// The whole record that a text ends with, or nothing.  The checksum is taken back from the
+// value that is stated at the end, byte by byte: where a record begins it is as it was at the
+// start.  Within a record nothing else can look like its beginning: `{"op":"` stands in no
+// string of JSON, and an object inside ends before the record does.  So one pass finds it,
+// whatever the text holds.
+inline std::string_view intact_tail(std::string_view text) {
+    const auto stated = stated_crc(text);
+    if (!stated) return {};
+    std::uint32_t crc = ~*stated;
+    for (std::size_t at = text.size() - seal_size; at-- > 0;) {
+        const std::uint32_t entry = crc_entries[crc >> 24];
+        const auto byte = static_cast<unsigned char>(text[at]);
+        crc = (crc ^ crc_tables[0][entry]) << 8 | (entry ^ byte);
+        if (crc != 0xFFFFFFFFU) continue;
+        const std::string_view tail = text.substr(at);
+        const bool begins = tail.substr(0, 7) == R"({"op":")" ||
+                            tail.substr(0, journal_mark.size()) == journal_mark;
+        if (begins && first_value(tail).size() == tail.size()) return tail;
     }
     return {};
 }
 
-// The whole records of a damaged line: the one that ends it, and the one before if
-// just the newline between them was damaged.  None is looked for anywhere else: a
-// message may hold what looks like a record.
+// The whole record that a text begins with, or nothing.
+inline std::string_view intact_front(std::string_view text) {
+    const std::string_view front = first_value(text);
+    return front.data() == text.data() && is_intact(front) ? front : std::string_view();
+}
+
+// The whole records of a damaged line: those that it begins with and those that it ends
+// with, parted from each other by the byte that damage has made of a newline, or by nothing.
+// None is looked for between others that are damaged: a message may hold what looks like a
+// record.
 inline std::vector<std::string_view> intact_parts(std::string_view line) {
-    const std::string_view last = intact_tail(line);
-    if (last.empty()) return {};
-    const std::string_view front = line.substr(0, line.size() - last.size());
-    const std::string_view first = front.substr(0, front.empty() ? 0 : front.size() - 1);
-    return is_intact(first) ? std::vector<std::string_view>{first, last}
-                            : std::vector<std::string_view>{last};
+    std::vector<std::string_view> parts;
+    const auto front = [&line] {
+        const std::string_view here = intact_front(line);
+        return !here.empty() || line.empty() ? here : intact_front(line.substr(1));
+    };
+    const auto tail = [&line] {
+        const std::string_view here = intact_tail(line);
+        return !here.empty() || line.empty() ? here : intact_tail(line.substr(0, line.size() - 1));
+    };
+    for (std::string_view part = front(); !part.empty(); part = front()) {
+        parts.push_back(part);
+        line.remove_prefix(static_cast<std::size_t>(part.data() - line.data()) + part.size());
+    }
+    const auto fronts = static_cast<std::ptrdiff_t>(parts.size());
+    for (std::string_view part = tail(); !part.empty(); part = tail()) {
+        parts.push_back(part);
+        line = line.substr(0, static_cast<std::size_t>(part.data() - line.data()));
+    }
+    std::reverse(parts.begin() + fronts, parts.end());
+    return parts;
 }
 
 // An upper bound for the bytes of a record that ends one task.
 constexpr std::uint64_t end_record_size = 160;
-
-constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
 
 // What opening a journal found.
 struct Recovery {
@@ -2104,9 +2159,10 @@ bool Journal::recover(Read read, Replay replay) {
         if (line.text.find_first_not_of(blanks) == std::string_view::npos) return;
         any = true;
         plausible = plausible || is_plausible(line);
-        if (!line.has_newline) return;
+        const std::vector<std::string_view> parts = intact_parts(line.text);
+        if (!line.has_newline && parts.empty()) return;  // a torn tail
         damaged_.push_back({line.begin, line.end});
-        for (const std::string_view part : intact_parts(line.text)) {
+        for (const std::string_view part : parts) {
             Records salvaged(1);
             read(part, salvaged);
             take(line, salvaged, 0);

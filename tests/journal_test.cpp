@@ -136,6 +136,66 @@ TEST_SUITE("journal") {
         CHECK(open(dir).payloads.size() == 3);
     }
 
+    TEST_CASE("a damaged newline costs no record, however the messages beside it look") {
+        const std::string patch = R"({"op":"replace","path":"/a","value":1})";
+        for (const int operations : {1, 8, 9, 5'000}) {  // of a JSON Patch (RFC 6902)
+            CAPTURE(operations);
+            std::string message = "[" + patch;
+            for (int i = 1; i < operations; ++i) message += ',' + patch;
+            message += ']';
+            const TempDir dir;
+            {
+                Scheduler tasks(options_for(dir));
+                for (int i = 0; i < 4; ++i) tasks.schedule(std::chrono::hours(i + 1), message);
+            }
+            const std::vector<std::string> lines = lines_of(dir.read("tasks.jsonl"));
+            REQUIRE(lines.size() == 5);
+            for (std::size_t damaged = 1; damaged < 16; ++damaged) {  // a bit for each newline
+                CAPTURE(damaged);
+                const char flipped = damaged % 2 == 0 ? '{' : '\v';
+                std::string text = lines[0] + '\n';
+                for (std::size_t i = 1; i < lines.size(); ++i) {
+                    text += lines[i] + ((damaged >> (i - 1) & 1) != 0 ? flipped : '\n');
+                }
+                dir.write("tasks.jsonl", text);
+                REQUIRE(open(dir).payloads.size() == 4);
+                REQUIRE(open(dir).payloads.size() == 4);
+            }
+        }
+    }
+
+    TEST_CASE("what stands whole on both sides of a damaged record on its line is kept") {
+        const std::vector<std::string> lines = lines_of(journal_of(5));
+        std::string broken = lines[3];
+        broken[broken.size() / 2] ^= 1;
+        const TempDir dir;
+        dir.write("tasks.jsonl", lines[0] + '\n' + lines[1] + ' ' + lines[2] + ' ' + broken + ' ' +
+                                     lines[4] + ' ' + lines[5] + '\n');
+        const Opened opened = open(dir);
+        CHECK(opened.payloads.size() == 4);
+        CHECK(opened.stats.damaged_lines == 1);
+        CHECK(open(dir).payloads == opened.payloads);
+    }
+
+    TEST_CASE("a record that a damaged newline has glued to a torn one is kept") {
+        const std::vector<std::string> lines = lines_of(journal_of(2));
+        const TempDir dir;
+        dir.write("tasks.jsonl", lines[0] + '\n' + lines[1] + '\v' + lines[2].substr(0, 50));
+        CHECK(open(dir).payloads.size() == 1);
+        CHECK(open(dir).payloads.size() == 1);
+    }
+
+    TEST_CASE("a damaged line that is made to look like many records is read in one go") {
+        std::string nested;  // each of these begins what could be a record to the line's end
+        for (int i = 0; i < 90; ++i) nested += R"({"op":"x","tasks":[{"payload":)";
+        std::string line = R"({"op":"schedule","tasks":[)";
+        while (line.size() < 4'000'000) line += nested;
+        const std::vector<std::string> lines = lines_of(journal_of(1));
+        const TempDir dir;
+        dir.write("tasks.jsonl", lines[0] + '\n' + line + lines[1] + '\n');
+        CHECK(open(dir).payloads.size() == 1);
+    }
+
     TEST_CASE("a message that looks like a record is none, whatever is damaged around it") {
         std::string forged = R"({"op":"cancel","at":"2026-03-01T12:00:00.000Z","ids":[)";
         const std::vector<std::string> lines = lines_of(journal_of(1));
