@@ -557,9 +557,11 @@ namespace detail {
 class JsonReader {
 public:
     static constexpr std::size_t max_depth = 100;
+    // For what we have put such a text into: a record of the journal, a page.
+    static constexpr std::size_t outer_depth = max_depth + 8;
 
-    explicit JsonReader(std::string_view text)
-        : begin_(text.data()), at_(begin_), end_(begin_ + text.size()) {}
+    explicit JsonReader(std::string_view text, std::size_t most = max_depth)
+        : begin_(text.data()), at_(begin_), end_(begin_ + text.size()), most_(most) {}
 
     // Goes into the object or array that starts here; false, and no violation,
     // if the value that starts here is another one.
@@ -609,13 +611,14 @@ private:
     const char* begin_;
     const char* at_;
     const char* end_;
+    std::size_t most_;  // levels
     const char* problem_ = nullptr;
     std::string* minified_ = nullptr;  // where value() copies to, if anywhere
     const char* run_ = nullptr;        // first byte that is not copied yet
     bool first_ = false;               // no member or element of this container was read yet
     bool whole_ = false;               // the outermost value was read to its end
     std::size_t depth_ = 0;
-    std::array<char, max_depth> containers_;  // the first depth_ are set
+    std::array<char, outer_depth> containers_;  // the first depth_ are set
 };
 
 inline void JsonReader::skip_space() {
@@ -633,7 +636,7 @@ inline char JsonReader::peek() {
 }
 
 inline bool JsonReader::open(char container) {
-    if (depth_ == max_depth) return fail("nesting deeper than 100 levels");
+    if (depth_ == most_) return fail("nesting deeper than 100 levels");
     containers_[depth_++] = container;
     ++at_;
     return true;
@@ -1799,7 +1802,7 @@ constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
 
 // The JSON value that a text begins with, or nothing.
 inline std::string_view first_value(std::string_view text) {
-    JsonReader reader(text);
+    JsonReader reader(text, JsonReader::outer_depth);
     std::string_view value;
     return reader.value(value) ? value : std::string_view();
 }
@@ -3669,7 +3672,7 @@ inline void Store::judge_clock(bool& rewrite_first) {
 }
 
 inline void Store::read_record(std::string_view line, Records& records) const {
-    JsonReader reader(line);
+    JsonReader reader(line, JsonReader::outer_depth);
     std::string_view key;
     std::string_view value;
     Replayed& record = records.all.emplace_back();
@@ -3786,7 +3789,7 @@ inline void Store::read_sink_member(std::string_view key, std::string_view value
         change.state = static_cast<SinkState>(state - sink_states.begin());
     }
     if (is(key, "emitted_at")) of.emitted_at = known(parse_time(inside(value)));
-    JsonReader reader(value);
+    JsonReader reader(value, JsonReader::outer_depth);
     if (is(key, "dead")) {
         std::string_view seq;
         reader.enter_array();
@@ -7337,7 +7340,7 @@ inline std::optional<std::string> member_of(std::string_view json, std::string_v
 // Calls fn(key, value) for each member of an object.
 template <class Fn>
 void for_each_member(std::string_view json, Fn fn) {
-    JsonReader reader(json);
+    JsonReader reader(json, JsonReader::outer_depth);
     std::string_view key;
     std::string_view value;
     reader.enter_object();
@@ -7351,7 +7354,7 @@ void for_each_member(std::string_view json, Fn fn) {
 // if `json` is not valid, perhaps after some calls.
 template <class Fn>
 bool for_each_element(std::string_view json, Fn fn) {
-    JsonReader reader(json);
+    JsonReader reader(json, JsonReader::outer_depth);
     std::string_view value;
     if (!reader.enter_array()) {
         if (!reader.value(value) || !reader.finish()) return false;

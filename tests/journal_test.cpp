@@ -136,6 +136,23 @@ TEST_SUITE("journal") {
         CHECK(open(dir).payloads.size() == 3);
     }
 
+    TEST_CASE("a message that is nested as deeply as is accepted is read back") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        const std::string message = std::string(99, '[') + std::string(99, ']');
+        const std::string body = R"({"delay":"1h","message":)" + message + '}';
+        TaskId id;
+        {
+            Scheduler tasks(options);
+            const TaskRequest request = TaskRequest::parse(body, tasks.now());
+            REQUIRE(request.errors.empty());
+            id = tasks.schedule({request}).ids.front();
+        }
+        Scheduler tasks(options);
+        REQUIRE(tasks.find(id));
+        CHECK(tasks.find(id)->text().find(message) != std::string::npos);
+    }
+
     TEST_CASE("a damaged newline costs no record, however the messages beside it look") {
         const std::string patch = R"({"op":"replace","path":"/a","value":1})";
         for (const int operations : {1, 8, 9, 5'000}) {  // of a JSON Patch (RFC 6902)
