@@ -66,9 +66,11 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <deque>
 #include <exception>
 #include <functional>
+#include <limits>
 #include <list>
 #include <map>
 #include <memory>
@@ -1026,7 +1028,9 @@ inline std::string changed_payload(std::string_view payload, std::string_view ti
 //       A moment before or after the years of six digits is refused as well: what
 //       is read can always be written and read again.
 //   C2  A moment is a count of milliseconds.  It becomes a time_point of
-//       nanoseconds, which end in 2262, only to wait, and is clamped for that.
+//       nanoseconds only to wait.  These end in 2262, and the seconds of a time_t
+//       of 32 bits in 2038: a wait for a later moment ends there, and is begun
+//       again.
 
 namespace detail {
 
@@ -1303,10 +1307,16 @@ inline std::optional<milliseconds> read_seconds(std::string_view token) {
     }
 }
 
-// For waiting (C2).
-inline std::chrono::system_clock::time_point to_system_time(TimePoint time) {
+// For waiting (C2): the moment, or the latest that a thread can wait until.  `Seconds` is
+// what the system counts seconds in.
+template <class Seconds = std::time_t>
+std::chrono::system_clock::time_point to_system_time(TimePoint time) {
     using System = std::chrono::system_clock;
-    const auto latest = std::chrono::time_point_cast<milliseconds>(System::time_point::max());
+    constexpr std::intmax_t most = std::numeric_limits<Seconds>::max();
+    auto latest = std::chrono::time_point_cast<milliseconds>(System::time_point::max());
+    if (most < latest.time_since_epoch().count() / 1'000) {
+        latest = TimePoint(std::chrono::seconds(most));
+    }
     return System::time_point(std::min(std::max(time, TimePoint()), latest).time_since_epoch());
 }
 
@@ -3602,6 +3612,8 @@ private:
     std::atomic<std::uint64_t> pending_{0};  // queue and storing, for the journal's reserve
     std::condition_variable settled_;        // a commit or an emission has ended
     std::condition_variable tender_wakes_;
+    std::chrono::steady_clock::time_point synced_at_{};  // of the journal's thread: when its last
+                                                         // sync began
     std::vector<Record*> emission_;  // of the emitting thread, as the next two
     std::vector<Record*> given_up_;
     std::string emission_lines_;
@@ -4936,9 +4948,10 @@ inline void Store::tend() {
             if (had_failed && journal_->failed() && !closed_) sleep();
         } else if (journal_->wants_sync()) {
             if (options_.fsync == Fsync::everysec) {
-                tender_wakes_.wait_for(lock, std::chrono::seconds(1),
-                                       [this] { return closed_ || journal_->failed(); });
+                tender_wakes_.wait_until(lock, synced_at_ + std::chrono::seconds(1),
+                                         [this] { return closed_ || journal_->failed(); });
             }
+            synced_at_ = std::chrono::steady_clock::now();
             sync_unlocked(lock);
         } else {
             sleep();
@@ -5416,7 +5429,9 @@ public:
     /// Figures of this moment.
     Stats stats() const { return store_.stats(); }
     /// Stops emitting, ends the callbacks and closes the journal.  What is pending
-    /// stays in the journal.  Every later change throws `Error` with `stopped`.
+    /// stays in the journal.  Every later change throws `Error` with `stopped`.  May be
+    /// called again, and by several threads at once: each call returns when all of this
+    /// is done.  Not to be called from a callback or a hook.
     void stop();
 
 private:
@@ -5451,6 +5466,7 @@ private:
     std::list<Reader> callbacks_;         // guarded by readers_mutex_
     std::mutex hooks_mutex_;
     std::vector<std::function<void()>> hooks_;  // guarded by hooks_mutex_; empty: removed
+    std::mutex stop_mutex_;                     // before all others: of who stops
     std::thread thread_;                        // last: starts when all the above exists
 };
 
@@ -5693,6 +5709,7 @@ inline void Scheduler::clock_changed() {
 }
 
 inline void Scheduler::stop() {
+    const std::lock_guard<std::mutex> one_at_a_time(stop_mutex_);
     {
         std::lock_guard<std::mutex> guard(store_.mutex());
         stopping_ = true;

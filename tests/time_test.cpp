@@ -366,4 +366,14 @@ TEST_SUITE("time") {
         CHECK(to_system_time(at("2262-04-11")) == at("2262-04-11"));
         CHECK(to_system_time(at("2262-04-12")) == to_system_time(TimePoint::max()));
     }
+
+    TEST_CASE("where seconds have 32 bits, a wait for a moment after January 2038 ends before it") {
+        using detail::to_system_time;
+        using Narrow = std::int32_t;
+        CHECK(to_system_time<Narrow>(at("2040-01-01")) == at("2038-01-19T03:14:07Z"));
+        CHECK(to_system_time<Narrow>(TimePoint::max()) == at("2038-01-19T03:14:07Z"));
+        CHECK(to_system_time<Narrow>(at("2038-01-19T03:14:06.5Z")) == at("2038-01-19T03:14:06.5Z"));
+        CHECK(to_system_time<Narrow>(TimePoint::min()) == at("1970-01-01"));
+        CHECK(to_system_time<std::int64_t>(at("2040-01-01")) == at("2040-01-01"));
+    }
 }
