@@ -143,6 +143,7 @@ enum class Errc {
     invalid_argument,    ///< the task, its time or its message is not acceptable
     unknown_task,        ///< no task, or no event, has this id
     unknown_sink,        ///< no sink has this name
+    sink_listed,         ///< the sink is delivered to; it cannot be forgotten
     already_emitted,     ///< the task was emitted; it can be neither cancelled nor changed
     key_reused,          ///< the idempotency key came with another request before
     task_limit,          ///< `Options::max_tasks` or `Options::max_bytes` is reached
@@ -407,6 +408,13 @@ enum class SinkState {
     active,    ///< it is
     paused,    ///< not until `Scheduler::resume`
     disabled,  ///< the same, because the receiver asked for it
+    unlisted,  ///< not until it is one of those given to `Sinks` again
+};
+
+/// What becomes of the sinks that the journal knows and `Sinks` is not given.
+enum class Unlisted {
+    keep,    ///< their cursors and dead letters stay until they are listed again or forgotten
+    forget,  ///< their cursors and dead letters are dropped
 };
 
 /// How a sink stands.
@@ -1767,7 +1775,8 @@ struct SinkChange {
 
 constexpr std::array<std::string_view, 6> sink_ops{"sink",      "deliver", "dead",
                                                    "redeliver", "drop",    "overflow"};
-constexpr std::array<std::string_view, 3> sink_states{"active", "paused", "disabled"};
+// The last one is shown only: the journal has the state that a sink comes back to.
+constexpr std::array<std::string_view, 4> sink_states{"active", "paused", "disabled", "unlisted"};
 
 inline void append_sink_record(std::string& lines, const SinkChange& change) {
     const std::size_t start = lines.size();
@@ -3043,6 +3052,8 @@ public:
         std::string error;
         bool counts = false;  // in bytes(): the history has not got the event
     };
+    // Whether somebody delivers to a sink: unknown while nobody has said which there are.
+    enum class Listing { unknown, listed, unlisted };
     struct Sink {
         SinkState state = SinkState::active;
         std::uint64_t seq = 0;       // of the event that it wants next
@@ -3054,6 +3065,7 @@ public:
         bool overflowing = false;       // the last letter was never tried
 
         // Since the program started:
+        Listing listing = Listing::unknown;
         std::string kind;
         std::string target;
         std::uint64_t delivered = 0;
@@ -3069,6 +3081,7 @@ public:
         : max_dead_(max_dead), log_(std::move(log)), is_retained_(std::move(is_retained)) {}
 
     const std::map<std::string, Sink>& all() const { return sinks_; }
+    std::map<std::string, Sink>& all() { return sinks_; }
     Sink* find(const std::string& name) {
         const auto found = sinks_.find(name);
         return found == sinks_.end() ? nullptr : &found->second;
@@ -3409,9 +3422,14 @@ public:
     std::uint64_t first_seq() const;
     std::uint64_t next_seq() const;
 
-    // Makes these all the sinks that there are.  A new one begins at `newest`, or
+    // Makes these the sinks that are delivered to.  A new one begins at `newest`, or
     // with the oldest event that is retained.
-    void open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest);
+    void open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest,
+                    Unlisted others = Unlisted::keep);
+    // Nobody delivers to sinks from here on.
+    void close_sinks();
+    // Drops a sink that nobody delivers to.
+    void forget_sink(const std::string& sink);
     // What a sink is to be given next, if anything.
     std::optional<Delivery> next_delivery(const std::string& sink) const;
     // Remembers what became of a delivery.  A failed one without a time to wait is
@@ -3542,6 +3560,8 @@ private:
     void write_behind();
     void trim_locked(TimePoint now);
     const SinkBook::Sink& sink_locked(const std::string& name) const;
+    void list_sinks_locked(const std::vector<SinkSetup>& listed,
+                           const std::vector<std::string>& unlisted);
     void commit_sinks(std::unique_lock<std::mutex>& lock, const std::vector<SinkChange>& changes);
     void change_behind(std::unique_lock<std::mutex>& lock, const SinkChange& change);
     static Event event_of(Record* record) {
@@ -3797,7 +3817,7 @@ inline void Store::read_sink_member(std::string_view key, std::string_view value
     if (is(key, "again")) change.again = is(value, "true");
     if (is(key, "state")) {
         const auto* const state = std::find(sink_states.begin(), sink_states.end(), inside(value));
-        must(state != sink_states.end());
+        must(state < sink_states.begin() + static_cast<std::ptrdiff_t>(SinkState::unlisted));
         change.state = static_cast<SinkState>(state - sink_states.begin());
     }
     if (is(key, "emitted_at")) of.emitted_at = known(parse_time(inside(value)));
@@ -4704,7 +4724,8 @@ inline void Store::change_behind(std::unique_lock<std::mutex>& lock, const SinkC
     if (journal_ && !journal_->failed()) wake_tender_locked();
 }
 
-inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest) {
+inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest,
+                              Unlisted others) {
     std::unique_lock<std::mutex> lock(mutex_);
     const TimePoint at = now();
     std::vector<SinkChange> changes;
@@ -4716,24 +4737,65 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_
         change.sink = setup.name;
         change.at = at;
     }
+    std::vector<std::string> unlisted;
     for (const auto& [name, sink] : sinks_.all()) {
         const auto is_it = [&known = name](const SinkSetup& setup) { return setup.name == known; };
         if (std::any_of(setups.begin(), setups.end(), is_it)) continue;
-        log("sink " + name + " is no longer configured; its cursor and " +
-            std::to_string(sink.dead.size()) + " dead letters are forgotten");
+        const std::string what = "sink " + name + " is not configured: its cursor and " +
+                                 std::to_string(sink.dead.size()) + " dead letters are ";
+        if (others == Unlisted::keep) {
+            log(what + "kept until it is configured again or forgotten");
+            unlisted.push_back(name);
+            continue;
+        }
+        log(what + "forgotten");
         SinkChange& change = changes.emplace_back();
         change.kind = SinkChange::Kind::drop;
         change.sink = name;
         change.at = at;
     }
     if (!changes.empty()) commit_sinks(lock, changes);
-    for (const SinkSetup& setup : setups) {
+    list_sinks_locked(setups, unlisted);
+    trim(lock, at);
+}
+
+// Remembers which sinks are delivered to, until the program ends.
+inline void Store::list_sinks_locked(const std::vector<SinkSetup>& listed,
+                                     const std::vector<std::string>& unlisted) {
+    for (const SinkSetup& setup : listed) {
         SinkBook::Sink* sink = sinks_.find(setup.name);
         if (!sink) throw std::bad_alloc();  // as settling has said
+        sink->listing = SinkBook::Listing::listed;
         sink->kind = setup.kind;
         sink->target = setup.target;
     }
-    trim(lock, at);
+    for (const std::string& name : unlisted) {
+        SinkBook::Sink* sink = sinks_.find(name);
+        if (sink) sink->listing = SinkBook::Listing::unlisted;
+    }
+}
+
+inline void Store::close_sinks() {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    for (auto& [name, sink] : sinks_.all()) {
+        if (sink.listing == SinkBook::Listing::listed) sink.listing = SinkBook::Listing::unknown;
+    }
+}
+
+inline void Store::forget_sink(const std::string& name) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (sink_locked(name).listing == SinkBook::Listing::listed) {
+        throw Error(Errc::sink_listed, "sink " + name +
+                                           " is configured, so it cannot be forgotten: start "
+                                           "without it first");
+    }
+    SinkChange change;
+    change.kind = SinkChange::Kind::drop;
+    change.sink = name;
+    change.at = now();
+    commit_sinks(lock, {change});
+    trim(lock, change.at);
+    if (on_due_changed) on_due_changed();
 }
 
 // Letters that are to be delivered again go first, and do not wait for the event
@@ -4742,6 +4804,7 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name) con
     std::lock_guard<std::mutex> guard(mutex_);
     const SinkBook::Sink& sink = sink_locked(name);
     if (sink.state != SinkState::active) return std::nullopt;
+    if (sink.listing == SinkBook::Listing::unlisted) return std::nullopt;
     Delivery delivery;
     delivery.sink = name;
     if (!sink.again.empty()) {
@@ -4842,7 +4905,8 @@ inline std::vector<SinkStatus> Store::sinks() const {
         status.name = name;
         status.kind = sink.kind;
         status.target = sink.target;
-        status.state = sink.state;
+        status.state =
+            sink.listing == SinkBook::Listing::unlisted ? SinkState::unlisted : sink.state;
         if (index > 0) status.cursor = history_.at(index - 1)->id;
         status.lag = history_.size() - index;
         status.attempts = sink.attempts;
@@ -5382,15 +5446,19 @@ public:
     /// stored.  Throws `Error` with `unknown_sink`.
     void pause(const std::string& sink) { set_sink_state(sink, SinkState::paused); }
     void resume(const std::string& sink) { set_sink_state(sink, SinkState::active); }
+    /// Drops the cursor and the dead letters of a sink that nobody delivers to.  Blocks
+    /// until that is stored.  Throws `Error` with `unknown_sink`, or with `sink_listed`
+    /// while it is one of those given to `Sinks`.
+    void forget_sink(const std::string& sink);
 
-    /// For who delivers to sinks (`Sinks` does).  Makes these all the sinks that there
-    /// are: one that the journal does not know begins with the first event that this
-    /// object emits, or with the oldest that is retained; one that is not named here
-    /// is forgotten.  Blocks until that is stored.  Throws `Error`.
+    /// For who delivers to sinks (`Sinks` does).  Makes these the sinks that are delivered
+    /// to: one that the journal does not know begins with the first event that this
+    /// object emits, or with the oldest that is retained; `others` says what becomes of
+    /// those that are not named here.  Blocks until that is stored.  Throws `Error`.
     /// Once at a time: until close_sinks(), it throws `Error` with `invalid_argument`.
-    void open_sinks(const std::vector<detail::SinkSetup>& setups);
+    void open_sinks(const std::vector<detail::SinkSetup>& setups, Unlisted others = Unlisted::keep);
     /// Lets open_sinks() be called again; what the sinks have taken stays.
-    void close_sinks() { sinks_open_ = false; }
+    void close_sinks();
     /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
     /// active; a hook tells when that may have changed.
     std::optional<Delivery> next_delivery(const std::string& sink) const {
@@ -5450,7 +5518,8 @@ private:
     void call_hooks();
     void set_sink_state(const std::string& sink, SinkState state);
 
-    std::atomic<bool> sinks_open_{false};
+    std::mutex listing_mutex_;  // held while it changes which sinks there are
+    bool sinks_open_ = false;   // guarded by listing_mutex_
     detail::Store store_;
     const std::uint64_t first_seq_;            // of the first event that this object emits
     std::condition_variable wake_;             // with the store's mutex
@@ -5461,9 +5530,9 @@ private:
 
     mutable std::mutex readers_mutex_;
     mutable std::condition_variable emitted_;
-    std::uint64_t next_seq_;              // guarded by readers_mutex_: as the readers know it
-    bool readers_stop_ = false;           // guarded by readers_mutex_
-    std::list<Reader> callbacks_;         // guarded by readers_mutex_
+    std::uint64_t next_seq_;       // guarded by readers_mutex_: as the readers know it
+    bool readers_stop_ = false;    // guarded by readers_mutex_
+    std::list<Reader> callbacks_;  // guarded by readers_mutex_
     std::mutex hooks_mutex_;
     std::vector<std::function<void()>> hooks_;  // guarded by hooks_mutex_; empty: removed
     std::mutex stop_mutex_;                     // before all others: of who stops
@@ -5584,16 +5653,24 @@ inline void Scheduler::call_hooks() {
     }
 }
 
-inline void Scheduler::open_sinks(const std::vector<detail::SinkSetup>& setups) {
-    if (sinks_open_.exchange(true)) {
+inline void Scheduler::open_sinks(const std::vector<detail::SinkSetup>& setups, Unlisted others) {
+    const std::lock_guard<std::mutex> guard(listing_mutex_);
+    if (sinks_open_) {
         throw Error(Errc::invalid_argument, "this scheduler's sinks are already delivered to");
     }
-    try {
-        store_.open_sinks(setups, first_seq_);
-    } catch (...) {
-        sinks_open_ = false;
-        throw;
-    }
+    store_.open_sinks(setups, first_seq_, others);
+    sinks_open_ = true;
+}
+
+inline void Scheduler::close_sinks() {
+    const std::lock_guard<std::mutex> guard(listing_mutex_);
+    store_.close_sinks();
+    sinks_open_ = false;
+}
+
+inline void Scheduler::forget_sink(const std::string& sink) {
+    const std::lock_guard<std::mutex> guard(listing_mutex_);
+    store_.forget_sink(sink);
 }
 
 inline std::size_t Scheduler::redeliver(const std::string& sink, std::optional<TaskId> id) {
@@ -5787,9 +5864,10 @@ struct SinkOptions {
 /// The scheduler must outlive it.
 class Sinks {
 public:
-    /// Makes these all the sinks that the journal knows, and starts to deliver.  Throws
-    /// `Error`: with `invalid_argument` if a name is not good or comes twice.
-    Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks);
+    /// Starts to deliver to these sinks.  One that the journal knows goes on from its
+    /// cursor; `others` says what becomes of those that it knows and that are not here.
+    /// Throws `Error`: with `invalid_argument` if a name is not good or comes twice.
+    Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlisted others = Unlisted::keep);
     ~Sinks() { stop(); }
     Sinks(const Sinks&) = delete;
     Sinks& operator=(const Sinks&) = delete;
@@ -5834,7 +5912,8 @@ private:
     std::optional<std::size_t> hook_;
 };
 
-inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks) : scheduler_(scheduler) {
+inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlisted others)
+    : scheduler_(scheduler) {
     std::vector<detail::SinkSetup> setups;
     std::set<std::string> names;
     for (SinkOptions& options : sinks) {
@@ -5853,7 +5932,7 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks) : sche
         workers_.push_back(std::make_unique<Worker>());
         workers_.back()->options = std::move(options);
     }
-    scheduler_.open_sinks(setups);
+    scheduler_.open_sinks(setups, others);
     try {
         hook_ = scheduler_.add_emission_hook([this] {
             {
@@ -6305,8 +6384,10 @@ inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus
     counter("journal_rewrites_total", "Times the journal was rewritten.", stats.journal_rewrites);
     counter("journal_failures_total", "Groups of records that could not be stored.",
             stats.journal_failures);
-    of_sinks("sink_active", "gauge", "0 while a sink is paused or disabled.",
+    of_sinks("sink_active", "gauge", "0 while a sink is paused, disabled or unlisted.",
              [](const SinkStatus& sink) { return sink.state == SinkState::active ? 1 : 0; });
+    of_sinks("sink_unlisted", "gauge", "1 while a sink is not configured, but kept.",
+             [](const SinkStatus& sink) { return sink.state == SinkState::unlisted ? 1 : 0; });
     of_sinks("sink_lag_events", "gauge", "Events that a sink has not taken yet.",
              [](const SinkStatus& sink) { return sink.lag; });
     of_sinks("sink_dead_letters", "gauge", "Dead letters of a sink.",
@@ -6717,6 +6798,31 @@ inline constexpr std::string_view openapi_template =
         }
       }
     },
+    "/sinks/{name}": {
+      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
+      "delete": {
+        "operationId": "forgetSink",
+        "summary": "Forgets an unlisted sink's cursor and dead letters.",
+        "responses": {
+          "200": {
+            "description": "Forgotten.",
+            "content": {
+              "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
+            }
+          },
+          "400": {"$ref": "#/components/responses/Invalid"},
+          "401": {"$ref": "#/components/responses/Unauthorized"},
+          "403": {"$ref": "#/components/responses/Forbidden"},
+          "404": {"$ref": "#/components/responses/NotFound"},
+          "409": {
+            "description": "The sink is configured.",
+            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+          },
+          "503": {"$ref": "#/components/responses/Unavailable"},
+          "507": {"$ref": "#/components/responses/Full"}
+        }
+      }
+    },
     "/sinks/{name}/dead": {
       "parameters": [{"$ref": "#/components/parameters/SinkName"}],
       "get": {
@@ -7040,6 +7146,11 @@ inline constexpr std::string_view openapi_template =
           "late_ms": {"type": "integer"}, "payload": {"type": "object"}
         }
       },
+      "SinkState": {
+        "enum": ["active", "paused", "disabled", "unlisted"],
+        "description": "unlisted: it is not configured any more, and kept until it is or )"
+    R"(is forgotten."
+      },
       "Sink": {
         "type": "object",
         "required": [
@@ -7048,7 +7159,7 @@ inline constexpr std::string_view openapi_template =
         ],
         "properties": {
           "name": {"type": "string"}, "kind": {"enum": ["webhook", "exec", "callback", ""]},
-          "target": {"type": "string"}, "state": {"enum": ["active", "paused", "disabled"]},
+          "target": {"type": "string"}, "state": {"$ref": "#/components/schemas/SinkState"},
           "cursor": {"type": ["string", "null"], "description": "The last event it has taken."},
           "lag": {"type": "integer", "description": "Events it has not taken yet."},
           "attempts": {"type": "integer", "description": "That failed at the event at hand."},
@@ -8613,6 +8724,7 @@ private:
     void post_redeliver(Call& call);
     void post_pause(Call& call);
     void post_resume(Call& call);
+    void delete_sink(Call& call);
     void answer_sink(Call& call) const;
     void get_healthz(Call& call);
     void get_readyz(Call& call);
@@ -8710,6 +8822,7 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
         {"POST", "/sinks/{}/redeliver", false, &HttpApi::post_redeliver},
         {"POST", "/sinks/{}/pause", false, &HttpApi::post_pause},
         {"POST", "/sinks/{}/resume", false, &HttpApi::post_resume},
+        {"DELETE", "/sinks/{}", false, &HttpApi::delete_sink},
         {"GET", "/healthz", true, &HttpApi::get_healthz, {}, true},
         {"GET", "/readyz", true, &HttpApi::get_readyz, {}, true},
         {"GET", "/metrics", false, &HttpApi::get_metrics, {}, true},
@@ -9006,6 +9119,7 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::unknown_task:
         case Errc::unknown_sink:
             return 404;
+        case Errc::sink_listed:
         case Errc::already_emitted:
             return 409;
         case Errc::key_reused:
@@ -9344,6 +9458,11 @@ inline void HttpApi::post_pause(Call& call) {
 inline void HttpApi::post_resume(Call& call) {
     scheduler_.resume(call.id);
     answer_sink(call);
+}
+
+inline void HttpApi::delete_sink(Call& call) {
+    scheduler_.forget_sink(call.id);
+    answer(call, 200, "{\"message\":\"Forgot sink " + call.id + "\"}");
 }
 
 inline void HttpApi::answer_sink(Call& call) const {
@@ -11001,9 +11120,12 @@ public:
     /// Has a dead letter delivered again, or all of them; returns how many they are.
     std::size_t redeliver(const std::string& sink, std::optional<TaskId> id = std::nullopt) const;
     /// Holds back a sink's events.
-    void pause(const std::string& sink) const { ask("POST", sink_path(sink, "pause")); }
+    void pause(const std::string& sink) const { ask("POST", sink_path(sink, "/pause")); }
     /// Goes on with a sink's events at once.
-    void resume(const std::string& sink) const { ask("POST", sink_path(sink, "resume")); }
+    void resume(const std::string& sink) const { ask("POST", sink_path(sink, "/resume")); }
+    /// Drops the cursor and the dead letters of an unlisted sink.  Throws with `sink_listed`
+    /// if it is configured.
+    void forget_sink(const std::string& sink) const;
 
     class Subscription;
     /// Calls `on_event` for each event after the one with the id `last_event_id`
@@ -11023,7 +11145,7 @@ private:
     [[noreturn]] static void refuse(int status, const std::string& body);
     TaskId schedule(std::string body, std::string_view message, const std::string& key) const;
     Task change(TaskId id, const std::string& body) const;
-    static std::string sink_path(const std::string& sink, const char* what);
+    static std::string sink_path(const std::string& sink, const std::string& what = "");
 
     const ClientOptions options_;
 };
@@ -11261,8 +11383,12 @@ inline SinkStatus read_sink(std::string_view json) {
         if (key == "name") sink.name = text;
         if (key == "kind") sink.kind = text;
         if (key == "target") sink.target = text;
-        if (key == "state" && text == "paused") sink.state = SinkState::paused;
-        if (key == "state" && text == "disabled") sink.state = SinkState::disabled;
+        if (key == "state") {
+            const auto* const state = std::find(sink_states.begin(), sink_states.end(), text);
+            if (state != sink_states.end()) {
+                sink.state = static_cast<SinkState>(state - sink_states.begin());
+            }
+        }
         if (key == "cursor") sink.cursor = TaskId::parse(text);
         if (key == "lag") sink.lag = static_cast<std::size_t>(number);
         if (key == "attempts") sink.attempts = static_cast<std::uint32_t>(number);
@@ -11292,11 +11418,22 @@ inline DeadLetter read_letter(std::string_view json) {
 
 }  // namespace detail
 
-inline std::string Client::sink_path(const std::string& sink, const char* what) {
+inline std::string Client::sink_path(const std::string& sink, const std::string& what) {
     if (!detail::is_sink_name(sink)) {
         throw Error(Errc::invalid_argument, std::string("a sink's name ") + detail::sink_name_rule);
     }
-    return "/sinks/" + sink + '/' + what;
+    return "/sinks/" + sink + what;
+}
+
+// A sink's name alone cannot be in the way of a task.
+inline void Client::forget_sink(const std::string& sink) const {
+    try {
+        ask("DELETE", sink_path(sink));
+    } catch (const Error& error) {
+        if (error.code() == Errc::already_emitted) throw Error(Errc::sink_listed, error.what());
+        if (error.code() == Errc::unknown_task) throw Error(Errc::unknown_sink, error.what());
+        throw;
+    }
 }
 
 inline std::vector<SinkStatus> Client::sinks() const {
@@ -11312,7 +11449,7 @@ inline std::vector<SinkStatus> Client::sinks() const {
 
 inline DeadPage Client::dead_letters(const std::string& sink, std::optional<TaskId> after,
                                      std::size_t limit) const {
-    std::string path = sink_path(sink, "dead") + "?limit=" + std::to_string(limit);
+    std::string path = sink_path(sink, "/dead") + "?limit=" + std::to_string(limit);
     if (after) path += "&after=" + after->str();
     DeadPage page;
     page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
@@ -11324,7 +11461,7 @@ inline DeadPage Client::dead_letters(const std::string& sink, std::optional<Task
 inline std::size_t Client::redeliver(const std::string& sink, std::optional<TaskId> id) const {
     const std::string body = id ? R"({"id":")" + id->str() + "\"}" : "";
     std::size_t count = 0;
-    detail::for_each_member(ask("POST", sink_path(sink, "redeliver"), body),
+    detail::for_each_member(ask("POST", sink_path(sink, "/redeliver"), body),
                             [&count](std::string_view key, std::string_view value) {
                                 if (key != "redelivering") return;
                                 count = static_cast<std::size_t>(detail::read_number(value));

@@ -288,7 +288,7 @@ inline int events(const Arguments& arguments) {
 }
 
 inline std::string sink_line(const scheduler::SinkStatus& sink) {
-    static const char* const states[] = {"active", "paused", "disabled"};
+    static const char* const states[] = {"active", "paused", "disabled", "unlisted"};
     const std::string separator = on_terminal() ? "  " : "\t";
     std::string line = sink.name + separator + sink.kind + separator +
                        states[static_cast<int>(sink.state)] + separator + "delivered " +
@@ -323,10 +323,11 @@ inline void list_dead_letters(const Arguments& arguments, const scheduler::Clien
 inline int sinks(const Arguments& arguments) {
     const std::vector<std::string>& rest = arguments.rest;
     const std::string what = rest.empty() ? "" : rest[0];
-    const bool one = what == "dead" || what == "pause" || what == "resume";
+    const bool one = what == "dead" || what == "pause" || what == "resume" || what == "forget";
     const bool good = rest.empty() || (one && rest.size() == 2) ||
                       (what == "redeliver" && (rest.size() == 2 || rest.size() == 3));
-    if (!good) throw UsageError("sinks takes nothing, or dead, redeliver, pause or resume NAME");
+    if (!good)
+        throw UsageError("sinks takes nothing, or dead, redeliver, pause, resume or forget NAME");
     std::optional<scheduler::TaskId> id;
     if (rest.size() == 3) id = task_id(rest[2]);
     const scheduler::Client client = client_for(arguments);
@@ -340,6 +341,7 @@ inline int sinks(const Arguments& arguments) {
     if (what == "dead") list_dead_letters(arguments, client, rest[1]);
     if (what == "pause") client.pause(rest[1]);
     if (what == "resume") client.resume(rest[1]);
+    if (what == "forget") client.forget_sink(rest[1]);
     if (what == "redeliver") print_line(std::to_string(client.redeliver(rest[1], id)));
     return 0;
 }
@@ -409,10 +411,11 @@ inline const Verb verbs[] = {
      "Usage: task-scheduler sinks [--json]\n"
      "       task-scheduler sinks dead NAME [--json]\n"
      "       task-scheduler sinks redeliver NAME [ID]\n"
-     "       task-scheduler sinks pause|resume NAME\n"
+     "       task-scheduler sinks pause|resume|forget NAME\n"
      "Shows the webhooks and commands that events are delivered to, a line each; the events that\n"
      "one did not take (dead letters); delivers them again, all or one, and prints how many they\n"
-     "are; holds a sink back, or goes on with it.\n\n"
+     "are; holds a sink back, or goes on with it; forgets one that is unlisted, which is a sink\n"
+     "that the server was started without, and that is kept until it is configured again.\n\n"
      "  --json                   one JSON object a line\n"},
 };
 

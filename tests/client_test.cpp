@@ -161,6 +161,22 @@ TEST_SUITE("client") {
         CHECK(errc_of([&] { client.pause("../tasks"); }) == Errc::invalid_argument);
     }
 
+    TEST_CASE("an unlisted sink is shown and forgotten from the other side, a listed one is not") {
+        Service service;
+        const auto never = make_sink([](const Event&) { throw std::runtime_error("never"); });
+        { const Sinks sinks(service.tasks, {{"a", never, {}, false}}); }
+        const Sinks sinks(service.tasks, {{"b", never, {}, false}});
+        const Client client = service.client();
+        REQUIRE(client.sinks().size() == 2);
+        CHECK(client.sinks()[0].state == SinkState::unlisted);
+        client.forget_sink("a");
+        REQUIRE(client.sinks().size() == 1);
+        CHECK(client.sinks()[0].name == "b");
+        CHECK(errc_of([&] { client.forget_sink("a"); }) == Errc::unknown_sink);
+        CHECK(errc_of([&] { client.forget_sink("b"); }) == Errc::sink_listed);
+        CHECK(errc_of([&] { client.forget_sink("b/c"); }) == Errc::invalid_argument);
+    }
+
     TEST_CASE("a refusal says what the server says, and no server is another matter") {
         HttpOptions http;
         http.secrets = {"secret"};

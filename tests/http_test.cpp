@@ -595,12 +595,16 @@ TEST_SUITE("http") {
               std::string::npos);
         CHECK(service.ask("POST /sinks/a.b/resume").find(R"("state":"active")") !=
               std::string::npos);
-        for (const char* line : {"GET /sinks/b/dead", "POST /sinks/b/redeliver",
-                                 "POST /sinks/b/pause", "POST /sinks/b/resume", "GET /sinks/",
-                                 "GET /sinks/a.b", "POST /sinks//pause", "POST /sinks/a/b/pause"}) {
+        for (const char* line :
+             {"GET /sinks/b/dead", "POST /sinks/b/redeliver", "POST /sinks/b/pause",
+              "POST /sinks/b/resume", "GET /sinks/", "DELETE /sinks/b", "POST /sinks//pause",
+              "POST /sinks/a/b/pause"}) {
             CAPTURE(line);
             CHECK(status_of(service.ask(line)) == 404);
         }
+        CHECK(service.ask("GET /sinks/a.b").find("Allow: DELETE, OPTIONS\r\n") !=
+              std::string::npos);
+        CHECK(status_of(service.ask("DELETE /sinks/a.b")) == 409);
         CHECK(service.ask("GET /sinks/a.b/pause").find("Allow: POST, OPTIONS\r\n") !=
               std::string::npos);
         CHECK(

@@ -78,7 +78,7 @@ public:
     }
 
     void run() {
-        for (std::size_t life = 0; life < 8; ++life) {
+        for (std::size_t life = 0; life < lives; ++life) {
             open();
             for (std::size_t steps = below(60); steps > 0; --steps) step();
             if (below(2) == 0) {
@@ -103,6 +103,8 @@ public:
     }
 
 private:
+    static constexpr std::size_t lives = 8;  // before the last
+
     std::uint64_t below(std::uint64_t end) { return random_() % end; }
     std::string any_sink() { return below(2) == 0 ? "a" : "b"; }
 
@@ -113,6 +115,9 @@ private:
             const std::string& name = item.first;
             const auto& receiver = item.second;
             lives_[name].push_back(receiver->count());
+            // One that is known may be left out, but not in the last life.
+            const std::size_t life = lives_[name].size();
+            if (life > 1 && life <= lives && below(4) == 0) continue;
             SinkOptions& options = sinks.emplace_back();
             options.name = name;
             options.sink = std::make_shared<ReceiverSink>(receiver);

@@ -419,30 +419,126 @@ TEST_SUITE("sinks") {
         CHECK(eventually([&] { return notes->taken().size() == 30; }));
     }
 
-    TEST_CASE("a sink that is not named any more is forgotten, and says so") {
+    TEST_CASE("a sink that is left out at one start loses nothing, and goes on when it is back") {
         const TempDir dir;
         std::vector<std::string> said;
         Options options = options_for(dir);
         options.log = [&said](const std::string& line) { said.push_back(line); };
+        std::vector<TaskId> ids;
         {
             Scheduler tasks(options);
             Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse), {}),
                                 sink("b", std::make_shared<Notes>())});
-            emit(tasks, 1);
+            ids = emit(tasks, 1);
             REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
         }
         {
             said.clear();
             Scheduler tasks(options);
             Sinks sinks(tasks, {sink("b", std::make_shared<Notes>())});
-            CHECK(tasks.sinks().size() == 1);
             REQUIRE(said.size() == 1);
             CHECK(said[0] ==
-                  "sink a is no longer configured; its cursor and 1 dead letters are forgotten");
+                  "sink a is not configured: its cursor and 1 dead letters are kept until it is "
+                  "configured again or forgotten");
+            for (const TaskId id : emit(tasks, 2)) ids.push_back(id);
+            CHECK(status_of(tasks).state == SinkState::unlisted);
+            CHECK(status_of(tasks).dead == 1);
+            CHECK(status_of(tasks).lag == 2);
+            CHECK(tasks.dead_letters("a").letters.at(0).event.id == ids[0]);
+            CHECK_FALSE(tasks.next_delivery("a"));
         }
         Scheduler tasks(options);
-        CHECK(tasks.sinks().size() == 1);
-        CHECK(tasks.sinks()[0].name == "b");
+        const auto notes = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", notes), sink("b", std::make_shared<Notes>())});
+        CHECK(status_of(tasks).state == SinkState::active);
+        CHECK(eventually([&] { return notes->taken().size() == 2; }));
+        CHECK(tasks.redeliver("a") == 1);
+        CHECK(eventually([&] {
+            return notes->taken() == std::vector<TaskId>{ids[1], ids[2], ids[0]};
+        }));
+    }
+
+    TEST_CASE("a sink that was paused before it was left out is still paused when it is back") {
+        const TempDir dir;
+        {
+            Scheduler tasks(options_for(dir));
+            Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
+            tasks.pause("a");
+        }
+        Scheduler tasks(options_for(dir));
+        { const Sinks sinks(tasks, {}); }
+        CHECK(status_of(tasks).state == SinkState::unlisted);
+        const Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
+        CHECK(status_of(tasks).state == SinkState::paused);
+    }
+
+    TEST_CASE("an unlisted sink is dropped only by who says so, and for good") {
+        for (const bool at_start : {false, true}) {
+            CAPTURE(at_start);
+            const TempDir dir;
+            Options options = options_for(dir);
+            {
+                Scheduler tasks(options);
+                Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse), {}),
+                                    sink("b", std::make_shared<Notes>())});
+                emit(tasks, 1);
+                REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
+                CHECK(errc_of([&] { tasks.forget_sink("a"); }) == Errc::sink_listed);
+                CHECK(errc_of([&] { tasks.forget_sink("c"); }) == Errc::unknown_sink);
+            }
+            {
+                Scheduler tasks(options);
+                Sinks sinks(tasks, {sink("b", std::make_shared<Notes>())},
+                            at_start ? Unlisted::forget : Unlisted::keep);
+                if (!at_start) tasks.forget_sink("a");
+                CHECK(tasks.sinks().size() == 1);
+                CHECK(errc_of([&] { tasks.forget_sink("a"); }) == Errc::unknown_sink);
+                CHECK(errc_of([&] { tasks.dead_letters("a"); }) == Errc::unknown_sink);
+            }
+            Scheduler tasks(options);
+            REQUIRE(tasks.sinks().size() == 1);
+            CHECK(tasks.sinks()[0].name == "b");
+            tasks.forget_sink("b");  // nobody delivers to it
+            CHECK(tasks.sinks().empty());
+        }
+    }
+
+    TEST_CASE("the history keeps for an unlisted sink what it keeps for others, and no more") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        options.history = 1;
+        options.min_retention = milliseconds(0);
+        options.sink_backlog = 20;
+        options.max_dead = 5;
+        {
+            Scheduler tasks(options);
+            const Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
+        }
+        std::vector<TaskId> ids;
+        {
+            Scheduler tasks(options);
+            const Sinks sinks(tasks, {});
+            ids = emit(tasks, 15);
+            CHECK(status_of(tasks).lag == 15);
+            for (const TaskId id : emit(tasks, 15)) ids.push_back(id);
+            CHECK(status_of(tasks).lag == 20);
+            CHECK(status_of(tasks).dead == 5);
+            CHECK(status_of(tasks).dropped == 5);
+            CHECK(tasks.stats().retained == 20);
+        }
+        Scheduler tasks(options);
+        const auto notes = std::make_shared<Notes>();
+        {
+            const Sinks sinks(tasks, {sink("a", notes)});
+            CHECK(eventually([&] { return notes->taken().size() == 20; }));
+        }
+        CHECK(notes->taken() == std::vector<TaskId>(ids.begin() + 10, ids.end()));
+        tasks.pause("a");
+        emit(tasks, 10);
+        const std::size_t kept = tasks.stats().retained;
+        CHECK(kept >= 10);
+        tasks.forget_sink("a");
+        CHECK(tasks.stats().retained == 1);
     }
 
     TEST_CASE("a slow sink delays neither another nor the emission, and ends when it is told to") {

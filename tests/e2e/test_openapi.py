@@ -18,7 +18,8 @@ NOT_PROVOKED = {('/cancel', 'post', '503'), ('/tasks', 'delete', '503'),
                 ('/tasks/{id}', 'patch', '503'), ('/tasks/{id}', 'delete', '503'),
                 ('/events', 'delete', '503'),
                 *(('/sinks/{name}/' + deed, 'post', status)
-                  for deed in ('redeliver', 'pause', 'resume') for status in ('503', '507'))}
+                  for deed in ('redeliver', 'pause', 'resume') for status in ('503', '507')),
+                *(('/sinks/{name}', 'delete', status) for status in ('503', '507'))}
 
 
 class Description(TestCase):
@@ -72,8 +73,12 @@ class Description(TestCase):
         path = os.path.join(tempfile.mkdtemp(dir=support.WORK), 'sinks.json')
         self.addCleanup(shutil.rmtree, os.path.dirname(path))
         with open(path, 'w') as file:
-            json.dump({'sinks': [{'name': 'valve', 'exec': ['false'], 'retry': []}]}, file)
+            json.dump({'sinks': [{'name': name, 'exec': ['false'], 'retry': []}
+                                 for name in ('valve', 'unlisted')]}, file)
         server = self.server('--max-body', '2000', '--sinks', path)
+        with open(path, 'w') as file:
+            json.dump({'sinks': [{'name': 'valve', 'exec': ['false'], 'retry': []}]}, file)
+        server.restart()
         self.document = server.ask('GET', '/openapi.json')[2]
         self.seen = set()
         self.exercise_tasks(server)
@@ -154,6 +159,9 @@ class Description(TestCase):
             template = '/sinks/{name}/' + deed
             go(server, 'post', '/sinks/valve/' + deed, template, 200)
             go(server, 'post', '/sinks/pump/' + deed, template, 404)
+        go(server, 'delete', '/sinks/valve', '/sinks/{name}', 409)
+        go(server, 'delete', '/sinks/pump', '/sinks/{name}', 404)
+        go(server, 'delete', '/sinks/unlisted', '/sinks/{name}', 200)
         deed = '/sinks/{name}/redeliver'
         go(server, 'post', '/sinks/valve/redeliver', deed, 200, {'id': task})
         go(server, 'post', '/sinks/valve/redeliver', deed, 404, {'id': NONE})

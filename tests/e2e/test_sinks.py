@@ -1052,53 +1052,73 @@ class Memory(Sinks):
         self.until(server, "two", lag=0, cursor=ids[3])
         self.assertEqual((one.ids, two.ids), (ids, ids))
 
-    def test_a_sink_that_is_no_longer_configured_is_forgotten_and_begins_anew(self):
+    def test_a_sink_that_is_left_out_at_a_start_is_kept_and_goes_on_when_it_is_back(self):
         receiver = self.receiver(lambda *_: reply(500))
         both = [self.hook(receiver, "gone", retry=[]), self.hook(receiver, "stays", retry=NEVER)]
         server = self.serve(*both)
-        self.emit(server, *range_of(3))
+        dead = self.emit(server, *range_of(3))
         self.until(server, "gone", dead=3)
-        self.post(server, "/sinks/gone/pause")
-        self.emit(server, "x")
-        self.until(server, "gone", lag=1)
         self.configure(both[1])
         server.restart()
-        lines = [line for line in server.stderr().splitlines() if "no longer configured" in line]
+        lines = [line for line in server.stderr().splitlines() if "is not configured" in line]
         self.assertEqual(len(lines), 1, server.stderr())
-        self.assertRegex(lines[0], "sink gone .*3 dead letters")
-        self.assertEqual([one["name"] for one in server.page("/sinks")["data"]], ["stays"])
-        self.assert_errors(server.call("GET", "/sinks/gone/dead"), 404)
-        self.emit(server, "unseen")
-        self.until(server, "stays", lag=5)
+        self.assertRegex(lines[0], "sink gone .*3 dead letters are kept")
+        self.assertEqual([(one["name"], one["state"]) for one in server.page("/sinks")["data"]],
+                         [("gone", "unlisted"), ("stays", "active")])
+        self.assertEqual([letter["id"] for letter in self.dead(server, "gone")], dead)
+        unseen = self.emit(server, "unseen")
+        self.until(server, "gone", lag=1, delivered=0)
+        self.until(server, "stays", lag=4)
         receiver.script = lambda *_: reply()
         self.configure(*both)
         server.kill()
+        count = len(receiver.requests)
         server.start()
-        self.until(server, "gone", state="active", dead=0, lag=0, cursor=self.last(server))
-        self.until(server, "stays", lag=5, attempts=1)
+        self.until(server, "gone", state="active", dead=3, lag=0, delivered=1)
+        self.assertEqual(receiver.ids[count:], unseen)
+        self.post(server, "/sinks/gone/redeliver")
+        self.until(server, "gone", dead=0)
+        self.assertEqual(sorted(receiver.ids[count:]), sorted(unseen + dead))
+
+    def test_delete_forgets_a_sink_that_is_unlisted_and_no_other(self):
+        receiver = self.receiver(lambda *_: reply(500))
+        both = [self.hook(receiver, "gone", retry=[]), self.hook(receiver, "stays", retry=NEVER)]
+        server = self.serve(*both)
+        self.emit(server, "x")
+        self.until(server, "gone", dead=1)
+        self.configure(both[1])
+        server.restart()
+        status, _, answer = server.ask("DELETE", "/sinks/stays")
+        self.assertEqual(status, 409, answer)
+        self.assertIn("start without it first", answer["errors"][0])
+        self.assert_errors(server.call("DELETE", "/sinks/nobody"), 404)
+        self.assertEqual(server.ask("DELETE", "/sinks/gone")[2], {"message": "Forgot sink gone"})
+        self.assert_errors(server.call("DELETE", "/sinks/gone"), 404)
+        self.assert_errors(server.call("GET", "/sinks/gone/dead"), 404)
+        self.configure(*both)
+        server.kill()
+        receiver.script = lambda *_: reply()
+        server.start()
+        self.until(server, "gone", state="active", dead=0, lag=0)
         count = len(receiver.requests)
         new = self.emit(server, "new")
         self.until(server, "gone", delivered=1, lag=0)
-        self.assertEqual(receiver.ids[count:], new)
+        self.assertEqual(receiver.ids[count:], new, "it begins anew")
 
-    def last(self, server):
-        return server.walk("/events")[-1]["id"]
-
-    def test_a_server_that_is_started_without_sinks_forgets_them_all(self):
+    def test_a_server_that_is_started_without_sinks_keeps_them_all(self):
         receiver = self.receiver()
         server = self.serve(self.hook(receiver))
         self.emit(server, "x")
         self.until(server, delivered=1)
         flags, server.flags = server.flags, ()
         server.restart()
-        self.assertIn("sink a is no longer configured", server.stderr())
-        self.assertEqual(server.page("/sinks"), {"data": []})
-        self.until_emitted(server, self.emit(server, "unseen"))
+        self.assertEqual(self.sink(server)["state"], "unlisted")
+        unseen = self.emit(server, "unseen")
+        self.until_emitted(server, unseen)
         server.flags = flags
         server.restart()
-        new = self.emit(server, "new")
         self.until(server, delivered=1)
-        self.assertEqual(receiver.ids[1:], new)
+        self.assertEqual(receiver.ids[1:], unseen)
 
     def test_delete_events_spares_what_a_sink_has_not_taken(self):
         receiver = self.receiver(lambda *_: reply(500 if len(receiver.requests) > 2 else 200))
@@ -1596,7 +1616,7 @@ class Surfaces(Sinks):
         self.until(server, "good", delivered=4)
         wanted = {"sink_active": (1, 0), "sink_lag_events": (0, 1), "sink_dead_letters": (0, 3),
                   "sink_delivered_total": (4, 0), "sink_failed_attempts_total": (0, 6),
-                  "sink_dropped_total": (0, 0)}
+                  "sink_dropped_total": (0, 0), "sink_unlisted": (0, 0)}
         self.assertEqual(self.metrics(server), {
             (name, sink): values[n] for name, values in wanted.items()
             for n, sink in enumerate(("good", "bad"))})
@@ -1634,9 +1654,24 @@ class Surfaces(Sinks):
         self.assertEqual(self.verb(server, "resume", "a")[0], 0)
         self.until(server, state="active", dead=0, delivered=3)
 
+    def test_the_command_line_and_the_metrics_show_an_unlisted_sink_and_forget_drops_it(self):
+        one, two = self.hook(self.receiver(), "one"), self.hook(self.receiver(), "two")
+        server = self.serve(one, two)
+        self.configure(two)
+        server.restart()
+        self.assertIn("one\t\tunlisted", self.verb(server)[1])
+        values = self.metrics(server)
+        self.assertEqual([values["sink_unlisted", name] for name in ("one", "two")], [1, 0])
+        self.assertEqual([values["sink_active", name] for name in ("one", "two")], [0, 1])
+        self.assertEqual(self.verb(server, "forget", "one"), (0, "", ""))
+        self.assertEqual([name for _, name in self.metrics(server) if name == "one"], [])
+        status, output, errors = self.verb(server, "forget", "two")
+        self.assertEqual((status, output), (1, ""))
+        self.assertIn("start without it first", errors)
+
     def test_its_exit_status_tells_refused_from_misused_from_unreachable(self):
         server = self.serve({"name": "a", "exec": ["true"]})
-        for what in ("dead", "redeliver", "pause", "resume"):
+        for what in ("dead", "redeliver", "pause", "resume", "forget"):
             for arguments, wanted in (([what, "b"], 1), ([what], 2), ([what, "a", "b", "c"], 2),
                                       ([what, "a", "--nonsense"], 2)):
                 status, output, errors = self.verb(server, *arguments)
