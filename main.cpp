@@ -11,7 +11,7 @@
 namespace {
 
 void run(const cli::Settings& settings) {
-    const sigset_t stop = cli::stop_signals();
+    const sigset_t stop = cli::set_of({SIGINT, SIGTERM});
     pthread_sigmask(SIG_BLOCK, &stop, nullptr);  // inherited by every thread
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
@@ -39,22 +39,14 @@ void run(const cli::Settings& settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    cli::Settings settings;
-    settings.scheduler.journal = "tasks.jsonl";
-    settings.scheduler.log = [](const std::string& line) {
-        std::fprintf(stderr, "task-scheduler: %s\n", line.c_str());
-    };
-    try {
+    return cli::guarded("--help", [&] {
         if (const auto status = cli::run_verb(argc, argv)) return *status;
+        cli::Settings settings;
+        settings.scheduler.journal = "tasks.jsonl";
+        settings.scheduler.log = cli::report;
         if (cli::read_flags(argc, argv, settings)) return 0;
         cli::read_secrets(settings);
         run(settings);
         return 0;
-    } catch (const cli::UsageError& error) {
-        std::fprintf(stderr, "task-scheduler: %s (see --help)\n", error.what());
-        return 2;
-    } catch (const std::exception& error) {
-        std::fprintf(stderr, "task-scheduler: %s\n", error.what());
-        return 1;
-    }
+    });
 }

@@ -1026,6 +1026,34 @@ inline std::string changed_payload(std::string_view payload, std::string_view ti
 
 }  // namespace detail
 
+/// Why a text is not one JSON value (RFC 8259) in valid UTF-8, and where; empty if it is.
+inline std::string json_problem(std::string_view text) {
+    detail::JsonReader reader(text);
+    std::string_view value;
+    if (reader.value(value) && reader.finish()) return "";
+    return reader.problem();
+}
+
+/// The text, which is UTF-8, as a JSON string in quotes.
+inline std::string quote_json(std::string_view text) {
+    std::string json;
+    detail::append_quoted(json, text);
+    return json;
+}
+
+/// The message in a payload, as it stands there; empty if it has none.
+inline std::string_view message_of(std::string_view payload) {
+    detail::JsonReader reader(payload);
+    std::string_view key;
+    std::string_view value;
+    std::string_view message;
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) {
+        if (detail::is_named(key, "message")) message = value;
+    }
+    return message;
+}
+
 // ============================================================================
 //  4. Time
 // ============================================================================
@@ -5554,10 +5582,9 @@ namespace detail {
 
 // Before it is put into a larger text: a message is one value, and no more.
 inline void check_message(std::string_view message) {
-    JsonReader reader(message);
-    std::string_view value;
-    if (!reader.value(value) || !reader.finish()) {
-        throw Error(Errc::invalid_argument, "The message is not valid JSON: " + reader.problem());
+    const std::string problem = json_problem(message);
+    if (!problem.empty()) {
+        throw Error(Errc::invalid_argument, "The message is not valid JSON: " + problem);
     }
 }
 
@@ -7551,6 +7578,38 @@ inline void append_letter(std::string& json, const DeadLetter& letter) {
     append_member(json, "error", letter.error);
     json.append(",\"redelivering\":").append(letter.redelivering ? "true}" : "false}");
 }
+
+}  // namespace detail
+
+/// The task as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const Task& task) {
+    std::string json;
+    detail::append_task(json, task);
+    return json;
+}
+
+/// The event as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const Event& event) {
+    std::string json;
+    detail::append_event(json, event);
+    return json;
+}
+
+/// How a sink stands, as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const SinkStatus& sink) {
+    std::string json;
+    detail::append_sink(json, sink);
+    return json;
+}
+
+/// The dead letter as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const DeadLetter& letter) {
+    std::string json;
+    detail::append_letter(json, letter);
+    return json;
+}
+
+namespace detail {
 
 // A page of things and where it stands among all: the answer of a list.
 template <class Items, class Cursor, class Append>
@@ -11060,7 +11119,7 @@ inline std::vector<SinkOptions> parse_sinks(std::string_view json,
 
 /// Where a `Client` finds its server.
 struct ClientOptions {
-    /// Scheme, host and port.
+    /// Scheme, host and port; a slash at the end means nothing.
     std::string url = "http://127.0.0.1:8080";
     /// Sent with every request, if not empty.
     std::string secret;
@@ -11138,11 +11197,12 @@ public:
         std::function<void(const std::string&)> on_error = nullptr) const;
 
 private:
+    static ClientOptions checked(ClientOptions options);
     httplib::Client connection() const;
     httplib::Headers headers() const;
     std::string ask(const char* method, const std::string& path, const std::string& body = "",
                     const httplib::Headers& more = {}) const;
-    [[noreturn]] static void refuse(int status, const std::string& body);
+    [[noreturn]] void refuse(int status, const std::string& body) const;
     TaskId schedule(std::string body, std::string_view message, const std::string& key) const;
     Task change(TaskId id, const std::string& body) const;
     static std::string sink_path(const std::string& sink, const std::string& what = "");
@@ -11233,16 +11293,39 @@ bool read_page(std::string_view json, std::size_t& total, Fn fn) {
     return more;
 }
 
+// Whether the text is [http[s]://]HOST[:PORT], and no more.
+inline bool is_server_url(std::string_view url) {
+    const std::size_t scheme = url.find("://");
+    if (scheme != std::string_view::npos) {
+        const std::string_view name = url.substr(0, scheme);
+        if (name != "http" && name != "https") return false;
+        url.remove_prefix(scheme + 3);
+    }
+    const std::size_t bracket = url.rfind(']');
+    const std::size_t colon = url.find(':', bracket == std::string_view::npos ? 0 : bracket);
+    const std::string_view host = url.substr(0, colon);
+    if (host.empty() || host.find_first_of("/?#@ ") != std::string_view::npos) return false;
+    if (colon == std::string_view::npos) return true;
+    const std::string_view port = url.substr(colon + 1);
+    return !port.empty() && port.size() <= 5 &&
+           port.find_first_not_of("0123456789") == std::string_view::npos &&
+           number_in(port) <= 65'535;
+}
+
 }  // namespace detail
 
-inline Client::Client(ClientOptions options) : options_(std::move(options)) {
-    std::string reason = "it is none";
+inline Client::Client(ClientOptions options) : options_(checked(std::move(options))) {}
+
+inline ClientOptions Client::checked(ClientOptions options) {
+    std::string& url = options.url;
+    if (!url.empty() && url.back() == '/') url.pop_back();
+    std::string reason = "it must be like http://127.0.0.1:8080";
     try {
-        if (connection().is_valid()) return;
+        if (detail::is_server_url(url) && httplib::Client(url).is_valid()) return options;
     } catch (const std::exception& error) {
         reason = error.what();
     }
-    throw Error(Errc::invalid_argument, "cannot use the URL " + options_.url + ": " + reason);
+    throw Error(Errc::invalid_argument, "cannot use the URL " + url + ": " + reason);
 }
 
 inline httplib::Client Client::connection() const {
@@ -11272,14 +11355,17 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
     httplib::Client client = connection();
     const httplib::Result result = client.send(request);
     if (!result) {
-        throw Error(Errc::unreachable, "cannot reach " + options_.url + " (" +
-                                           httplib::to_string(result.error()) + ")");
+        const bool refused = result.error() == httplib::Error::Connection;
+        throw Error(Errc::unreachable,
+                    "cannot reach " + options_.url +
+                        (refused ? "; is the server running?"
+                                 : " (" + httplib::to_string(result.error()) + ")"));
     }
     if (result->status != 200) refuse(result->status, result->body);
     return result->body;
 }
 
-inline void Client::refuse(int status, const std::string& body) {
+inline void Client::refuse(int status, const std::string& body) const {
     std::string sentences;
     try {
         detail::for_each_member(body, [&](std::string_view key, std::string_view value) {
@@ -11292,6 +11378,11 @@ inline void Client::refuse(int status, const std::string& body) {
     } catch (const Error&) {  // somebody else's answer
     }
     if (sentences.empty()) sentences = "the server answers " + std::to_string(status);
+    if (status == 401) {
+        sentences = "the server " + options_.url + " wants " +
+                    (options_.secret.empty() ? "a secret" : "another secret") +
+                    " (--secret-file, or ClientOptions::secret)";
+    }
     switch (status) {
         case 400:
             throw Error(Errc::invalid_argument, sentences);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// What the flags of the server and the verbs of the command line share.
+// What the flags of the server and the verbs of the command line share: how they are
+// typed, and how a failure is told.
 
 #pragma once
 
@@ -9,6 +10,7 @@
 #include <signal.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <limits>
 
 namespace cli {
@@ -33,17 +35,180 @@ inline constexpr std::uint64_t any_size = 1'000'000'000'000;
 
 // Sets a number, to the largest of its type if that is less.
 template <class Int>
-inline void set_number(Int& value, const std::string& text, std::uint64_t least,
-                       std::uint64_t most) {
+void set_number(Int& value, const std::string& text, std::uint64_t least, std::uint64_t most) {
     constexpr std::uint64_t largest = std::numeric_limits<Int>::max();
     value = static_cast<Int>(std::min(number(text, least, most), largest));
 }
 
-inline sigset_t stop_signals() {
+// A duration such as 1h30m, or a whole number of seconds.
+inline scheduler::milliseconds duration(const std::string& text) {
+    const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
+    const auto value = scheduler::parse_duration(digits ? text + 's' : text);
+    if (!value) {
+        throw UsageError("must be seconds, or a duration such as 90s or 1h30m, not '" + text + "'");
+    }
+    return *value;
+}
+
+// Runs fn, and says to which flag or variable belongs what it finds wrong.
+template <class Fn>
+auto naming(const std::string& name, Fn fn) {
+    try {
+        return fn();
+    } catch (const UsageError& error) {
+        throw UsageError(name + ": " + error.what());
+    }
+}
+
+// How many letters have to be changed, added, dropped or swapped with their neighbour.
+inline std::size_t distance(const std::string& a, const std::string& b) {
+    std::vector<std::vector<std::size_t>> rows(a.size() + 1,
+                                               std::vector<std::size_t>(b.size() + 1));
+    for (std::size_t i = 0; i <= a.size(); ++i) {
+        for (std::size_t j = 0; j <= b.size(); ++j) {
+            if (i == 0 || j == 0) {
+                rows[i][j] = i + j;
+                continue;
+            }
+            const std::size_t changed = rows[i - 1][j - 1] + (a[i - 1] == b[j - 1] ? 0 : 1);
+            rows[i][j] = std::min({changed, rows[i - 1][j] + 1, rows[i][j - 1] + 1});
+            if (i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1]) {
+                rows[i][j] = std::min(rows[i][j], rows[i - 2][j - 2] + 1);
+            }
+        }
+    }
+    return rows[a.size()][b.size()];
+}
+
+// "; did you mean NAME?", where one of the names is near enough; else nothing.
+inline std::string suggestion(const std::string& word, const std::vector<std::string>& names) {
+    constexpr std::size_t longest = 64;  // of what somebody may have meant to be a name
+    const std::string* nearest = nullptr;
+    std::size_t least = 0;
+    for (const std::string& name : names) {
+        if (word.size() > longest) break;
+        const std::size_t changes = distance(word, name);
+        if (changes > std::max<std::size_t>(1, name.size() / 3)) continue;
+        if (!nearest || changes < least) {
+            nearest = &name;
+            least = changes;
+        }
+    }
+    return nearest ? "; did you mean " + *nearest + '?' : "";
+}
+
+// A flag as it is typed: --name, and -l where it has a letter.
+struct FlagForm {
+    std::string name;  // with its dashes
+    char letter = 0;
+    bool takes_value = false;
+    bool ends = false;  // what stands behind it is not looked at, as with --help
+};
+
+// What was typed: flags by their names, in order, and the rest in order.
+struct Arguments {
+    std::vector<std::pair<std::string, std::string>> flags;
+    std::vector<std::string> rest;
+
+    bool has(const std::string& name) const { return find(name) != nullptr; }
+    // The last value of a flag.
+    std::string get(const std::string& name, const std::string& otherwise = "") const {
+        const std::string* value = find(name);
+        return value ? *value : otherwise;
+    }
+
+private:
+    const std::string* find(const std::string& name) const {
+        const std::string* value = nullptr;
+        for (const auto& flag : flags) {
+            if (flag.first == name) value = &flag.second;
+        }
+        return value;
+    }
+};
+
+// Reads what was typed: `--name VALUE`, `--name=VALUE`, `-l VALUE`, `-lVALUE`, letters
+// without a value together (`-ab`), and `--`, behind which nothing is a flag.
+class ArgumentReader {
+public:
+    ArgumentReader(const std::vector<FlagForm>& forms, std::vector<std::string> words)
+        : forms_(forms), words_(std::move(words)) {}
+
+    Arguments read() {
+        while (!ended_ && next_ < words_.size()) {
+            const std::string word = words_[next_++];
+            if (word == "--") {
+                read_.rest.insert(read_.rest.end(), words_.begin() + behind(), words_.end());
+                break;
+            }
+            if (word.size() < 2 || word[0] != '-') {
+                read_.rest.push_back(word);
+            } else if (word[1] == '-') {
+                read_name(word);
+            } else {
+                read_letters(word);
+            }
+        }
+        return std::move(read_);
+    }
+
+private:
+    std::ptrdiff_t behind() const { return static_cast<std::ptrdiff_t>(next_); }
+
+    void read_name(const std::string& word) {
+        const std::size_t equals = word.find('=');
+        const std::string name = word.substr(0, equals);
+        const auto form = std::find_if(forms_.begin(), forms_.end(),
+                                       [&](const FlagForm& one) { return one.name == name; });
+        if (form == forms_.end()) unknown(word, name);
+        if (equals == std::string::npos) {
+            add(*form, form->takes_value ? next_word(name) : "");
+        } else if (!form->takes_value) {
+            throw UsageError(name + " takes no value, but is given as " + word);
+        } else {
+            add(*form, word.substr(equals + 1));
+        }
+    }
+    void read_letters(const std::string& word) {
+        for (std::size_t i = 1; i < word.size() && !ended_; ++i) {
+            const auto form = std::find_if(forms_.begin(), forms_.end(), [&](const FlagForm& one) {
+                return one.letter == word[i];
+            });
+            if (form == forms_.end()) unknown(word, '-' + word);
+            if (!form->takes_value) {
+                add(*form, "");
+                continue;
+            }
+            const std::size_t begin = i + 1 < word.size() && word[i + 1] == '=' ? i + 2 : i + 1;
+            add(*form, i + 1 < word.size() ? word.substr(begin) : next_word(form->name));
+            break;
+        }
+    }
+    std::string next_word(const std::string& name) {
+        if (next_ == words_.size()) throw UsageError(name + " needs a value");
+        return words_[next_++];
+    }
+    void add(const FlagForm& form, const std::string& value) {
+        read_.flags.emplace_back(form.name, value);
+        ended_ = form.ends;
+    }
+    [[noreturn]] void unknown(const std::string& word, const std::string& name) const {
+        std::vector<std::string> names;
+        for (const FlagForm& form : forms_) names.push_back(form.name);
+        throw UsageError("unknown option " + word + suggestion(name, names));
+    }
+
+    const std::vector<FlagForm>& forms_;
+    const std::vector<std::string> words_;
+    std::size_t next_ = 0;  // of the words
+    bool ended_ = false;
+    Arguments read_;
+};
+
+inline sigset_t set_of(std::initializer_list<int> signals) {
     sigset_t set;
     sigemptyset(&set);
-    sigaddset(&set, SIGINT);
-    sigaddset(&set, SIGTERM);
+    for (const int signal : signals) sigaddset(&set, signal);
     return set;
 }
 

@@ -4,13 +4,13 @@
 
 #pragma once
 
-#include "common.hpp"
+#include "terminal.hpp"
 
-#include <getopt.h>
-
-#include <cstdio>
+#include <cctype>
+#include <cstring>
 #include <fstream>
 #include <iterator>
+#include <map>
 #include <set>
 #include <sstream>
 
@@ -34,11 +34,11 @@ inline scheduler::Fsync fsync_policy(const std::string& text) {
     throw UsageError("must be always, everysec or no, not '" + text + "'");
 }
 
-// A flag with a value.  The environment variable SCHEDULER_NAME says the same,
-// and the command line wins.
+// A flag of the server.  The environment variable SCHEDULER_NAME says the same, and the
+// command line wins.
 struct Flag {
     const char* name;
-    const char* value;
+    const char* value;  // what its value is called; null: it has none
     const char* help;
     void (*set)(Settings&, const std::string&);
 };
@@ -74,10 +74,7 @@ inline const Flag flags[] = {
      }},
     {"max-lateness", "DURATION",
      "give up a task that is later than this, such as 1h (default: never)",
-     [](Settings& s, const std::string& v) {
-         s.scheduler.max_lateness = scheduler::parse_duration(v);
-         if (!s.scheduler.max_lateness) throw UsageError("must be a duration such as 90s or 1h30m");
-     }},
+     [](Settings& s, const std::string& v) { s.scheduler.max_lateness = duration(v); }},
     {"webhook", "URL", "POST each event's payload to this URL; may be repeated",
      [](Settings& s, const std::string& v) { s.webhooks.push_back(v); }},
     {"exec", "COMMAND",
@@ -90,87 +87,83 @@ inline const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.http.cors_origins.push_back(v); }},
     {"allowed-host", "HOST", "name by which the server may be called on loopback; may be repeated",
      [](Settings& s, const std::string& v) { s.http.allowed_hosts.push_back(v); }},
+    {"trust-clock", nullptr, "believe the clock although it is behind the journal's newest record",
+     [](Settings& s, const std::string& v) { s.scheduler.trust_clock = v != "0"; }},
 };
+
+// Variables that are no flag's: the server's, and those that are only for the verbs.
+inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_URL"};
 
 inline void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
-        "       task-scheduler add|ls|rm|mv|events|sinks ...   talks to a server; see add --help\n"
+        "       task-scheduler add|ls|rm|mv|events|sinks ...   talks to a server; see help add\n"
         "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"
         "  curl -d '{\"timestamp\":\"2026-08-21T04:29:00Z\",\"message\":{\"name\":\"Luke\"}}' \\\n"
         "       http://127.0.0.1:8080/schedule       schedules a message\n"
         "  curl -N http://127.0.0.1:8080/sse         shows messages as they are emitted\n\n");
     for (const Flag& flag : flags) {
-        const std::string left = std::string("--") + flag.name + " " + flag.value;
-        std::printf("  %-24s %s\n", left.c_str(), flag.help);
+        const std::string value = flag.value ? std::string(" ") + flag.value : "";
+        std::printf("  %-24s %s\n", ("--" + std::string(flag.name) + value).c_str(), flag.help);
     }
     std::printf(
-        "  %-24s %s\n  %-24s %s\n  %-24s %s\n\n"
+        "  %-24s %s\n  %-24s %s\n\n"
         "Each option may also be given in the environment: --max-body as SCHEDULER_MAX_BODY,\n"
         "and so on; the secret itself as SCHEDULER_SECRET.\n",
-        "--trust-clock", "believe the clock although it is behind the journal's newest record",
-        "--help", "show this help", "--version", "show the version");
+        "-h, --help", "show this help", "--version", "show the version");
 }
 
-inline std::string variable_of(const char* flag) {
+inline std::string variable_of(const Flag& flag) {
     std::string name = "SCHEDULER_";
-    for (; *flag; ++flag) {
-        name +=
-            *flag == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(*flag)));
+    for (const char c : std::string_view(flag.name)) {
+        name += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
     }
     return name;
 }
 
-inline void apply(const Flag& flag, Settings& settings, const std::string& shown,
-                  const char* value) {
-    try {
-        flag.set(settings, value);
-    } catch (const UsageError& error) {
-        throw UsageError(shown + ": " + error.what());
+inline void read_variables(Settings& settings) {
+    for (const Flag& flag : flags) {
+        const std::string name = variable_of(flag);
+        const char* value = std::getenv(name.c_str());
+        if (value && *value) naming(name, [&] { flag.set(settings, value); });
     }
+}
+
+// A sentence for each variable that looks like one of ours and is none.
+inline std::vector<std::string> unknown_variables() {
+    std::vector<std::string> known(std::begin(other_variables), std::end(other_variables));
+    for (const Flag& flag : flags) known.push_back(variable_of(flag));
+    std::vector<std::string> sentences;
+    for (char** variable = ::environ; *variable; ++variable) {
+        const std::string name(*variable, std::strcspn(*variable, "="));
+        if (name.rfind("SCHEDULER_", 0) != 0) continue;
+        if (std::find(known.begin(), known.end(), name) != known.end()) continue;
+        sentences.push_back("the environment variable " + name + " means nothing here" +
+                            suggestion(name, known));
+    }
+    return sentences;
 }
 
 // Returns true if the program has nothing more to do.
 inline bool read_flags(int argc, char** argv, Settings& settings) {
+    std::vector<FlagForm> forms{{"--help", 'h', false, true}, {"--version", 0, false, true}};
+    std::map<std::string, const Flag*> by_name;
     for (const Flag& flag : flags) {
-        const std::string name = variable_of(flag.name);
-        const char* value = std::getenv(name.c_str());
-        if (value && *value) apply(flag, settings, name, value);
+        forms.push_back({std::string("--") + flag.name, 0, flag.value != nullptr});
+        by_name[forms.back().name] = &flag;
     }
-    const char* trust = std::getenv("SCHEDULER_TRUST_CLOCK");
-    settings.scheduler.trust_clock = trust && *trust && std::string(trust) != "0";
-    std::vector<option> options;
-    for (const Flag& flag : flags) options.push_back({flag.name, required_argument, nullptr, 1});
-    options.push_back({"trust-clock", no_argument, nullptr, 't'});
-    options.push_back({"help", no_argument, nullptr, 'h'});
-    options.push_back({"version", no_argument, nullptr, 'V'});
-    options.push_back({nullptr, 0, nullptr, 0});
-    opterr = 0;
-    int index = 0;
-    for (int c; (c = getopt_long(argc, argv, ":h", options.data(), &index)) != -1;) {
-        const std::string given = optind > 1 ? argv[optind - 1] : "";
-        switch (c) {
-            case 1: {
-                const Flag& flag = flags[index];
-                apply(flag, settings, std::string("--") + flag.name, optarg);
-                break;
-            }
-            case 't':
-                settings.scheduler.trust_clock = true;
-                break;
-            case 'h':
-                print_help();
-                return true;
-            case 'V':
-                std::printf("task-scheduler %s\n", SCHEDULER_VERSION);
-                return true;
-            case ':':
-                throw UsageError(given + " needs a value");
-            default:
-                throw UsageError("unknown option " + given);
-        }
+    const Arguments arguments = ArgumentReader(forms, {argv + 1, argv + argc}).read();
+    if (arguments.has("--help")) print_help();
+    if (arguments.has("--version")) std::printf("task-scheduler %s\n", SCHEDULER_VERSION);
+    if (arguments.has("--help") || arguments.has("--version")) {
+        flush_output();
+        return true;
     }
-    if (optind < argc) throw UsageError(std::string("unexpected argument ") + argv[optind]);
+    if (!arguments.rest.empty()) throw UsageError("unexpected argument " + arguments.rest[0]);
+    read_variables(settings);
+    for (const auto& [name, value] : arguments.flags) {
+        naming(name, [&, &text = value, flag = by_name.at(name)] { flag->set(settings, text); });
+    }
     return false;
 }
 

@@ -6,54 +6,11 @@
 
 #include "flags.hpp"
 
-#include <ctime>
-#include <map>
+#include <cstring>
+#include <deque>
+#include <exception>
 
 namespace cli {
-
-// What a verb's arguments say: flags, and the rest in order.
-struct Arguments {
-    std::map<std::string, std::string> flags;
-    std::vector<std::string> rest;
-
-    bool has(const std::string& name) const { return flags.count(name) > 0; }
-    std::string get(const std::string& name, const std::string& otherwise = "") const {
-        const auto found = flags.find(name);
-        return found == flags.end() ? otherwise : found->second;
-    }
-};
-
-// `with_value` and `alone` are the verb's flags.
-inline Arguments read_arguments(int argc, char** argv, std::vector<std::string> with_value,
-                                const std::vector<std::string>& alone) {
-    Arguments arguments;
-    with_value.insert(with_value.end(), {"--url", "--secret-file"});
-    const auto is_in = [](const std::vector<std::string>& names, const std::string& name) {
-        return std::find(names.begin(), names.end(), name) != names.end();
-    };
-    bool only_rest = false;
-    for (int i = 2; i < argc; ++i) {
-        const std::string text = argv[i];
-        const std::size_t equals = text.find('=');
-        const std::string name = text.substr(0, equals);
-        if (only_rest || text == "-" || text.empty() || text[0] != '-') {
-            arguments.rest.push_back(text);
-        } else if (text == "--") {
-            only_rest = true;
-        } else if (is_in(alone, text)) {
-            arguments.flags[text] = "";
-        } else if (!is_in(with_value, name)) {
-            throw UsageError("unknown option " + text);
-        } else if (equals != std::string::npos) {
-            arguments.flags[name] = text.substr(equals + 1);
-        } else if (i + 1 == argc) {
-            throw UsageError(text + " needs a value");
-        } else {
-            arguments.flags[name] = argv[++i];
-        }
-    }
-    return arguments;
-}
 
 inline scheduler::Client client_for(const Arguments& arguments) {
     Settings settings;
@@ -64,7 +21,11 @@ inline scheduler::Client client_for(const Arguments& arguments) {
     const char* url = std::getenv("SCHEDULER_URL");
     options.url = arguments.get("--url", url && *url ? url : options.url);
     if (!settings.http.secrets.empty()) options.secret = settings.http.secrets.front();
-    return scheduler::Client(options);
+    try {
+        return scheduler::Client(options);
+    } catch (const scheduler::Error& error) {
+        throw UsageError(error.what());
+    }
 }
 
 inline scheduler::TaskId task_id(const std::string& text) {
@@ -84,15 +45,12 @@ inline When when_of(const Arguments& arguments) {
         throw UsageError("give --at TIMESTAMP or --in DURATION");
     }
     When when;
-    if (arguments.has("--at")) {
-        when.at = scheduler::parse_time(arguments.get("--at"));
-        if (!when.at)
-            throw UsageError("--at: '" + arguments.get("--at") + "' is not an ISO 8601 time");
-    } else {
-        const auto in = scheduler::parse_duration(arguments.get("--in"));
-        if (!in) throw UsageError("--in: must be a duration such as 90s or 1h30m");
-        when.in = *in;
+    if (arguments.has("--in")) {
+        when.in = naming("--in", [&] { return duration(arguments.get("--in")); });
+        return when;
     }
+    when.at = scheduler::parse_time(arguments.get("--at"));
+    if (!when.at) throw UsageError("--at: '" + arguments.get("--at") + "' is not an ISO 8601 time");
     return when;
 }
 
@@ -104,73 +62,32 @@ inline std::string standard_input() {
     return text;
 }
 
-// A message that is an object, an array or a string of JSON is taken as that, any
-// other text as a string.
-inline std::string message_json(const std::string& text) {
-    scheduler::detail::JsonReader reader(text);
-    std::string_view value;
-    const char first = reader.peek();
-    if ((first == '{' || first == '[' || first == '"') && reader.value(value) && reader.finish()) {
-        return text;
-    }
-    std::string quoted;
-    scheduler::detail::append_quoted(quoted, text);
-    return quoted;
+// Text that begins like an object, an array or a string of JSON must be one; any other
+// is sent as a string, and so is every text with --text.
+inline std::string message_json(const std::string& text, bool plain) {
+    const std::size_t first = text.find_first_not_of(" \t\r\n");
+    const bool is_json =
+        !plain && first != std::string::npos && std::strchr("{[\"", text[first]) != nullptr;
+    std::string json = is_json ? text : scheduler::quote_json(text);
+    const std::string problem = scheduler::json_problem(json);
+    if (problem.empty()) return json;
+    if (!is_json) throw UsageError("MESSAGE cannot be sent: " + problem);
+    throw UsageError("MESSAGE begins like JSON, but is not valid: " + problem +
+                     "; --text sends it as a plain string");
 }
 
-inline std::string message_of(std::string_view payload) {
-    std::string message;
-    scheduler::detail::for_each_member(payload, [&](std::string_view key, std::string_view value) {
-        if (scheduler::detail::is_named(key, "message")) message = value;
-    });
-    return message;
-}
-
-inline bool on_terminal() {
-    return ::isatty(STDOUT_FILENO) != 0;
-}
-
-inline std::string local_time(scheduler::TimePoint time) {
-    const time_t seconds = static_cast<time_t>(time.time_since_epoch().count() / 1'000);
-    tm parts{};
-    ::localtime_r(&seconds, &parts);
-    char text[64];
-    std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &parts);
-    return text;
-}
-
-// "in 2 h 5 min"
-inline std::string until(scheduler::TimePoint time) {
-    const auto seconds = (time - scheduler::wall_clock()).count() / 1'000;
-    if (seconds < 1) return "now";
-    if (seconds < 60) return "in " + std::to_string(seconds) + " s";
-    if (seconds < 3'600) {
-        return "in " + std::to_string(seconds / 60) + " min " + std::to_string(seconds % 60) + " s";
-    }
-    if (seconds < 86'400) {
-        return "in " + std::to_string(seconds / 3'600) + " h " + std::to_string(seconds / 60 % 60) +
-               " min";
-    }
-    return "in " + std::to_string(seconds / 86'400) + " d " + std::to_string(seconds / 3'600 % 24) +
-           " h";
-}
-
-// For a terminal: no control characters, and no more than fits.
-inline std::string shortened(const std::string& text) {
-    return text.size() > 60 ? text.substr(0, 57) + "..." : text;
-}
-
-inline void print_line(const std::string& line) {
-    std::printf("%s\n", line.c_str());
-    std::fflush(stdout);
+// Where there is nothing to list, a person is told so; a program that reads the output
+// finds none.
+inline void report_none(const Arguments& arguments, const std::string& sentence) {
+    if (!arguments.has("--json")) report(sentence);
 }
 
 inline int add(const Arguments& arguments) {
-    if (arguments.rest.size() != 1) throw UsageError("add takes one MESSAGE");
+    if (arguments.rest.size() != 1) throw UsageError("add takes one MESSAGE, in quotes");
     const When when = when_of(arguments);
     std::string text = arguments.rest[0] == "-" ? standard_input() : arguments.rest[0];
     if (arguments.rest[0] == "-" && !text.empty() && text.back() == '\n') text.pop_back();
-    const std::string message = message_json(text);
+    const std::string message = message_json(text, arguments.has("--text"));
     const scheduler::Client client = client_for(arguments);
     const std::string key = arguments.get("--key");
     print_line(
@@ -179,33 +96,39 @@ inline int add(const Arguments& arguments) {
     return 0;
 }
 
+inline std::string task_line(const scheduler::Task& task) {
+    const std::string message(scheduler::message_of(task.text()));
+    if (!on_terminal()) {
+        return task.id.str() + '\t' + scheduler::format_time(task.due) + '\t' + message;
+    }
+    return task.id.str() + "  " + local_time(task.due) + "  " + until(task.due) + "  " +
+           shortened(message);
+}
+
 inline int ls(const Arguments& arguments) {
     if (!arguments.rest.empty()) throw UsageError("ls takes no argument " + arguments.rest[0]);
     scheduler::TaskQuery query;
     query.limit = 1'000;
     if (arguments.has("--due")) {
-        const auto ahead = scheduler::parse_duration(arguments.get("--due"));
-        if (!ahead) throw UsageError("--due: must be a duration such as 90s or 1h30m");
-        query.due.before = scheduler::wall_clock() + *ahead;
+        query.due.before = scheduler::wall_clock() +
+                           naming("--due", [&] { return duration(arguments.get("--due")); });
     }
     const scheduler::Client client = client_for(arguments);
+    bool none = true;
     for (bool more = true; more;) {
         const scheduler::TaskPage page = client.tasks(query);
         for (const scheduler::Task& task : page.tasks) {
-            std::string json;
-            if (arguments.has("--json")) {
-                scheduler::detail::append_task(json, task);
-                print_line(json);
-            } else if (on_terminal()) {
-                print_line(task.id.str() + "  " + local_time(task.due) + "  " + until(task.due) +
-                           "  " + shortened(message_of(task.text())));
-            } else {
-                print_line(task.id.str() + '\t' + scheduler::format_time(task.due) + '\t' +
-                           message_of(task.text()));
-            }
+            print_line(arguments.has("--json") ? scheduler::to_json(task) : task_line(task));
         }
-        more = page.more;
+        flush_output();
+        none = none && page.tasks.empty();
+        more = page.more && !page.tasks.empty();
         if (more) query.after = scheduler::TaskCursor{page.tasks.back().due, page.tasks.back().id};
+    }
+    if (none) {
+        report_none(arguments, arguments.has("--due")
+                                   ? "no tasks are due within " + arguments.get("--due")
+                                   : "no tasks are pending");
     }
     return 0;
 }
@@ -219,10 +142,10 @@ inline int rm(const Arguments& arguments) {
     for (const scheduler::TaskId id : ids) {
         try {
             if (client.cancel(id)) continue;
-            std::fprintf(stderr, "task-scheduler: there is no task %s\n", id.str().c_str());
+            report("there is no task " + id.str());
         } catch (const scheduler::Error& error) {
             if (error.code() != scheduler::Errc::already_emitted) throw;
-            std::fprintf(stderr, "task-scheduler: %s\n", error.what());
+            report(error.what());
         }
         status = 1;
     }
@@ -242,48 +165,108 @@ inline int mv(const Arguments& arguments) {
     return 0;
 }
 
-inline void print_event(const Arguments& arguments, scheduler::TaskId id, std::string_view payload,
-                        std::optional<scheduler::TimePoint> emitted_at) {
-    if (arguments.has("--json")) {
-        print_line("{\"id\":\"" + id.str() + "\",\"payload\":" + std::string(payload) + '}');
-    } else if (on_terminal()) {
-        print_line(local_time(emitted_at.value_or(scheduler::wall_clock())) + "  " + id.str() +
-                   "  " + shortened(message_of(payload)));
-    } else {
-        print_line(id.str() + '\t' + message_of(payload));
+inline std::string event_line(scheduler::TaskId id, std::string_view payload,
+                              std::optional<scheduler::TimePoint> emitted_at) {
+    const std::string message(scheduler::message_of(payload));
+    if (!on_terminal()) return id.str() + '\t' + message;
+    return local_time(emitted_at.value_or(scheduler::wall_clock())) + "  " + id.str() + "  " +
+           shortened(message);
+}
+
+// Prints events as a stream tells of them.  A stream bears ids and payloads alone; what
+// --json shows besides is asked for, a page of events at a time.
+class Follower {
+public:
+    // `last` is the id of the event before the first that is to be printed, or `earliest`.
+    Follower(const scheduler::Client& client, bool json, std::string last)
+        : client_(client), json_(json), last_(std::move(last)) {}
+
+    void take(scheduler::TaskId id, std::string_view payload) {
+        if (!json_) {
+            print_line(event_line(id, payload, std::nullopt));
+        } else if (!ahead_.empty() && ahead_.front() == id) {
+            ahead_.pop_front();
+        } else if (!print_page(id)) {  // the server cannot say more of it
+            print_line("{\"id\":\"" + id.str() + "\",\"payload\":" + std::string(payload) + '}');
+            last_ = id.str();
+        }
+        flush_output();
     }
+
+private:
+    // The events behind the last one.  False: the one that is looked for is none of them.
+    bool print_page(scheduler::TaskId id) {
+        ahead_.clear();
+        bool found = false;
+        scheduler::EventQuery query;
+        query.limit = 1'000;
+        query.after = last_;
+        try {
+            for (const scheduler::Event& event : client_.events(query).events) {
+                print_line(scheduler::to_json(event));
+                last_ = event.id.str();
+                if (found) ahead_.push_back(event.id);
+                found = found || event.id == id;
+            }
+        } catch (const scheduler::Error&) {
+            return false;
+        }
+        return found;
+    }
+
+    const scheduler::Client& client_;
+    const bool json_;
+    std::string last_;
+    std::deque<scheduler::TaskId> ahead_;  // printed, but the stream is still to tell of them
+};
+
+// Ends by a signal, or when nobody reads any more.
+inline int follow(const Arguments& arguments, const scheduler::Client& client,
+                  const std::string& last) {
+    const sigset_t stop = set_of({SIGINT, SIGTERM});
+    pthread_sigmask(SIG_BLOCK, &stop, nullptr);
+    Follower follower(client, arguments.has("--json"), last);
+    std::exception_ptr failure;
+    {
+        const auto subscription = client.subscribe(
+            [&](scheduler::TaskId id, std::string_view payload) {
+                if (failure) return;
+                try {
+                    follower.take(id, payload);
+                } catch (const OutputError&) {
+                    failure = std::current_exception();
+                    ::kill(::getpid(), SIGTERM);
+                }
+            },
+            last, [] { report("events are missing here"); },
+            [](const std::string& problem) { report(problem + "; connecting again"); });
+        int signal = 0;
+        sigwait(&stop, &signal);
+    }
+    if (failure) std::rethrow_exception(failure);
+    return 0;
 }
 
 inline int events(const Arguments& arguments) {
     if (!arguments.rest.empty()) throw UsageError("events takes no argument " + arguments.rest[0]);
+    const bool follows = arguments.has("--follow");
+    const std::size_t count = naming("-n", [&] {
+        return static_cast<std::size_t>(
+            number(arguments.get("-n", follows ? "0" : "10"), 0, 1'000));
+    });
     const scheduler::Client client = client_for(arguments);
     scheduler::EventQuery query;
-    try {
-        set_number(query.limit, arguments.get("-n", arguments.has("-f") ? "0" : "10"), 0, 1'000);
-    } catch (const UsageError& error) {
-        throw UsageError(std::string("-n: ") + error.what());
+    query.limit = std::max<std::size_t>(count, 1);  // one tells where to follow from
+    std::string last = "earliest";
+    for (const scheduler::Event& event : client.events(query).events) {
+        last = event.id.str();
+        if (count == 0) continue;
+        print_line(arguments.has("--json") ? scheduler::to_json(event)
+                                           : event_line(event.id, event.text(), event.emitted_at));
     }
-    std::string last;
-    if (query.limit > 0) {
-        for (const scheduler::Event& event : client.events(query).events) {
-            print_event(arguments, event.id, event.text(), event.emitted_at);
-            last = event.id.str();
-        }
-    }
-    if (!arguments.has("-f")) return 0;
-    const sigset_t stop = stop_signals();
-    pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-    const auto subscription = client.subscribe(
-        [&](scheduler::TaskId id, std::string_view payload) {
-            print_event(arguments, id, payload, std::nullopt);
-            if (std::ferror(stdout)) ::kill(::getpid(), SIGTERM);  // nobody reads any more
-        },
-        last, [] { std::fprintf(stderr, "task-scheduler: events are missing here\n"); },
-        [](const std::string& problem) {
-            std::fprintf(stderr, "task-scheduler: %s; connecting again\n", problem.c_str());
-        });
-    int signal = 0;
-    sigwait(&stop, &signal);
+    flush_output();
+    if (follows) return follow(arguments, client, last);
+    if (last == "earliest") report_none(arguments, "no events are kept");
     return 0;
 }
 
@@ -295,8 +278,13 @@ inline std::string sink_line(const scheduler::SinkStatus& sink) {
                        std::to_string(sink.delivered) + separator + "lag " +
                        std::to_string(sink.lag) + separator + "dead " + std::to_string(sink.dead);
     if (sink.next_attempt) line += separator + "next attempt " + until(*sink.next_attempt);
-    if (!sink.last_error.empty()) line += separator + "last error: " + sink.last_error;
+    if (!sink.last_error.empty()) line += separator + "last error: " + visible(sink.last_error);
     return line;
+}
+
+inline std::string letter_line(const scheduler::DeadLetter& letter) {
+    return letter.event.id.str() + '\t' + std::to_string(letter.attempts) + " attempts\t" +
+           visible(letter.error) + '\t' + shortened(scheduler::message_of(letter.event.text()));
 }
 
 inline void list_dead_letters(const Arguments& arguments, const scheduler::Client& client,
@@ -305,19 +293,21 @@ inline void list_dead_letters(const Arguments& arguments, const scheduler::Clien
     for (bool more = true; more;) {
         const scheduler::DeadPage page = client.dead_letters(sink, after, 1'000);
         for (const scheduler::DeadLetter& letter : page.letters) {
-            std::string json;
-            if (arguments.has("--json")) {
-                scheduler::detail::append_letter(json, letter);
-                print_line(json);
-            } else {
-                print_line(letter.event.id.str() + '\t' + std::to_string(letter.attempts) +
-                           " attempts\t" + letter.error + '\t' +
-                           shortened(message_of(letter.event.text())));
-            }
+            print_line(arguments.has("--json") ? scheduler::to_json(letter) : letter_line(letter));
         }
-        more = page.more;
+        flush_output();
+        more = page.more && !page.letters.empty();
         if (more) after = page.letters.back().event.id;
+        if (!more && page.total == 0) report_none(arguments, sink + " has no dead letters");
     }
+}
+
+inline void list_sinks(const Arguments& arguments, const scheduler::Client& client) {
+    const std::vector<scheduler::SinkStatus> all = client.sinks();
+    for (const scheduler::SinkStatus& sink : all) {
+        print_line(arguments.has("--json") ? scheduler::to_json(sink) : sink_line(sink));
+    }
+    if (all.empty()) report_none(arguments, "the server has no sinks");
 }
 
 inline int sinks(const Arguments& arguments) {
@@ -326,18 +316,14 @@ inline int sinks(const Arguments& arguments) {
     const bool one = what == "dead" || what == "pause" || what == "resume" || what == "forget";
     const bool good = rest.empty() || (one && rest.size() == 2) ||
                       (what == "redeliver" && (rest.size() == 2 || rest.size() == 3));
-    if (!good)
-        throw UsageError("sinks takes nothing, or dead, redeliver, pause, resume or forget NAME");
+    if (!good) {
+        throw UsageError("sinks takes nothing, or dead, redeliver, pause, resume or forget NAME" +
+                         suggestion(what, {"dead", "redeliver", "pause", "resume", "forget"}));
+    }
     std::optional<scheduler::TaskId> id;
     if (rest.size() == 3) id = task_id(rest[2]);
     const scheduler::Client client = client_for(arguments);
-    if (rest.empty()) {
-        for (const scheduler::SinkStatus& sink : client.sinks()) {
-            std::string json;
-            scheduler::detail::append_sink(json, sink);
-            print_line(arguments.has("--json") ? json : sink_line(sink));
-        }
-    }
+    if (rest.empty()) list_sinks(arguments, client);
     if (what == "dead") list_dead_letters(arguments, client, rest[1]);
     if (what == "pause") client.pause(rest[1]);
     if (what == "resume") client.resume(rest[1]);
@@ -348,8 +334,7 @@ inline int sinks(const Arguments& arguments) {
 
 struct Verb {
     const char* name;
-    std::vector<std::string> with_value;
-    std::vector<std::string> alone;
+    std::vector<FlagForm> flags;
     int (*run)(const Arguments&);
     const char* help;
 };
@@ -362,19 +347,18 @@ inline const char* const common_help =
 
 inline const Verb verbs[] = {
     {"add",
-     {"--at", "--in", "--key"},
-     {},
+     {{"--at", 0, true}, {"--in", 0, true}, {"--key", 0, true}, {"--text"}},
      add,
      "Usage: task-scheduler add --at TIMESTAMP|--in DURATION [--key KEY] MESSAGE\n"
      "Schedules a message and prints the task's id.\n\n"
-     "MESSAGE is an object, an array or a string of JSON; other text is sent as a string.\n"
-     "- reads it from standard input.\n\n"
+     "MESSAGE is an object, an array or a string of JSON; text that does not begin with {, [\n"
+     "or \" is sent as a string.  - reads it from standard input.\n\n"
      "  --at TIMESTAMP           when, in ISO 8601, such as 2026-08-21T04:29:00Z\n"
-     "  --in DURATION            how far ahead, such as 90s or 1h30m\n"
-     "  --key KEY                requests with the same key schedule one task\n"},
+     "  --in DURATION            how far ahead: seconds, or such as 90s or 1h30m\n"
+     "  --key KEY                requests with the same key schedule one task\n"
+     "  --text                   MESSAGE is a plain string, whatever it begins with\n"},
     {"ls",
-     {"--due"},
-     {"--json"},
+     {{"--due", 0, true}, {"--json"}},
      ls,
      "Usage: task-scheduler ls [--due DURATION] [--json]\n"
      "Lists pending tasks, the earliest first: id, due time and message.\n\n"
@@ -382,31 +366,27 @@ inline const Verb verbs[] = {
      "  --json                   one JSON object a line\n"},
     {"rm",
      {},
-     {},
      rm,
      "Usage: task-scheduler rm ID...\n"
      "Cancels tasks.\n\n"},
     {"mv",
-     {"--at", "--in"},
-     {},
+     {{"--at", 0, true}, {"--in", 0, true}},
      mv,
      "Usage: task-scheduler mv ID --at TIMESTAMP|--in DURATION\n"
      "Moves a pending task to another time.\n\n"
      "  --at TIMESTAMP           when, in ISO 8601, such as 2026-08-21T04:29:00Z\n"
-     "  --in DURATION            how far ahead, such as 90s or 1h30m\n"},
+     "  --in DURATION            how far ahead: seconds, or such as 90s or 1h30m\n"},
     {"events",
-     {"-n"},
-     {"-f", "--json"},
+     {{"-n", 'n', true}, {"--follow", 'f'}, {"--json"}},
      events,
-     "Usage: task-scheduler events [-n COUNT] [-f] [--json]\n"
+     "Usage: task-scheduler events [-n COUNT] [-f|--follow] [--json]\n"
      "Shows emitted events: id and message.\n\n"
      "  -n COUNT                 the newest COUNT, up to 1000 (default 10; with -f, 0)\n"
-     "  -f                       follow: go on with events as they are emitted; reconnects\n"
-     "                           and resumes by itself\n"
+     "  -f, --follow             go on with events as they are emitted; reconnects and\n"
+     "                           resumes by itself\n"
      "  --json                   one JSON object a line\n"},
     {"sinks",
-     {},
-     {"--json"},
+     {{"--json"}},
      sinks,
      "Usage: task-scheduler sinks [--json]\n"
      "       task-scheduler sinks dead NAME [--json]\n"
@@ -419,27 +399,46 @@ inline const Verb verbs[] = {
      "  --json                   one JSON object a line\n"},
 };
 
-// Runs a verb, if the first argument is one; returns its exit status.
+inline const Verb& verb_named(const std::string& name) {
+    std::vector<std::string> names{"help"};
+    for (const Verb& verb : verbs) {
+        if (verb.name == name) return verb;
+        names.emplace_back(verb.name);
+    }
+    throw UsageError("unknown command " + name + suggestion(name, names));
+}
+
+inline int run_help(int argc, char** argv) {
+    if (argc > 3) throw UsageError("help takes the name of one command");
+    if (argc == 3) std::printf("%s%s", verb_named(argv[2]).help, common_help);
+    if (argc == 2) print_help();
+    flush_output();
+    return 0;
+}
+
+inline int run_verb(const Verb& verb, int argc, char** argv) {
+    std::vector<FlagForm> forms = verb.flags;
+    forms.insert(forms.end(), {{"--url", 0, true}, {"--secret-file", 0, true}});
+    forms.push_back({"--help", 'h', false, true});
+    const Arguments arguments = ArgumentReader(forms, {argv + 2, argv + argc}).read();
+    std::signal(SIGPIPE, SIG_IGN);
+    int status = 0;
+    if (arguments.has("--help")) {
+        std::printf("%s%s", verb.help, common_help);
+    } else {
+        status = verb.run(arguments);
+    }
+    flush_output();
+    return status;
+}
+
+// Runs a verb, if the first argument may be one; returns the exit status.
 inline std::optional<int> run_verb(int argc, char** argv) {
     if (argc < 2 || argv[1][0] == '-') return std::nullopt;
-    for (const Verb& verb : verbs) {
-        if (std::string(argv[1]) != verb.name) continue;
-        std::vector<std::string> alone = verb.alone;
-        alone.emplace_back("--help");
-        const Arguments arguments = read_arguments(argc, argv, verb.with_value, alone);
-        if (arguments.has("--help")) {
-            std::printf("%s%s", verb.help, common_help);
-            return 0;
-        }
-        std::signal(SIGPIPE, SIG_IGN);
-        try {
-            return verb.run(arguments);
-        } catch (const scheduler::Error& error) {
-            std::fprintf(stderr, "task-scheduler: %s\n", error.what());
-            return error.code() == scheduler::Errc::unreachable ? 3 : 1;
-        }
-    }
-    throw UsageError(std::string("unknown command ") + argv[1]);
+    const std::string name = argv[1];
+    if (name == "help") return run_help(argc, argv);
+    const Verb& verb = verb_named(name);
+    return guarded("help " + name, [&] { return run_verb(verb, argc, argv); });
 }
 
 }  // namespace cli

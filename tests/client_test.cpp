@@ -280,7 +280,60 @@ TEST_SUITE("client") {
 
     TEST_CASE("a URL that cannot be one is refused where it is given") {
         ClientOptions where;
-        where.url = "gopher://127.0.0.1:70";
-        CHECK(errc_of([&] { Client client(where); }) == Errc::invalid_argument);
+        for (const char* url : {"gopher://127.0.0.1:70", "", "http://", "http:///", "http://a/b",
+                                "http://a//", "http://a:", "http://a:x", "http://a:65536",
+                                "http://a b", "http://a?b", "http://u@a", "://a"}) {
+            CAPTURE(url);
+            where.url = url;
+            CHECK(errc_of([&] { Client client(where); }) == Errc::invalid_argument);
+        }
+        for (const char* url : {"http://127.0.0.1:80/", "http://[::1]:80", "http://[::1]",
+                                "http://a", "localhost:8080", "a"}) {
+            CAPTURE(url);
+            where.url = url;
+            CHECK_NOTHROW(Client{where});
+        }
+    }
+
+    TEST_CASE("a slash at the end of the URL means nothing") {
+        Service service;
+        ClientOptions where;
+        where.url = "http://127.0.0.1:" + std::to_string(service.port) + '/';
+        CHECK(Client(where).tasks().total == 0);
+    }
+
+    TEST_CASE("what a call finds wrong says what to do about it") {
+        HttpOptions http;
+        http.secrets = {"secret"};
+        Service service(http);
+        const auto problem_of = [](const Client& client) -> std::string {
+            try {
+                client.tasks();
+            } catch (const Error& error) {
+                return error.what();
+            }
+            return "none";
+        };
+        CHECK(problem_of(service.client()).find("wants a secret (--secret-file") !=
+              std::string::npos);
+        CHECK(problem_of(service.client("wrong")).find("wants another secret (--secret-file") !=
+              std::string::npos);
+        service.server.stop();
+        CHECK(problem_of(service.client("secret")).find("is the server running?") !=
+              std::string::npos);
+    }
+
+    TEST_CASE("what was read is written as the server writes it") {
+        Service service;
+        const Client client = service.client();
+        const TaskId id = client.schedule(milliseconds(0), R"({"n":1.10,"n":2})");
+        client.schedule(std::chrono::hours(1), "\"x\"");
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        httplib::Client wire("127.0.0.1", service.port);
+        CHECK(wire.Get("/tasks/" + id.str())->body == to_json(*client.find(id)));
+        const std::string events = wire.Get("/events")->body;
+        CHECK(events.find('[' + to_json(client.events().events.at(0)) + ']') != std::string::npos);
+        const std::string tasks = wire.Get("/tasks")->body;
+        CHECK(tasks.find('[' + to_json(client.tasks().tasks.at(0)) + ']') != std::string::npos);
     }
 }

@@ -434,4 +434,19 @@ TEST_SUITE("text") {
         CHECK(changed_payload(payload, "", "[2]") ==
               R"({"x":1.0,"timestamp":"old","mess\u0061ge":[2],"y":[]})");
     }
+
+    TEST_CASE("JSON is checked and quoted, and a message found, by functions that are public") {
+        using namespace scheduler;
+        CHECK(json_problem(R"({"a":[1,"x"]})").empty());
+        CHECK(json_problem(" 1 ").empty());
+        CHECK(json_problem(R"({"a":)").find(" at byte 5") != std::string::npos);
+        CHECK_FALSE(json_problem("").empty());
+        CHECK_FALSE(json_problem("1 2").empty());
+        CHECK(quote_json("a\"\\\n\x7F\xC2\x9B") == "\"a\\\"\\\\\\u000a\\u007f\xC2\x9B\"");
+        CHECK_FALSE(json_problem(quote_json("\xFF")).empty());
+        CHECK(message_of(R"({"timestamp":"x","m\u0065ssage":{"n":1.10},"message2":1})") ==
+              R"({"n":1.10})");
+        CHECK(message_of("{}").empty());
+        CHECK(message_of("").empty());
+    }
 }

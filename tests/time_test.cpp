@@ -321,9 +321,9 @@ TEST_SUITE("time") {
         CHECK(parse_duration("000000000000000000000090s") == milliseconds(90'000));
         CHECK(parse_duration("100000000000000000ms") ==
               milliseconds(std::int64_t{100'000'000'000'000'000}));
-        for (const char* text : {"100000000000000001ms", "1ms100000000000000000ms",
-                                 "1157407407d9h46m40s1ms", "9223372036854775807d",
-                                 "18446744073709551616ms", "99999999999999999999999s"}) {
+        for (const char* text :
+             {"100000000000000001ms", "1ms100000000000000000ms", "1157407407d9h46m40s1ms",
+              "9223372036854775807d", "18446744073709551616ms", "99999999999999999999999s"}) {
             CAPTURE(text);
             CHECK_FALSE(parse_duration(text));
         }

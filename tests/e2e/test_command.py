@@ -1,11 +1,16 @@
 # SPDX-License-Identifier: MIT
 """The command line: what a person types, and what a script reads."""
 
+import datetime
+import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import support
 from support import TestCase
@@ -76,6 +81,244 @@ class CommandLine(TestCase):
         self.assertEqual(done.returncode, 0)
         self.assertRegex(text, r'^[0-9a-f-]{36}  \d{4}-\d\d-\d\d \d\d:\d\d:\d\d  in 1 h 59 min  "x"')
 
+    def terminal(self, *arguments):
+        """What a verb writes to a terminal, standard error included."""
+        master, slave = pty.openpty()
+        process = subprocess.Popen([support.BINARY, *arguments], stdout=slave, stderr=slave,
+                                   env={**os.environ, 'SCHEDULER_URL': self.one.url})
+        os.close(slave)
+        text = b''
+        while True:
+            try:
+                chunk = os.read(master, 65536)
+            except OSError:  # nobody has it open any more
+                break
+            if not chunk:
+                break
+            text += chunk
+        os.close(master)
+        self.assertEqual(process.wait(timeout=20), 0, text)
+        return text.decode()
+
+    def follow(self, *arguments):
+        """`events` with these arguments, as a process that is ended after 30 s at the latest."""
+        process = subprocess.Popen([support.BINARY, 'events', *arguments, '--url', self.one.url],
+                                   stdout=subprocess.PIPE, text=True)
+        timer = threading.Timer(30, process.kill)
+        timer.start()
+        self.addCleanup(lambda: (timer.cancel(), process.kill(), process.wait(),
+                                 process.stdout.close()))
+        return process
+
+    def assert_misused(self, *arguments, says=()):
+        status, output, errors = self.run_verb(*arguments)
+        self.assertEqual((status, output), (2, ''), (arguments, errors))
+        self.assertRegex(errors, r'^task-scheduler: [^\n]+\n$')
+        for word in says:
+            self.assertIn(word, errors)
+
+    def test_a_task_lies_as_far_ahead_as_a_calendar_year(self):
+        for ahead in ('12d', '100d', '365d', '8760h', '31536000'):
+            self.add('--in', ahead, 'x')
+        status, _, errors = self.run_verb('add', '--in', '367d', 'x')
+        self.assertEqual(status, 1)
+        self.assertIn('year', errors)
+        today = datetime.date.today()
+        days = (today.replace(year=today.year + 1, day=min(today.day, 28)) -
+                today.replace(day=min(today.day, 28))).days
+        task = self.add('--in', '1d', 'x')
+        self.assertEqual(self.run_verb('mv', task, '--in', f'{days}d')[0], 0)
+
+    def test_a_number_without_a_unit_is_seconds(self):
+        task = self.add('--in', '90', 'x')
+        self.assertEqual(self.run_verb('mv', task, '--in', '3600')[0], 0)
+        self.assertEqual(self.run_verb('ls', '--due', '3601')[1].count('\n'), 1)
+        self.assertEqual(self.run_verb('ls', '--due', '3000')[1].count('\n'), 0)
+        self.assert_misused('add', '--in', '-90', 'x', says=('--in', '-90'))
+
+    def test_text_that_begins_like_json_must_be_json_or_called_text(self):
+        for text in ('{bad json', '[1,', '"open', ' {"a":}', '{} {}', '{"a":01}'):
+            self.assert_misused('add', '--in', '1h', text, says=('JSON', '--text'))
+        self.assertEqual(self.one.pending(), 0)
+        for text in ('{bad json', '{"a":1}', '"quoted"', 'plain', '-'):
+            self.add('--in', '1h', '--text', text, text='{from input\n')
+        self.assertEqual([task['payload']['message'] for task in self.one.walk('/tasks')],
+                         ['{bad json', '{"a":1}', '"quoted"', 'plain', '{from input'])
+        for text in ('42', 'true', "it's", '', 'a {b}'):
+            self.add('--in', '2h', text)
+        self.assertEqual([task['payload']['message'] for task in self.one.walk('/tasks')][5:],
+                         ['42', 'true', "it's", '', 'a {b}'])
+
+    def test_output_that_cannot_be_written_is_a_failure_that_is_told(self):
+        self.add('--in', '1h', 'x')
+        self.add('--in', '0s', 'past')
+        support.wait_for(lambda: self.run_verb('events')[1])
+        for arguments in (['ls'], ['ls', '--json'], ['events'], ['events', '-n', '1', '-f'],
+                          ['add', '--in', '1h', 'y'], ['--help'], ['--version'], ['help'],
+                          ['ls', '--help']):
+            with self.subTest(arguments), open('/dev/full', 'w') as full:
+                done = subprocess.run([support.BINARY, *arguments], stdout=full,
+                                      stderr=subprocess.PIPE, text=True, timeout=20,
+                                      env={**os.environ, 'SCHEDULER_URL': self.one.url})
+                self.assertEqual(done.returncode, 1)
+                self.assertRegex(done.stderr, r'^task-scheduler: cannot write [^\n]*space[^\n]*\n$')
+
+    def test_a_reader_that_has_seen_enough_is_no_failure_to_tell_of(self):
+        self.one.call('POST', '/schedule',
+                      json.dumps([{'delay': 3600, 'message': 'x' * 200}] * 2000))
+        for verb in (['ls'], ['ls', '--json']):
+            done = subprocess.run(['/bin/sh', '-c', '"$0" "$@" | head -n 1', support.BINARY, *verb,
+                                   '--url', self.one.url],
+                                  capture_output=True, text=True, timeout=20)
+            self.assertEqual((done.stdout.count('\n'), done.stderr), (1, ''))
+
+    def test_nothing_that_others_wrote_controls_the_terminal(self):
+        message = 'a\x7fb\x9bc\x9dd\u00a0e'
+        self.add('--in', '0s', message)
+        self.add('--in', '1h', message)
+        support.wait_for(lambda: self.run_verb('events')[1])
+        for arguments in (['ls'], ['ls', '--json'], ['events'], ['events', '--json']):
+            with self.subTest(arguments):
+                text = self.terminal(*arguments)
+                self.assertNotRegex(text.replace('\r\n', ''), r'[\x00-\x1f\x7f-\x9f]')
+                self.assertIn('a\\u007fb\\u009bc\\u009dd\u00a0e', text)
+        # For a program it stays as it is.
+        self.assertIn('b\x9bc\x9dd', self.run_verb('ls')[1])
+        self.assertEqual(json.loads(self.run_verb('ls', '--json')[1])['payload']['message'],
+                         message)
+
+    def test_a_servers_errors_do_not_control_the_terminal(self):
+        class Foul(BaseHTTPRequestHandler):
+            def do_GET(self):
+                content = json.dumps({'errors': ['no \x1b[31m\x9b31m\x7f\r\n way']}).encode()
+                self.send_response(400)
+                self.send_header('Content-Length', str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *_):
+                pass
+
+        foul = HTTPServer(('127.0.0.1', 0), Foul)
+        thread = threading.Thread(target=foul.serve_forever)
+        thread.start()
+        self.addCleanup(lambda: (foul.shutdown(), thread.join(), foul.server_close()))
+        done = subprocess.run(
+            [support.BINARY, 'ls', '--url', f'http://127.0.0.1:{foul.server_port}'],
+            capture_output=True, timeout=20)
+        self.assertEqual(done.returncode, 1)
+        errors = done.stderr.decode()
+        self.assertIn('no \\u001b[31m', errors)
+        self.assertNotRegex(errors[:-1], r'[\x00-\x1f\x7f-\x9f]')
+
+    def test_a_long_text_is_cut_between_characters(self):
+        for width in range(4):
+            self.add('--in', '1h', 'x' * width + '\u20ac' * 100)
+            self.add('--in', '1h', 'x' * width + '\U0001f40c' * 100)
+        text = self.terminal('ls')  # which decodes it
+        self.assertEqual(text.count('...'), 8)
+        for line in text.splitlines():
+            self.assertEqual(len(line.split('  "')[1]), 59, line)
+
+    def test_a_slash_at_the_end_of_the_url_means_nothing(self):
+        self.assertEqual(self.run_verb('ls', '--url', self.one.url + '/')[0], 0)
+        for url in (self.one.url + '/tasks', 'ftp://127.0.0.1', '', 'http://', 'http://a b',
+                    'http://127.0.0.1:99999', 'http://127.0.0.1:x'):
+            self.assert_misused('ls', '--url', url, says=('http://127.0.0.1:8080',))
+
+    def test_who_reaches_no_server_is_asked_whether_it_runs(self):
+        self.one.stop()
+        status, _, errors = self.run_verb('ls')
+        self.assertEqual(status, 3)
+        self.assertEqual(errors, f'task-scheduler: cannot reach {self.one.url}; '
+                                 'is the server running?\n')
+        self.assertEqual(self.run_verb('events', '-f')[0], 3)
+
+    def test_help_is_where_people_look_for_it(self):
+        usage = self.run_verb('--help')[1]
+        for arguments in (['-h'], ['help']):
+            self.assertEqual(self.run_verb(*arguments), (0, usage, ''))
+        for verb in ('add', 'ls', 'rm', 'mv', 'events', 'sinks'):
+            text = self.run_verb(verb, '--help')[1]
+            self.assertTrue(text.startswith(f'Usage: task-scheduler {verb} '))
+            for arguments in (['help', verb], [verb, '-h'], [verb, 'x', '--help']):
+                self.assertEqual(self.run_verb(*arguments), (0, text, ''))
+        self.assert_misused('help', 'evnts', says=('events?',))
+        self.assert_misused('help', 'ls', 'rm')
+
+    def test_flags_are_taken_as_they_are_usually_written(self):
+        for n in range(7):
+            self.add('--in', '0s', str(n))
+        support.wait_for(lambda: self.run_verb('events')[1].count('\n') == 7)
+        for arguments in (['-n5'], ['-n', '5'], ['-n=5']):
+            self.assertEqual(self.run_verb('events', *arguments)[1].count('\n'), 5)
+        for arguments in (['-n2', '--follow'], ['-fn2'], ['-f', '-n', '2']):
+            process = self.follow(*arguments)
+            self.assertIn('"5"', process.stdout.readline())
+            self.assertIn('"6"', process.stdout.readline())
+
+    def test_the_nearest_name_is_suggested_for_one_that_is_misspelt(self):
+        for arguments, near in ((['evnets'], 'events?'), (['lss'], 'ls?'), (['sl'], 'ls?'),
+                                (['sink'], 'sinks?'), (['hlep'], 'help?'),
+                                (['ls', '--deu', '1h'], '--due?'), (['ls', '--jsno'], '--json?'),
+                                (['events', '--folow'], '--follow?'),
+                                (['add', '--att=1', 'x'], '--at?'),
+                                (['ls', '--secret-fiel', 'x'], '--secret-file?'),
+                                (['sinks', 'pase', 'x'], 'pause?'),
+                                (['--jurnal', 'x'], '--journal?'), (['--prot=1'], '--port?')):
+            self.assert_misused(*arguments, says=(f'did you mean {near}',))
+        for arguments in (['frobnicate'], ['ls', '--frobnicate'], ['--frobnicate'], ['-x'],
+                          ['x' * 100_000]):
+            status, _, errors = self.run_verb(*arguments)
+            self.assertEqual(status, 2)
+            self.assertNotIn('did you mean', errors)
+
+    def test_a_word_is_said_where_nothing_is_to_be_shown(self):
+        words = ((['ls'], 'no tasks are pending'), (['ls', '--due', '1h'], 'no tasks are due'),
+                 (['events'], 'no events'), (['sinks'], 'no sinks'))
+        for arguments, word in words:
+            status, output, errors = self.run_verb(*arguments)
+            self.assertEqual((status, output), (0, ''))
+            self.assertIn(word, errors)
+            self.assertIn(word, self.terminal(*arguments))
+            self.assertEqual(self.run_verb(*arguments, '--json'), (0, '', ''))
+        self.add('--in', '1h', 'x')
+        self.assertEqual(self.run_verb('ls')[2], '')
+
+    def test_events_as_json_have_all_their_members_also_those_that_are_followed(self):
+        ids = [self.add('--in', '0s', str(n)) for n in range(3)]
+        wanted = support.wait_for(lambda: (data := self.one.walk('/events'))[2:] and data)
+        status, output, _ = self.run_verb('events', '--json')
+        self.assertEqual([json.loads(line) for line in output.splitlines()], wanted)
+        self.assertEqual(set(wanted[0]), {'id', 'due', 'emitted_at', 'late_ms', 'payload'})
+        process = self.follow('-n', '1', '-f', '--json')
+        self.assertEqual(json.loads(process.stdout.readline()), wanted[2])
+        self.one.call('POST', '/schedule',
+                      json.dumps([{'delay': 0, 'message': str(n)} for n in range(1500)]))
+        followed = [json.loads(process.stdout.readline()) for _ in range(1500)]
+        ids = [self.add('--in', '0s', str(n)) for n in range(3)]
+        followed += [json.loads(process.stdout.readline()) for _ in ids]
+        self.assertEqual(followed, self.one.walk('/events')[3:])
+
+    def test_what_is_followed_from_the_first_event_on_has_all_members_too(self):
+        process = self.follow('-f', '--json')
+
+        def comes():  # those that are emitted before it has connected are not followed
+            self.add('--in', '0s', 'x')
+            return select.select([process.stdout], [], [], 0.05)[0]
+
+        support.wait_for(comes)
+        self.assertIn(json.loads(process.stdout.readline()), self.one.walk('/events'))
+
+    def test_all_that_is_due_is_listed_when_it_takes_more_than_a_page(self):
+        self.one.call('POST', '/schedule',
+                      json.dumps([{'delay': 60 + n % 7, 'message': str(n)} for n in range(2500)]))
+        self.add('--in', '2h', 'later')
+        lines = self.run_verb('ls', '--due', '1h')[1].splitlines()
+        self.assertEqual(len(set(lines)), 2500)
+        self.assertNotIn('later', ''.join(lines))
+        self.assertEqual(len(self.run_verb('ls', '--json')[1].splitlines()), 2501)
+
     def test_exit_status_tells_refused_from_misused_from_unreachable(self):
         self.assertEqual(self.run_verb('add', '--at', '2999-01-01', 'x')[0], 1)
         for arguments in (['add', 'x'], ['add', '--in', 'soon', 'x'], ['add', '--in', '1s'], ['rm'],
@@ -100,5 +343,9 @@ class CommandLine(TestCase):
         path = os.path.join(guarded.dir, 'secret')
         with open(path, 'w') as file:
             file.write('s3cret\n')
-        self.assertEqual(self.run_verb('ls', '--url', guarded.url)[0], 1)
+        status, _, errors = self.run_verb('ls', '--url', guarded.url)
+        self.assertEqual(status, 1)
+        self.assertIn('--secret-file', errors)
+        self.assertEqual(errors.count('\n'), 1)
+        self.assertEqual(self.run_verb('events', '-f', '--url', guarded.url)[0], 1)
         self.assertEqual(self.run_verb('ls', '--url', guarded.url, '--secret-file', path)[0], 0)
