@@ -1555,7 +1555,7 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"miss","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
-//     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],…}
+//     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],"counts":[],…}
 //     {"op":"clock","at":"…","crc":"…"}
 //     {"op":"sink","sink":"…","at":"…","seq":9,"state":"active",…}
 //     {"op":"deliver","sink":"…","at":"…","seq":10,"crc":"…"}
@@ -1669,6 +1669,55 @@ inline void append_at(std::string& lines, TimePoint at) {
     lines += '"';
 }
 
+// Ids in order.  Those of a batch follow one another, so a run of them is kept as its first
+// and how many it has.
+class IdRuns {
+public:
+    struct Run {
+        TaskId first;
+        std::uint64_t count = 1;
+        TaskId at(std::uint64_t i) const { return {first.high(), first.low() + i}; }
+        friend bool operator==(const Run& a, const Run& b) {
+            return a.first == b.first && a.count == b.count;
+        }
+    };
+
+    void add(TaskId id) {
+        if (!runs_.empty() && runs_.back().at(runs_.back().count) == id) {
+            ++runs_.back().count;
+        } else {
+            runs_.push_back({id, 1});
+        }
+    }
+    void add(const Run& run) { runs_.push_back(run); }
+    const std::vector<Run>& runs() const { return runs_; }
+    std::vector<TaskId> all() const;
+    template <class Predicate>
+    bool any_of(Predicate predicate) const;
+    friend bool operator==(const IdRuns& a, const IdRuns& b) { return a.runs_ == b.runs_; }
+
+private:
+    std::vector<Run> runs_;
+};
+
+inline std::vector<TaskId> IdRuns::all() const {
+    std::vector<TaskId> ids;
+    for (const Run& run : runs_) {
+        for (std::uint64_t i = 0; i < run.count; ++i) ids.push_back(run.at(i));
+    }
+    return ids;
+}
+
+template <class Predicate>
+bool IdRuns::any_of(Predicate predicate) const {
+    for (const Run& run : runs_) {
+        for (std::uint64_t i = 0; i < run.count; ++i) {
+            if (predicate(run.at(i))) return true;
+        }
+    }
+    return false;
+}
+
 // What is kept of a request that came with an idempotency key.
 struct AnswerText {
     std::string_view key;
@@ -1734,17 +1783,25 @@ void append_end_record(std::string& lines, std::string_view op, TimePoint at, co
     seal_line(lines, start);
 }
 
-// The record of an answer alone, for a rewrite, where the tasks may have ended.
+// The record of an answer alone, for a rewrite, where the tasks may have ended.  Of ids that
+// follow one another it has the first; `counts` says how many they are.
 inline void append_answer_record(std::string& lines, TimePoint at, const AnswerText& answer,
-                                 const std::vector<TaskId>& ids) {
+                                 const IdRuns& ids) {
     const std::size_t start = lines.size();
     lines += R"({"op":"answer")";
     append_at(lines, at);
     append_answer(lines, answer);
     lines += R"(,"ids":[)";
-    for (const TaskId& id : ids) {
-        if (&id != &ids.front()) lines += ',';
-        append_quoted(lines, id.str());
+    const char* separator = "";
+    for (const IdRuns::Run& run : ids.runs()) {
+        lines += std::exchange(separator, ",");
+        append_quoted(lines, run.first.str());
+    }
+    lines += R"(],"counts":[)";
+    separator = "";
+    for (const IdRuns::Run& run : ids.runs()) {
+        lines += std::exchange(separator, ",");
+        lines += std::to_string(run.count);
     }
     lines += ']';
     seal_line(lines, start);
@@ -2958,6 +3015,7 @@ inline void TaskIndex::erase(TaskId id) {
 // (RFC 9562, 6.2: a counter in the twelve bits behind the milliseconds).
 class IdSource {
 public:
+    // An id whose low half may be counted up for those of a batch.
     TaskId next(TimePoint now) {
         const auto ms =
             static_cast<std::uint64_t>(std::max<std::int64_t>(now.time_since_epoch().count(), 0));
@@ -2968,7 +3026,7 @@ public:
             ++ms_;
             counter_ = 0;
         }
-        return TaskId(ms_ << 16 | 0x7000U | counter_, random_() >> 2 | std::uint64_t{1} << 63);
+        return TaskId(ms_ << 16 | 0x7000U | counter_, random_() >> 3 | std::uint64_t{1} << 63);
     }
     // Every later id is greater than this one.
     void pass(TaskId id) {
@@ -3372,16 +3430,69 @@ inline std::string digest_of(std::string_view text) {
     return digits;
 }
 
+// SipHash-2-4 (Aumasson and Bernstein, 2012): who does not know the seed cannot choose texts
+// that collide.
+inline std::uint64_t keyed_hash(std::uint64_t k0, std::uint64_t k1, std::string_view text) {
+    std::uint64_t v0 = k0 ^ 0x736F6D6570736575U;
+    std::uint64_t v1 = k1 ^ 0x646F72616E646F6DU;
+    std::uint64_t v2 = k0 ^ 0x6C7967656E657261U;
+    std::uint64_t v3 = k1 ^ 0x7465646279746573U;
+    const auto turn = [](std::uint64_t x, int bits) { return x << bits | x >> (64 - bits); };
+    const auto half_round = [&turn](std::uint64_t& a, std::uint64_t& b, std::uint64_t& c,
+                                    std::uint64_t& d, int b_bits, int d_bits) {
+        a += b;
+        b = turn(b, b_bits) ^ a;
+        a = turn(a, 32);
+        c += d;
+        d = turn(d, d_bits) ^ c;
+    };
+    const auto mix = [&](int rounds) {
+        for (int i = 0; i < rounds; ++i) {
+            half_round(v0, v1, v2, v3, 13, 16);
+            half_round(v2, v1, v0, v3, 17, 21);
+        }
+    };
+    const auto take = [&](std::uint64_t word) {
+        v3 ^= word;
+        mix(2);
+        v0 ^= word;
+    };
+    std::uint64_t word = 0;
+    for (std::size_t i = 0; i < text.size(); ++i) {
+        word |= std::uint64_t{static_cast<unsigned char>(text[i])} << i % 8 * 8;
+        if (i % 8 == 7) take(std::exchange(word, 0));
+    }
+    take(word | std::uint64_t{text.size()} << 56);
+    v2 ^= 0xFF;
+    mix(4);
+    return v0 ^ v1 ^ v2 ^ v3;
+}
+
+// The hash of one table, with a seed of its own.
+class SeededHash {
+public:
+    std::size_t operator()(const std::string& text) const {
+        return static_cast<std::size_t>(keyed_hash(seed_[0], seed_[1], text));
+    }
+
+private:
+    static std::uint64_t random() {
+        std::random_device device;
+        return std::uint64_t{device()} << 32 | device();
+    }
+    std::array<std::uint64_t, 2> seed_{random(), random()};
+};
+
 class Store {
     // What was answered under an idempotency key.
     struct Answer {
         std::string digest;
         std::string timestamp;
-        std::vector<TaskId> ids;
+        IdRuns ids;
         TimePoint first_use{};
         bool stored = false;
     };
-    using Answers = std::unordered_map<std::string, Answer>;
+    using Answers = std::unordered_map<std::string, Answer, SeededHash>;
 
     struct Change {
         enum class Kind { schedule, cancel, replace, remember, forget, sink };
@@ -3479,8 +3590,15 @@ public:
     static constexpr std::chrono::hours key_lifetime{24};
 
 private:
-    // What an idempotency key costs beside its text, about.
-    static constexpr std::size_t answer_overhead = 256;
+    // What an idempotency key costs, about: its text is held twice.
+    static std::size_t answer_size(std::string_view key, std::string_view timestamp,
+                                   std::size_t runs) {
+        constexpr std::size_t beside = 352;
+        return 2 * key.size() + timestamp.size() + runs * sizeof(IdRuns::Run) + beside;
+    }
+    static std::size_t answer_size(const Answers::value_type& answer) {
+        return answer_size(answer.first, answer.second.timestamp, answer.second.ids.runs().size());
+    }
 
     static AnswerText text_of(const Answers::value_type& answer) {
         return {answer.first, answer.second.digest, answer.second.timestamp};
@@ -3508,6 +3626,7 @@ private:
         std::string text;
         std::string_view digest;
         std::string_view timestamp;
+        std::vector<std::uint64_t> counts;  // of ids that follow one another; none: 1 each
     };
     struct ReplayedSink {
         SinkChange change;
@@ -3555,15 +3674,19 @@ private:
     static constexpr std::size_t ahead = 8;
 
     void check_accepting_locked(TimePoint at);
-    void check_limits_locked(const std::vector<NewTask>& tasks);
+    void check_limits_locked(const std::vector<NewTask>& tasks, const Idempotency& idempotency);
     Error bytes_limit() const;
     void add_locked(const std::vector<RecordRef>& records, TimePoint at,
                     Answers::value_type* answer);
     std::optional<Scheduled> repeated(std::unique_lock<std::mutex>& lock,
                                       const Idempotency& idempotency, const std::string& digest);
     Answers::value_type* new_answer_locked(const Idempotency& idempotency,
-                                           const std::string& digest, TimePoint at);
+                                           const std::string& digest, TimePoint at, IdRuns ids);
     void drop_answers_locked(TimePoint now);
+    void drop_oldest_use_locked() {
+        answers_by_use_.pop_front();
+        ++answers_dropped_;
+    }
     Record* find_pending(std::unique_lock<std::mutex>& lock, TaskId id);
     template <class Write>
     void append_locked(Write write);
@@ -3789,6 +3912,11 @@ inline void Store::read_key_member(std::string_view key, std::string_view value,
     if (is(key, "key")) of.text = read_string(value).value_or("");
     if (is(key, "digest")) of.digest = inside(value);
     if (is(key, "timestamp")) of.timestamp = inside(value);
+    if (!is(key, "counts")) return;
+    JsonReader reader(value);
+    std::string_view count;
+    reader.enter_array();
+    while (reader.next_element() && reader.value(count)) of.counts.push_back(number_in(count));
 }
 
 inline void Store::read_op(std::string_view op, Replayed& record) const {
@@ -3987,19 +4115,22 @@ inline void Store::replay_emission(Record* task, std::uint64_t seq, TimePoint at
 }
 
 inline void Store::replay_answer(const Records& records, const Replayed& record) {
-    std::vector<TaskId> ids;
-    for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) ids.push_back(records.ids[n]);
-    for (std::size_t n = record.tasks.begin; n < record.tasks.end; ++n) {
-        ids.push_back(records.tasks[n].id);
-    }
-    const TimePoint at = record.at == TimePoint() && !ids.empty() ? ids.front().time() : record.at;
     const ReplayedKey& key = *record.key;
+    IdRuns ids;
+    for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
+        const std::size_t place = n - record.ids.begin;
+        ids.add({records.ids[n], place < key.counts.size() ? key.counts[place] : 1});
+    }
+    for (std::size_t n = record.tasks.begin; n < record.tasks.end; ++n) {
+        ids.add(records.tasks[n].id);
+    }
+    const bool ids_tell = record.at == TimePoint() && !ids.runs().empty();
+    const TimePoint at = ids_tell ? ids.runs().front().first.time() : record.at;
     const auto known = answers_.find(key.text);
     if (known != answers_.end() && known->second.ids == ids) return;
     if (known != answers_.end()) forget_answer_locked(key.text);  // it has had its day
-    Answers::value_type* answer =
-        new_answer_locked({key.text, {}, key.timestamp}, std::string(key.digest), at);
-    answer->second.ids = std::move(ids);
+    Answers::value_type* answer = new_answer_locked({key.text, {}, key.timestamp},
+                                                    std::string(key.digest), at, std::move(ids));
     answer->second.stored = true;
 }
 
@@ -4025,14 +4156,19 @@ inline std::pair<Scheduled, Store::Unstored> Store::begin_schedule(
             return {std::move(*first), Unstored()};
     }
     check_accepting_locked(at);
-    check_limits_locked(tasks);
+    check_limits_locked(tasks, idempotency);
+    const IdRuns::Run ids{ids_.next(at), records.size()};
     for (const RecordRef& record : records) {
-        record->id = ids_.next(at);
+        record->id = ids.at(scheduled.ids.size());
         scheduled.ids.push_back(record->id);
     }
-    Answers::value_type* answer = keyed ? new_answer_locked(idempotency, digest, at) : nullptr;
+    Answers::value_type* answer = nullptr;
+    if (keyed) {
+        IdRuns runs;
+        runs.add(ids);
+        answer = new_answer_locked(idempotency, digest, at, std::move(runs));
+    }
     try {
-        if (answer) answer->second.ids = scheduled.ids;
         add_locked(records, at, answer);
     } catch (...) {
         if (answer) forget_answer_locked(answer->first);
@@ -4055,18 +4191,18 @@ inline std::optional<Scheduled> Store::repeated(std::unique_lock<std::mutex>& lo
             throw Error(Errc::key_reused,
                         "the Idempotency-Key was used with another request before");
         }
-        if (answer.stored) return Scheduled{answer.ids, answer.timestamp};
+        if (answer.stored) return Scheduled{answer.ids.all(), answer.timestamp};
         settled_.wait(lock);
     }
 }
 
 inline Store::Answers::value_type* Store::new_answer_locked(const Idempotency& idempotency,
-                                                            const std::string& digest,
-                                                            TimePoint at) {
+                                                            const std::string& digest, TimePoint at,
+                                                            IdRuns ids) {
     answers_by_use_.emplace_back(at, idempotency.key);
-    Answer answer{digest, std::string(idempotency.timestamp), {}, at, false};
+    Answer answer{digest, std::string(idempotency.timestamp), std::move(ids), at, false};
     const auto added = answers_.emplace(idempotency.key, std::move(answer)).first;
-    bytes_ += added->first.size() + answer_overhead;
+    bytes_ += answer_size(*added);
     return &*added;
 }
 
@@ -4074,23 +4210,25 @@ inline Store::Answers::value_type* Store::new_answer_locked(const Idempotency& i
 // tasks is pending; that is looked at once a day.
 inline void Store::drop_answers_locked(TimePoint now) {
     while (!answers_by_use_.empty() && answers_by_use_.front().first + key_lifetime <= now) {
-        std::string key = std::move(answers_by_use_.front().second);
-        answers_by_use_.pop_front();
-        ++answers_dropped_;
+        const std::string& key = answers_by_use_.front().second;
         const auto found = answers_.find(key);
-        if (found == answers_.end()) continue;
+        if (found == answers_.end()) {
+            drop_oldest_use_locked();
+            continue;
+        }
         const Answer& answer = found->second;
         const bool needed =
             !answer.stored || answer.first_use + key_lifetime > now ||
-            std::any_of(answer.ids.begin(), answer.ids.end(), [this](TaskId id) {
+            answer.ids.any_of([this](TaskId id) {
                 const Record* record = index_.find(id);
                 return record && record->state != State::emitted && record->state != State::missed;
             });
         if (needed) {
-            answers_by_use_.emplace_back(now, std::move(key));
+            answers_by_use_.emplace_back(now, key);
         } else {
             forget_answer_locked(key);
         }
+        drop_oldest_use_locked();
     }
 }
 
@@ -4105,9 +4243,11 @@ inline void Store::check_accepting_locked(TimePoint at) {
     }
 }
 
-inline void Store::check_limits_locked(const std::vector<NewTask>& tasks) {
+inline void Store::check_limits_locked(const std::vector<NewTask>& tasks,
+                                       const Idempotency& idempotency) {
     const std::size_t pending = queue_.size() + storing_ + tasks.size();
     std::uint64_t bytes = bytes_ + sinks_.bytes();
+    if (!idempotency.key.empty()) bytes += answer_size(idempotency.key, idempotency.timestamp, 1);
     for (const NewTask& task : tasks) bytes += task.payload.size();
     if (pending <= options_.max_tasks && bytes <= options_.max_bytes) return;
     ++stats_.refused;
@@ -4373,8 +4513,9 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
 }
 
 inline void Store::forget_answer_locked(const std::string& key) {
-    bytes_ -= key.size() + answer_overhead;
-    answers_.erase(answers_.find(key));
+    const auto answer = answers_.find(key);
+    bytes_ -= answer_size(*answer);
+    answers_.erase(answer);
 }
 
 inline void Store::forget_events_locked(std::uint64_t begin, std::uint64_t end) {
@@ -5207,7 +5348,8 @@ struct TaskRequest {
     std::string message;              ///< of a change: the new message, or empty
     std::string payload;              ///< the object, without white space and `secret`, and with
                                       ///< the timestamp that a delay comes to in its place
-    std::string identity;             ///< the same with the delay as it was given; empty: no delay
+    std::string identity;             ///< what tells it from other requests under one key, such as
+                                      ///< the delay as it was given; empty: the payload does
     std::vector<std::string> errors;  ///< all that is wrong, a sentence each; empty: nothing
 
     /// Reads `json`; `now` is what delays are counted from, and tells which due
@@ -9206,6 +9348,10 @@ inline void HttpApi::post_schedule(Call& call) {
     read_requests(call, many, requests, errors);
     const std::string key = idempotency_key(call, errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    if (many && requests.size() == 1 && !key.empty()) {  // not the same as the task alone
+        TaskRequest& only = requests.front();
+        only.identity = '[' + (only.identity.empty() ? only.payload : only.identity);
+    }
     const auto [scheduled, unstored] = scheduler_.begin_schedule(requests, key);
     call.answer.unstored = unstored;
     std::string json;

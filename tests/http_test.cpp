@@ -415,6 +415,8 @@ TEST_SUITE("http") {
         CHECK(service.tasks.stats().pending == 1);
         CHECK(status_of(service.ask("POST /schedule", R"({"delay":1,"message":"y"})",
                                     "Idempotency-Key: k\r\n")) == 422);
+        CHECK(status_of(service.ask("POST /schedule", '[' + std::string(good) + ']',
+                                    "Idempotency-Key: k\r\n")) == 422);
         const std::string long_key = "Idempotency-Key: " + std::string(256, 'k') + "\r\n";
         CHECK(status_of(service.ask("POST /schedule", good, long_key)) == 400);
     }

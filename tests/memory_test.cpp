@@ -9,6 +9,8 @@
 
 #include "support.hpp"
 
+#include <malloc.h>
+
 #include <new>
 
 using namespace scheduler;
@@ -19,6 +21,14 @@ namespace {
 // The allocation that fails: counted down by every thread; negative: none does.
 std::atomic<long> fails_in{-1};
 
+// Bytes that are allocated and not freed.
+std::atomic<std::int64_t> held{0};
+
+void* counted(void* memory) {
+    held += static_cast<std::int64_t>(::malloc_usable_size(memory));
+    return memory;
+}
+
 struct Armed {
     explicit Armed(long number) { fails_in = number; }
     ~Armed() { fails_in = -1; }
@@ -28,19 +38,23 @@ struct Armed {
 
 void* operator new(std::size_t size) {
     if (fails_in.load(std::memory_order_relaxed) >= 0 && fails_in-- == 0) throw std::bad_alloc();
-    if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+    if (void* memory = std::malloc(size == 0 ? 1 : size)) return counted(memory);
     throw std::bad_alloc();
 }
 void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
-    return std::malloc(size == 0 ? 1 : size);
+    void* memory = std::malloc(size == 0 ? 1 : size);
+    return memory ? counted(memory) : nullptr;
 }
 void operator delete(void* memory) noexcept {
+    held -= static_cast<std::int64_t>(::malloc_usable_size(memory));
     std::free(memory);
 }
 void operator delete(void* memory, std::size_t) noexcept {
+    held -= static_cast<std::int64_t>(::malloc_usable_size(memory));
     std::free(memory);
 }
 void operator delete(void* memory, const std::nothrow_t&) noexcept {
+    held -= static_cast<std::int64_t>(::malloc_usable_size(memory));
     std::free(memory);
 }
 
@@ -176,5 +190,31 @@ TEST_SUITE("memory") {
         CHECK(failed > 30);
         REQUIRE(ask(port, schedule) == 200);
         CHECK(support::eventually([&] { return tasks.stats().pending == 0; }));
+    }
+
+    TEST_CASE("what idempotency keys make the scheduler hold counts against max_bytes") {
+        support::ManualClock clock;
+        Options options;
+        options.now = clock.source();
+        options.history = 0;
+        options.min_retention = milliseconds(0);
+        options.max_bytes = std::uint64_t{1} << 20;
+        Scheduler tasks(options);
+        const std::vector<TaskRequest> batch(
+            2'000, TaskRequest::parse(R"({"timestamp":"2026-03-01","message":"x"})", clock.now()));
+        const std::int64_t before = held;
+        std::size_t stored = 0;
+        const auto refusal = support::errc_of([&] {
+            for (; stored < 5'000; ++stored) {
+                tasks.schedule(batch, std::to_string(stored) + std::string(200, 'k'));
+                REQUIRE(support::eventually([&] { return tasks.stats().pending == 0; }));
+                clock.advance(tasks, milliseconds(1));
+                REQUIRE(support::eventually([&] { return tasks.stats().retained == 0; }));
+                if (held - before > (std::int64_t{8} << 20)) break;
+            }
+        });
+        CHECK(refusal == Errc::task_limit);
+        CHECK(stored > 500);
+        CHECK(held - before < (std::int64_t{8} << 20));
     }
 }

@@ -406,4 +406,14 @@ TEST_SUITE("queue") {
             CHECK_FALSE(TaskId::parse(bad));
         }
     }
+
+    TEST_CASE("the seeded hash is SipHash-2-4") {
+        std::string text;
+        for (char c = 0; c < 15; ++c) text += c;
+        CHECK(detail::keyed_hash(0x0706050403020100U, 0x0F0E0D0C0B0A0908U, text) ==
+              0xA129CA6149BE45E5U);
+        CHECK(detail::keyed_hash(0x0706050403020100U, 0x0F0E0D0C0B0A0908U, "") ==
+              0x726FDB47DD0E0E31U);
+        CHECK(detail::SeededHash()("x") != detail::SeededHash()("x"));
+    }
 }
