@@ -8,19 +8,42 @@
 #include "cli/verbs.hpp"
 #include "scheduler.hpp"
 
+#include <sys/resource.h>
+
 namespace {
+
+// Connections are descriptors, of which a login gives 1,024 where there may be more.
+void raise_descriptor_limit() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
+    limit.rlim_cur = limit.rlim_max;
+    ::setrlimit(RLIMIT_NOFILE, &limit);
+}
+
+void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& listener) {
+    if (listener.is_loopback() || !settings.http.secrets.empty()) return;
+    std::fprintf(stderr,
+                 "task-scheduler: warning: at the address %s there is no secret, so everybody "
+                 "who can reach this machine over the network can read, schedule and cancel "
+                 "tasks; set a secret with --secret-file, or listen on 127.0.0.1 only\n",
+                 settings.host.c_str());
+}
 
 void run(const cli::Settings& settings) {
     const sigset_t stop = cli::set_of({SIGINT, SIGTERM});
     pthread_sigmask(SIG_BLOCK, &stop, nullptr);  // inherited by every thread
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
+    raise_descriptor_limit();
 
     std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
+    // Before the journal, of which nothing is made if the port is taken.
+    scheduler::HttpListener listener(settings.host, settings.port);
+    warn_if_open(settings, listener);
     scheduler::Scheduler tasks(settings.scheduler);
     scheduler::Sinks sinks(tasks, std::move(configured));
     scheduler::HttpServer server(tasks, settings.http);
-    const int port = server.listen(settings.host, settings.port);
+    const int port = server.listen(std::move(listener));
     const bool six = settings.host.find(':') != std::string::npos;
     std::printf(
         "task-scheduler %s listening on http://%s%s%s:%d, journal %s, %zu pending tasks "

@@ -117,6 +117,7 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
@@ -7407,11 +7408,14 @@ inline std::vector<std::string> unready(const Stats& stats) {
 
 /// How `HttpApi` and `HttpServer` behave.
 struct HttpOptions {
-    /// Any one of these must come with every request; none: anybody may.
+    /// Any one of these must come with every request; none: anybody may.  There may be
+    /// two, neither of them empty or with `%`, blanks or control characters.
     std::vector<std::string> secrets;
-    /// Origins whose pages may call the API, such as `https://example.org`.
+    /// Origins whose pages may call the API, as browsers send them, such as
+    /// `https://example.org`.
     std::vector<std::string> cors_origins;
-    /// Names that `Host` may have beside those of the loopback, where that is checked.
+    /// Names that `Host` may have beside those of the loopback, where that is checked,
+    /// with a port or without.
     std::vector<std::string> allowed_hosts;
     /// Refuse a `Host` that is neither a loopback name nor allowed.  `HttpServer`
     /// does so by itself when it is bound to the loopback and has no secret.
@@ -7425,12 +7429,17 @@ struct HttpOptions {
 
     /// `HttpServer`: how many bytes of large answers may be on their way at once.
     std::size_t max_answers = std::size_t{64} << 20;
-    /// `HttpServer`: how many connections may be open, event streams not counted.
+    /// `HttpServer`: how many connections may be open, event streams not counted.  A few
+    /// descriptors of the process's limit are left to others, whatever this says.
     std::size_t max_connections = 4'096;
     /// `HttpServer`: how long a request may take to come in, and its answer to go out.
     milliseconds request_timeout{30'000};
     /// `HttpServer`: how long a connection may be idle between requests.
     milliseconds idle_timeout{60'000};
+
+    /// Throws `Error` with `invalid_argument` if a secret, an origin or a host cannot be
+    /// one.  `HttpApi` and `HttpServer` do so when they are made.
+    void check() const;
 };
 
 namespace detail {
@@ -7584,16 +7593,110 @@ inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
 
 // A host without its port, in brackets or not.
 inline std::string_view host_without_port(std::string_view host) {
-    if (!host.empty() && host.front() == '[') return host.substr(0, host.find(']') + 1);
-    return host.substr(0, host.find(':'));
+    if (host.empty() || host.front() != '[') return host.substr(0, host.find(':'));
+    const std::size_t end = host.find("]:");
+    return end == std::string_view::npos ? host : host.substr(0, end + 1);
+}
+
+inline bool is_loopback(const in_addr& address) {
+    return ntohl(address.s_addr) >> 24 == 127;
+}
+
+// An address of IPv4 may be written as one of IPv6, and is reached by it.
+inline bool is_loopback(const in6_addr& address) {
+    if (!IN6_IS_ADDR_V4MAPPED(&address)) return IN6_IS_ADDR_LOOPBACK(&address);
+    in_addr mapped{};
+    std::memcpy(&mapped, &address.s6_addr[12], sizeof mapped);
+    return is_loopback(mapped);
 }
 
 inline bool is_loopback_name(std::string_view host) {
-    if (equal_ignoring_case(host, "localhost") || host == "[::1]" || host == "::1") return true;
-    in_addr address{};
-    return ::inet_pton(AF_INET, std::string(host).c_str(), &address) == 1 &&
-           ntohl(address.s_addr) >> 24 == 127;
+    if (equal_ignoring_case(host, "localhost")) return true;
+    in_addr v4{};
+    if (::inet_pton(AF_INET, std::string(host).c_str(), &v4) == 1) return is_loopback(v4);
+    if (host.size() < 2 || host.front() != '[' || host.back() != ']') return false;
+    in6_addr v6{};
+    const std::string inside(host.substr(1, host.size() - 2));
+    return ::inet_pton(AF_INET6, inside.c_str(), &v6) == 1 && is_loopback(v6);
 }
+
+// The host and the port of an authority (RFC 3986, 3.2), without user information.
+struct Authority {
+    std::string_view host;  // of IPv6 with its brackets
+    std::string_view port;  // empty: it has none
+};
+
+inline std::optional<Authority> parse_authority(std::string_view text) {
+    const std::string_view host = host_without_port(text);
+    const bool six = !host.empty() && host.front() == '[';
+    const char* const letters = six ? "[]:.0123456789abcdefABCDEF" : "-._0123456789";
+    const bool good_host = !host.empty() && std::all_of(host.begin(), host.end(), [&](char c) {
+        return std::strchr(letters, c) || (!six && (c | 0x20) >= 'a' && (c | 0x20) <= 'z');
+    });
+    in6_addr v6{};
+    if (!good_host ||
+        (six &&
+         (host.back() != ']' ||
+          ::inet_pton(AF_INET6, std::string(host.substr(1, host.size() - 2)).c_str(), &v6) != 1))) {
+        return std::nullopt;
+    }
+    if (host.size() == text.size()) return Authority{host, {}};
+    const std::string_view port = text.substr(host.size() + 1);
+    const bool good_port = !port.empty() && port.size() <= 5 &&
+                           port.find_first_not_of("0123456789") == std::string_view::npos &&
+                           std::stoul(std::string(port)) - 1 < 65'535;
+    if (!good_port) return std::nullopt;
+    return Authority{host, port};
+}
+
+// Whether this is an origin as browsers write it (RFC 6454, 6.2; WHATWG URL), since it is
+// compared byte for byte.
+inline bool is_origin(std::string_view text) {
+    const std::size_t end = text.find("://");
+    if (end == std::string_view::npos) return false;
+    const std::string_view scheme = text.substr(0, end);
+    constexpr std::string_view letters = "abcdefghijklmnopqrstuvwxyz";
+    constexpr std::string_view others = "abcdefghijklmnopqrstuvwxyz0123456789+-.";
+    if (scheme.empty() || letters.find(scheme.front()) == std::string_view::npos ||
+        scheme.find_first_not_of(others) != std::string_view::npos) {
+        return false;
+    }
+    const std::string_view rest = text.substr(end + 3);
+    const auto authority = parse_authority(rest);
+    const bool small =
+        std::none_of(rest.begin(), rest.end(), [](char c) { return c >= 'A' && c <= 'Z'; });
+    const std::string_view port = authority ? authority->port : std::string_view();
+    const bool implied = port == (scheme == "http" ? "80" : scheme == "https" ? "443" : "none");
+    return authority && small && !implied && port.substr(0, 1) != "0";
+}
+
+}  // namespace detail
+
+inline void HttpOptions::check() const {
+    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    if (secrets.size() > 2) refuse("there may be two secrets at most");
+    for (const std::string& secret : secrets) {
+        if (secret.empty()) refuse("a secret must not be empty");
+        const bool bad = std::any_of(secret.begin(), secret.end(), [](unsigned char c) {
+            return c == '%' || c <= 0x20 || c == 0x7F;
+        });
+        if (bad) refuse("a secret must not hold %, blanks or control characters");
+    }
+    for (const std::string& origin : cors_origins) {
+        if (detail::is_origin(origin)) continue;
+        refuse("the origin \"" + detail::printable(origin, 128) +
+               "\" must be as browsers send it, such as https://example.org: scheme and host in "
+               "small letters, a port only where it is not the scheme's, and no path");
+    }
+    for (const std::string& host : allowed_hosts) {
+        if (detail::parse_authority(host)) continue;
+        refuse("the host \"" + detail::printable(host, 128) +
+               "\" must be a name such as tasks.example or tasks.example:8080, without scheme and "
+               "path, or an address, of IPv6 in brackets");
+    }
+}
+
+namespace detail {
 
 // {"errors":["…"]}
 inline std::string errors_json(const std::vector<std::string>& errors) {
@@ -8979,6 +9082,7 @@ private:
 
 inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler), options_(std::move(options)) {
+    options_.check();
     hook_ = scheduler_.add_emission_hook([this] {
         { std::lock_guard<std::mutex> guard(mutex_); }
         changed_.notify_all();
@@ -9745,6 +9849,100 @@ inline std::string HttpApi::next_text(std::uint64_t& seq) {
 
 // ---- 13.5 The server -------------------------------------------------------
 
+/// An address that is taken, for an `HttpServer` that is made later.  Who connects
+/// meanwhile waits, and is answered when it listens.
+///
+///     scheduler::HttpListener listener("127.0.0.1", 8080);  // before a journal is made
+///     scheduler::Scheduler tasks(options);
+///     scheduler::HttpServer server(tasks);
+///     server.listen(std::move(listener));
+class HttpListener {
+public:
+    /// Takes an address; port 0 takes a free one.  Blocks only while a name is looked up.
+    /// Throws `std::runtime_error` if it cannot be had.
+    HttpListener(const std::string& host, int port);
+    HttpListener(HttpListener&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    HttpListener& operator=(HttpListener&&) = delete;
+    ~HttpListener() {
+        if (fd_ >= 0) ::close(fd_);
+    }
+
+    /// The port that it has.
+    int port() const;
+    /// Whether only this machine can connect to it.
+    bool is_loopback() const;
+    /// Gives up the socket, which is the caller's to close.
+    int release() { return std::exchange(fd_, -1); }
+
+private:
+    sockaddr_storage address() const;
+    static int open(const addrinfo& at);
+
+    int fd_ = -1;
+};
+
+inline HttpListener::HttpListener(const std::string& host, int port) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    const std::string where = host + " port " + std::to_string(port);
+    const int unknown = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+    if (unknown != 0) {
+        throw std::runtime_error("cannot listen on " + where + ": " + ::gai_strerror(unknown));
+    }
+    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
+    int error = 0;
+    for (const addrinfo* at = found; at && fd_ < 0; at = at->ai_next) {
+        fd_ = open(*at);
+        if (fd_ < 0) error = errno;
+    }
+    if (fd_ < 0) {
+        throw std::runtime_error("cannot listen on " + where + ": " +
+                                 std::generic_category().message(error));
+    }
+}
+
+// It listens at once: what is only bound may be taken by another process, too.
+inline int HttpListener::open(const addrinfo& at) {
+    const int fd =
+        ::socket(at.ai_family, at.ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, at.ai_protocol);
+    if (fd < 0) return -1;
+    // Accepted sockets inherit all of these, and block.
+    const int on = 1;
+    const timeval linger{0, 20'000};  // a thread's, for the next request
+    const timeval send{30, 0};        // unless the server says otherwise
+    ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
+    ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
+    ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
+    if (::bind(fd, at.ai_addr, at.ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) return fd;
+    const int error = errno;
+    ::close(fd);
+    errno = error;
+    return -1;
+}
+
+inline sockaddr_storage HttpListener::address() const {
+    sockaddr_storage address{};
+    socklen_t size = sizeof address;
+    ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
+    return address;
+}
+
+inline int HttpListener::port() const {
+    const sockaddr_storage at = address();
+    return ntohs(at.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&at)->sin6_port
+                                          : reinterpret_cast<const sockaddr_in*>(&at)->sin_port);
+}
+
+inline bool HttpListener::is_loopback() const {
+    const sockaddr_storage at = address();
+    return at.ss_family == AF_INET6
+               ? detail::is_loopback(reinterpret_cast<const sockaddr_in6*>(&at)->sin6_addr)
+               : detail::is_loopback(reinterpret_cast<const sockaddr_in*>(&at)->sin_addr);
+}
+
 /// A hardened HTTP server for a scheduler.
 ///
 ///     scheduler::HttpServer server(tasks);
@@ -9762,7 +9960,9 @@ public:
 
     /// Starts to answer at this address; port 0 takes a free one.  Returns the
     /// port and does not block.  Throws `std::runtime_error` if that cannot be.
-    int listen(const std::string& host, int port);
+    int listen(const std::string& host, int port) { return listen(HttpListener(host, port)); }
+    /// The same at an address that was taken before.
+    int listen(HttpListener listener);
     /// Refuses new connections, lets requests finish, and ends event streams.
     /// Blocks until that is done, half a second for slow clients.
     void stop();
@@ -9802,9 +10002,9 @@ private:
     // What a thread is to do: answer a client; null: the loop.
     using Job = Client*;
 
-    void bind(const std::string& host, int port);
     void accept_some();
     bool admit(int fd);
+    bool leaves_descriptors(int fd) const;
     void reject(int fd);
     void say_full(int fd);
     void forget(int fd);
@@ -9842,13 +10042,13 @@ private:
     static constexpr std::uint32_t edges = EPOLLIN | EPOLLRDHUP | EPOLLET;
     static constexpr std::size_t max_parked = 32;
     static constexpr std::size_t max_quick = 16'384;  // bytes of a client's requests in a batch
-    static constexpr timeval linger{0, 20'000};       // a thread's, for the next request
 
     Scheduler& scheduler_;
     HttpApi api_;
     detail::StreamWriters streams_;
     std::size_t hook_;
     int listener_ = -1;
+    std::size_t sinks_ = 0;  // when it began to listen
     const detail::Descriptor epoll_;
     const detail::Descriptor wake_;        // an eventfd, for the loop
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
@@ -9858,6 +10058,7 @@ private:
     std::list<Client> lent_;
     Client* news_ = nullptr;
     Batch batch_;
+    detail::Descriptor reserve_;  // given up to take a client that is told there is none
     std::optional<SteadyTime> accepts_again_;
     bool ends_ = false;  // as `stopping_`
 
@@ -9882,17 +10083,16 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
-inline int HttpServer::listen(const std::string& host, int port) {
-    bind(host, port);
-    sockaddr_storage address{};
-    socklen_t size = sizeof address;
-    ::getsockname(listener_, reinterpret_cast<sockaddr*>(&address), &size);
-    const bool six = address.ss_family == AF_INET6;
-    const auto* v4 = reinterpret_cast<sockaddr_in*>(&address);
-    const auto* v6 = reinterpret_cast<sockaddr_in6*>(&address);
-    const bool loopback =
-        six ? IN6_IS_ADDR_LOOPBACK(&v6->sin6_addr) : ntohl(v4->sin_addr.s_addr) >> 24 == 127;
-    if (loopback && api_.options_.secrets.empty()) api_.options_.check_host = true;
+inline int HttpServer::listen(HttpListener listener) {
+    const int port = listener.port();
+    sinks_ = scheduler_.sinks().size();
+    if (listener.is_loopback() && api_.options_.secrets.empty()) api_.options_.check_host = true;
+    listener_ = listener.release();
+    // Accepted sockets inherit it.
+    const milliseconds request = api_.options_.request_timeout;
+    const timeval send{static_cast<time_t>(request.count() / 1'000),
+                       static_cast<suseconds_t>(request.count() % 1'000 * 1'000)};
+    ::setsockopt(listener_, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
     epoll_event event{};
     event.events = EPOLLIN;
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0 ||
@@ -9901,44 +10101,7 @@ inline int HttpServer::listen(const std::string& host, int port) {
                                  std::generic_category().message(errno));
     }
     if (!start(nullptr)) throw std::runtime_error("cannot start a thread");
-    return ntohs(six ? v6->sin6_port : v4->sin_port);
-}
-
-inline void HttpServer::bind(const std::string& host, int port) {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
-    addrinfo* found = nullptr;
-    const std::string where = host + " port " + std::to_string(port);
-    const int unknown = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
-    if (unknown != 0) {
-        throw std::runtime_error("cannot listen on " + where + ": " + ::gai_strerror(unknown));
-    }
-    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
-    int error = 0;
-    for (const addrinfo* a = found; a && listener_ < 0; a = a->ai_next) {
-        const int fd =
-            ::socket(a->ai_family, a->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, a->ai_protocol);
-        const int on = 1;
-        // Accepted sockets inherit all of these, and block.
-        const milliseconds request = api_.options_.request_timeout;
-        const timeval send{static_cast<time_t>(request.count() / 1'000),
-                           static_cast<suseconds_t>(request.count() % 1'000 * 1'000)};
-        ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
-        ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-        ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
-        ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
-        if (fd >= 0 && ::bind(fd, a->ai_addr, a->ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) {
-            listener_ = fd;
-        } else {
-            error = errno;
-            if (fd >= 0) ::close(fd);
-        }
-    }
-    if (listener_ < 0) {
-        throw std::runtime_error("cannot listen on " + where + ": " +
-                                 std::generic_category().message(error));
-    }
+    return port;
 }
 
 inline void HttpServer::reject(int fd) {
@@ -10003,14 +10166,25 @@ inline bool HttpServer::take_given() {
     return !ends_ || !idle_.empty() || !lent_.empty();
 }
 
-// A lack of descriptors or memory passes when connections end, or by itself.
+// A client that there is no descriptor for is told so by means of the one in reserve.
+// Any other lack passes when connections end, or by itself.
 inline void HttpServer::accept_some() {
     constexpr int most = 64;
+    if (reserve_.get() < 0) reserve_.reset(::eventfd(0, EFD_CLOEXEC));
     for (int i = 0; i < most; ++i) {
-        const int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+        int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
         if (fd >= 0) {
             adopt(fd);
             continue;
+        }
+        if ((errno == EMFILE || errno == ENFILE) && reserve_.get() >= 0) {
+            reserve_.reset();
+            fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+            const int error = errno;
+            if (fd >= 0) reject(fd);
+            reserve_.reset(::eventfd(0, EFD_CLOEXEC));
+            if (fd >= 0) continue;
+            errno = error;
         }
         const bool shut_down = errno == EINVAL;
         const bool lacks =
@@ -10019,6 +10193,15 @@ inline void HttpServer::accept_some() {
         if (lacks || shut_down) watch_listener(EPOLL_CTL_DEL, 0);
         return;
     }
+}
+
+// Whether there are descriptors left for the journal, the sinks and the reserve beside
+// this one, below which, as the system always gives the lowest, all are taken.
+inline bool HttpServer::leaves_descriptors(int fd) const {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return true;
+    const rlim_t kept = std::min<rlim_t>(16 + 4 * sinks_, limit.rlim_cur / 4);
+    return static_cast<rlim_t>(fd) + kept < limit.rlim_cur;
 }
 
 inline bool HttpServer::watch_listener(int operation, std::uint32_t events) {
@@ -10032,6 +10215,7 @@ inline bool HttpServer::watch_listener(int operation, std::uint32_t events) {
 inline bool HttpServer::admit(int fd) {
     const std::lock_guard<std::mutex> guard(mutex_);
     if (stopping_ || open_.size() >= api_.options_.max_connections) return false;
+    if (!leaves_descriptors(fd)) return false;
     open_.insert(fd);
     return true;
 }
@@ -10432,22 +10616,13 @@ inline std::optional<Url> parse_url(std::string_view text) {
     const std::size_t start = url.secure ? secure.size() : plain.size();
     const std::size_t end = std::min(text.find_first_of("/?", start), text.size());
     const std::string_view authority = text.substr(start, end - start);
-    const std::string_view host = host_without_port(authority);
-    const std::string_view port = authority.substr(host.size());
-    const bool six = !host.empty() && host.front() == '[';
-    const char* const letters = six ? "[]:.0123456789abcdefABCDEF" : "-._0123456789";
-    const bool good_host = !host.empty() && std::all_of(host.begin(), host.end(), [&](char c) {
-        return std::strchr(letters, c) || (!six && (c | 0x20) >= 'a' && (c | 0x20) <= 'z');
-    });
-    const bool good_port =
-        port.empty() || (port.size() >= 2 && port.size() <= 6 && port[0] == ':' &&
-                         port.find_first_not_of("0123456789", 1) == std::string_view::npos &&
-                         std::stoul(std::string(port.substr(1))) - 1 < 65'535);
-    if (!printable || !good_host || !good_port) return std::nullopt;
+    const auto parts = parse_authority(authority);
+    if (!printable || !parts) return std::nullopt;
+    const auto [host, port] = *parts;
     url.origin = text.substr(0, end);
     url.authority = authority;
-    url.host = six ? host.substr(1, host.size() - 2) : host;
-    url.port = port.empty() ? (url.secure ? "443" : "80") : port.substr(1);
+    url.host = host.front() == '[' ? host.substr(1, host.size() - 2) : host;
+    url.port = !port.empty() ? port : url.secure ? "443" : "80";
     url.target = text.substr(end);
     if (url.target.empty() || url.target[0] != '/') url.target.insert(0, 1, '/');
     return url;

@@ -34,6 +34,14 @@ inline scheduler::Fsync fsync_policy(const std::string& text) {
     throw UsageError("must be always, everysec or no, not '" + text + "'");
 }
 
+inline void check(const scheduler::HttpOptions& options) {
+    try {
+        options.check();
+    } catch (const scheduler::Error& error) {
+        throw UsageError(error.what());
+    }
+}
+
 // A flag of the server.  The environment variable SCHEDULER_NAME says the same, and the
 // command line wins.
 struct Flag {
@@ -84,9 +92,15 @@ inline const Flag flags[] = {
     {"sinks", "FILE", "JSON file with webhooks and commands, their names, secrets and retries",
      [](Settings& s, const std::string& v) { s.sinks_file = v; }},
     {"cors-origin", "ORIGIN", "origin whose pages may call the server; may be repeated",
-     [](Settings& s, const std::string& v) { s.http.cors_origins.push_back(v); }},
+     [](Settings& s, const std::string& v) {
+         s.http.cors_origins.push_back(v);
+         check(s.http);
+     }},
     {"allowed-host", "HOST", "name by which the server may be called on loopback; may be repeated",
-     [](Settings& s, const std::string& v) { s.http.allowed_hosts.push_back(v); }},
+     [](Settings& s, const std::string& v) {
+         s.http.allowed_hosts.push_back(v);
+         check(s.http);
+     }},
     {"trust-clock", nullptr, "believe the clock although it is behind the journal's newest record",
      [](Settings& s, const std::string& v) { s.scheduler.trust_clock = v != "0"; }},
 };
@@ -168,12 +182,12 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
 }
 
 inline void add_secret(Settings& settings, const std::string& secret, const std::string& origin) {
-    for (const char c : secret) {
-        if (c == '%' || static_cast<unsigned char>(c) <= 0x20 || c == 0x7F) {
-            throw UsageError(origin + ": a secret must not hold %, blanks or control characters");
-        }
-    }
     settings.http.secrets.push_back(secret);
+    try {
+        check(settings.http);
+    } catch (const UsageError& error) {
+        throw UsageError(origin + ": " + error.what());
+    }
 }
 
 inline void read_secrets(Settings& settings) {
@@ -192,8 +206,7 @@ inline void read_secrets(Settings& settings) {
         if (!line.empty() && line.back() == '\r') line.pop_back();
         if (!line.empty()) add_secret(settings, line, settings.secret_file);
     }
-    const std::size_t count = settings.http.secrets.size() - before;
-    if (count < 1 || count > 2) {
+    if (settings.http.secrets.size() == before) {
         throw UsageError(settings.secret_file + ": must hold one secret, or two, a line each");
     }
 }

@@ -509,6 +509,129 @@ TEST_SUITE("http") {
         CHECK(preflight.find("x-pd-secret") != std::string::npos);
     }
 
+    TEST_CASE("however the loopback is spelt, a foreign name for it is refused") {
+        for (const std::string host : {"127.0.0.1", "localhost", "127.1", "127.8.9.10", "::1",
+                                       "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "::ffff:7f00:1",
+                                       "::FFFF:127.8.9.10", "0:0:0:0:0:ffff:127.0.0.1"}) {
+            CAPTURE(host);
+            ManualClock clock;
+            Options options;
+            options.now = clock.source();
+            Scheduler tasks(options);
+            HttpServer server(tasks);
+            int port = 0;
+            try {
+                port = server.listen(host, 0);
+            } catch (const std::runtime_error&) {
+                WARN_MESSAGE(false, "this machine has no such address");
+                continue;
+            }
+            httplib::Client client(host, port);
+            const auto status = [&](const std::string& name) {
+                const auto result = client.Get("/tasks", {{"Host", name}});
+                return result ? result->status : 0;
+            };
+            CHECK(status("evil.example") == 403);
+            CHECK(status("[::ffff:8.8.8.8]") == 403);
+            CHECK(status("[::1].evil.example") == 403);
+            for (const std::string own : {"localhost", "127.0.0.1", "[::1]:80", "[0:0::1]",
+                                          "[::ffff:127.0.0.1]:80", "[::ffff:7f00:1]"}) {
+                CAPTURE(own);
+                CHECK(status(own) == 200);
+            }
+        }
+    }
+
+    TEST_CASE("who connects before the server listens waits, and is answered rightly") {
+        HttpListener listener("127.0.0.1", 0);
+        CHECK(listener.is_loopback());
+        Wire early(listener.port());
+        early.say(schedule_request());
+        CHECK_THROWS_WITH_AS(HttpListener("127.0.0.1", listener.port()),
+                             doctest::Contains("in use"), std::runtime_error);
+        ManualClock clock;
+        Options options;
+        options.now = clock.source();
+        Scheduler tasks(options);
+        HttpServer server(tasks);
+        CHECK(server.listen(std::move(listener)) > 0);
+        CHECK(status_of(early.answer()) == 200);
+        CHECK(tasks.stats().pending == 1);
+    }
+
+    TEST_CASE("options that would let in nobody, or everybody, are refused") {
+        Scheduler tasks;
+        const auto refusal = [&](const HttpOptions& options) -> std::string {
+            try {
+                HttpServer server(tasks, options);
+            } catch (const Error& error) {
+                CHECK(error.code() == Errc::invalid_argument);
+                return error.what();
+            }
+            return "";
+        };
+        HttpOptions options;
+        using Texts = std::vector<std::string>;
+        for (const Texts& secrets :
+             {Texts{""}, Texts{"good", ""}, Texts{"50%"}, Texts{"two words"}, Texts{"tab\t"},
+              Texts{"line\n"}, Texts{"\x7F"}, Texts{"\x1B[1m"}, Texts{"a", "b", "c"}}) {
+            CAPTURE(secrets.back());
+            options.secrets = secrets;
+            const std::string error = refusal(options);
+            CHECK(error.find("secret") != std::string::npos);
+            if (secrets.back().size() > 1) CHECK(error.find(secrets.back()) == std::string::npos);
+        }
+        options.secrets = {"good",
+                           "g\xC3\xB6\xC3\xB6"
+                           "d"};
+        CHECK(refusal(options) == "");
+        for (const std::string origin : {"",
+                                         "*",
+                                         "null",
+                                         "example.org",
+                                         "https://",
+                                         "https://example.org/",
+                                         "https://example.org/page",
+                                         "https://Example.org",
+                                         "HTTPS://example.org",
+                                         "https://example.org:443",
+                                         "http://example.org:80",
+                                         "https://example.org:",
+                                         "https://example.org:0",
+                                         "https://example.org:65536",
+                                         "https://a.example,b.example",
+                                         "https://*.example.org",
+                                         "https://a@example.org",
+                                         "https://example.org ",
+                                         "https://[::1",
+                                         "https://[::x]",
+                                         "://example.org",
+                                         "https://b\xC3\xBC.example"}) {
+            CAPTURE(origin);
+            options.cors_origins = {"https://example.org", origin};
+            CHECK(refusal(options).find("origin") != std::string::npos);
+        }
+        options.cors_origins = {"https://example.org",
+                                "http://localhost:8080",
+                                "http://[::1]:8080",
+                                "http://127.0.0.1",
+                                "http://example.org:443",
+                                "app://obsidian.md",
+                                "moz-extension://2c127fa4-62c7-7e4f-90e5-472b45eecfdc",
+                                "https://xn--b-1ga.example"};
+        CHECK(refusal(options) == "");
+        for (const std::string host :
+             {"", "*", "http://tasks.example", "tasks.example/", "*.example", "tasks example",
+              "tasks.example:", "tasks.example:port", "fe80::1", "[fe80::1", "a@b"}) {
+            CAPTURE(host);
+            options.allowed_hosts = {"tasks.example", host};
+            CHECK(refusal(options).find("host") != std::string::npos);
+        }
+        options.allowed_hosts = {"tasks.example", "Tasks_1:8080", "192.168.0.1", "[fe80::1]",
+                                 "[fe80::1]:80"};
+        CHECK(refusal(options) == "");
+    }
+
     TEST_CASE("only a preflight from a listed origin is free of the secret") {
         HttpOptions http;
         http.secrets = {"hidden"};

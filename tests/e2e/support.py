@@ -36,10 +36,10 @@ def configure(binary, work, long, seed):
     SEED = random.randrange(1 << 32) if seed is None else seed
 
 
-def end_with_parent(soft_files=None):
+def end_with_parent(soft_files=None, hard_files=None):
     """What a child does before it becomes its program: it dies with us, however we end."""
     libc = ctypes.CDLL(None)
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    hard = hard_files or resource.getrlimit(resource.RLIMIT_NOFILE)[1]
 
     def prepare():
         libc.prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
@@ -309,9 +309,10 @@ class Stream(Wire):
 class Server:
     """The binary in a directory of its own, on a free port that it keeps over restarts."""
 
-    def __init__(self, *flags, env=None, soft_files=None):
+    def __init__(self, *flags, env=None, soft_files=None, hard_files=None):
         self.dir = tempfile.mkdtemp(prefix="server-", dir=WORK)
-        self.flags, self.env, self.soft_files = flags, dict(env or {}), soft_files
+        self.flags, self.env = flags, dict(env or {})
+        self.limits = (soft_files, hard_files)
         self.port, self.process = 0, None
         self.start()
 
@@ -325,7 +326,7 @@ class Server:
             self.process = subprocess.Popen(
                 [BINARY, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
-                env={**environment, **self.env}, preexec_fn=end_with_parent(self.soft_files))
+                env={**environment, **self.env}, preexec_fn=end_with_parent(*self.limits))
         if not select.select([self.process.stdout], [], [], 20)[0]:
             self.kill()
             raise AssertionError("the server printed nothing within 20 s: " + self.stderr())

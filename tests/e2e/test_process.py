@@ -131,6 +131,55 @@ class Starting(TestCase):
         self.assert_refused(self.run_binary("--port", str(server.port)), 1, str(server.port))
         server.schedule("the first goes on")
 
+    def test_a_taken_port_is_found_before_anything_is_put_on_the_disk(self):
+        directory = tempfile.mkdtemp(dir=support.WORK)
+        self.addCleanup(shutil.rmtree, directory)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = str(taken.getsockname()[1])
+            self.assert_refused(self.run_binary("--port", port, cwd=directory), 1, port)
+        self.assertEqual(os.listdir(directory), [])
+
+    def test_an_open_address_without_a_secret_is_warned_of_in_plain_words(self):
+        # A journal that cannot be opened ends it before it answers anybody.
+        def warnings(host, **env):
+            done = self.run_binary("--host", host, "--port", "0", "--journal", "no/tasks.jsonl",
+                                   env=env)
+            self.assertEqual(done.returncode, 1, done)
+            if "cannot listen" in done.stderr:  # no IPv6
+                return None
+            return [line for line in done.stderr.splitlines() if "warning" in line]
+
+        for host in ("0.0.0.0", "::", "0", "::ffff:0.0.0.0"):
+            with self.subTest(host):
+                found = warnings(host)
+                if found is None:
+                    continue
+                self.assertEqual(len(found), 1, found)
+                self.assertRegex(found[0], "^task-scheduler: warning: ")
+                for words in (host, "no secret", "read, schedule and cancel", "--secret-file",
+                              "127.0.0.1"):
+                    self.assertIn(words, found[0])
+                self.assertEqual(warnings(host, SCHEDULER_SECRET="s"), [])
+        for host in ("127.0.0.1", "localhost", "::1", "::ffff:127.0.0.1"):
+            with self.subTest(host):
+                self.assertIn(warnings(host), ([], None))
+
+    def test_an_origin_or_a_host_that_could_never_match_is_told_at_the_start(self):
+        for flag, values in {
+                "cors-origin": ("*", "example.org", "https://example.org/", "https://EXAMPLE.org",
+                                "https://example.org:443", "null"),
+                "allowed-host": ("*", "http://tasks.example", "tasks.example/", "a b", "x:y")
+        }.items():
+            for value in values:
+                with self.subTest(flag=flag, value=value):
+                    done = self.run_binary("--port", "0", f"--{flag}", value)
+                    self.assert_refused(done, 2, f"--{flag}: ", value)
+                    variable = "SCHEDULER_" + flag.upper().replace("-", "_")
+                    done = self.run_binary("--port", "0", env={variable: value})
+                    self.assert_refused(done, 2, variable + ": ", value)
+        self.server("--cors-origin", "https://example.org", "--cors-origin", "http://[::1]:8080",
+                    "--allowed-host", "tasks.example", "--allowed-host", "tasks.example:8080")
+
     def test_an_address_that_is_not_ours_is_one_clear_line_and_status_1(self):
         # An address for documentation.  No name: looking one up would ask the network.
         done = self.run_binary("--host", "192.0.2.1", "--port", "0")
@@ -175,6 +224,99 @@ class Starting(TestCase):
         other = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
         done = self.run_binary("--port", "0", cwd=directory, binary=binary, **other)
         self.assert_refused(done, 1, "tasks.jsonl")
+
+
+class Descriptors(TestCase):
+    """Connections are descriptors, of which a process may have only so many."""
+
+    def fill(self, server):
+        """Opens connections and keeps them, until one is refused; returns them and the answer."""
+        wires = []
+        for _ in range(200):
+            wire = self.opened(server.wire(seconds=10))
+            wire.request("GET", "/healthz")
+            answer = wire.answer()
+            if answer.status != 200:
+                return wires, answer
+            wires.append(wire)
+        self.fail("200 connections fit")
+
+    def limit(self, server):
+        with open(f"/proc/{server.process.pid}/limits") as file:
+            found = re.search(r"Max open files +(\d+) +(\d+)", file.read())
+        return int(found[1]), int(found[2])
+
+    def test_the_soft_limit_is_raised_to_the_hard_one(self):
+        server = self.server(soft_files=64, hard_files=512)
+        self.assertEqual(self.limit(server), (512, 512))
+        wires = [self.opened(server.wire()) for _ in range(200)]
+        for wire in wires:
+            wire.request("GET", "/healthz")
+            self.assertEqual(wire.answer().status, 200)
+
+    def test_over_the_limit_a_client_gets_503_at_once_and_the_others_go_on(self):
+        server = self.server(soft_files=64, hard_files=64)
+        wires, refused = self.fill(server)
+        self.assert_errors(refused, 503)
+        self.assertTrue(refused.header("Retry-After").isdigit())
+        self.assertGreater(len(wires), 16)
+        for _ in range(100):  # each of those that come after it, too
+            with server.wire(seconds=10) as wire:
+                self.assert_errors(wire.answer(), 503)
+        for wire in wires:
+            wire.request("POST", "/schedule", body("x"))
+            self.assertEqual(wire.answer().status, 200)
+        wires.pop().close()
+        wait_for(lambda: server.call("GET", "/healthz").status == 200, what="room for another")
+
+    def test_streams_too_leave_room_to_say_that_there_is_none(self):
+        server = self.server(soft_files=64, hard_files=64)
+        for _ in range(100):
+            stream = self.opened(support.Stream(server.port))
+            head = stream.head()
+            if head.status != 200:
+                break
+        self.assertEqual(head.status, 503)
+
+    def test_connections_leave_descriptors_to_the_journal_and_the_sinks(self):
+        directory = tempfile.mkdtemp(dir=support.WORK)
+        self.addCleanup(shutil.rmtree, directory)
+        with open(os.path.join(directory, "sinks.json"), "w") as file:
+            json.dump({"sinks": [{"name": f"s{n}", "exec": ["true"]} for n in range(4)]}, file)
+        server = self.server("--sinks", file.name, "--history", "0", soft_files=128,
+                             hard_files=128)
+        wires, refused = self.fill(server)
+        self.assert_errors(refused, 503)
+        tasks = [{"delay": 0, "message": "x" * 500} for _ in range(100)]
+
+        def ask(method, path, value=None):
+            wires[0].request(method, path, json.dumps(value) if value else None)
+            answer = wires[0].answer()
+            self.assertEqual(answer.status, 200)
+            return answer.body.decode()
+
+        for _ in range(4):  # enough for another journal
+            ask("POST", "/schedule", tasks)
+        wait_for(lambda: [one["delivered"] for one in json.loads(ask("GET", "/sinks"))["data"]] ==
+                 [400] * 4, 60, "delivering")
+        self.assertNotIn("descriptor", server.stderr().lower())
+        self.assertNotIn("open files", server.stderr().lower())
+        self.assertIn("task_scheduler_journal_failures_total 0", ask("GET", "/metrics"))
+
+    def test_when_others_have_taken_every_descriptor_one_in_reserve_still_tells_a_client(self):
+        server = self.server(soft_files=128, hard_files=128)
+        with server.wire() as kept:
+            self.assertEqual(kept.call("GET", "/healthz").status, 200)
+            pid = server.process.pid
+            used = [int(fd) for fd in os.listdir(f"/proc/{pid}/fd")]
+            self.assertEqual(sorted(used), list(range(len(used))), "none is free in between")
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (len(used), 128))
+            for _ in range(20):
+                with server.wire(seconds=10) as wire:
+                    self.assert_errors(wire.answer(), 503)
+            self.assertEqual(kept.call("GET", "/healthz").status, 200)
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, (128, 128))
+            self.assertEqual(server.call("GET", "/healthz").status, 200)
 
 
 class Stopping(TestCase):
