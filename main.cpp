@@ -22,11 +22,10 @@ void raise_descriptor_limit() {
 
 void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& listener) {
     if (listener.is_loopback() || !settings.http.secrets.empty()) return;
-    std::fprintf(stderr,
-                 "task-scheduler: warning: at the address %s there is no secret, so everybody "
-                 "who can reach this machine over the network can read, schedule and cancel "
-                 "tasks; set a secret with --secret-file, or listen on 127.0.0.1 only\n",
-                 settings.host.c_str());
+    settings.scheduler.log("warning: at the address " + settings.host +
+                           " there is no secret, so everybody who can reach this machine over the "
+                           "network can read, schedule and cancel tasks; set a secret with "
+                           "--secret-file, or listen on 127.0.0.1 only");
 }
 
 void run(const cli::Settings& settings) {
