@@ -1577,7 +1577,9 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //   J4  A file is created, and rewritten, in one way: complete beside the old
 //       one, synced, renamed over it, and the directory synced.
 //   J5  While a rewrite is under way every written line is kept as its tail, and
-//       is the last thing that goes into the new file.
+//       is the last thing that goes into the new file.  Groups wait from the last
+//       sync before the rename until the directory is synced.  Emissions do not:
+//       those that are written meanwhile are synced behind.
 //   J6  Reading keeps every intact record.  A torn tail is cut; damaged lines go
 //       to a file beside the journal.  Nothing on disk changes before all of it
 //       was read and understood.
@@ -2131,11 +2133,14 @@ private:
     static bool is_plausible(const Line& line);
     void keep_damaged();
     void append(File& file, std::uint64_t& size, std::string_view lines);
+    void drain_tail();
+    void reserve_next(std::uint64_t pending);
+    std::shared_ptr<File> swap();
     void append_locked(std::string_view lines);
     std::uint64_t write_locked(std::string_view lines, std::uint64_t pending);
     void reserve_locked(std::uint64_t bytes);
     void blank(File& file, std::uint64_t from, std::uint64_t size);
-    void swap_locked(std::uint64_t pending);
+    bool takes_records_locked() const { return !failed_ || fresh_; }
     std::string next_path() const { return path_ + ".new"; }
 
     const std::string path_;
@@ -2149,21 +2154,24 @@ private:
     std::atomic<bool> failed_{false};
     std::atomic<bool> unsynced_{false};
     std::atomic<bool> swapping_{false};
+    std::atomic<bool> fresh_{false};  // the file is new, and its directory is being synced
     std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
     std::atomic<std::uint64_t> bytes_written_{0};
     std::atomic<std::uint64_t> syncs_{0};
     std::atomic<std::uint64_t> rewrites_{0};
 
-    std::mutex sync_mutex_;  // before file_mutex_
-    std::mutex file_mutex_;
+    std::mutex commit_mutex_;      // before sync_mutex_: of who stores a group, or swaps the files
+    std::mutex sync_mutex_;        // before file_mutex_
+    std::mutex file_mutex_;        // never held over a sync, but of what takes back a failed write
     std::shared_ptr<File> file_;   // guarded by file_mutex_
     std::uint64_t reserved_ = 0;   // guarded by file_mutex_: where the reserved space ends
     std::string owed_;             // guarded by file_mutex_: emissions still to be written
     std::string behind_;           // guarded by file_mutex_: of write_behind(), likewise
     bool rewriting_ = false;       // guarded by file_mutex_
     std::string tail_;             // guarded by file_mutex_ (J5)
-    std::unique_ptr<File> next_;   // of the thread that rewrites
+    std::shared_ptr<File> next_;   // of the thread that rewrites
     std::uint64_t next_size_ = 0;  // of the thread that rewrites
+    std::uint64_t next_reserved_ = 0;  // of the thread that rewrites
 };
 
 inline Journal::Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log)
@@ -2360,6 +2368,7 @@ inline void Journal::append(File& file, std::uint64_t& size, std::string_view li
 }
 
 inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
+    const std::lock_guard<std::mutex> one_at_a_time(commit_mutex_);
     std::shared_ptr<File> file;
     std::uint64_t start = 0;
     {
@@ -2379,14 +2388,14 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
 inline void Journal::write_behind(std::string_view lines, std::uint64_t pending) {
     constexpr std::size_t most = std::size_t{1} << 20;
     std::lock_guard<std::mutex> guard(file_mutex_);
-    if (failed_ && rewriting_) tail_ += lines;
-    if (!failed_ && behind_.size() < most) behind_ += lines;
+    if (!takes_records_locked() && rewriting_) tail_ += lines;
+    if (takes_records_locked() && behind_.size() < most) behind_ += lines;
     write_locked({}, pending);
 }
 
 // Returns where the lines begin.
 inline std::uint64_t Journal::write_locked(std::string_view lines, std::uint64_t pending) {
-    if (failed_) {
+    if (!takes_records_locked()) {
         throw Error(Errc::journal_failed, "the journal " + path_ +
                                               " cannot be written or "
                                               "synced; tasks are refused until it is replaced");
@@ -2403,7 +2412,7 @@ inline std::uint64_t Journal::write_locked(std::string_view lines, std::uint64_t
 
 inline void Journal::write_ends(std::string_view lines) {
     std::lock_guard<std::mutex> guard(file_mutex_);
-    if (failed_) {
+    if (!takes_records_locked()) {
         if (rewriting_) tail_ += lines;
         throw Error(Errc::journal_failed, "the journal " + path_ + " cannot be written");
     }
@@ -2439,6 +2448,7 @@ inline void Journal::blank(File& file, std::uint64_t from, std::uint64_t size) {
         if (fsync_ == Fsync::always) file.sync();
     } catch (const std::exception&) {
         failed_ = true;
+        fresh_ = false;
     }
 }
 
@@ -2474,7 +2484,6 @@ inline void Journal::sync() {
         ++syncs_;
     } catch (const Error& error) {
         std::lock_guard<std::mutex> guard(file_mutex_);
-        if (file != file_ && !failed_) return;  // replaced by one that has all of it
         failed_ = true;
         rewriting_ = false;  // its tail holds what is going to be refused
         tail_.clear();
@@ -2483,7 +2492,7 @@ inline void Journal::sync() {
 }
 
 inline void Journal::prepare_rewrite(std::uint64_t seq, TaskId last_id) {
-    next_ = std::make_unique<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC);
+    next_ = std::make_shared<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC);
     next_size_ = 0;
     std::string header(journal_mark);
     header +=
@@ -2498,58 +2507,86 @@ inline void Journal::begin_tail() {
     tail_.clear();
 }
 
+// What a group has synced must be synced in the new file before that has the journal's name.
+// So no group is written or synced from the last draining of the tail on, and what comes into
+// the tail behind that are records which are synced behind.
 inline void Journal::finish_rewrite(std::uint64_t pending) {
     next_->sync();  // most of it, before anybody has to wait
-    std::string tail;
     for (int round = 0; round < 8; ++round) {
         {
-            std::lock_guard<std::mutex> guard(file_mutex_);
+            const std::lock_guard<std::mutex> guard(file_mutex_);
             if (tail_.size() < 65'536) break;
-            tail.swap(tail_);
         }
-        append_rewrite(tail);
-        next_->sync();
-        tail.clear();
+        drain_tail();
     }
+    reserve_next(pending);
     const struct Swapping {
         std::atomic<bool>& now;
         ~Swapping() { now = false; }
     } swapping{swapping_};
     swapping_ = true;
-    std::lock_guard<std::mutex> guard(file_mutex_);
-    if (!rewriting_)
-        throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
-    append_rewrite(tail_);
-    append_rewrite(owed_);
-    append_rewrite(behind_);
-    next_->sync();
-    if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
-    swap_locked(pending);
-}
-
-// The new file has the journal's name: there is no way back, whatever fails here.
-inline void Journal::swap_locked(std::uint64_t pending) {
-    file_ = std::move(next_);
-    size_ = next_size_;
-    reserved_ = 0;
-    rewriting_ = false;
-    tail_.clear();
-    owed_.clear();
-    behind_.clear();
-    unsynced_ = false;
-    ++rewrites_;
+    const std::lock_guard<std::mutex> no_group(commit_mutex_);
+    drain_tail();
+    const std::shared_ptr<File> old = swap();  // closing it frees its space, which takes time
+    std::exception_ptr error;
     try {
         sync_directory_of(*ops_, path_);
     } catch (...) {
-        failed_ = true;  // its name is not known to be durable
-        throw;
+        error = std::current_exception();
     }
-    failed_ = false;
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    // Its name is not known to be durable, or a write to it could not be taken back.
+    failed_ = error || !fresh_;
+    fresh_ = false;
+    if (error) std::rethrow_exception(error);
+}
+
+// Moves what is in the tail to the new file, durably.
+inline void Journal::drain_tail() {
+    std::string tail;
+    {
+        const std::lock_guard<std::mutex> guard(file_mutex_);
+        tail.swap(tail_);
+    }
+    append_rewrite(tail);
+    next_->sync();
+}
+
+// Reserves space for the ends of all pending tasks (J7), as far as there is some.
+inline void Journal::reserve_next(std::uint64_t pending) {
+    const std::uint64_t size = pending * end_record_size;
+    next_reserved_ = 0;
     try {
-        reserve_locked(pending * end_record_size);
+        next_->reserve(next_size_, size);
+        next_reserved_ = next_size_ + size;
     } catch (const Error& error) {
         log_(error.what());
     }
+}
+
+// Writes the last of the tail and gives the new file the journal's name.  Once it has that
+// there is no way back, whatever fails.  Returns the old file.
+inline std::shared_ptr<File> Journal::swap() {
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    if (!rewriting_) {
+        throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
+    }
+    const std::uint64_t drained = next_size_;
+    append_rewrite(tail_);
+    append_rewrite(owed_);
+    append_rewrite(behind_);
+    if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
+    file_.swap(next_);
+    size_ = next_size_;
+    reserved_ = next_reserved_;
+    rewriting_ = false;
+    fresh_ = true;
+    tail_.clear();
+    owed_.clear();
+    behind_.clear();
+    unsynced_ = next_size_ > drained;
+    ++rewrites_;
+    return std::move(next_);
 }
 
 inline void Journal::abandon_rewrite() {
@@ -4555,21 +4592,23 @@ inline bool Store::emit_due() {
         lock.lock();
         emitting_ = false;
     }
+    // The writing took its time; a clock that was stepped back meanwhile takes nothing back.
+    const TimePoint shown = std::max(at, now());
     for (Record* record : emission_) {
         queue_.erase(record);
-        end_locked(record, State::emitted, at, history_.next_seq());
-        if (at - record->due > std::chrono::seconds(1)) ++stats_.late;
+        end_locked(record, State::emitted, shown, history_.next_seq());
+        if (shown - record->due > std::chrono::seconds(1)) ++stats_.late;
     }
     for (Record* record : given_up_) {
         queue_.erase(record);
-        end_locked(record, State::missed, at, missed_.next_seq());
+        end_locked(record, State::missed, shown, missed_.next_seq());
     }
     pending_ -= emission_.size() + given_up_.size();
     stats_.emitted += emission_.size();
     stats_.missed += given_up_.size();
     newest_stamp_ = std::max(newest_stamp_, at);
     settled_.notify_all();
-    trim(lock, at);
+    trim(lock, shown);
     wake_tender_locked();
     return true;
 }
@@ -5218,13 +5257,15 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     try {
         journal_->prepare_rewrite(seq, last_id);
         lock.lock();
+        commits_.pause(lock);  // may wait for a sync, which emissions do not
         pausing_ = true;
-        commits_.pause(lock);
         settled_.wait(lock, [this] { return !emitting_; });
+        lock.unlock();
         journal_->begin_tail();
-        commits_.resume();
+        lock.lock();
         pausing_ = false;
         settled_.notify_all();
+        commits_.resume();
         copy_live(lock);
         lock.unlock();
         journal_->finish_rewrite(pending_);

@@ -69,6 +69,14 @@ public:
         return refuses("fdatasync", fd) ? -1 : FileOps::fdatasync(fd);
     }
     int fsync(int fd) override { return refuses("fsync", fd) ? -1 : FileOps::fsync(fd); }
+    int rename(const char* from, const char* to) override {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        for (auto& [fd, path] : paths_) {
+            if (path == to) path += " (replaced)";
+            if (path == from) path = to;
+        }
+        return FileOps::rename(from, to);
+    }
 
 private:
     bool refuses(const char* call, int fd, std::string_view text = {}) {
@@ -88,6 +96,31 @@ private:
     Ask ask_;
     std::map<int, std::string> paths_;
 };
+
+// A journal that asks before its calls, and a clock that stands still.
+struct Asked {
+    TempDir dir;
+    ManualClock clock;
+    std::shared_ptr<AskingFiles> files = std::make_shared<AskingFiles>();
+
+    Options options() {
+        Options options;
+        options.journal = dir.journal();
+        options.now = clock.source();
+        options.files = files;
+        options.rewrite_min_bytes = 64'000;
+        return options;
+    }
+    // Leaves that much in the journal that is of no more use.
+    static void waste(Scheduler& tasks, std::uint64_t bytes) {
+        const std::string message = '"' + std::string(1'000, 'x') + '"';
+        while (tasks.stats().journal_bytes < bytes) {
+            tasks.cancel(tasks.schedule(std::chrono::hours(24), message));
+        }
+    }
+};
+
+constexpr milliseconds soon{5'000};  // less than a gate stays closed
 
 }  // namespace
 
@@ -162,5 +195,98 @@ TEST_SUITE("promises") {
             if (taken > milliseconds(0)) CHECK(least / milliseconds(1) < 1'000);
             CHECK(count() <= static_cast<std::size_t>((end - start) / std::chrono::seconds(1)) + 2);
         }
+    }
+
+    TEST_CASE("while a new journal's directory is synced tasks are emitted, and changes wait") {
+        Asked asked;
+        const auto gate = std::make_shared<Gate>();
+        {
+            Scheduler tasks(asked.options());
+            const TaskId id = tasks.schedule(std::chrono::hours(1), "{}");
+            asked.files->ask([gate](const AskingFiles::Call& call) {
+                if (call.name == "fsync") gate->pass();
+                return 0;
+            });
+            Asked::waste(tasks, 60'000);
+            std::thread last([&] { Asked::waste(tasks, 64'001); });
+            REQUIRE(gate->was_reached());
+            std::atomic<bool> stored{false};
+            std::thread change([&] {
+                tasks.schedule(std::chrono::hours(2), "{}");
+                stored = true;
+            });
+            asked.clock.advance(tasks, std::chrono::hours(1));
+            CHECK(tasks.wait_for_event(0, soon));
+            CHECK(tasks.find(id)->status == Status::emitted);
+            CHECK_FALSE(stored);
+            gate->open();
+            last.join();
+            change.join();
+            CHECK(tasks.stats().journal_rewrites >= 2);  // the first was that of opening
+            CHECK_FALSE(tasks.stats().journal_failed);
+        }
+        asked.files->ask(nullptr);
+        const Scheduler again(asked.options());
+        CHECK(again.stats().retained == 1);  // the emission is in the new journal
+        CHECK(again.stats().pending == 1);
+    }
+
+    TEST_CASE("while a replacement waits for a running sync tasks are emitted") {
+        Asked asked;
+        Gate sync;
+        Gate prepared;
+        std::atomic<bool> armed{false};
+        Scheduler tasks(asked.options());
+        std::vector<TaskId> ids;
+        for (int i = 1; i <= 20; ++i) ids.push_back(tasks.schedule(std::chrono::hours(i), "{}"));
+        Asked::waste(tasks, 62'000);
+        prepared.open();
+        asked.files->ask([&](const AskingFiles::Call& call) {
+            const bool is_new = call.path.find(".new") != std::string::npos;
+            if (call.name == "fdatasync" && !is_new && armed.exchange(false)) sync.pass();
+            if (call.name == "pwrite" && is_new) prepared.pass();
+            return 0;
+        });
+        armed = true;
+        std::thread group(
+            [&] { tasks.schedule(std::chrono::hours(30), '"' + std::string(3'000, 'x') + '"'); });
+        REQUIRE(sync.was_reached());
+        asked.clock.advance(tasks, std::chrono::hours(1));  // which sees that the journal is large
+        REQUIRE(tasks.wait_for_event(0, soon));
+        REQUIRE(prepared.was_reached());
+        for (std::uint64_t seq = 1; seq < 20; ++seq) {
+            CAPTURE(seq);
+            asked.clock.advance(tasks, std::chrono::hours(1));
+            if (!tasks.wait_for_event(seq, soon)) {
+                CHECK_MESSAGE(false, "a task waits for the sync");
+                break;
+            }
+        }
+        CHECK(tasks.stats().journal_rewrites == 1);  // that of opening: the sync still runs
+        sync.open();
+        group.join();
+        CHECK(eventually([&] { return tasks.stats().journal_rewrites == 2; }));
+        CHECK(support::event_ids(tasks) == ids);
+    }
+
+    TEST_CASE("an event says when it was shown, not when its record was begun") {
+        Asked asked;
+        Gate gate;
+        Scheduler tasks(asked.options());
+        const TaskId id = tasks.schedule(std::chrono::hours(1), "{}");
+        asked.files->ask([&](const AskingFiles::Call& call) {
+            if (call.text.find(R"({"op":"emit")") == 0) gate.pass();
+            return 0;
+        });
+        asked.clock.advance(tasks, std::chrono::hours(1));
+        REQUIRE(gate.was_reached());
+        CHECK(tasks.find(id)->status == Status::pending);
+        asked.clock.advance(std::chrono::seconds(7));  // a slow disk
+        gate.open();
+        REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
+        const Event event = tasks.events_from(0).events.front();
+        CHECK(event.late() == std::chrono::seconds(7));
+        CHECK(event.emitted_at == asked.clock.now());
+        CHECK(tasks.stats().late == 1);
     }
 }
