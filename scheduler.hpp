@@ -8067,6 +8067,35 @@ struct StreamStart {
     std::uint64_t seq = 0;
 };
 
+// Why a request is refused, as refusals are counted.
+enum class Refusal {
+    invalid,
+    secret,
+    host,
+    origin,
+    not_found,
+    method,
+    timeout,
+    conflict,
+    too_large,
+    target_too_long,
+    encoding,
+    key_reused,
+    head_too_large,
+    failure,
+    unavailable,
+    connections,
+    streams,
+    limit,
+    none,  // the last
+};
+
+inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::none)>
+    refusal_names{"invalid",     "secret",     "host",           "origin",    "not_found",
+                  "method",      "timeout",    "conflict",       "too_large", "target_too_long",
+                  "encoding",    "key_reused", "head_too_large", "failure",   "unavailable",
+                  "connections", "streams",    "limit"};
+
 // What the API answers.
 struct HttpAnswer {
     int status = 200;
@@ -8077,6 +8106,7 @@ struct HttpAnswer {
     bool closes = false;                // the connection ends behind it
     Store::Unstored unstored;           // what it tells, see HttpApi::finish()
     bool has_length = true;             // the head tells the size of the body
+    std::optional<Refusal> refusal;     // what it counts as, if the status does not say so
 };
 
 inline std::string_view reason_of(int status) {
@@ -8103,6 +8133,66 @@ inline std::string_view reason_of(int status) {
     }
     return "Unknown";
 }
+
+// What an answer with this status says by itself.
+inline Refusal refusal_of(int status) {
+    switch (status) {
+        case 401:
+            return Refusal::secret;
+        case 403:
+            return Refusal::origin;
+        case 404:
+            return Refusal::not_found;
+        case 405:
+            return Refusal::method;
+        case 408:
+            return Refusal::timeout;
+        case 409:
+            return Refusal::conflict;
+        case 413:
+            return Refusal::too_large;
+        case 414:
+            return Refusal::target_too_long;
+        case 415:
+            return Refusal::encoding;
+        case 422:
+            return Refusal::key_reused;
+        case 431:
+            return Refusal::head_too_large;
+        case 503:
+            return Refusal::unavailable;
+        case 507:
+            return Refusal::limit;
+        default:
+            return status < 400   ? Refusal::none
+                   : status < 500 ? Refusal::invalid
+                                  : Refusal::failure;
+    }
+}
+
+// How many requests were refused, by reason.  Any thread.
+class Refusals {
+public:
+    void count(Refusal why) {
+        if (why != Refusal::none) ++counts_[static_cast<std::size_t>(why)];
+    }
+    void count(const HttpAnswer& answer) {
+        count(answer.refusal.value_or(refusal_of(answer.status)));
+    }
+    // In Prometheus's text format.
+    void append(std::string& text) const {
+        text +=
+            "# HELP task_scheduler_requests_refused_total HTTP requests refused.\n"
+            "# TYPE task_scheduler_requests_refused_total counter\n";
+        for (std::size_t i = 0; i < counts_.size(); ++i) {
+            text.append("task_scheduler_requests_refused_total{reason=\"").append(refusal_names[i]);
+            text.append("\"} ").append(std::to_string(counts_[i].load())) += '\n';
+        }
+    }
+
+private:
+    std::array<std::atomic<std::uint64_t>, refusal_names.size()> counts_{};
+};
 
 // Why a body is not taken, if that can be told from the head.
 inline void judge_body_fields(HttpRequest& request, std::uint64_t size, std::size_t most) {
@@ -9041,6 +9131,7 @@ private:
     static bool is_quick(const detail::HttpRequest& request);
     detail::HttpAnswer begin(const detail::HttpRequest& request);
     void finish(detail::HttpAnswer& answer);
+    void wait_for(detail::HttpAnswer& answer);
     template <class Fn>
     static void guard(detail::HttpAnswer& answer, Fn fn);
     void dispatch(Call& call);
@@ -9113,6 +9204,7 @@ private:
     Scheduler& scheduler_;
     HttpOptions options_;
     std::atomic<std::size_t> streams_{0};
+    detail::Refusals refusals_;
 
     // The streams on foreign servers wait here.
     std::mutex mutex_;
@@ -9285,7 +9377,11 @@ inline detail::HttpAnswer HttpApi::begin(const detail::HttpRequest& request) {
 
 // An answer tells only what is stored.
 inline void HttpApi::finish(detail::HttpAnswer& answer) {
-    if (!answer.unstored) return;
+    if (answer.unstored) wait_for(answer);
+    refusals_.count(answer);
+}
+
+inline void HttpApi::wait_for(detail::HttpAnswer& answer) {
     const detail::Store::Unstored unstored = std::exchange(answer.unstored, {});
     const auto is_of_success = [](const auto& field) {
         return field.first == "Location" || field.first == "Cache-Control";
@@ -9399,6 +9495,7 @@ inline bool HttpApi::authorized(const Call& call) const {
 inline bool HttpApi::from_allowed_origin(Call& call) const {
     const auto host = call.request.field("Host");
     if (options_.check_host && host && !is_allowed_host(*host)) {
+        call.answer.refusal = detail::Refusal::host;
         refuse(call, 403,
                "The Host field names neither this machine's loopback nor an allowed "
                "host; see --allowed-host.");
@@ -9646,6 +9743,7 @@ inline void HttpApi::get_healthz(Call& call) {
 inline void HttpApi::get_readyz(Call& call) {
     const Stats stats = scheduler_.stats();
     const std::vector<std::string> reasons = detail::unready(stats);
+    call.answer.refusal = detail::Refusal::none;  // it is the answer
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
     answer(call, 200,
            R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) + '}');
@@ -9658,6 +9756,7 @@ inline void HttpApi::get_openapi(Call& call) {
 inline void HttpApi::get_metrics(Call& call) {
     call.answer.type = "text/plain; version=0.0.4; charset=utf-8";
     call.answer.body = detail::metrics_text(scheduler_.stats(), scheduler_.sinks());
+    refusals_.append(call.answer.body);
 }
 
 inline std::size_t HttpApi::limit_of(const Call& call, std::vector<std::string>& errors) {
@@ -9832,6 +9931,7 @@ inline void HttpApi::get_sse(Call& call) {
     detail::StreamStart start = stream_start(call);
     if (++streams_ > options_.max_streams) {
         --streams_;
+        call.answer.refusal = detail::Refusal::streams;
         call.answer.body = "retry: 30000\n\n";
         call.answer.closes = call.answer.has_length = true;
     } else {
@@ -10047,7 +10147,7 @@ private:
     bool admit(int fd);
     bool leaves_descriptors(int fd) const;
     void reject(int fd);
-    void say_full(int fd);
+    void say_full(int fd, detail::Refusal why);
     void forget(int fd);
 
     void loop();
@@ -10146,12 +10246,13 @@ inline int HttpServer::listen(HttpListener listener) {
 }
 
 inline void HttpServer::reject(int fd) {
-    say_full(fd);
+    say_full(fd, detail::Refusal::connections);
     ::close(fd);
 }
 
 // It takes no memory, which may be what there is not.
-inline void HttpServer::say_full(int fd) {
+inline void HttpServer::say_full(int fd, detail::Refusal why) {
+    api_.refusals_.count(why);
     constexpr std::string_view text =
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
         "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
@@ -10426,7 +10527,9 @@ inline void HttpServer::finish(Client& client) {
 inline void HttpServer::lend(Client& client) {
     client.is_unwatched = watch(client, EPOLL_CTL_MOD, EPOLLET);  // a failure is told, once
     if (start(&client)) return;
-    if (!client.is_last && !client.connection.has_unsent()) say_full(client.connection.fd());
+    if (!client.is_last && !client.connection.has_unsent()) {
+        say_full(client.connection.fd(), detail::Refusal::unavailable);
+    }
     client.is_over = true;
     give_back(client);
 }
@@ -10525,6 +10628,7 @@ inline bool HttpServer::answer_all(Client& client) {
         const Next next = client.next ? *client.next : connection.next_request();
         client.next.reset();
         if (next == Next::refused) {
+            api_.refusals_.count(connection.refusal());
             return connection.write(connection.refusal(), true) && connection.flush();
         }
         if (next != Next::request) {
@@ -10562,6 +10666,7 @@ inline bool HttpServer::write(detail::Connection& connection, const detail::Http
         ~Held() { total -= size; }
     } held{answers_, size};
     if ((answers_ += size) <= api_.options_.max_answers) return connection.write(answer, last);
+    api_.refusals_.count(detail::Refusal::unavailable);
     return connection.write(
         HttpApi::unavailable("Too many large answers are on their way; try again later."), last);
 }

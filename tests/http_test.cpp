@@ -1413,6 +1413,89 @@ TEST_SUITE("http") {
         CHECK(refused.find("Retry-After: ") != std::string::npos);
     }
 
+    TEST_CASE("every refusal is counted by its reason, also of a request that was never read") {
+        HttpOptions http;
+        http.max_body = 1'000;
+        http.max_streams = 0;
+        http.max_connections = 64;
+        Options options;
+        options.max_tasks = 3;
+        Service service(http, options);
+        const std::string past = service.task("\"past\"", milliseconds(0)).str();
+        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        std::map<std::string, int> expected;
+        const auto ask = [&](const std::string& reason, const std::string& text) {
+            CAPTURE(text.substr(0, 60));
+            const std::string answer = Wire(service.port).say(text).answer();
+            CHECK(status_of(answer) >= (reason == "streams" ? 200 : 400));
+            ++expected[reason];
+        };
+        const auto post = [](const std::string& fields, const std::string& body) {
+            return "POST /schedule HTTP/1.1\r\nHost: localhost\r\n" + fields +
+                   "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+        };
+        const auto get = [](const std::string& target, const std::string& fields = "") {
+            return "GET " + target + " HTTP/1.1\r\nHost: localhost\r\n" + fields + "\r\n";
+        };
+        const std::string key = "Idempotency-Key: k\r\n";
+        CHECK(status_of(Wire(service.port).say(post(key, good)).answer()) == 200);
+        ask("key_reused", post(key, R"({"delay":1,"message":"y"})"));
+        ask("invalid", post("", "{}"));
+        ask("invalid", get("/tasks?misspelt=1"));
+        ask("invalid", "no HTTP\r\n\r\n");
+        ask("host", "GET /tasks HTTP/1.1\r\nHost: evil.example\r\n\r\n");
+        ask("origin", get("/tasks", "Origin: https://evil.example\r\n"));
+        ask("not_found", get("/nothing"));
+        ask("not_found", get("/tasks/00000000-0000-7000-8000-000000000000"));
+        ask("method", get("/schedule"));
+        ask("conflict", "DELETE /tasks/" + past + " HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        ask("too_large", post("", std::string(1'001, ' ')));
+        ask("target_too_long", get("/" + std::string(9'000, 'x')));
+        ask("encoding", post("Content-Encoding: gzip\r\n", good));
+        ask("head_too_large", get("/", "x: " + std::string(20'000, 'x') + "\r\n"));
+        ask("streams", stream_request());
+        for (int i = 0; i < 2; ++i) service.task();
+        ask("limit", post("", good));
+        Wire kept(service.port);
+        CHECK(status_of(kept.say(get("/healthz")).answer()) == 200);
+        std::list<Wire> others;
+        while (expected["connections"] == 0) {
+            REQUIRE(others.size() < http.max_connections);
+            others.emplace_back(service.port).say(get("/healthz"));
+            if (status_of(others.back().answer()) == 503) ++expected["connections"];
+        }
+        service.tasks.stop();
+        CHECK(status_of(kept.say(schedule_request()).answer()) == 503);
+        ++expected["unavailable"];
+        const std::string text = kept.say(get("/metrics")).answer();
+        for (const char* none : {"secret", "timeout", "failure"}) expected[none] = 0;
+        for (const auto& [reason, count] : expected) {
+            CAPTURE(reason);
+            CAPTURE(text);
+            CHECK(text.find("task_scheduler_requests_refused_total{reason=\"" + reason + "\"} " +
+                            std::to_string(count) + "\n") != std::string::npos);
+        }
+        std::size_t reasons = 0;
+        for (std::size_t at = 0; (at = text.find("{reason=", at + 1)) != std::string::npos;) {
+            ++reasons;
+        }
+        CHECK(reasons == expected.size());
+    }
+
+    TEST_CASE("who has not the secret, or is too slow, is counted") {
+        HttpOptions http;
+        http.secrets = {"s3cret"};
+        http.request_timeout = milliseconds(300);
+        Service service(http);
+        for (int i = 0; i < 3; ++i) CHECK(status_of(service.ask("GET /tasks")) == 401);
+        CHECK(status_of(Wire(service.port).say("GET /tasks").answer()) == 408);
+        const std::string text = service.ask("GET /metrics", "", "x-pd-secret: s3cret\r\n");
+        for (const char* count : {"secret\"} 3\n", "timeout\"} 1\n"}) {
+            CHECK(text.find("task_scheduler_requests_refused_total{reason=\"" +
+                            std::string(count)) != std::string::npos);
+        }
+    }
+
     TEST_CASE("a limit that is reached is 507, and says when to come back") {
         Options options;
         options.max_tasks = 1;

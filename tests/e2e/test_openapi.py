@@ -213,6 +213,8 @@ class Description(TestCase):
         small.start()
         go(small, 'post', '/schedule', '/schedule', 503, task)
         go(small, 'get', '/readyz', '/readyz', 503)
+        refused = 'task_scheduler_requests_refused_total{reason="unavailable"} 1\n'
+        self.assertIn(refused, small.ask('GET', '/metrics')[2].decode(), 'a probe is no refusal')
 
     def test_a_public_validator_finds_the_description_valid(self):
         install()
