@@ -45,6 +45,38 @@
 #define SCHEDULER_VERSION_PATCH 0
 #define SCHEDULER_VERSION "0.1.0"
 
+// What cannot work is told in one sentence, and nothing else of this file is read.
+#if __cplusplus < 201703L
+#error "scheduler.hpp needs C++17 or later: compile with -std=c++17"
+#elif !defined(__linux__)
+#error "scheduler.hpp needs Linux: it uses epoll, eventfd, memfd and posix_spawn as Linux has them"
+#elif !defined(__cpp_exceptions)
+#error "scheduler.hpp needs exceptions: compile without -fno-exceptions"
+#else
+
+// Names that headers of other libraries (Qt, X11, Windows' for Wine) are known to define as
+// macros.  They are set aside while this file is read and come back at its end.
+#pragma push_macro("emit")
+#undef emit
+#pragma push_macro("error")
+#undef error
+#pragma push_macro("far")
+#undef far
+#pragma push_macro("max")
+#undef max
+#pragma push_macro("min")
+#undef min
+#pragma push_macro("near")
+#undef near
+#pragma push_macro("signals")
+#undef signals
+#pragma push_macro("slots")
+#undef slots
+#pragma push_macro("status")
+#undef status
+#pragma push_macro("Status")
+#undef Status
+
 // Define SCHEDULER_NO_HTTP before the inclusion to leave out sections 13 to 15 and
 // with them the need for cpp-httplib.  It removes whole sections and changes no
 // class, so a program may mix translation units with and without it.
@@ -64,12 +96,14 @@
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
 #include <deque>
 #include <exception>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <list>
 #include <map>
@@ -101,6 +135,7 @@
 #include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #if __has_include(<picojson/picojson.h>)
@@ -6440,8 +6475,10 @@ inline pid_t CommandSink::spawn(const Delivery& delivery, int input, int output)
     ::posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
     ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
     ::posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
-#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 34)
+#ifdef __GLIBC_PREREQ
+#if __GLIBC_PREREQ(2, 34)
     ::posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
+#endif
 #endif
     ::posix_spawnattr_init(&attributes);
     ::posix_spawnattr_setflags(
@@ -7486,6 +7523,27 @@ struct HttpOptions {
 namespace detail {
 
 // ---- 13.1 What the parts share ---------------------------------------------
+
+#ifndef CPPHTTPLIB_OPENSSL_SUPPORT
+// httplib::SSLClient::is_valid() by the name that the linker knows.  Only a cpp-httplib that
+// was compiled with OpenSSL has it; elsewhere the address is null.
+extern "C" __attribute__((weak)) void _ZNK7httplib9SSLClient8is_validEv();
+#endif
+
+// A library that was compiled with OpenSSL has larger requests and clients than one without,
+// and a program in which both meet would crash.
+inline void check_httplib() {
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    // This does not link with a library that was compiled without OpenSSL.
+    [[maybe_unused]] void (httplib::Client::*volatile needed)(bool) =
+        &httplib::Client::enable_server_certificate_verification;
+#else
+    if (&_ZNK7httplib9SSLClient8is_validEv == nullptr) return;
+    throw Error(Errc::invalid_argument,
+                "the installed cpp-httplib was compiled with OpenSSL and this program without: "
+                "compile it with $(pkg-config --cflags --libs cpp-httplib) -lssl -lcrypto");
+#endif
+}
 
 inline bool same_secret(std::string_view given, std::string_view secret) {
     std::size_t difference = given.size() ^ secret.size();
@@ -9103,7 +9161,8 @@ public:
     HttpApi& operator=(const HttpApi&) = delete;
 
     /// Adds the routes to `server`.  Each open event stream holds one of its
-    /// threads.  What other paths answer stays the server's business.
+    /// threads.  What other paths answer stays the server's business.  Throws `Error` with
+    /// `invalid_argument` if an installed cpp-httplib needs flags that are missing.
     void mount(httplib::Server& server);
     /// Ends the event streams.  Call it before `httplib::Server::stop()`, which
     /// waits for them.
@@ -9270,6 +9329,7 @@ inline const std::vector<HttpApi::Route>& HttpApi::routes() {
 }
 
 inline void HttpApi::mount(httplib::Server& server) {
+    detail::check_httplib();
     const auto plain = [this](const httplib::Request& request, httplib::Response& response) {
         serve(request, response, nullptr);
     };
@@ -11609,7 +11669,8 @@ public:
     /// Called with an event's id and payload, on the subscription's thread.
     using OnEvent = std::function<void(TaskId, std::string_view payload)>;
 
-    /// Throws `Error` with `invalid_argument` if the URL cannot be one.
+    /// Throws `Error` with `invalid_argument` if the URL cannot be one, or if an installed
+    /// cpp-httplib needs flags that are missing.
     explicit Client(ClientOptions options = {});
 
     /// Schedules `message`, JSON text of an object, an array or a string.
@@ -11784,6 +11845,7 @@ inline bool is_server_url(std::string_view url) {
 inline Client::Client(ClientOptions options) : options_(checked(std::move(options))) {}
 
 inline ClientOptions Client::checked(ClientOptions options) {
+    detail::check_httplib();
     std::string& url = options.url;
     if (!url.empty() && url.back() == '/') url.pop_back();
     std::string reason = "it must be like http://127.0.0.1:8080";
@@ -12162,4 +12224,16 @@ inline void Client::Subscription::take(const detail::StreamReader::Event& event)
 
 }  // namespace scheduler
 
+#pragma pop_macro("emit")
+#pragma pop_macro("error")
+#pragma pop_macro("far")
+#pragma pop_macro("max")
+#pragma pop_macro("min")
+#pragma pop_macro("near")
+#pragma pop_macro("signals")
+#pragma pop_macro("slots")
+#pragma pop_macro("status")
+#pragma pop_macro("Status")
+
+#endif  // C++17, Linux and exceptions
 #endif  // SCHEDULER_HPP

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""How scheduler.hpp is compiled by others: each g++ line of the README, macros of other headers,
+and what cannot work, told in one sentence.
+
+    build_test.py ROOT BUILD [HTTPLIB_DIR]
+
+BUILD is Meson's build folder, HTTPLIB_DIR one with a whole httplib.h, as for -Dhttplib_dir.
+"""
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+
+ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
+BUILD = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else "build").resolve()
+HTTPLIB = sys.argv[3] if len(sys.argv) > 3 else ""
+del sys.argv[1:4]
+HEADER = (ROOT / "scheduler.hpp").read_text(encoding="utf-8")
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LINES = re.findall(r"^g\+\+ .*$", README, re.M)
+
+
+def run(command, folder, **environment):
+    return subprocess.run(command, cwd=folder, shell=isinstance(command, str), text=True,
+                          capture_output=True, timeout=600, env={**os.environ, **environment})
+
+
+def library_flags():
+    """What pkg-config says of the distribution's cpp-httplib, or None where there is none."""
+    found = run("pkg-config --cflags --libs cpp-httplib", ROOT)
+    return found.stdout.split() if found.returncode == 0 else None
+
+
+class TestCase(unittest.TestCase):
+    def setUp(self):
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = pathlib.Path(folder.name)
+
+    def compile(self, text, *flags):
+        (self.folder / "unit.cpp").write_text(text, encoding="utf-8")
+        return run(["g++", "-std=c++17", "-fsyntax-only", "-I", str(ROOT), *flags, "unit.cpp"],
+                   self.folder)
+
+    def assert_compiles(self, done):
+        errors = [line for line in done.stderr.splitlines() if "error" in line]
+        self.assertEqual(done.returncode, 0, "\n".join(errors[:10]) or done.stderr[:2000])
+
+
+class Readme(TestCase):
+    """Its g++ lines, each as it stands, in a folder like the one that its reader is in."""
+
+    def try_line(self, wanted, program):
+        lines = [line for line in LINES if re.search(wanted, line)]
+        self.assertEqual(len(lines), 1, f"lines with {wanted}: {lines}")
+        for name in ("scheduler.hpp", "main.cpp", "cli", "examples"):
+            (self.folder / name).symlink_to(ROOT / name)
+        shutil.copy(ROOT / "examples/embed.cpp", self.folder / "app.cpp")
+        environment = self.installed() if "libs scheduler" in lines[0] else {}
+        # As quickly as it can be compiled.
+        self.assert_compiles(run(lines[0].replace("-O2 ", ""), self.folder, **environment))
+        done = run([f"./{program}"] + (["--version"] if program == "task-scheduler" else []),
+                   self.folder)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertTrue(done.stdout)
+
+    def installed(self):
+        """Installs the header and its pkg-config file into the folder."""
+        done = run(["meson", "install", "-C", str(BUILD), "--no-rebuild", "--tags", "devel",
+                    "--destdir", str(self.folder / "root")], self.folder)
+        self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+        module = next((self.folder / "root").rglob("scheduler.pc"))
+        text = module.read_text(encoding="utf-8")
+        prefix = re.search(r"^prefix=(.*)$", text, re.M)[1]
+        module.write_text(text.replace(f"prefix={prefix}", f"prefix={self.folder}/root{prefix}"))
+        return {"PKG_CONFIG_PATH": str(module.parent)}
+
+    def test_every_line_is_tried_here(self):
+        self.assertEqual(len(LINES), 5, LINES)
+
+    def test_the_line_without_http_works(self):
+        self.try_line("-DSCHEDULER_NO_HTTP", "embed")
+
+    def test_the_line_with_the_library_of_the_distribution_works(self):
+        if not library_flags():
+            self.skipTest("cpp-httplib is not installed with pkg-config")
+        self.try_line(r"mount\.cpp.*pkg-config", "mount")
+
+    def test_the_line_of_the_binary_works(self):
+        if not library_flags():
+            self.skipTest("cpp-httplib is not installed with pkg-config")
+        self.try_line(r"main\.cpp", "task-scheduler")
+
+    def test_the_line_with_an_httplib_of_ones_own_works(self):
+        if not HTTPLIB:
+            self.skipTest("no folder with a whole httplib.h was given: tests/run --httplib FOLDER")
+        (self.folder / "httplib.h").symlink_to(pathlib.Path(HTTPLIB) / "httplib.h")
+        self.try_line(r"mount\.cpp -o mount -", "mount")
+
+    def test_the_line_after_an_installation_works(self):
+        self.try_line("libs scheduler", "app")
+
+
+class Refusals(TestCase):
+    """What cannot work is one sentence that says what to do."""
+
+    def assert_says(self, done, sentence):
+        self.assertNotEqual(done.returncode, 0)
+        errors = re.findall(r"error: .*", done.stderr)
+        self.assertEqual(len(errors), 1, "\n".join(errors[:5]))
+        self.assertIn(sentence, errors[0])
+
+    def test_a_standard_before_cpp17_is_told_and_nothing_else(self):
+        for standard in ("c++11", "c++14", "gnu++14"):
+            with self.subTest(standard):
+                self.assert_says(self.compile('#include "scheduler.hpp"\n', f"-std={standard}"),
+                                 "scheduler.hpp needs C++17 or later: compile with -std=c++17")
+
+    def test_missing_exceptions_are_told_and_nothing_else(self):
+        self.assert_says(self.compile('#include "scheduler.hpp"\n', "-fno-exceptions"),
+                         "scheduler.hpp needs exceptions")
+
+    def test_another_system_than_linux_is_told_and_nothing_else(self):
+        self.assert_says(self.compile('#include "scheduler.hpp"\n', "-U__linux__"),
+                         "scheduler.hpp needs Linux")
+
+    def test_missing_flags_of_an_installed_library_are_told_and_crash_nothing(self):
+        flags = library_flags()
+        if not flags or "-DCPPHTTPLIB_OPENSSL_SUPPORT" not in flags:
+            self.skipTest("there is no installed cpp-httplib that was compiled with OpenSSL")
+        libraries = [flag for flag in flags if flag.startswith(("-L", "-l"))]
+        programs = {"mount": (ROOT / "examples/mount.cpp").read_text(encoding="utf-8"),
+                    "client": '#include "scheduler.hpp"\n'
+                              'int main() { scheduler::Client client; client.tasks(); }\n'}
+        for name, text in programs.items():
+            with self.subTest(name):
+                (self.folder / f"{name}.cpp").write_text(text, encoding="utf-8")
+                done = run(["g++", "-std=c++17", "-I", str(ROOT), f"{name}.cpp", "-o", name,
+                            *libraries, "-pthread"], self.folder)
+                self.assertEqual(done.returncode, 0, done.stderr[:2000])
+                self.assertIn("the installed cpp-httplib was compiled with OpenSSL and this program "
+                              "without: compile it with $(pkg-config --cflags --libs cpp-httplib) "
+                              "-lssl -lcrypto", run([f"./{name}"], self.folder).stderr)
+
+
+class Surroundings(TestCase):
+    MACROS = {
+        # As Windows, Qt, X11 and careless headers define them.
+        "functions": ["min(a, b) ((a) < (b) ? (a) : (b))", "max(a, b) ((a) > (b) ? (a) : (b))",
+                      "emit", "slots", "signals public", "near", "far", "error(x) x", "Status int",
+                      "status(x) x"],
+        # Whatever they stand for.
+        "nonsense": [f"{name} )nonsense(" for name in
+                     ("min", "max", "emit", "slots", "signals", "near", "far", "error", "status",
+                      "Status")],
+    }
+
+    def test_macros_of_other_headers_are_survived_and_come_back(self):
+        flags = [flag for flag in library_flags() or ["-DSCHEDULER_NO_HTTP"]
+                 if not flag.startswith("-l")]
+        if HTTPLIB:
+            flags = ["-I", HTTPLIB]
+        for name, macros in self.MACROS.items():
+            with self.subTest(name):
+                names = [re.match(r"\w+", macro)[0] for macro in macros]
+                text = "".join(f"#define {macro}\n" for macro in macros)
+                text += '#include "scheduler.hpp"\n'
+                text += "".join(f"#ifndef {name}\n#error {name} is gone\n#endif\n" for name in names)
+                self.assert_compiles(self.compile(text + "int main() {}\n", *flags))
+
+    def test_its_own_text_survives_macros_that_were_defined_after_other_headers(self):
+        others = "\n".join(re.findall(r"^#include <.*>$", HEADER.split("\nnamespace")[0], re.M))
+        others = re.sub(r".*(httplib|openssl|picojson/).*\n", "", others)
+        text = others + "\n" + "".join(f"#define {m}\n" for m in self.MACROS["nonsense"])
+        self.assert_compiles(self.compile(text + '#include "scheduler.hpp"\nint main() {}\n',
+                                          "-DSCHEDULER_NO_HTTP"))
+
+    def test_the_preprocessor_reads_it_where_there_is_no_glibc(self):
+        # Without any header nothing defines __GLIBC__ and what belongs to it, as with musl.
+        bare = re.sub(r"^#include .*$", "", HEADER, flags=re.M)
+        done = subprocess.run(["g++", "-std=c++17", "-E", "-x", "c++", "-"], input=bare, text=True,
+                              capture_output=True, timeout=60)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_it_includes_a_header_for_every_standard_name_that_it_uses(self):
+        # The headers that have the names which are not like their header.
+        homes = {
+            "algorithm": "all_of any_of copy copy_n equal find find_if find_if_not is_sorted "
+                         "lower_bound max min min_element minmax_element move_backward remove "
+                         "remove_if sort upper_bound",
+            "cstddef": "ptrdiff_t size_t", "cstdint": "int64_t int8_t uint32_t uint64_t uint8_t",
+            "cstdlib": "abort atoi atoll free getenv malloc strtoll strtoul strtoull",
+            "cstring": "memcmp memcpy strchr strerror", "cstdio": "puts rename snprintf",
+            "ctime": "tm time_t", "exception": "current_exception exception exception_ptr "
+                                               "rethrow_exception",
+            "charconv": "from_chars to_chars", "functional": "function hash less", "condition_variable": "cv_status",
+            "iterator": "begin end next prev", "limits": "numeric_limits",
+            "memory": "make_shared make_unique shared_ptr unique_ptr",
+            "mutex": "lock_guard once_flag try_to_lock unique_lock", "new": "bad_alloc nothrow",
+            "numeric": "accumulate partial_sum", "optional": "nullopt",
+            "random": "minstd_rand mt19937_64 random_device uniform_int_distribution",
+            "stdexcept": "invalid_argument runtime_error", "system_error": "generic_category",
+            "string": "stoi stol stoul stoull to_string", "thread": "this_thread",
+            "utility": "exchange forward move pair swap", "atomic": "memory_order_acq_rel "
+            "memory_order_acquire memory_order_relaxed memory_order_release",
+            "type_traits": "decay_t enable_if_t is_same_v",
+        }
+        home = {name: header for header, names in homes.items() for name in names.split()}
+        included = set(re.findall(r"^#include <([\w/.]+)>$", HEADER, re.M))
+        code = re.sub(r"//.*", "", HEADER)
+        used = {home.get(name, name) for name in re.findall(r"\bstd::(\w+)", code)}
+        self.assertEqual(used - included, set())
+        posix = {"stdio.h": r"::rename\(", "time.h": r"::(timegm|strptime)\(",
+                 "stdlib.h": r"::realpath\("}
+        for header, call in posix.items():
+            if re.search(call, code):
+                self.assertTrue({header, "c" + header.removesuffix(".h")} & included, header)
+
+
+unittest.main()
