@@ -29,8 +29,8 @@ void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& 
 }
 
 void run(const cli::Settings& settings) {
-    const sigset_t stop = cli::set_of({SIGINT, SIGTERM});
-    pthread_sigmask(SIG_BLOCK, &stop, nullptr);  // inherited by every thread
+    const sigset_t signals = cli::set_of({SIGINT, SIGTERM, SIGHUP});
+    pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // inherited by every thread
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
     raise_descriptor_limit();
@@ -51,8 +51,10 @@ void run(const cli::Settings& settings) {
         settings.scheduler.journal.c_str(), tasks.stats().recovered);
     std::fflush(stdout);
 
-    int signal = 0;
-    sigwait(&stop, &signal);
+    for (int signal = SIGHUP; signal == SIGHUP;) {
+        sigwait(&signals, &signal);
+        if (signal == SIGHUP) settings.scheduler.log("SIGHUP: nothing is read again; it goes on");
+    }
     server.stop();
     sinks.stop();
     tasks.stop();
@@ -68,6 +70,7 @@ int main(int argc, char** argv) {
         settings.scheduler.log = cli::report;
         if (cli::read_flags(argc, argv, settings)) return 0;
         cli::read_secrets(settings);
+        for (const std::string& line : cli::unknown_variables()) settings.scheduler.log(line);
         run(settings);
         return 0;
     });

@@ -1469,12 +1469,15 @@ public:
 
 namespace detail {
 
-// An open file.  Failing calls throw an Error that names the file; EINTR and
-// short counts are dealt with here.
+// An open file.  Failing calls throw an Error that names the file, or what it is a part
+// of; EINTR and short counts are dealt with here.
 class File {
 public:
-    File(FileOps& ops, std::string path, int flags, mode_t mode = 0600)
-        : ops_(ops), path_(std::move(path)), fd_(ops.open(path_.c_str(), flags, mode)) {
+    File(FileOps& ops, std::string path, int flags, std::string part_of = "")
+        : ops_(ops),
+          path_(std::move(path)),
+          shown_(part_of.empty() ? path_ : std::move(part_of)),
+          fd_(ops.open(path_.c_str(), flags, 0600)) {
         if (fd_ < 0) fail("cannot open", errno);
     }
     ~File() { ops_.close(fd_); }
@@ -1528,7 +1531,7 @@ public:
         }
     }
 
-    [[noreturn]] void fail(const char* what, int error) const { fail(what, path_, error); }
+    [[noreturn]] void fail(const char* what, int error) const { fail(what, shown_, error); }
     [[noreturn]] static void fail(const char* what, const std::string& path, int error) {
         const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
         throw Error(full ? Errc::disk_full : Errc::journal_failed,
@@ -1541,6 +1544,7 @@ private:
 
     FileOps& ops_;
     std::string path_;
+    std::string shown_;  // the name that an error says
     int fd_;
 };
 
@@ -1562,10 +1566,14 @@ private:
     int fd_;
 };
 
+inline std::string directory_of(const std::string& path) {
+    const std::size_t slash = path.rfind('/');
+    return slash == std::string::npos ? "." : path.substr(0, slash + 1);
+}
+
 // Makes the name of a new or renamed file durable.
 inline void sync_directory_of(FileOps& ops, const std::string& path) {
-    const std::size_t slash = path.rfind('/');
-    const std::string directory = slash == std::string::npos ? "." : path.substr(0, slash + 1);
+    const std::string directory = directory_of(path);
     const int fd = ops.open(directory.c_str(), O_RDONLY | O_DIRECTORY, 0);
     if (fd < 0) File::fail("cannot open", directory, errno);
     const int result = ops.fsync(fd);
@@ -2145,6 +2153,8 @@ private:
 
     static std::string resolve(const std::string& path);
     void lock();
+    void name_holder();
+    std::string holder() const;
     void open_existing();
     struct Line {
         std::string_view text;  // without its end
@@ -2227,17 +2237,50 @@ inline void Journal::lock() {
     try {
         lock_ = std::make_unique<File>(*ops_, name, O_RDWR | O_CREAT);
     } catch (const Error& error) {
-        throw Error(Errc::journal_unreadable, error.what());
+        const bool writable = ::access(directory_of(path_).c_str(), W_OK | X_OK) == 0;
+        const char* advice =
+            "; a journal needs a folder that exists and can be written (--journal names the file)";
+        throw Error(Errc::journal_unreadable, std::string(error.what()) + (writable ? "" : advice));
     }
     while (ops_->flock(lock_->fd(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) continue;
         if (errno == EWOULDBLOCK) {
-            throw Error(Errc::journal_busy,
-                        "the journal " + path_ + " is in use by another process");
+            throw Error(Errc::journal_busy, "the journal " + path_ + " is in use by " + holder());
         }
         throw Error(Errc::journal_unreadable,
                     "cannot lock " + name + ": " + std::generic_category().message(errno));
     }
+    name_holder();
+}
+
+// Writes into the lock who holds it, for others to read: a process, and the host, since the
+// number alone means nothing beside another container's.
+inline void Journal::name_holder() {
+    char host[256] = "";
+    if (::gethostname(host, sizeof host - 1) != 0) return;
+    const std::string text = std::to_string(::getpid()) + ' ' + host + '\n';
+    try {
+        lock_->write(text, 0);
+        lock_->truncate(text.size());
+    } catch (const Error&) {  // the lock holds without it
+    }
+}
+
+// Who holds the lock, as the file says; the one that holds it has written that.
+inline std::string Journal::holder() const {
+    std::array<char, 512> buffer;
+    std::string_view text;
+    try {
+        text = {buffer.data(), lock_->read(buffer.data(), buffer.size(), 0)};
+    } catch (const Error&) {  // then nobody is named
+    }
+    text = text.substr(0, text.find('\n') == std::string_view::npos ? 0 : text.find('\n'));
+    const std::size_t blank = text.find_first_not_of("0123456789");
+    const bool good = blank != std::string_view::npos && blank > 0 && text[blank] == ' ';
+    const std::string_view host = good ? text.substr(blank + 1) : std::string_view();
+    const auto is_plain = [](char c) { return c > 0x20 && c < 0x7F; };
+    if (host.empty() || !std::all_of(host.begin(), host.end(), is_plain)) return "another process";
+    return "process " + std::string(text.substr(0, blank)) + " on " + std::string(host);
 }
 
 inline void Journal::open_existing() {
@@ -2527,7 +2570,7 @@ inline void Journal::sync() {
 }
 
 inline void Journal::prepare_rewrite(std::uint64_t seq, TaskId last_id) {
-    next_ = std::make_shared<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC);
+    next_ = std::make_shared<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC, path_);
     next_size_ = 0;
     std::string header(journal_mark);
     header +=
@@ -6376,6 +6419,10 @@ public:
     std::string kind() const override { return "exec"; }
     std::string target() const override { return options_.command.front(); }
 
+    /// Why a program cannot be run at this moment, with the search that a command is subject
+    /// to; empty if it can be.
+    static std::string problem(const std::string& program);
+
 private:
     enum class End { exited, timed_out, interrupted };
 
@@ -6403,6 +6450,28 @@ inline CommandSink::CommandSink(CommandOptions options)
         throw Error(Errc::invalid_argument, "commands cannot be run here (Linux 5.3 can): " +
                                                 std::generic_category().message(errno));
     }
+}
+
+inline std::string CommandSink::problem(const std::string& program) {
+    const auto reason_for = [](const std::string& path) -> const char* {
+        struct stat status {};
+        if (::stat(path.c_str(), &status) != 0) return "there is no such program";
+        if (S_ISDIR(status.st_mode)) return "it is a folder";
+        return ::faccessat(AT_FDCWD, path.c_str(), X_OK, AT_EACCESS) == 0 ? nullptr
+                                                                          : "it is not executable";
+    };
+    const char* reason = reason_for(program);
+    if (program.find('/') == std::string::npos) {
+        const char* variable = std::getenv("PATH");
+        const std::string path = variable ? variable : "/bin:/usr/bin";
+        reason = "there is no such program";
+        for (std::size_t begin = 0, end = 0; reason && end != std::string::npos; begin = end + 1) {
+            end = path.find(':', begin);
+            const std::string folder = path.substr(begin, end - begin);
+            if (!reason_for((folder.empty() ? "." : folder) + '/' + program)) reason = nullptr;
+        }
+    }
+    return reason ? "cannot run " + program + ": " + reason : "";
 }
 
 inline void CommandSink::interrupt() {
@@ -11621,7 +11690,11 @@ inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
             log("sink " + name + ": " + line);
         };
     }
-    return std::make_shared<CommandSink>(std::move(options));
+    auto sink = std::make_shared<CommandSink>(std::move(options));
+    // It may be there when it is needed; until then its events are tried again.
+    const std::string problem = CommandSink::problem(sink->target());
+    if (log_ && !problem.empty()) log_("sink " + draft.name + ": " + problem);
+    return sink;
 }
 
 }  // namespace detail

@@ -258,6 +258,8 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
             sinks.emplace_back();
             sinks.back().name = name;
             sinks.back().sink = std::make_shared<scheduler::CommandSink>(options);
+            const std::string problem = scheduler::CommandSink::problem(options.command[0]);
+            if (!problem.empty()) throw UsageError("--exec: " + problem);
         });
     }
     std::set<std::string> names;

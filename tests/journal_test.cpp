@@ -330,6 +330,51 @@ TEST_SUITE("journal") {
         CHECK(support::errc_of([&] { Scheduler second(options_for(dir)); }) == Errc::journal_busy);
     }
 
+    TEST_CASE("who holds a journal is named to a second opener, where that can be known") {
+        const TempDir dir;
+        const auto files = std::make_shared<support::FailingFiles>();
+        const auto refusal = [&dir]() -> std::string {
+            try {
+                Scheduler second(options_for(dir));
+            } catch (const Error& error) {
+                return error.what();
+            }
+            return "none";
+        };
+        char host[256] = "";
+        REQUIRE(::gethostname(host, sizeof host - 1) == 0);
+        const std::string use = "the journal " + dir.journal() + " is in use by ";
+        dir.write("tasks.jsonl.lock",
+                  "1 somebody who held it before, on a host with a longer name");
+        {
+            Scheduler first(options_for(dir));
+            CHECK(refusal() == use + "process " + std::to_string(::getpid()) + " on " + host);
+        }
+        for (const char* text :
+             {"", "x", "12", "12 ", " host", "12 \x1b[31m", "-1 a\n", "12 a b\n"}) {
+            CAPTURE(text);
+            Scheduler first(options_for(dir));
+            dir.write("tasks.jsonl.lock", text);
+            CHECK(refusal() == use + "another process");
+        }
+        Options options = options_for(dir);
+        options.files = files;
+        files->fail_call("pwrite", 0, ENOSPC);
+        Scheduler first(options);  // which needs no note of its name
+        CHECK(files->has_failed());
+    }
+
+    TEST_CASE("an error in making a new journal names the journal") {
+        const TempDir dir;
+        REQUIRE(::mkdir((dir.journal() + ".new").c_str(), 0700) == 0);
+        Options options = options_for(dir);
+        std::string said;
+        options.log = [&said](const std::string& line) { said += line + '\n'; };
+        CHECK(support::errc_of([&] { Scheduler tasks(options); }) == Errc::journal_failed);
+        CHECK(said.find(dir.journal() + ": Is a directory") != std::string::npos);
+        CHECK(said.find(".new") == std::string::npos);
+    }
+
     TEST_CASE("a journal behind a symbolic link stays there") {
         const TempDir dir;
         dir.write("real.jsonl", journal_of(2));

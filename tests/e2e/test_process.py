@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -195,6 +196,70 @@ class Starting(TestCase):
                 done = self.run_binary("--port", "0", "--journal", journal, cwd=directory)
                 self.assert_refused(done, 1, journal)
 
+    def test_who_holds_the_journal_is_named(self):
+        server = self.server()
+        for _ in range(2):
+            done = self.run_binary("--port", "0", cwd=server.dir)
+            self.assert_refused(done, 1, "tasks.jsonl",
+                                f"process {server.process.pid} on {socket.gethostname()}")
+            server.kill()  # what it wrote stays behind, and must not be believed
+            server.start()
+
+    def test_a_folder_that_cannot_be_written_is_told_with_the_flag_that_names_another(self):
+        # Root may write everywhere, so this runs as somebody else.
+        directory = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, directory)
+        os.chmod(directory, 0o555)
+        binaries = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, binaries)
+        os.chmod(binaries, 0o755)
+        binary = shutil.copy(support.BINARY, binaries)
+        os.chmod(binary, 0o755)
+        other = {"user": 65534, "group": 65534, "extra_groups": []} if os.getuid() == 0 else {}
+        done = self.run_binary("--port", "0", cwd=directory, binary=binary, **other)
+        self.assert_refused(done, 1, "tasks.jsonl", "Permission denied", "can be written",
+                            "--journal")
+        done = self.run_binary("--port", "0", "--journal", "missing/tasks.jsonl")
+        self.assert_refused(done, 1, "missing/tasks.jsonl", "No such file", "--journal")
+
+    def test_errors_name_the_journal_and_not_the_file_that_is_to_replace_it(self):
+        directory = tempfile.mkdtemp(dir=support.WORK)
+        self.addCleanup(shutil.rmtree, directory)
+        os.mkdir(os.path.join(directory, "tasks.jsonl.new"))
+        done = self.run_binary("--port", "0", cwd=directory)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertIn("tasks.jsonl: Is a directory", done.stderr)
+        self.assertNotIn(".new", done.stderr)
+
+    def test_a_variable_that_means_nothing_is_told_with_the_nearest_that_does(self):
+        server = self.server(env={"SCHEDULER_JOURNL": "x", "SCHEDULER_MAX_BODYS": "1",
+                                  "SCHEDULER_COLOUR": "red\x1b[31m", "SCHEDULER_URL": "http://x",
+                                  "SCHEDULER_HISTORY": "5", "SCHEDULERX": "1"})
+        lines = [line for line in server.stderr().splitlines() if "SCHEDULER" in line]
+        self.assertEqual(len(lines), 3, lines)
+        said = "\n".join(lines)
+        self.assertIn("did you mean SCHEDULER_JOURNAL?", said)
+        self.assertIn("did you mean SCHEDULER_MAX_BODY?", said)
+        self.assertRegex(said, "(?m)SCHEDULER_COLOUR means nothing here$")
+        self.assertNotIn("red", said)  # it may be a secret
+
+    def test_a_command_that_cannot_be_run_is_told_at_the_start(self):
+        for command, reason in (("no-such-program --x", "no such program"),
+                                ("/nonexistent/program", "no such program"),
+                                ("/etc/passwd", "not executable"), ("/tmp", "a folder")):
+            with self.subTest(command):
+                done = self.run_binary("--port", "0", "--exec", command)
+                self.assert_refused(done, 2, "--exec", command.split()[0], reason)
+        for command in ("true", shutil.which("true")):
+            self.server("--exec", command)
+        directory = tempfile.mkdtemp(dir=support.WORK)
+        self.addCleanup(shutil.rmtree, directory)
+        path = os.path.join(directory, "sinks.json")
+        with open(path, "w") as file:
+            json.dump({"sinks": [{"name": "late", "exec": ["no-such-program"]}]}, file)
+        server = self.server("--sinks", path)  # it may be installed before it is needed
+        self.assertRegex(server.stderr(), "late.*no-such-program.*no such program")
+
     def test_a_file_that_is_no_journal_is_refused_and_left_as_it_was(self):
         directory = tempfile.mkdtemp(dir=support.WORK)
         self.addCleanup(shutil.rmtree, directory)
@@ -320,6 +385,15 @@ class Descriptors(TestCase):
 
 
 class Stopping(TestCase):
+    def test_a_hangup_is_told_and_does_not_end_the_server(self):
+        server = self.server()
+        task = server.schedule("x")
+        for count in (1, 2):
+            server.process.send_signal(signal.SIGHUP)
+            wait_for(lambda: server.stderr().count("SIGHUP") == count)
+        self.assertEqual(server.page("/tasks/" + task)["status"], "pending")
+        self.assertEqual(server.stop()[0], 0)
+
     def test_a_request_under_way_is_finished_and_its_task_kept(self):
         server = self.server()
         with server.wire() as wire:
