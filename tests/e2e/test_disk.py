@@ -25,11 +25,10 @@ class Disk(TestCase):
         stream = self.opened(server.stream())
         ids = [server.schedule('due', 4) for _ in range(20)]
         unwanted = server.schedule('unwanted', 3600)
-        with open(filler, 'wb') as file:
+        with open(filler, 'wb', buffering=0) as file:  # to the last page
             with self.assertRaises(OSError):
-                for _ in range(100):
+                for _ in range(2000):
                     file.write(b'x' * 65536)
-                    file.flush()
         statuses = set()
         for _ in range(200):
             status, headers, answer = server.ask(
