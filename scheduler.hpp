@@ -3492,7 +3492,9 @@ struct Options {
     std::uint64_t rewrite_min_bytes = std::uint64_t{4} << 20;
 
     /// Called with a sentence about what was repaired, dropped or failed, on the
-    /// thread where it happened; must not call the scheduler.  Default: silence.
+    /// thread where it happened, without a lock and after its effect is shown.  That
+    /// thread waits for the call, so it had better not block.  It may ask the
+    /// scheduler; several threads may call it at once.  Default: silence.
     std::function<void(const std::string&)> log;
     /// Called when a callback of `on_event` throws, on the callback's thread.
     std::function<void(std::exception_ptr)> on_error;
@@ -3505,6 +3507,71 @@ struct Options {
 };
 
 namespace detail {
+
+// The sentences that are on their way to the log.  They are often said under a lock, and
+// handed over when none is held.
+class Sentences {
+public:
+    using Log = std::function<void(const std::string&)>;
+
+    explicit Sentences(Log log) : log_(std::move(log)) {}
+    ~Sentences() { hand_over(); }
+    Sentences(const Sentences&) = delete;
+    Sentences& operator=(const Sentences&) = delete;
+
+    // Keeps a sentence, if there is memory for it.
+    void add(std::string_view sentence) noexcept;
+    // Calls the log, which must not be done under a lock.  What it throws is nobody's.
+    void hand_over() noexcept;
+
+    // Hands over at the end of a scope; to be declared before what locks.
+    class AtEnd {
+    public:
+        explicit AtEnd(Sentences& sentences) : sentences_(sentences) {}
+        ~AtEnd() { sentences_.hand_over(); }
+        AtEnd(const AtEnd&) = delete;
+        AtEnd& operator=(const AtEnd&) = delete;
+
+    private:
+        Sentences& sentences_;
+    };
+
+private:
+    static constexpr std::size_t most = 1'000;
+
+    const Log log_;  // null: silence
+    std::mutex mutex_;
+    std::deque<std::string> waiting_;  // guarded by mutex_
+    std::atomic<bool> any_{false};     // whether some wait, without the mutex
+};
+
+inline void Sentences::add(std::string_view sentence) noexcept {
+    if (!log_) return;
+    try {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        if (waiting_.size() == most) return;
+        waiting_.emplace_back(sentence);
+        any_ = true;
+    } catch (const std::bad_alloc&) {  // there is no way to tell of that
+    }
+}
+
+inline void Sentences::hand_over() noexcept {
+    while (any_) {
+        std::string sentence;
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            if (waiting_.empty()) return;
+            sentence = std::move(waiting_.front());
+            waiting_.pop_front();
+            any_ = !waiting_.empty();
+        }
+        try {
+            log_(sentence);
+        } catch (...) {  // there is nobody left to tell
+        }
+    }
+}
 
 // A task to store.
 struct NewTask {
@@ -3642,6 +3709,7 @@ public:
                                                   const Idempotency& idempotency);
     // Returns when it is stored; throws if that has failed.
     void wait(const Unstored& unstored) {
+        const Sentences::AtEnd said(sentences_);
         std::unique_lock<std::mutex> lock(mutex_);
         commit(lock, unstored);
     }
@@ -3660,8 +3728,10 @@ public:
     TaskPage tasks(const TaskQuery& query) const;
     Stats stats() const;
 
-    // Emits what is due, at most one batch of it.  False: nothing was.
+    // Emits what is due, at most one batch of it.  False: nothing was.  What was said
+    // meanwhile waits until hand_over(), so that the readers need not wait for that.
     bool emit_due();
+    void hand_over() const noexcept { sentences_.hand_over(); }
     // When emit_due() has something to do, if ever.
     std::optional<TimePoint> next_wake_locked() const;
     // Whether no task waits, is being stored or is being emitted.
@@ -3840,9 +3910,8 @@ private:
     }
     std::vector<SinkChange> sink_cursors_locked() const;
     std::vector<SinkChange> dead_letters_locked() const;
-    void log(const std::string& line) const {
-        if (options_.log) options_.log(line);
-    }
+    // May be called under the lock.
+    void log(std::string_view sentence) const noexcept { sentences_.add(sentence); }
     Task task_locked(Record* record) const;
     TaskPage tasks_locked(const TaskQuery& query) const;
     static EventPage page_of(const History& past, std::uint64_t seq, std::size_t limit,
@@ -3859,11 +3928,13 @@ private:
     void copy_answers(std::string& lines, Write write_unlocked);
     void sync_unlocked(std::unique_lock<std::mutex>& lock);
     void wake_tender_locked() {
-        if (tending_ || !journal_) return;
-        if (journal_->wants_sync() || wants_rewrite_locked()) tender_wakes_.notify_one();
+        if (!journal_ || (!journal_->wants_sync() && !wants_rewrite_locked())) return;
+        tender_called_ = true;
+        if (!tending_) tender_wakes_.notify_one();
     }
 
     const Options options_;
+    mutable Sentences sentences_;
     std::unique_ptr<Journal> journal_;  // null: nothing is kept on disk
 
     mutable std::mutex mutex_;
@@ -3890,6 +3961,7 @@ private:
     bool emitting_ = false;                  // guarded by mutex_
     bool pausing_ = false;                   // guarded by mutex_: no emission may begin
     bool tending_ = false;                   // guarded by mutex_: the journal's thread is at work
+    bool tender_called_ = false;             // guarded by mutex_: and has work to do
     bool closed_ = false;                    // guarded by mutex_
     std::uint64_t first_free_seq_ = 0;       // of opening: what the journal's head says
     TimePoint newest_stamp_{};               // guarded by mutex_: the latest time in the journal
@@ -3909,12 +3981,15 @@ private:
 
 inline Store::Store(Options options)
     : options_(std::move(options)),
-      sinks_(options_.max_dead, options_.log,
-             [this](const Record* event) { return index_.find(event->id) == event; }) {
+      sentences_(options_.log),
+      sinks_(
+          options_.max_dead, [this](const std::string& sentence) { log(sentence); },
+          [this](const Record* event) { return index_.find(event->id) == event; }) {
     if (options_.journal.empty()) return;
+    const Sentences::AtEnd said(sentences_);
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
-    auto log = options_.log ? options_.log : [](const std::string&) {};
-    journal_ = std::make_unique<Journal>(options_.journal, options_.fsync, std::move(files), log);
+    journal_ = std::make_unique<Journal>(options_.journal, options_.fsync, std::move(files),
+                                         [this](const std::string& sentence) { log(sentence); });
     recover();
     tender_ = std::thread([this] { tend(); });
 }
@@ -3927,6 +4002,7 @@ inline void Store::close() {
         settled_.notify_all();
     }
     if (tender_.joinable()) tender_.join();
+    sentences_.hand_over();
 }
 
 // ---- Opening ---------------------------------------------------------------
@@ -4254,6 +4330,7 @@ inline void Store::replay_answer(const Records& records, const Replayed& record)
 
 inline std::pair<Scheduled, Store::Unstored> Store::begin_schedule(
     const std::vector<NewTask>& tasks, const Idempotency& idempotency) {
+    const Sentences::AtEnd said(sentences_);
     std::vector<RecordRef> records;
     Scheduled scheduled;
     records.reserve(tasks.size());
@@ -4437,6 +4514,7 @@ inline Record* Store::find_pending(std::unique_lock<std::mutex>& lock, TaskId id
 }
 
 inline bool Store::cancel(TaskId id) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     Record* record = find_pending(lock, id);
     if (!record) return false;
@@ -4453,6 +4531,7 @@ inline bool Store::cancel(TaskId id) {
 }
 
 inline std::size_t Store::cancel(const DueRange& range) {
+    const Sentences::AtEnd said(sentences_);
     std::size_t cancelled = 0;
     std::vector<Record*> records;
     std::unique_lock<std::mutex> lock(mutex_);
@@ -4485,6 +4564,7 @@ inline std::size_t Store::cancel(const DueRange& range) {
 
 inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
                           std::string_view message) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     Record* record = find_pending(lock, id);
     if (!record) throw Error(Errc::unknown_task, "there is no task " + id.str());
@@ -4513,6 +4593,7 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
 }
 
 inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
     commits_.reserve(1);
@@ -4543,6 +4624,7 @@ inline void Store::write_and_settle(std::unique_lock<std::mutex>& lock, const Un
 }
 
 inline bool Store::store(const Unstored& unstored) {
+    const Sentences::AtEnd said(sentences_);
     if (journal_ && (options_.fsync == Fsync::always || journal_->is_swapping())) return false;
     std::unique_lock<std::mutex> lock(mutex_);
     try {
@@ -5013,6 +5095,7 @@ inline void Store::change_behind(std::unique_lock<std::mutex>& lock, const SinkC
 
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest,
                               Unlisted others) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     const TimePoint at = now();
     std::vector<SinkChange> changes;
@@ -5070,6 +5153,7 @@ inline void Store::close_sinks() {
 }
 
 inline void Store::forget_sink(const std::string& name) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     if (sink_locked(name).listing == SinkBook::Listing::listed) {
         throw Error(Errc::sink_listed, "sink " + name +
@@ -5112,6 +5196,7 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name) con
 }
 
 inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
+    const Sentences::AtEnd said(sentences_);
     using Result = Outcome::Result;
     const Event& event = delivery.event;
     SinkChange change;
@@ -5152,6 +5237,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
 
 // What was resumed is tried at once, and from the first attempt on.
 inline void Store::set_sink_state(const std::string& name, SinkState state) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     SinkChange change;
     change.sink = name;
@@ -5168,6 +5254,7 @@ inline void Store::set_sink_state(const std::string& name, SinkState state) {
 
 // Returns how many letters are delivered again.
 inline std::size_t Store::redeliver(const std::string& name, std::optional<TaskId> id) {
+    const Sentences::AtEnd said(sentences_);
     std::unique_lock<std::mutex> lock(mutex_);
     SinkChange change;
     change.kind = SinkChange::Kind::redeliver;
@@ -5287,14 +5374,19 @@ inline void Store::tend() {
     std::unique_lock<std::mutex> lock(mutex_);
     const auto sleep = [this, &lock] {
         tending_ = false;
-        tender_wakes_.wait(lock);
+        tender_wakes_.wait(lock, [this] { return tender_called_ || closed_; });
         tending_ = true;
+        tender_called_ = false;
     };
     tending_ = true;
     while (!closed_) {
         if (wants_rewrite_locked()) {
             const bool had_failed = journal_->failed();
             rewrite(lock);
+            tender_called_ = false;
+            lock.unlock();
+            sentences_.hand_over();
+            lock.lock();
             // Until somebody needs it again, unless it was spoilt by the old file's failure.
             if (had_failed && journal_->failed() && !closed_) sleep();
         } else if (journal_->wants_sync()) {
@@ -5320,6 +5412,7 @@ inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
     } catch (const std::exception& error) {
         log(error.what());
     }
+    sentences_.hand_over();
     lock.lock();
 }
 
@@ -5918,6 +6011,7 @@ inline void Scheduler::run() {
 inline bool Scheduler::emit_due() {
     try {
         if (store_.emit_due()) wake_readers();
+        store_.hand_over();
         return true;
     } catch (const std::exception& error) {
         if (store_.options().log) store_.options().log(error.what());

@@ -289,4 +289,93 @@ TEST_SUITE("promises") {
         CHECK(event.emitted_at == asked.clock.now());
         CHECK(tasks.stats().late == 1);
     }
+
+    TEST_CASE("whatever is said is said while no lock is held: a log may ask the scheduler") {
+        // Asks on another thread, so that a lock which is held fails the test and does not hang
+        // it.
+        struct Asker {
+            Scheduler* tasks = nullptr;
+            std::mutex mutex;
+            std::vector<std::future<void>> answers;
+            std::vector<std::string> said;
+            std::vector<std::string> said_under_a_lock;
+
+            void ask(const std::string& line) {
+                auto answer = std::async(std::launch::async, [this] {
+                    tasks->stats();
+                    tasks->wait_for_event(0, milliseconds(0));
+                });
+                const bool free = answer.wait_for(soon) == std::future_status::ready;
+                const std::lock_guard<std::mutex> guard(mutex);
+                said.push_back(line);
+                if (!free) said_under_a_lock.push_back(line);
+                answers.push_back(std::move(answer));
+            }
+            bool has_heard(const std::string& part) {
+                const std::lock_guard<std::mutex> guard(mutex);
+                return std::any_of(said.begin(), said.end(), [&part](const std::string& line) {
+                    return line.find(part) != std::string::npos;
+                });
+            }
+        } asker;
+        Asked asked;
+        Options options = asked.options();
+        { const Scheduler first(options); }
+        options.now = [clock = &asked.clock] { return clock->now(); };
+        {
+            Scheduler tasks(options);
+            tasks.schedule(milliseconds(0), "{}");
+            REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
+        }
+        options.log = [&asker](const std::string& line) {
+            if (asker.tasks) asker.ask(line);
+        };
+        options.max_dead = 1;
+        options.history = 1;
+        options.sink_backlog = 4;
+        options.max_lateness = std::chrono::minutes(1);
+        asked.clock.advance(-std::chrono::hours(1));
+        Scheduler tasks(options);
+        asker.tasks = &tasks;
+        CHECK(errc_of([&] { tasks.schedule(milliseconds(0), "{}"); }) == Errc::clock_untrusted);
+        asked.clock.advance(std::chrono::hours(2));
+        const TaskId late = tasks.schedule(std::chrono::minutes(1), "{}");
+        CHECK(asker.has_heard("the clock has caught up"));
+        asked.clock.advance(tasks, std::chrono::hours(1));
+        CHECK(eventually([&] { return tasks.find(late)->status == Status::missed; }));
+        CHECK(eventually([&] { return asker.has_heard("largest lateness"); }));
+
+        tasks.open_sinks({{"slow", "test", "", false}});
+        for (std::uint64_t seq = 1; seq <= 8; ++seq) {
+            tasks.schedule(milliseconds(0), "{}");
+            REQUIRE(tasks.wait_for_event(seq, milliseconds(10'000)));
+            if (seq > 2) continue;
+            tasks.settle(*tasks.next_delivery("slow"), Outcome::failed("it does not like it"));
+        }
+        CHECK(asker.has_heard("more than 1 dead letters"));
+        asked.clock.advance(tasks, std::chrono::hours(1));  // then the history is trimmed
+        CHECK(eventually([&] { return asker.has_heard("too far behind"); }));
+        tasks.stop();
+        const std::lock_guard<std::mutex> guard(asker.mutex);
+        std::string under_a_lock;
+        for (const std::string& line : asker.said_under_a_lock) under_a_lock += line + '\n';
+        CHECK(under_a_lock == "");
+        asker.answers.clear();
+    }
+
+    TEST_CASE("an event is shown before anything is said about it") {
+        Asked asked;
+        Gate gate;
+        Options options = asked.options();
+        options.max_lateness = std::chrono::minutes(1);
+        options.log = [&gate](const std::string&) { gate.pass(); };
+        Scheduler tasks(options);
+        tasks.schedule(std::chrono::hours(1), R"("missed")");
+        tasks.schedule(std::chrono::hours(2), R"("shown")");
+        asked.clock.advance(tasks, std::chrono::hours(2));
+        REQUIRE(gate.was_reached());
+        CHECK(tasks.wait_for_event(0, soon));
+        gate.open();
+        tasks.stop();
+    }
 }
