@@ -11583,12 +11583,13 @@ inline Outcome WebhookSink::judge(const Answer& answer) {
                            detail::parse_retry_after(answer.retry_after, wall_clock()));
 }
 
-namespace detail {
-
-// A name for a sink that was given none: that of a URL or a command, and always the same.
-inline std::string derived_name(std::string_view kind, std::string_view text) {
-    return std::string(kind) + '-' + digest_of(text).substr(0, 8);
+/// The name of a sink that was given none, from its kind and its URL or command: always
+/// the same for the same.
+inline std::string default_sink_name(std::string_view kind, std::string_view text) {
+    return std::string(kind) + '-' + detail::digest_of(text).substr(0, 8);
 }
+
+namespace detail {
 
 // Reads sinks from JSON.  What is wrong is thrown with the place where it is.
 class SinkReader {

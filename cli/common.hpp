@@ -50,7 +50,8 @@ inline scheduler::milliseconds duration(const std::string& text) {
     return *value;
 }
 
-// Runs fn, and says to which flag or variable belongs what it finds wrong.
+// Returns what fn() returns.  A UsageError that it throws gets the name of the flag or
+// variable that was being read.
 template <class Fn>
 auto naming(const std::string& name, Fn fn) {
     try {
@@ -60,7 +61,8 @@ auto naming(const std::string& name, Fn fn) {
     }
 }
 
-// How many letters have to be changed, added, dropped or swapped with their neighbour.
+// The least number of letters that have to be changed, added, dropped or swapped with the
+// next one to turn one word into the other.
 inline std::size_t distance(const std::string& a, const std::string& b) {
     std::vector<std::vector<std::size_t>> rows(a.size() + 1,
                                                std::vector<std::size_t>(b.size() + 1));
@@ -82,7 +84,7 @@ inline std::size_t distance(const std::string& a, const std::string& b) {
 
 // "; did you mean NAME?", where one of the names is near enough; else nothing.
 inline std::string suggestion(const std::string& word, const std::vector<std::string>& names) {
-    constexpr std::size_t longest = 64;  // of what somebody may have meant to be a name
+    constexpr std::size_t longest = 64;  // no name is nearly as long as this
     const std::string* nearest = nullptr;
     std::size_t least = 0;
     for (const std::string& name : names) {
@@ -102,7 +104,7 @@ struct FlagForm {
     std::string name;  // with its dashes
     char letter = 0;
     bool takes_value = false;
-    bool ends = false;  // what stands behind it is not looked at, as with --help
+    bool ends = false;  // words after it are not read, as with --help
 };
 
 // What was typed: flags by their names, in order, and the rest in order.
@@ -134,76 +136,88 @@ public:
     ArgumentReader(const std::vector<FlagForm>& forms, std::vector<std::string> words)
         : forms_(forms), words_(std::move(words)) {}
 
-    Arguments read() {
-        while (!ended_ && next_ < words_.size()) {
-            const std::string word = words_[next_++];
-            if (word == "--") {
-                read_.rest.insert(read_.rest.end(), words_.begin() + behind(), words_.end());
-                break;
-            }
-            if (word.size() < 2 || word[0] != '-') {
-                read_.rest.push_back(word);
-            } else if (word[1] == '-') {
-                read_name(word);
-            } else {
-                read_letters(word);
-            }
-        }
-        return std::move(read_);
-    }
+    Arguments read();
 
 private:
-    std::ptrdiff_t behind() const { return static_cast<std::ptrdiff_t>(next_); }
-
-    void read_name(const std::string& word) {
-        const std::size_t equals = word.find('=');
-        const std::string name = word.substr(0, equals);
-        const auto form = std::find_if(forms_.begin(), forms_.end(),
-                                       [&](const FlagForm& one) { return one.name == name; });
-        if (form == forms_.end()) unknown(word, name);
-        if (equals == std::string::npos) {
-            add(*form, form->takes_value ? next_word(name) : "");
-        } else if (!form->takes_value) {
-            throw UsageError(name + " takes no value, but is given as " + word);
-        } else {
-            add(*form, word.substr(equals + 1));
-        }
-    }
-    void read_letters(const std::string& word) {
-        for (std::size_t i = 1; i < word.size() && !ended_; ++i) {
-            const auto form = std::find_if(forms_.begin(), forms_.end(), [&](const FlagForm& one) {
-                return one.letter == word[i];
-            });
-            if (form == forms_.end()) unknown(word, '-' + word);
-            if (!form->takes_value) {
-                add(*form, "");
-                continue;
-            }
-            const std::size_t begin = i + 1 < word.size() && word[i + 1] == '=' ? i + 2 : i + 1;
-            add(*form, i + 1 < word.size() ? word.substr(begin) : next_word(form->name));
-            break;
-        }
-    }
-    std::string next_word(const std::string& name) {
-        if (next_ == words_.size()) throw UsageError(name + " needs a value");
-        return words_[next_++];
-    }
-    void add(const FlagForm& form, const std::string& value) {
-        read_.flags.emplace_back(form.name, value);
-        ended_ = form.ends;
-    }
-    [[noreturn]] void unknown(const std::string& word, const std::string& name) const {
-        std::vector<std::string> names;
-        for (const FlagForm& form : forms_) names.push_back(form.name);
-        throw UsageError("unknown option " + word + suggestion(name, names));
-    }
+    void read_name(const std::string& word);
+    void read_letters(const std::string& word);
+    std::string next_word(const std::string& flag);
+    void add(const FlagForm& form, const std::string& value);
+    template <class Is>
+    const FlagForm& form_that(Is is, const std::string& word, const std::string& name) const;
 
     const std::vector<FlagForm>& forms_;
     const std::vector<std::string> words_;
     std::size_t next_ = 0;  // of the words
-    bool ended_ = false;
+    bool ended_ = false;    // by a flag behind which nothing is looked at
     Arguments read_;
 };
+
+inline Arguments ArgumentReader::read() {
+    bool only_rest = false;
+    while (!ended_ && next_ < words_.size()) {
+        const std::string word = words_[next_++];
+        if (only_rest || word.size() < 2 || word[0] != '-') {
+            read_.rest.push_back(word);
+        } else if (word == "--") {
+            only_rest = true;
+        } else if (word[1] == '-') {
+            read_name(word);
+        } else {
+            read_letters(word);
+        }
+    }
+    return std::move(read_);
+}
+
+inline void ArgumentReader::read_name(const std::string& word) {
+    const std::size_t equals = word.find('=');
+    const std::string name = word.substr(0, equals);
+    const FlagForm& form = form_that([&](const auto& one) { return one.name == name; }, word, name);
+    if (equals == std::string::npos) {
+        add(form, form.takes_value ? next_word(name) : "");
+    } else if (form.takes_value) {
+        add(form, word.substr(equals + 1));
+    } else {
+        throw UsageError(name + " takes no value, but is given as " + word);
+    }
+}
+
+inline void ArgumentReader::read_letters(const std::string& word) {
+    for (std::size_t i = 1; i < word.size() && !ended_; ++i) {
+        const char letter = word[i];
+        const FlagForm& form =
+            form_that([&](const auto& one) { return one.letter == letter; }, word, '-' + word);
+        if (!form.takes_value) {
+            add(form, "");
+            continue;
+        }
+        const std::string rest = word.substr(i + 1);
+        add(form, rest.empty() ? next_word(form.name) : rest.substr(rest[0] == '=' ? 1 : 0));
+        break;
+    }
+}
+
+inline std::string ArgumentReader::next_word(const std::string& flag) {
+    if (next_ == words_.size()) throw UsageError(flag + " needs a value");
+    return words_[next_++];
+}
+
+inline void ArgumentReader::add(const FlagForm& form, const std::string& value) {
+    read_.flags.emplace_back(form.name, value);
+    ended_ = form.ends;
+}
+
+// The form that is the right one; `name` is looked for among the names if there is none.
+template <class Is>
+const FlagForm& ArgumentReader::form_that(Is is, const std::string& word,
+                                          const std::string& name) const {
+    const auto found = std::find_if(forms_.begin(), forms_.end(), is);
+    if (found != forms_.end()) return *found;
+    std::vector<std::string> names;
+    for (const FlagForm& form : forms_) names.push_back(form.name);
+    throw UsageError("unknown option " + word + suggestion(name, names));
+}
 
 inline sigset_t set_of(std::initializer_list<int> signals) {
     sigset_t set;

@@ -243,13 +243,13 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
             scheduler::WebhookOptions options;
             options.url = url;
             sinks.emplace_back();
-            sinks.back().name = scheduler::detail::derived_name("webhook", url);
+            sinks.back().name = scheduler::default_sink_name("webhook", url);
             sinks.back().sink = std::make_shared<scheduler::WebhookSink>(options);
         });
     }
     for (const std::string& command : settings.commands) {
         within("--exec", [&] {
-            const std::string name = scheduler::detail::derived_name("exec", command);
+            const std::string name = scheduler::default_sink_name("exec", command);
             scheduler::CommandOptions options;
             options.command = split_at_blanks(command);
             options.log = [log, name](const std::string& line) {

@@ -181,46 +181,49 @@ public:
     Follower(const scheduler::Client& client, bool json, std::string last)
         : client_(client), json_(json), last_(std::move(last)) {}
 
-    void take(scheduler::TaskId id, std::string_view payload) {
-        if (!json_) {
-            print_line(event_line(id, payload, std::nullopt));
-        } else if (!ahead_.empty() && ahead_.front() == id) {
-            ahead_.pop_front();
-        } else if (!print_page(id)) {  // the server cannot say more of it
-            print_line("{\"id\":\"" + id.str() + "\",\"payload\":" + std::string(payload) + '}');
-            last_ = id.str();
-        }
-        flush_output();
-    }
+    void take(scheduler::TaskId id, std::string_view payload);
 
 private:
-    // The events behind the last one.  False: the one that is looked for is none of them.
-    bool print_page(scheduler::TaskId id) {
-        ahead_.clear();
-        bool found = false;
-        scheduler::EventQuery query;
-        query.limit = 1'000;
-        query.after = last_;
-        try {
-            for (const scheduler::Event& event : client_.events(query).events) {
-                print_line(scheduler::to_json(event));
-                last_ = event.id.str();
-                if (found) ahead_.push_back(event.id);
-                found = found || event.id == id;
-            }
-        } catch (const scheduler::Error&) {
-            return false;
-        }
-        return found;
-    }
+    bool print_page(scheduler::TaskId id);
 
     const scheduler::Client& client_;
     const bool json_;
-    std::string last_;
+    std::string last_;                     // the id of the last event that was printed
     std::deque<scheduler::TaskId> ahead_;  // printed, but the stream is still to tell of them
 };
 
-// Ends by a signal, or when nobody reads any more.
+inline void Follower::take(scheduler::TaskId id, std::string_view payload) {
+    if (!json_) {
+        print_line(event_line(id, payload, std::nullopt));
+    } else if (!ahead_.empty() && ahead_.front() == id) {
+        ahead_.pop_front();
+    } else if (!print_page(id)) {  // the server cannot say more of it
+        print_line("{\"id\":\"" + id.str() + "\",\"payload\":" + std::string(payload) + '}');
+        last_ = id.str();
+    }
+    flush_output();
+}
+
+// Prints the events after the last one.  False: the one with this id is not among them.
+inline bool Follower::print_page(scheduler::TaskId id) {
+    ahead_.clear();
+    bool found = false;
+    scheduler::EventQuery query;
+    query.limit = 1'000;
+    query.after = last_;
+    try {
+        for (const scheduler::Event& event : client_.events(query).events) {
+            print_line(scheduler::to_json(event));
+            last_ = event.id.str();
+            if (found) ahead_.push_back(event.id);
+            found = found || event.id == id;
+        }
+    } catch (const scheduler::Error&) {  // what can be printed is printed by the caller
+    }
+    return found;
+}
+
+// Runs until a signal comes, or until standard output takes no more.
 inline int follow(const Arguments& arguments, const scheduler::Client& client,
                   const std::string& last) {
     const sigset_t stop = set_of({SIGINT, SIGTERM});
@@ -438,7 +441,7 @@ inline std::optional<int> run_verb(int argc, char** argv) {
     const std::string name = argv[1];
     if (name == "help") return run_help(argc, argv);
     const Verb& verb = verb_named(name);
-    return guarded("help " + name, [&] { return run_verb(verb, argc, argv); });
+    return guarded("task-scheduler help " + name, [&] { return run_verb(verb, argc, argv); });
 }
 
 }  // namespace cli

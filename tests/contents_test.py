@@ -33,6 +33,11 @@ class Contents(unittest.TestCase):
                if len(line) > 100 or "\t" in line]
         self.assertEqual(bad, [])
 
+    def test_the_binary_uses_the_header_as_anybody_does(self):
+        for path in BINARY:
+            with self.subTest(path.name):
+                self.assertNotIn("detail::", path.read_text(encoding="utf-8"))
+
     def test_main_is_a_tour_of_at_most_150_lines(self):
         self.assertLessEqual(len(BINARY[0].read_text(encoding="utf-8").splitlines()), 150)
 
