@@ -1469,7 +1469,8 @@ TEST_SUITE("http") {
         ++expected["unavailable"];
         const std::string text = kept.say(get("/metrics")).answer();
         for (const char* none : {"secret", "timeout", "failure"}) expected[none] = 0;
-        for (const auto& [reason, count] : expected) {
+        for (const auto& [name, count] : expected) {
+            const std::string reason = name;
             CAPTURE(reason);
             CAPTURE(text);
             CHECK(text.find("task_scheduler_requests_refused_total{reason=\"" + reason + "\"} " +
