@@ -5,6 +5,7 @@
 // one verb of the command line (cli/verbs.hpp).
 
 #include "cli/flags.hpp"
+#include "cli/logger.hpp"
 #include "cli/verbs.hpp"
 #include "scheduler.hpp"
 
@@ -28,12 +29,14 @@ void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& 
                            "--secret-file, or listen on 127.0.0.1 only");
 }
 
-void run(const cli::Settings& settings) {
+void run(cli::Settings settings) {
     const sigset_t signals = cli::set_of({SIGINT, SIGTERM, SIGHUP});
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // inherited by every thread
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
     raise_descriptor_limit();
+    cli::Logger logger;
+    settings.scheduler.log = [&logger](const std::string& line) { logger.say(line); };
 
     std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
     // Before the journal, of which nothing is made if the port is taken.
@@ -71,7 +74,7 @@ int main(int argc, char** argv) {
         if (cli::read_flags(argc, argv, settings)) return 0;
         cli::read_secrets(settings);
         for (const std::string& line : cli::unknown_variables()) settings.scheduler.log(line);
-        run(settings);
+        run(std::move(settings));
         return 0;
     });
 }

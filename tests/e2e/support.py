@@ -309,10 +309,11 @@ class Stream(Wire):
 class Server:
     """The binary in a directory of its own, on a free port that it keeps over restarts."""
 
-    def __init__(self, *flags, env=None, soft_files=None, hard_files=None):
+    def __init__(self, *flags, env=None, soft_files=None, hard_files=None, errors=None):
         self.dir = tempfile.mkdtemp(prefix="server-", dir=WORK)
         self.flags, self.env = flags, dict(env or {})
         self.limits = (soft_files, hard_files)
+        self.errors = errors  # where its standard error goes, if not into a file
         self.port, self.process = 0, None
         self.start()
 
@@ -325,7 +326,8 @@ class Server:
         with open(os.path.join(self.dir, "stderr"), "ab") as errors:
             self.process = subprocess.Popen(
                 [BINARY, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                stderr=errors if self.errors is None else self.errors,
                 env={**environment, **self.env}, preexec_fn=end_with_parent(*self.limits))
         if not select.select([self.process.stdout], [], [], 20)[0]:
             self.kill()

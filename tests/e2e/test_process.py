@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: MIT
 """How the process starts, refuses to start, stops and idles."""
+import fcntl
 import json
 import os
 import re
 import resource
+import select
 import shutil
 import signal
 import socket
@@ -541,3 +543,38 @@ class Idle(TestCase):
         self.settled(server)
         time.sleep(1.5)  # everysec syncs once more, and then there is nothing to sync
         self.assert_idle(server)
+
+
+class Log(TestCase):
+    """Standard error is a pipe that somebody else may read, or not."""
+
+    F_SETPIPE_SZ = 1031
+    LINES = 900  # that the command writes for each event
+
+    def emit(self, server, count):
+        for _ in range(count):
+            server.schedule("x", seconds=-1)
+
+    def delivered(self, server):
+        return server.page("/sinks")["data"][0]["delivered"]
+
+    def test_a_log_that_nobody_reads_stops_neither_a_sink_nor_the_end_and_tells_what_is_missing(
+            self):
+        reading, writing = os.pipe()
+        self.addCleanup(os.close, reading)
+        fcntl.fcntl(writing, self.F_SETPIPE_SZ, 4096)
+        server = self.server("--exec", f"seq {self.LINES}", errors=writing)
+        os.close(writing)
+        self.emit(server, 5)
+        wait_for(lambda: self.delivered(server) == 5, what="five deliveries")
+        text = b""
+        while b"were dropped" not in text or not text.endswith(b"\n"):
+            self.assertTrue(select.select([reading], [], [], 10)[0], text[-1000:])
+            text += os.read(reading, 65536)
+        shown = re.findall(rb"^task-scheduler: sink \S+: \d+$", text, re.M)
+        dropped = re.search(rb"task-scheduler: (\d+) lines of this log were dropped", text)
+        self.assertEqual(len(shown) + int(dropped[1]), 5 * self.LINES)
+        self.emit(server, 5)
+        wait_for(lambda: self.delivered(server) == 10, what="ten deliveries")
+        status, _ = server.stop()
+        self.assertEqual(status, 0)
