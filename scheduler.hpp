@@ -92,6 +92,7 @@
 #include <array>
 #include <atomic>
 #include <cerrno>
+#include <charconv>
 #include <chrono>
 #include <condition_variable>
 #include <cstddef>
@@ -119,6 +120,7 @@
 #include <string_view>
 #include <system_error>
 #include <thread>
+#include <type_traits>
 #include <unordered_map>
 #include <utility>
 #include <vector>
@@ -568,14 +570,60 @@ inline std::optional<TaskId> TaskId::parse(std::string_view text) {
     return TaskId(high, low);
 }
 
-inline std::string TaskId::str() const {
-    std::string text(36, '-');
+namespace detail {
+
+// Adds the canonical text form of an id.
+inline void append_id(std::string& out, TaskId id) {
+    std::array<char, 36> text;
+    text.fill('-');
     std::size_t at = 0;
     for (int digit = 0; digit < 32; ++digit) {
         if (digit == 8 || digit == 12 || digit == 16 || digit == 20) ++at;
-        const std::uint64_t half = digit < 16 ? high_ : low_;
-        text[at++] = detail::hex_digit(static_cast<unsigned>(half >> (60 - 4 * (digit % 16))));
+        const std::uint64_t half = digit < 16 ? id.high() : id.low();
+        text[at++] = hex_digit(static_cast<unsigned>(half >> (60 - 4 * (digit % 16))));
     }
+    out.append(text.data(), text.size());
+}
+
+inline void append_number(std::string& out, std::uint64_t number) {
+    std::array<char, 20> digits;
+    out.append(digits.data(),
+               std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr);
+}
+
+// Adds texts and numbers to a line, one after the other.
+template <class Part>
+void append_part(std::string& line, const Part& part) {
+    if constexpr (std::is_integral_v<Part>) {
+        append_number(line, static_cast<std::uint64_t>(part));
+    } else {
+        line += part;
+    }
+}
+
+// Hands a sentence that is made of parts to a log, if there is one.  For handlers of
+// failures: it does not throw.  Without memory for the sentence, what is said is short enough
+// to take none.
+template <class... Parts>
+void tell(const std::function<void(const std::string&)>& log, const Parts&... parts) noexcept {
+    if (!log) return;
+    try {
+        try {
+            std::string line;
+            (append_part(line, parts), ...);
+            log(line);
+        } catch (const std::bad_alloc&) {
+            log("out of memory");
+        }
+    } catch (...) {  // there is nobody left to tell
+    }
+}
+
+}  // namespace detail
+
+inline std::string TaskId::str() const {
+    std::string text;
+    detail::append_id(text, *this);
     return text;
 }
 
@@ -1518,7 +1566,7 @@ public:
         if (ops_.ftruncate(fd_, offset(size)) != 0) fail("cannot truncate", errno);
     }
     void sync() {
-        if (ops_.fdatasync(fd_) != 0) fail("cannot sync", errno);
+        if (ops_.fdatasync(fd_) != 0) fail("cannot sync", path_, errno, Errc::journal_failed);
     }
     // A file system that cannot set space aside is none the worse for it.
     void reserve(std::uint64_t at, std::uint64_t size) {
@@ -1534,7 +1582,10 @@ public:
     [[noreturn]] void fail(const char* what, int error) const { fail(what, shown_, error); }
     [[noreturn]] static void fail(const char* what, const std::string& path, int error) {
         const bool full = error == ENOSPC || error == EDQUOT || error == EFBIG;
-        throw Error(full ? Errc::disk_full : Errc::journal_failed,
+        fail(what, path, error, full ? Errc::disk_full : Errc::journal_failed);
+    }
+    [[noreturn]] static void fail(const char* what, const std::string& path, int error, Errc code) {
+        throw Error(code,
                     std::string(what) + ' ' + path + ": " + std::generic_category().message(error));
     }
 
@@ -1682,6 +1733,27 @@ inline void seal_line(std::string& lines, std::size_t start) {
     lines += "\"}\n";
 }
 
+// A record that is being written at the end of some lines.  Until it is sealed it may have
+// failed, and then it leaves nothing there.
+class RecordLine {
+public:
+    explicit RecordLine(std::string& lines) : lines_(lines), start_(lines.size()) {}
+    RecordLine(const RecordLine&) = delete;
+    RecordLine& operator=(const RecordLine&) = delete;
+    ~RecordLine() {
+        if (!sealed_) lines_.resize(start_);
+    }
+    void seal() {
+        seal_line(lines_, start_);
+        sealed_ = true;
+    }
+
+private:
+    std::string& lines_;
+    const std::size_t start_;
+    bool sealed_ = false;
+};
+
 constexpr std::size_t seal_size = 18;  // ,"crc":"01234567"}
 
 // The sum that a text states at its end; nothing if it does not end as a record does.
@@ -1788,7 +1860,7 @@ template <class Pointers>
 void append_schedule_record(std::string& lines, const Pointers& tasks,
                             std::optional<TimePoint> at = std::nullopt,
                             const AnswerText* answer = nullptr) {
-    const std::size_t start = lines.size();
+    RecordLine record(lines);
     lines += R"({"op":"schedule")";
     if (at) append_at(lines, *at);
     if (answer) append_answer(lines, *answer);
@@ -1797,7 +1869,7 @@ void append_schedule_record(std::string& lines, const Pointers& tasks,
     for (const auto& task : tasks) {
         lines += separator;
         separator = R"(,{"id":")";
-        lines += task->id.str();
+        append_id(lines, task->id);
         lines += R"(","due":")";
         append_time(lines, task->due);
         lines += R"(","payload":)";
@@ -1805,14 +1877,14 @@ void append_schedule_record(std::string& lines, const Pointers& tasks,
         lines += '}';
     }
     lines += ']';
-    seal_line(lines, start);
+    record.seal();
 }
 
 // The record of the end of tasks.  `op` is its name in quotes, and for an emission
 // its seq.
 template <class Pointers>
 void append_end_record(std::string& lines, std::string_view op, TimePoint at, const Pointers& ids) {
-    const std::size_t start = lines.size();
+    RecordLine record(lines);
     lines += R"({"op":)";
     lines += op;
     append_at(lines, at);
@@ -1822,18 +1894,18 @@ void append_end_record(std::string& lines, std::string_view op, TimePoint at, co
         lines += separator;
         separator = ",";
         lines += '"';
-        lines += item->id.str();
+        append_id(lines, item->id);
         lines += '"';
     }
     lines += ']';
-    seal_line(lines, start);
+    record.seal();
 }
 
 // The record of an answer alone, for a rewrite, where the tasks may have ended.  Of ids that
 // follow one another it has the first; `counts` says how many they are.
 inline void append_answer_record(std::string& lines, TimePoint at, const AnswerText& answer,
                                  const IdRuns& ids) {
-    const std::size_t start = lines.size();
+    RecordLine record(lines);
     lines += R"({"op":"answer")";
     append_at(lines, at);
     append_answer(lines, answer);
@@ -1841,34 +1913,39 @@ inline void append_answer_record(std::string& lines, TimePoint at, const AnswerT
     const char* separator = "";
     for (const IdRuns::Run& run : ids.runs()) {
         lines += std::exchange(separator, ",");
-        append_quoted(lines, run.first.str());
+        lines += '"';
+        append_id(lines, run.first);
+        lines += '"';
     }
     lines += R"(],"counts":[)";
     separator = "";
     for (const IdRuns::Run& run : ids.runs()) {
         lines += std::exchange(separator, ",");
-        lines += std::to_string(run.count);
+        append_number(lines, run.count);
     }
     lines += ']';
-    seal_line(lines, start);
+    record.seal();
 }
 
 // The record of events that were forgotten: those from seq `begin` to before `end`.
 inline void append_forget_record(std::string& lines, TimePoint at, std::uint64_t begin,
                                  std::uint64_t end) {
-    const std::size_t start = lines.size();
+    RecordLine record(lines);
     lines += R"({"op":"forget")";
     append_at(lines, at);
-    lines += R"(,"seq":)" + std::to_string(begin) + R"(,"end":)" + std::to_string(end);
-    seal_line(lines, start);
+    lines += R"(,"seq":)";
+    append_number(lines, begin);
+    lines += R"(,"end":)";
+    append_number(lines, end);
+    record.seal();
 }
 
 // The record from which on the journal's clock counts (see Store::trust_clock).
 inline void append_clock_record(std::string& lines, TimePoint at) {
-    const std::size_t start = lines.size();
+    RecordLine record(lines);
     lines += R"({"op":"clock")";
     append_at(lines, at);
-    seal_line(lines, start);
+    record.seal();
 }
 
 constexpr const char* sink_name_rule = "must be 1 to 64 letters, digits, '-', '_' and '.'";
@@ -1910,7 +1987,7 @@ constexpr std::array<std::string_view, 6> sink_ops{"sink",      "deliver", "dead
 constexpr std::array<std::string_view, 4> sink_states{"active", "paused", "disabled", "unlisted"};
 
 inline void append_sink_record(std::string& lines, const SinkChange& change) {
-    const std::size_t start = lines.size();
+    RecordLine record(lines);
     const auto number = [&lines](const char* name, std::uint64_t value) {
         lines.append(",\"").append(name).append("\":").append(std::to_string(value));
     };
@@ -1945,7 +2022,7 @@ inline void append_sink_record(std::string& lines, const SinkChange& change) {
         lines += change.letter->text();
         lines += '}';
     }
-    seal_line(lines, start);
+    record.seal();
 }
 
 constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
@@ -2115,12 +2192,15 @@ public:
     // tasks will still need a record of their end (J7).  Throws disk_full and
     // journal_failed; then none of it was stored (J2).
     void commit(std::string_view lines, std::uint64_t pending);
-    // Writes whole lines that nobody waits for; they are synced behind.  Throws as
-    // commit() does; what cannot be written goes before the next that can.
+    // Takes whole lines that nobody waits for and writes them; they are synced behind.  What
+    // cannot be written goes before the next that can.  Throws, and has taken nothing, where
+    // there is no memory for them.
     void write_behind(std::string_view lines, std::uint64_t pending);
     // Appends records of the end of tasks, which end whether that can be written
     // or not: what cannot be is owed, and goes before the next write.  Throws.
     void write_ends(std::string_view lines);
+    // The same where there is not even a record of them: the file is replaced from memory.
+    void lose_ends();
     // Syncs.  Throws journal_failed (J3).
     void sync();
     // Whether bytes were written that were not synced, which the policy wants.
@@ -2182,6 +2262,8 @@ private:
     void reserve_next(std::uint64_t pending);
     std::shared_ptr<File> swap();
     void append_locked(std::string_view lines);
+    void keep_locked(std::string_view lines, std::string* place) noexcept;
+    void fail_locked();
     std::uint64_t write_locked(std::string_view lines, std::uint64_t pending);
     void reserve_locked(std::uint64_t bytes);
     void blank(File& file, std::uint64_t from, std::uint64_t size);
@@ -2457,7 +2539,7 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
     if (fsync_ != Fsync::always) return;
     try {
         sync();
-    } catch (const Error&) {
+    } catch (...) {
         blank(*file, start, lines.size());
         throw;
     }
@@ -2466,9 +2548,15 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
 inline void Journal::write_behind(std::string_view lines, std::uint64_t pending) {
     constexpr std::size_t most = std::size_t{1} << 20;
     std::lock_guard<std::mutex> guard(file_mutex_);
-    if (!takes_records_locked() && rewriting_) tail_ += lines;
-    if (takes_records_locked() && behind_.size() < most) behind_ += lines;
-    write_locked({}, pending);
+    if (!takes_records_locked()) {
+        if (rewriting_) tail_ += lines;
+        return;
+    }
+    if (behind_.size() < most) behind_ += lines;
+    try {
+        write_locked({}, pending);
+    } catch (const std::exception&) {  // whoever has to wait for the journal tells of that
+    }
 }
 
 // Returns where the lines begin.
@@ -2491,12 +2579,40 @@ inline std::uint64_t Journal::write_locked(std::string_view lines, std::uint64_t
 inline void Journal::write_ends(std::string_view lines) {
     std::lock_guard<std::mutex> guard(file_mutex_);
     if (!takes_records_locked()) {
-        if (rewriting_) tail_ += lines;
+        keep_locked(lines, rewriting_ ? &tail_ : nullptr);
         throw Error(Errc::journal_failed, "the journal " + path_ + " cannot be written");
     }
-    owed_ += lines;
-    append_locked(owed_);
-    owed_.clear();
+    try {
+        append_locked(owed_);
+        owed_.clear();
+        append_locked(lines);
+    } catch (...) {
+        keep_locked(lines, &owed_);
+        throw;
+    }
+}
+
+// Where there is no memory for them they are in the state alone, and a new file is made of
+// that.
+inline void Journal::keep_locked(std::string_view lines, std::string* place) noexcept {
+    try {
+        if (place) place->append(lines);
+    } catch (...) {
+        fail_locked();
+    }
+}
+
+inline void Journal::lose_ends() {
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    fail_locked();
+}
+
+// From here on the file is not trusted, and neither is what is being made to replace it.
+inline void Journal::fail_locked() {
+    failed_ = true;
+    fresh_ = false;
+    rewriting_ = false;
+    tail_.clear();
 }
 
 // What can fail for lack of memory comes before the write.
@@ -2506,7 +2622,7 @@ inline void Journal::append_locked(std::string_view lines) {
     const std::uint64_t start = size_;
     try {
         file_->write(lines, start);
-    } catch (const Error&) {
+    } catch (...) {
         if (rewriting_) tail_.resize(tail_.size() - lines.size());
         blank(*file_, start, lines.size());
         throw;
@@ -2520,10 +2636,15 @@ inline void Journal::append_locked(std::string_view lines) {
 // the file after this process, empty lines are nothing.
 inline void Journal::blank(File& file, std::uint64_t from, std::uint64_t size) {
     try {
-        const auto end = static_cast<std::uint64_t>(file.status().st_size);
-        if (end <= from) return;
-        file.write(std::string(static_cast<std::size_t>(std::min(size, end - from)), '\n'), from);
-        if (fsync_ == Fsync::always) file.sync();
+        std::array<char, 4'096> newlines;
+        newlines.fill('\n');
+        const std::uint64_t end =
+            std::min(from + size, static_cast<std::uint64_t>(file.status().st_size));
+        for (std::uint64_t at = from; at < end; at += newlines.size()) {
+            const std::uint64_t left = std::min<std::uint64_t>(end - at, newlines.size());
+            file.write({newlines.data(), static_cast<std::size_t>(left)}, at);
+        }
+        if (from < end && fsync_ == Fsync::always) file.sync();
     } catch (const std::exception&) {
         failed_ = true;
         fresh_ = false;
@@ -2560,12 +2681,12 @@ inline void Journal::sync() {
     try {
         file->sync();
         ++syncs_;
-    } catch (const Error& error) {
-        std::lock_guard<std::mutex> guard(file_mutex_);
+    } catch (...) {
+        const std::lock_guard<std::mutex> guard(file_mutex_);
         failed_ = true;
         rewriting_ = false;  // its tail holds what is going to be refused
         tail_.clear();
-        throw Error(Errc::journal_failed, error.what());
+        throw;
     }
 }
 
@@ -2637,8 +2758,8 @@ inline void Journal::reserve_next(std::uint64_t pending) {
     try {
         next_->reserve(next_size_, size);
         next_reserved_ = next_size_ + size;
-    } catch (const Error& error) {
-        log_(error.what());
+    } catch (const std::exception& error) {
+        tell(log_, error.what());
     }
 }
 
@@ -2673,7 +2794,7 @@ inline void Journal::abandon_rewrite() {
         rewriting_ = false;
         tail_.clear();
     }
-    if (next_) ops_->unlink(next_path().c_str());
+    if (next_) ops_->unlink(next_->path().c_str());
     next_.reset();
 }
 
@@ -3296,22 +3417,41 @@ public:
     std::size_t bytes() const { return bytes_; }
     // Of the records of all dead letters in a journal, about.
     std::size_t record_bytes() const { return record_bytes_; }
-    // Does what a record says.  One about a sink that there is not is nothing.
-    void apply(const SinkChange& change);
+    // What a change needs memory for, made ahead.
+    struct Prepared {
+        std::map<std::string, Sink> sink;
+        std::map<std::uint64_t, Letter> letter;  // one, or none
+        std::set<std::uint64_t> again;
+        std::string error;
+    };
+    static Prepared prepare(const SinkChange& change);
+    // Does what a record says, and cannot fail.  One about a sink that there is not is nothing.
+    void apply(const SinkChange& change, Prepared prepared) noexcept;
+    void apply(const SinkChange& change) { apply(change, prepare(change)); }
     // Makes an event that the history cannot keep a dead letter of whoever wants it.
     // Their names are added to `losers`.
     void give_up(Record* event, TimePoint at, std::set<std::string>& losers);
     // Makes an event that a sink has been moved past its dead letter.
     void pass_over(const std::string& name, Record* event, TimePoint at) {
-        bury(name, *find(name), {RecordRef::share(event), at, 0, too_late});
+        Sink& sink = *find(name);
+        sink.error = too_late;
+        bury(name, sink, letter_of({RecordRef::share(event), at, 0, too_late}));
     }
     // The history drops an event.
     void drop(const Record* event);
 
 private:
-    void set(Sink& sink, const SinkChange& change);
-    void move(Sink& sink, std::uint64_t seq);
-    void bury(const std::string& name, Sink& sink, Letter letter);
+    using Letters = std::map<std::uint64_t, Letter>;
+
+    static Letters letter_of(Letter letter) {
+        const std::uint64_t seq = letter.event->seq;
+        Letters one;
+        one.emplace(seq, std::move(letter));
+        return one;
+    }
+    static void set(Sink& sink, const SinkChange& change, std::string& error);
+    static void move(Sink& sink, std::uint64_t seq);
+    void bury(const std::string& name, Sink& sink, Letters letter) noexcept;
     void erase(Sink& sink, std::uint64_t seq);
     static std::size_t record_size(const Letter& letter) {
         constexpr std::size_t beside = 350;
@@ -3343,15 +3483,31 @@ inline std::uint64_t SinkBook::next_seq() const {
     return next;
 }
 
-inline void SinkBook::apply(const SinkChange& change) {
+inline SinkBook::Prepared SinkBook::prepare(const SinkChange& change) {
     using Kind = SinkChange::Kind;
+    Prepared prepared;
+    if (change.error) prepared.error = *change.error;
     // What has a cursor and a state may be a new one.
-    const bool creates = change.kind == Kind::set && change.seq && change.state;
-    Sink* sink = creates ? &sinks_[change.sink] : find(change.sink);
+    if (change.kind == Kind::set && change.seq && change.state) prepared.sink[change.sink];
+    if (change.kind == Kind::redeliver) {
+        prepared.again.insert(change.dead.begin(), change.dead.end());
+    }
+    if (change.kind == Kind::bury) {
+        prepared.letter = letter_of(
+            {change.letter, change.at, change.attempts.value_or(0), change.error.value_or("")});
+        if (change.again) prepared.again.insert(change.letter->seq);
+    }
+    return prepared;
+}
+
+inline void SinkBook::apply(const SinkChange& change, Prepared prepared) noexcept {
+    using Kind = SinkChange::Kind;
+    sinks_.merge(prepared.sink);
+    Sink* sink = find(change.sink);
     if (!sink) return;
     switch (change.kind) {
         case Kind::set:
-            return set(*sink, change);
+            return set(*sink, change, prepared.error);
         case Kind::deliver:
             for (const std::uint64_t seq : change.dead) erase(*sink, seq);
             // It may have been given up while it was on its way.
@@ -3359,19 +3515,16 @@ inline void SinkBook::apply(const SinkChange& change) {
             if (change.seq) move(*sink, *change.seq);
             return;
         case Kind::bury:
-            bury(
-                change.sink, *sink,
-                {change.letter, change.at, change.attempts.value_or(0), change.error.value_or("")});
-            if (change.again && sink->dead.count(change.letter->seq) > 0) {
-                sink->again.insert(change.letter->seq);
-            }
+            if (!prepared.error.empty()) sink->error.swap(prepared.error);
+            bury(change.sink, *sink, std::move(prepared.letter));
+            if (sink->dead.count(change.letter->seq) > 0) sink->again.merge(prepared.again);
             if (change.seq) move(*sink, *change.seq);
             return;
         case Kind::redeliver:
-            for (const std::uint64_t seq : change.dead) {
-                if (sink->dead.count(seq) > 0) sink->again.insert(seq);
+            for (auto at = prepared.again.begin(); at != prepared.again.end();) {
+                at = sink->dead.count(*at) > 0 ? std::next(at) : prepared.again.erase(at);
             }
-            return;
+            return sink->again.merge(prepared.again);
         case Kind::overflow:
             if (change.seq) move(*sink, *change.seq);
             return;
@@ -3382,13 +3535,13 @@ inline void SinkBook::apply(const SinkChange& change) {
     }
 }
 
-inline void SinkBook::set(Sink& sink, const SinkChange& change) {
+inline void SinkBook::set(Sink& sink, const SinkChange& change, std::string& error) {
     if (change.seq && *change.seq < sink.seq) return;  // of an event that was given up meanwhile
     if (change.seq) sink.seq = *change.seq;
     if (change.state) sink.state = *change.state;
     if (change.attempts) sink.attempts = *change.attempts;
     if (change.next) sink.next = *change.next;
-    if (change.error) sink.error = *change.error;
+    if (change.error) sink.error.swap(error);
 }
 
 inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
@@ -3399,17 +3552,16 @@ inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
     sink.next = TimePoint();
 }
 
-inline void SinkBook::bury(const std::string& name, Sink& sink, Letter letter) {
-    const std::uint64_t seq = letter.event->seq;
-    erase(sink, seq);
+inline void SinkBook::bury(const std::string& name, Sink& sink, Letters one) noexcept {
+    Letter& letter = one.begin()->second;
+    erase(sink, letter.event->seq);
     letter.counts = !is_retained_(letter.event.get());
     if (letter.counts) bytes_ += letter.event->size;
     record_bytes_ += record_size(letter);
-    if (!letter.error.empty()) sink.error = letter.error;
-    sink.dead.emplace(seq, std::move(letter));
+    sink.dead.merge(one);
     if (sink.dead.size() <= max_dead_) return;
-    if (sink.dropped++ == 0 && log_) {
-        log_("sink " + name + " has more than " + std::to_string(max_dead_) +
+    if (sink.dropped++ == 0) {
+        tell(log_, "sink ", name, " has more than ", max_dead_,
              " dead letters; the oldest are dropped");
     }
     erase(sink, sink.dead.begin()->first);
@@ -3436,10 +3588,12 @@ inline void SinkBook::give_up(Record* event, TimePoint at, std::set<std::string>
     for (auto& [name, sink] : sinks_) {
         if (sink.seq > event->seq) continue;
         losers.insert(name);
-        if (!sink.overflowing && log_) {
-            log_("sink " + name + " is too far behind; its oldest events become dead letters");
+        Letters letter = letter_of({RecordRef::share(event), at, sink.attempts, too_late});
+        if (!sink.overflowing) {
+            tell(log_, "sink ", name, " is too far behind; its oldest events become dead letters");
         }
-        bury(name, sink, {RecordRef::share(event), at, sink.attempts, too_late});
+        sink.error = too_late;
+        bury(name, sink, std::move(letter));
         move(sink, event->seq + 1);
         sink.overflowing = true;
     }
@@ -3543,6 +3697,7 @@ private:
     std::mutex mutex_;
     std::deque<std::string> waiting_;  // guarded by mutex_
     std::atomic<bool> any_{false};     // whether some wait, without the mutex
+    std::atomic<bool> lost_{false};    // whether there was no memory for one
 };
 
 inline void Sentences::add(std::string_view sentence) noexcept {
@@ -3552,7 +3707,9 @@ inline void Sentences::add(std::string_view sentence) noexcept {
         if (waiting_.size() == most) return;
         waiting_.emplace_back(sentence);
         any_ = true;
-    } catch (const std::bad_alloc&) {  // there is no way to tell of that
+    } catch (const std::bad_alloc&) {
+        lost_ = true;
+        any_ = true;
     }
 }
 
@@ -3561,10 +3718,15 @@ inline void Sentences::hand_over() noexcept {
         std::string sentence;
         {
             const std::lock_guard<std::mutex> guard(mutex_);
-            if (waiting_.empty()) return;
-            sentence = std::move(waiting_.front());
-            waiting_.pop_front();
-            any_ = !waiting_.empty();
+            if (!waiting_.empty()) {
+                sentence = std::move(waiting_.front());
+                waiting_.pop_front();
+            } else if (lost_.exchange(false)) {
+                sentence = "out of memory";  // so short that it takes none
+            } else {
+                any_ = false;
+                return;
+            }
         }
         try {
             log_(sentence);
@@ -3683,7 +3845,8 @@ class Store {
         Record* record = nullptr;
         Record* other = nullptr;                // replace: by this one
         Answers::value_type* answer = nullptr;  // remember
-        const SinkChange* sink = nullptr;       // of whoever waits for it
+        const SinkChange* sink = nullptr;       // of whoever waits for it, as the next
+        SinkBook::Prepared* prepared = nullptr;
         std::uint64_t begin = 0;                // forget
         std::uint64_t end = 0;
     };
@@ -3886,14 +4049,14 @@ private:
     void settle_locked(const std::vector<Change>& changes, bool failed);
     void forget_locked(Record* record);
     void take_due_locked(TimePoint at);
-    void write_ends(std::uint64_t seq, TimePoint at);
+    void write_ends(std::uint64_t seq, TimePoint at) noexcept;
     void end_locked(Record* record, State state, TimePoint at, std::uint64_t seq);
     bool is_clock_trusted_locked(TimePoint at);
     bool is_old(const Record* ended, TimePoint now) const;
     bool is_held_locked(const Record* event) const;
     bool give_up_locked(Record* event, TimePoint now);
     void note_overflow_locked(TimePoint at);
-    void trim(std::unique_lock<std::mutex>& lock, TimePoint now);
+    void trim(std::unique_lock<std::mutex>& lock, TimePoint now) noexcept;
     void write_behind();
     void trim_locked(TimePoint now);
     const SinkBook::Sink& sink_locked(const std::string& name) const;
@@ -3912,6 +4075,10 @@ private:
     std::vector<SinkChange> dead_letters_locked() const;
     // May be called under the lock.
     void log(std::string_view sentence) const noexcept { sentences_.add(sentence); }
+    template <class... Parts>
+    void say(const Parts&... parts) const noexcept {
+        tell([this](const std::string& sentence) { log(sentence); }, parts...);
+    }
     Task task_locked(Record* record) const;
     TaskPage tasks_locked(const TaskQuery& query) const;
     static EventPage page_of(const History& past, std::uint64_t seq, std::size_t limit,
@@ -3946,6 +4113,7 @@ private:
     std::set<std::string> losers_;  // guarded by mutex_: sinks that events were given up for
     std::string behind_;            // guarded by mutex_: records to be written behind
     std::mutex behind_mutex_;       // before mutex_: who writes them
+    std::string written_behind_;    // guarded by behind_mutex_: those that are being written
     bool reading_ = false;          // the journal, at opening
     std::vector<DueQueue::Entry> replayed_;  // of opening: what is pending, by arrival; a
                                              // task's seq is its place
@@ -4701,11 +4869,7 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
             if (!failed) forget_events_locked(change.begin, change.end);
             return;
         case Change::Kind::sink:
-            try {
-                if (!failed) sinks_.apply(*change.sink);
-            } catch (const std::bad_alloc&) {
-                log("there is no memory for what the journal says of sink " + change.sink->sink);
-            }
+            if (!failed) sinks_.apply(*change.sink, std::move(*change.prepared));
             return;
     }
 }
@@ -4763,6 +4927,10 @@ inline bool Store::emit_due() {
         queue_.erase(record);
         end_locked(record, State::missed, shown, missed_.next_seq());
     }
+    if (!given_up_.empty()) {
+        say(given_up_.size(),
+            " tasks were later than the largest lateness allowed; they were given up");
+    }
     pending_ -= emission_.size() + given_up_.size();
     stats_.emitted += emission_.size();
     stats_.missed += given_up_.size();
@@ -4779,6 +4947,8 @@ inline void Store::take_due_locked(TimePoint at) {
     given_up_.clear();
     emission_.reserve(batch);
     given_up_.reserve(batch);
+    emission_lines_.clear();
+    emission_lines_.reserve(2 * end_record_size + batch * 40);
     history_.reserve(batch);
     missed_.reserve(batch);
     queue_.walk([this, at](Record* record) {
@@ -4793,22 +4963,27 @@ inline void Store::take_due_locked(TimePoint at) {
     });
 }
 
-// What is due is emitted whether that can be written or not (L3).
-inline void Store::write_ends(std::uint64_t seq, TimePoint at) {
+// What is due is emitted whether that can be written or not (L3).  The lines have room for
+// what is written into them.
+inline void Store::write_ends(std::uint64_t seq, TimePoint at) noexcept {
+    bool recorded = false;
     try {
-        emission_lines_.clear();
         if (!emission_.empty()) {
-            append_end_record(emission_lines_, R"("emit","seq":)" + std::to_string(seq), at,
+            constexpr std::string_view start = R"("emit","seq":)";
+            std::array<char, start.size() + 20> op;
+            std::copy(start.begin(), start.end(), op.begin());
+            const char* const end =
+                std::to_chars(op.begin() + start.size(), op.data() + op.size(), seq).ptr;
+            append_end_record(emission_lines_,
+                              {op.data(), static_cast<std::size_t>(end - op.data())}, at,
                               emission_);
         }
-        if (!given_up_.empty()) {
-            append_end_record(emission_lines_, R"("miss")", at, given_up_);
-            log(std::to_string(given_up_.size()) +
-                " tasks were later than the largest lateness allowed; they were given up");
-        }
+        if (!given_up_.empty()) append_end_record(emission_lines_, R"("miss")", at, given_up_);
+        recorded = true;
         journal_->write_ends(emission_lines_);
     } catch (const std::exception& error) {
-        log(std::string(error.what()) + "; tasks are emitted all the same");
+        if (!recorded) journal_->lose_ends();
+        say(error.what(), "; tasks are emitted all the same");
     }
 }
 
@@ -4823,7 +4998,7 @@ inline void Store::end_locked(Record* record, State state, TimePoint at, std::ui
 inline bool Store::is_clock_trusted_locked(TimePoint at) {
     if (!clock_trusted_ && at >= newest_stamp_) {
         clock_trusted_ = true;
-        log("the clock has caught up with the journal; tasks are emitted again");
+        say("the clock has caught up with the journal; tasks are emitted again");
     }
     return clock_trusted_;
 }
@@ -4863,41 +5038,47 @@ inline bool Store::is_held_locked(const Record* event) const {
 
 // Adds the records of what was given up to those that are written behind.
 inline void Store::note_overflow_locked(TimePoint at) {
-    for (const std::string& name : losers_) {
-        const SinkBook::Sink* sink = sinks_.find(name);
-        if (!sink || !journal_) continue;
-        SinkChange change;
-        change.kind = SinkChange::Kind::overflow;
-        change.sink = name;
-        change.at = at;
-        change.seq = sink->seq;
-        append_sink_record(behind_, change);
+    while (!losers_.empty()) {
+        const auto name = losers_.begin();
+        const SinkBook::Sink* sink = sinks_.find(*name);
+        if (sink && journal_) {
+            SinkChange change;
+            change.kind = SinkChange::Kind::overflow;
+            change.sink = *name;
+            change.at = at;
+            change.seq = sink->seq;
+            append_sink_record(behind_, change);
+        }
+        losers_.erase(name);
     }
-    losers_.clear();
 }
 
-// Trims, and writes down what was given up.
-inline void Store::trim(std::unique_lock<std::mutex>& lock, TimePoint now) {
-    trim_locked(now);
-    note_overflow_locked(now);
-    if (behind_.empty()) return;
-    lock.unlock();
-    write_behind();
-    lock.lock();
+// Trims, and writes down what was given up.  What there is no memory for now is done when
+// this is called again.
+inline void Store::trim(std::unique_lock<std::mutex>& lock, TimePoint now) noexcept {
+    try {
+        trim_locked(now);
+        note_overflow_locked(now);
+        if (behind_.empty()) return;
+        lock.unlock();
+        write_behind();
+    } catch (const std::exception& error) {
+        say(error.what());
+    }
+    if (!lock.owns_lock()) lock.lock();
 }
 
 // Writes what waits for that, in the order in which it was done.
 inline void Store::write_behind() {
     const std::lock_guard<std::mutex> in_order(behind_mutex_);
-    std::string lines;
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        lines.swap(behind_);
-    }
-    if (lines.empty()) return;
-    try {
-        journal_->write_behind(lines, pending_);
-    } catch (const Error&) {  // whoever has to wait for the journal tells of that
+    for (;;) {
+        if (written_behind_.empty()) {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            written_behind_.swap(behind_);
+        }
+        if (written_behind_.empty()) return;
+        journal_->write_behind(written_behind_, pending_);
+        written_behind_.clear();
     }
 }
 
@@ -5071,13 +5252,16 @@ inline const SinkBook::Sink& Store::sink_locked(const std::string& name) const {
 inline void Store::commit_sinks(std::unique_lock<std::mutex>& lock,
                                 const std::vector<SinkChange>& changes) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    std::vector<SinkBook::Prepared> prepared;
+    for (const SinkChange& change : changes) prepared.push_back(SinkBook::prepare(change));
     commits_.reserve(changes.size());
     append_locked([&](std::string& lines) {
         for (const SinkChange& change : changes) append_sink_record(lines, change);
     });
-    for (const SinkChange& change : changes) {
+    for (std::size_t i = 0; i < changes.size(); ++i) {
         Change made{Change::Kind::sink};
-        made.sink = &change;
+        made.sink = &changes[i];
+        made.prepared = &prepared[i];
         commits_.add(made);
     }
     commit(lock);
@@ -5086,8 +5270,9 @@ inline void Store::commit_sinks(std::unique_lock<std::mutex>& lock,
 // For changes that may happen again after a crash: they count at once, and are
 // written without the lock; what cannot be written goes before the next that can.
 inline void Store::change_behind(std::unique_lock<std::mutex>& lock, const SinkChange& change) {
-    sinks_.apply(change);
+    SinkBook::Prepared prepared = SinkBook::prepare(change);
     if (journal_) append_sink_record(behind_, change);
+    sinks_.apply(change, std::move(prepared));
     trim(lock, change.at);
     if (on_due_changed) on_due_changed();
     if (journal_ && !journal_->failed()) wake_tender_locked();
@@ -5410,7 +5595,7 @@ inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
     try {
         journal_->sync();
     } catch (const std::exception& error) {
-        log(error.what());
+        say(error.what());
     }
     sentences_.hand_over();
     lock.lock();
@@ -5447,7 +5632,7 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     } catch (const std::exception& error) {
         if (lock.owns_lock()) lock.unlock();
         journal_->abandon_rewrite();
-        log(error.what());
+        say(error.what());
         lock.lock();
         rewrite_above_ = journal_->size() + journal_->size() / 4;
     }
@@ -5895,6 +6080,7 @@ private:
     void run();
     bool emit_due();
     void run_callback(const Callback& callback, Reader& reader);
+    void call(const Callback& callback, const Event& event) noexcept;
     std::optional<std::uint64_t> wait_for_last_emission();
     bool wait_for_callbacks(std::uint64_t end);
     void wake_readers();
@@ -6014,7 +6200,7 @@ inline bool Scheduler::emit_due() {
         store_.hand_over();
         return true;
     } catch (const std::exception& error) {
-        if (store_.options().log) store_.options().log(error.what());
+        detail::tell(store_.options().log, error.what());
         return false;
     }
 }
@@ -6094,23 +6280,39 @@ inline void Scheduler::on_event(Callback callback) {
 inline void Scheduler::run_callback(const Callback& callback, Reader& reader) {
     std::uint64_t seq = first_seq_;
     while (wait_for_event(seq, milliseconds::max())) {
-        const EventPage page = events_from(seq, detail::Store::batch);
-        if (page.lost && store_.options().log) {
-            store_.options().log("a callback was too slow; events that it had not taken are gone");
+        EventPage page;
+        try {
+            page = events_from(seq, detail::Store::batch);
+        } catch (const std::exception& error) {  // there is no memory now
+            detail::tell(store_.options().log, "a callback waits: ", error.what());
+            std::unique_lock<std::mutex> lock(readers_mutex_);
+            const auto stops = [this] { return readers_stop_; };
+            if (emitted_.wait_for(lock, milliseconds(100), stops)) return;
+            continue;
+        }
+        if (page.lost) {
+            detail::tell(store_.options().log,
+                         "a callback was too slow; events that it had not taken are gone");
         }
         seq = page.next;
-        for (const Event& event : page.events) {
-            try {
-                callback(event);
-            } catch (...) {
-                if (store_.options().on_error) store_.options().on_error(std::current_exception());
-            }
-        }
+        for (const Event& event : page.events) call(callback, event);
         {
             std::lock_guard<std::mutex> guard(readers_mutex_);
             reader.next = seq;
         }
         emitted_.notify_all();
+    }
+}
+
+inline void Scheduler::call(const Callback& callback, const Event& event) noexcept {
+    try {
+        try {
+            callback(event);
+        } catch (...) {
+            if (store_.options().on_error) store_.options().on_error(std::current_exception());
+        }
+    } catch (...) {
+        detail::tell(store_.options().log, "the handler of a callback's errors has failed itself");
     }
 }
 
@@ -6278,13 +6480,20 @@ private:
     void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
     bool settle(const Delivery& delivery, const Outcome& outcome) const;
     void deliver_next(Worker& worker);
-    void say(const std::string& line) const;
+    template <class... Parts>
+    void say(const Parts&... parts) const noexcept {
+        detail::tell([this](const std::string& line) { scheduler_.log(line); }, parts...);
+    }
+    void say_failure(const Delivery& delivery, const Outcome& outcome,
+                     const char* what_now) const noexcept;
+    bool wait_to_retry(milliseconds& wait);
     bool is_stopping() {
         const std::lock_guard<std::mutex> guard(mutex_);
         return stopping_;
     }
 
     static constexpr milliseconds max_retry_after = std::chrono::hours(24);
+    static constexpr milliseconds first_wait{10};
 
     Scheduler& scheduler_;
     std::mutex mutex_;
@@ -6361,13 +6570,14 @@ inline void Sinks::run(Worker& worker) {
     sigemptyset(&broken_pipe);
     sigaddset(&broken_pipe, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
+    milliseconds wait = first_wait;
     while (!is_stopping()) {
         try {
             deliver_next(worker);
+            wait = first_wait;
         } catch (const std::exception& error) {  // there is no memory, for instance
-            say("sink " + worker.options.name + ": " + error.what());
-            std::unique_lock<std::mutex> lock(mutex_);
-            changed_.wait_for(lock, std::chrono::seconds(5), [this] { return stopping_; });
+            say("sink ", worker.options.name, ": ", error.what());
+            wait_to_retry(wait);
         }
     }
     const std::lock_guard<std::mutex> guard(mutex_);
@@ -6390,14 +6600,6 @@ inline void Sinks::deliver_next(Worker& worker) {
         changed_.wait_until(lock, worker.until, changed);
     } else {
         changed_.wait(lock, changed);
-    }
-}
-
-// Hands a sentence to the log, which must not end the thread.
-inline void Sinks::say(const std::string& line) const {
-    try {
-        scheduler_.log(line);
-    } catch (...) {  // there is nobody left to tell
     }
 }
 
@@ -6424,11 +6626,18 @@ inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
         judge_failure(worker, delivery, outcome);
     }
     // What cannot be stored now is tried again, and the delivery is not.
+    milliseconds wait = first_wait;
     while (!settle(delivery, outcome)) {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const auto stopping = [this] { return stopping_; };
-        if (changed_.wait_for(lock, std::chrono::seconds(5), stopping)) return;
+        if (!wait_to_retry(wait)) return;
     }
+}
+
+// Waits before something is tried again, each time for longer.  False: it is not to be.
+inline bool Sinks::wait_to_retry(milliseconds& wait) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (changed_.wait_for(lock, wait, [this] { return stopping_; })) return false;
+    wait = std::min<milliseconds>(wait * 2, std::chrono::seconds(5));
+    return true;
 }
 
 inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) const {
@@ -6436,7 +6645,7 @@ inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) cons
         scheduler_.settle(delivery, outcome);
         return true;
     } catch (const std::exception& error) {
-        say("sink " + delivery.sink + ": " + error.what());
+        say("sink ", delivery.sink, ": ", error.what());
         return false;
     }
 }
@@ -6453,24 +6662,32 @@ inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
 
 // How long a failed delivery waits, if it is tried again, and what the log says.
 inline void Sinks::judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const {
-    const std::string what = "sink " + worker.options.name + ": attempt " +
-                             std::to_string(delivery.attempt) + " at " + delivery.event.id.str() +
-                             " has failed: " + detail::printable(outcome.error, 200);
     if (outcome.result == Outcome::Result::disabled) {
-        say(what + "; it is disabled until it is resumed");
-        return;
+        return say_failure(delivery, outcome, "; it is disabled until it is resumed");
     }
     const auto& retry = worker.options.retry;
     if (delivery.again || delivery.attempt > retry.size()) {
         outcome.wait.reset();
-        say(what + "; it is a dead letter now");
-        return;
+        return say_failure(delivery, outcome, "; it is a dead letter now");
     }
     const milliseconds::rep base = retry[delivery.attempt - 1].count();
     std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
     const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), max_retry_after);
     outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
-    say(what + "; the next is in " + std::to_string(outcome.wait->count()) + " ms");
+    say_failure(delivery, outcome, "; the next is in ");
+}
+
+inline void Sinks::say_failure(const Delivery& delivery, const Outcome& outcome,
+                               const char* what_now) const noexcept {
+    try {
+        const std::string wait =
+            outcome.wait ? std::to_string(outcome.wait->count()) + " ms" : std::string();
+        say("sink ", delivery.sink, ": attempt ", delivery.attempt, " at ", delivery.event.id.str(),
+            " has failed: ", detail::printable(outcome.error, 200), what_now,
+            outcome.result == Outcome::Result::disabled ? "" : wait.c_str());
+    } catch (const std::bad_alloc&) {
+        say("sink ", delivery.sink, ": an attempt has failed", what_now);
+    }
 }
 
 /// A sink that calls `callback` with each event, on the sink's thread.  When it throws,
