@@ -510,9 +510,9 @@ TEST_SUITE("http") {
     }
 
     TEST_CASE("however the loopback is spelt, a foreign name for it is refused") {
-        for (const std::string host : {"127.0.0.1", "localhost", "127.1", "127.8.9.10", "::1",
-                                       "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1", "::ffff:7f00:1",
-                                       "::FFFF:127.8.9.10", "0:0:0:0:0:ffff:127.0.0.1"}) {
+        for (const std::string host :
+             {"127.0.0.1", "127.1", "127.8.9.10", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1",
+              "::ffff:7f00:1", "::FFFF:127.8.9.10", "0:0:0:0:0:ffff:127.0.0.1"}) {
             CAPTURE(host);
             ManualClock clock;
             Options options;
