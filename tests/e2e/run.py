@@ -4,8 +4,9 @@
 
     run.py BINARY [--work DIR] [--long] [--seed N] [-k PATTERN]
 
-They need Python 3.11; curl, node, npm and chromium for the clients' tests; strace for the idle
-test; openssl for certificates.  Prints a line for each test and ends with "N passed, N failed".
+They need Python 3.11; curl and openssl; strace for the idle test; and, skipped where they are not
+installed, node, npm and chromium for the tests of other clients.  Prints a line for each test and
+ends with "N passed, N failed".
 """
 import argparse
 import fnmatch

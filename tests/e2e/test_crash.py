@@ -184,7 +184,7 @@ class Crash(TestCase):
         def stop(round):
             status, seconds = server.stop()
             self.assertEqual(status, 0, server.stderr()[-2000:])
-            self.assertLess(seconds, 2)
+            self.assertLess(seconds, support.SOON)
 
         self.verify(server, *self.load(server, 4, 12 if support.LONG else 2, stop))
 

@@ -284,6 +284,11 @@ class Framing(Hostile):
                          "/sse?last_event_id=a%0a%0adata:%20forged"):
                 with self.subTest(f"{path} {line}"), self.target.wire() as wire:
                     wire.send(f"GET {path} HTTP/1.1\r\n{HOST}{line}\r\n\r\n")
+                    while b"\r\n\r\n" not in wire.buffer:
+                        wire.fill()
+                    if b"text/event-stream" in wire.buffer:  # its first event, too
+                        while b"data: " not in wire.buffer:
+                            wire.fill()
                     wire.socket.settimeout(0.1)
                     with contextlib.suppress(TimeoutError, Closed):
                         while True:
@@ -346,7 +351,7 @@ class Rude(Hostile):
                 self.assertEqual(stream.next().id, task)
                 worst = max(worst, time.monotonic() - began)
         self.note(f"worst {worst * 1000:.0f} ms beside {count}")
-        self.assertLess(worst, 1)
+        self.assertLess(worst, support.SOON)
 
     def test_slow_heads_and_bodies_get_408(self):
         if not support.LONG:
@@ -380,7 +385,7 @@ class Rude(Hostile):
                 wire.socket.send(f"GET /tasks HTTP/1.1\r\n{HOST}\r\n".encode() * 500)
         began = time.monotonic()
         self.target.schedule("x")
-        self.assertLess(time.monotonic() - began, 1)
+        self.assertLess(time.monotonic() - began, support.SOON)
         # An answer each may be under way: a page of 4 MiB, in up to four copies while it is made.
         self.growth = 20 * 4 * 4 + 64
         self.assertLess(self.target.resident_mib() - self.before, self.growth)

@@ -185,12 +185,27 @@ class Sinks(TestCase):
         wait_for(lambda: ids[-1] in [event["id"] for event in server.walk("/events")],
                  what="the emission")
 
+    def fall_due_while_down(self, server, emitted):
+        """Kills the server and returns a task that falls due after that.  One that a busy machine
+        has emitted before is added to those that were emitted."""
+        for seconds in (0.5, 2, 8, 32):
+            due = time.time() + seconds
+            task = server.schedule("overdue", seconds)
+            server.kill()
+            with open(server.journal) as journal:
+                if not any('"op":"emit"' in line and task in line for line in journal):
+                    time.sleep(max(0, due + 0.1 - time.time()))
+                    return task
+            emitted.append(task)
+            server.start()
+        raise AssertionError("this machine takes half a minute to kill a process")
+
     def sink(self, server, name="a"):
         found = [one for one in server.page("/sinks")["data"] if one["name"] == name]
         self.assertEqual(len(found), 1, "GET /sinks")
         return found[0]
 
-    def until(self, server, name="a", seconds=10, **wanted):
+    def until(self, server, name="a", seconds=60, **wanted):
         """Waits until members of a sink's answer have these values, and returns the answer."""
         last = {}
 
@@ -251,7 +266,7 @@ class Webhooks(Sinks):
             self.assertEqual(request.header("Content-Type"), "application/json")
             self.assertEqual(request.id, task)
             self.assertRegex(request.header("webhook-timestamp"), r"^\d+$")
-            self.assertLess(abs(int(request.header("webhook-timestamp")) - request.time), 3)
+            self.assertLess(abs(int(request.header("webhook-timestamp")) - request.time), support.SOON)
             self.assertIsNone(request.header("webhook-signature"), "there is no secret")
             self.assertEqual((request.header("X-Team"), request.header("X-Y")), ("a, b", ""))
 
@@ -364,14 +379,14 @@ class Webhooks(Sinks):
         time.sleep(0.1)
         server = self.serve(self.hook(f"http://127.0.0.1:{port}/", timeout="500ms", retry=NEVER))
         self.emit(server, "x")
-        self.assertLess(self.timed(lambda: self.until(server, failed=1)), 1.5)
+        self.assertLess(self.timed(lambda: self.until(server, failed=1)), support.SOON)
         server.stop()
         # A stop does not wait for a connection either.
-        self.configure(self.hook(f"http://127.0.0.1:{port}/", "b", timeout="8s", retry=NEVER))
+        self.configure(self.hook(f"http://127.0.0.1:{port}/", "b", timeout="30s", retry=NEVER))
         server.start()
         self.emit(server, "x")
         time.sleep(0.2)
-        self.assertLess(server.stop()[1], 2)
+        self.assertLess(server.stop()[1], support.SOON)
 
     def timed(self, what):
         began = time.monotonic()
@@ -414,12 +429,12 @@ class Webhooks(Sinks):
             self.assertEqual(first.id, second.id)
             waits[name] = second.at - first.at
         self.assertGreaterEqual(receivers["date"].requests[1].time, date)
-        self.assertLess(receivers["date"].requests[1].time, date + 1)
-        self.assertTrue(2 <= waits["seconds"] < 2.7, waits)
+        self.assertLess(receivers["date"].requests[1].time, date + support.SOON)
+        self.assertTrue(2 <= waits["seconds"] < support.SOON, waits)
         stamps = [int(r.header("webhook-timestamp")) for r in receivers["seconds"].requests]
-        self.assertIn(stamps[1] - stamps[0], (2, 3), "each attempt has its own")
+        self.assertGreaterEqual(stamps[1] - stamps[0], 2, "each attempt has its own")
         for name in ("short", "past", "nonsense"):  # never less than is configured
-            self.assertTrue(0.7 <= waits[name] < 1.3, waits)
+            self.assertTrue(0.7 <= waits[name] < support.SOON, waits)
 
     def test_a_redirect_is_not_followed_and_is_a_failure(self):
         other = self.receiver()
@@ -516,7 +531,7 @@ class Webhooks(Sinks):
                 server = self.serve(self.hook(self.receiver(script), timeout="2s", retry=NEVER))
                 before, most = server.resident_mib(), 0
                 self.emit(server, "x")
-                deadline = time.monotonic() + 3.5
+                deadline = time.monotonic() + 2 + support.SOON
                 while not self.tried(server) and time.monotonic() < deadline:
                     most = max(most, server.resident_mib() - before)
                     time.sleep(0.02)
@@ -605,7 +620,7 @@ class Webhooks(Sinks):
         server = self.serve(self.hook(receiver, timeout="20s"))
         task, = self.emit(server, "x")
         wait_for(lambda: receiver.ids == [task])
-        self.assertLess(server.stop()[1], 2)
+        self.assertLess(server.stop()[1], support.SOON)
         receiver.script = lambda *_: reply()
         server.start()
         self.until(server, delivered=1, failed=0, attempts=0)
@@ -700,13 +715,13 @@ class Certificates(Sinks):
                 threading.Thread(target=accept, daemon=True).start()
                 url = f"https://127.0.0.1:{listener.getsockname()[1]}/"
                 server = self.serve(self.hook(url, timeout="500ms", retry=["1ms"] * 3))
-                self.emit(server, "x")
                 began = time.monotonic()
+                self.emit(server, "x")
                 try:
-                    self.until(server, failed=2, seconds=3)
+                    self.until(server, failed=2)
                     self.assertGreater(time.monotonic() - began, 0.9)
                 finally:
-                    self.assertLess(server.stop()[1], 2)
+                    self.assertLess(server.stop()[1], support.SOON)
 
     def quietly(self, behaviour, plain):
         with contextlib.suppress(OSError):
@@ -777,12 +792,12 @@ class Order(Sinks):
             wait_for(lambda: quick.ids[-1:] == [task], what="the quick sink")
             worst = max(worst, time.monotonic() - began)
         self.note(f"the slowest of 100 took {worst * 1000:.0f} ms to stream and webhook")
-        self.assertLess(worst, 0.5)
+        self.assertLess(worst, support.SOON)
         self.assertEqual(len(slow.requests), 1)
         expected = {"slow": 101, "quick": 0, "failing": 101, "dead": 101, "sleeper": 101}
         wait_for(lambda: {one["name"]: one["lag"]
                           for one in server.page("/sinks")["data"]} == expected)
-        self.assertLess(server.stop()[1], 2)
+        self.assertLess(server.stop()[1], support.SOON)
 
 
 class DeadLetters(Sinks):
@@ -979,18 +994,6 @@ class Memory(Sinks):
         # A wait that has passed meanwhile is not waited for again.
         broken.clear()
 
-    def test_a_wait_that_ended_while_the_server_was_down_is_over(self):
-        receiver = self.receiver(lambda *_: reply(200 if receiver.requests[1:] else 500))
-        server = self.serve(self.hook(receiver, retry=["600ms"]))
-        self.emit(server, "x")
-        self.until(server, attempts=1)
-        server.kill()
-        time.sleep(0.7)
-        server.start()
-        began = time.monotonic()
-        self.until(server, delivered=1)
-        self.assertLess(time.monotonic() - began, 0.3)
-
     def test_pause_and_resume_hold_over_restarts(self):
         receiver = self.receiver()
         server = self.serve(self.hook(receiver))
@@ -1018,14 +1021,13 @@ class Memory(Sinks):
         server = self.server()
         old = self.emit(server, *range_of(3))
         self.until_emitted(server, old)
-        overdue = server.schedule("overdue", 0.5)
-        server.kill()
-        time.sleep(0.6)
+        overdue = self.fall_due_while_down(server, old)
         self.configure(self.hook(receivers["a"], "a"),
                        self.hook(receivers["b"], "b", **{"from": "earliest"}),
                        self.hook(receivers["c"], "c", **{"from": "newest"}))
         server.flags = ("--sinks", self.file)
         server.start()
+        self.until_emitted(server, [overdue])  # it is not due before what is scheduled in the past
         new = [overdue] + self.emit(server, "new")
         for name, wanted in (("a", new), ("b", old + new), ("c", new)):
             self.until(server, name, delivered=len(wanted), lag=0)
@@ -1168,6 +1170,17 @@ class Retention(WithClock, Sinks):
                 wait_for(lambda: len(server.walk("/events")) == max(count, 1), what="trimming")
                 server.stop()
 
+    def test_a_wait_that_ended_while_the_server_was_down_is_over(self):
+        self.set_clock(0)
+        receiver = self.receiver(lambda *_: reply(200 if receiver.requests[1:] else 500))
+        server = self.serve(self.hook(receiver, retry=["1h"]), env=self.env)
+        self.emit(server, "x")
+        self.until(server, attempts=1)
+        server.kill()
+        self.set_clock(4000)
+        server.start()
+        self.until(server, delivered=1)
+
     def test_beyond_100000_events_the_oldest_are_dead_letters_and_that_is_told(self):
         self.set_clock(0)
         server = self.serve(self.hook("http://127.0.0.1:1/"), env=self.env,
@@ -1296,36 +1309,36 @@ class Commands(Sinks):
         server = self.serve(self.shell(script, timeout="400ms", retry=[]))
         began = time.monotonic()
         self.emit(server, "x")
-        sink = self.until(server, dead=1, seconds=3)
-        self.assertTrue(0.4 <= time.monotonic() - began < 1.5)
+        sink = self.until(server, dead=1)
+        self.assertTrue(0.4 <= time.monotonic() - began < support.SOON)
         self.assertIn("took too long", sink["last_error"])
         pids = self.read("pids").split()
         self.assertEqual(len(pids), 4)
-        wait_for(lambda: not any(map(self.is_running, pids)), 2, "their end")
+        wait_for(lambda: not any(map(self.is_running, pids)), what="their end")
         self.assertEqual(self.children(server), {})
 
     def test_a_command_that_never_stops_writing_is_ended_by_its_timeout_and_by_a_stop(self):
         server = self.serve({"name": "a", "exec": ["yes"], "timeout": "500ms", "retry": NEVER})
         self.emit(server, "x")
         try:
-            self.until(server, failed=1, seconds=3)
+            self.until(server, failed=1)
         finally:
-            self.assertLess(server.stop()[1], 2)
+            self.assertLess(server.stop()[1], support.SOON)
         self.assertLess(len(server.stderr()), 200_000, "the log is bounded")
         self.configure({"name": "b", "exec": ["cat", "/dev/zero"], "timeout": "60s"})
         server.start()
         self.emit(server, "x")
         time.sleep(0.3)
-        self.assertLess(server.stop()[1], 2)
+        self.assertLess(server.stop()[1], support.SOON)
 
     def test_what_a_command_leaves_in_the_background_does_not_hold_the_sink_up(self):
-        server = self.serve(self.shell("sleep 2 & echo $! >> $D/pids"))
+        server = self.serve(self.shell("sleep 60 & echo $! >> $D/pids"))
         began = time.monotonic()
         self.emit(server, "one", "two")
         self.until(server, delivered=2, failed=0)
-        self.assertLess(time.monotonic() - began, 1)
+        self.assertLess(time.monotonic() - began, support.SOON)
         for pid in self.read("pids").split():
-            wait_for(lambda pid=pid: not self.is_running(pid))
+            os.kill(int(pid), signal.SIGKILL)
 
     def test_output_goes_to_the_log_a_line_each_without_control_characters(self):
         server = self.serve(self.shell(
@@ -1402,7 +1415,7 @@ class Commands(Sinks):
                 status, seconds = server.stop()
                 self.assertEqual(status, 0)
                 self.note(f"{name}: {seconds:.2f} s")
-                self.assertLess(seconds, 2)
+                self.assertLess(seconds, support.SOON)
                 pids = [int(pid) for pid in self.read("pids").split()]
                 try:
                     wait_for(lambda: not any(map(self.is_running, pids)), 1, "its children's end")

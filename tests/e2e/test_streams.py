@@ -345,7 +345,7 @@ class Limits(TestCase):
                 worst = max(worst, time.monotonic() - began)
         growth = server.resident_mib() - before
         self.note(f"worst round trip {worst * 1000:.0f} ms, {growth:.0f} MiB for 26 MB of history")
-        self.assertLess(worst, 1)
+        self.assertLess(worst, support.SOON)
         self.assertLess(growth, 100, "the history, and no second copy for each reader")
         self.assertEqual([event.id for event in stalled.messages(400)], ids)
 
@@ -382,8 +382,8 @@ class Many(TestCase):
                 for stream in streams:
                     self.assertEqual(stream.next().id, task)
                 reached = time.monotonic() - began
-                self.assertLess(answered, 1)
-                self.assertLess(reached, 2)
+                self.assertLess(answered, support.SOON)
+                self.assertLess(reached, support.SOON)
             self.note(f"{count} streams: answer after {answered * 1000:.1f} ms, "
                       f"the last reached after {reached * 1000:.0f} ms")
 
@@ -399,12 +399,12 @@ class Many(TestCase):
                 self.assertEqual([stream.next().id for _ in ids], ids)
         status, seconds = server.stop()
         self.assertEqual(status, 0, server.stderr())
-        self.assertLess(seconds, 3)
+        self.assertLess(seconds, support.SOON)
         for stream in streams:
             self.assertTrue(stream.closed_by_server())
             stream.close()
 
-    def test_a_signal_ends_a_thousand_streams_and_the_process_within_a_second(self):
+    def test_a_signal_ends_a_thousand_streams_and_the_process_at_once(self):
         for how in (signal.SIGTERM, signal.SIGINT):
             server = self.server()
             task = server.schedule("kept")
@@ -415,7 +415,7 @@ class Many(TestCase):
             status, seconds = server.stop(how)
             self.note(f"{how.name}: {seconds:.2f} s")
             self.assertEqual(status, 0, server.stderr())
-            self.assertLess(seconds, 2, "one second, and another for a noisy machine")
+            self.assertLess(seconds, support.SOON)
             for stream in streams:
                 self.assertTrue(stream.closed_by_server(), "a stream just ends")
                 stream.close()
