@@ -8543,6 +8543,8 @@ struct HttpAnswer {
     std::optional<StreamStart> stream;  // what follows the head, in place of a body
     bool closes = false;                // the connection ends behind it
     Store::Unstored unstored;           // what it tells, see HttpApi::finish()
+    bool is_begun = false;   // what was asked for may be stored: no error may be answered
+    bool is_silent = false;  // the connection ends in place of it
     bool has_length = true;             // the head tells the size of the body
     std::optional<Refusal> refusal;     // what it counts as, if the status does not say so
 };
@@ -9481,9 +9483,16 @@ inline void Connection::write_head(const HttpAnswer& answer, bool last, bool old
     out_ += "\r\n";
 }
 
+// Half an answer is none.
 inline void Connection::gather(const HttpAnswer& answer, bool last) {
-    write_head(answer, last, false);
-    out_ += answer.body;
+    const std::size_t size = out_.size();
+    try {
+        write_head(answer, last, false);
+        out_ += answer.body;
+    } catch (...) {
+        out_.resize(size);
+        throw;
+    }
 }
 
 inline bool Connection::write(const HttpAnswer& answer, bool last) {
@@ -9555,6 +9564,12 @@ private:
         const detail::HttpRequest& request;
         detail::HttpAnswer& answer;
         std::string id;  // of the path, where it has one, or a name
+        // Passes on the result of a change, which is made from here on.
+        template <class Result>
+        Result made(Result result) {
+            answer.is_begun = true;
+            return result;
+        }
     };
     struct Route {
         const char* method;
@@ -9572,7 +9587,7 @@ private:
     void finish(detail::HttpAnswer& answer);
     void wait_for(detail::HttpAnswer& answer);
     template <class Fn>
-    static void guard(detail::HttpAnswer& answer, Fn fn);
+    static void guard(detail::HttpAnswer& answer, Fn fn) noexcept;
     void dispatch(Call& call);
     bool authorized(const Call& call) const;
     bool knows(std::string_view secret) const;
@@ -9620,6 +9635,7 @@ private:
                const httplib::ContentReader* reader);
     bool read_body(detail::HttpRequest& request, const httplib::ContentReader& reader) const;
     void answer_and_end(httplib::Response& response, detail::HttpAnswer made);
+    static void end_without_answer(httplib::Response& response);
     void stream_here(httplib::Response& response, detail::StreamStart start);
     std::string next_text(std::uint64_t& seq);
     void count_stream_out() { --streams_; }
@@ -9745,15 +9761,31 @@ inline void HttpApi::serve(const httplib::Request& from, httplib::Response& to,
         request.field("Transfer-Encoding") || request.field("Content-Length").value_or("0") != "0";
     const bool unread = has_body && !(reader && read_body(request, *reader));
     detail::HttpAnswer made = answer(request);
-    to.status = made.status;
-    for (const auto& field : made.fields) to.set_header(std::string(field.first), field.second);
-    if (unread) {
-        answer_and_end(to, std::move(made));
-    } else if (made.stream && request.method != "HEAD") {
-        stream_here(to, std::move(*made.stream));
-    } else if (made.status != 204) {
-        to.set_content(std::move(made.body), std::string(made.type));
+    if (made.is_silent) return end_without_answer(to);
+    try {
+        to.status = made.status;
+        for (const auto& field : made.fields) to.set_header(std::string(field.first), field.second);
+        if (unread) {
+            answer_and_end(to, std::move(made));
+        } else if (made.stream && request.method != "HEAD") {
+            stream_here(to, std::move(*made.stream));
+        } else if (made.status != 204) {
+            to.set_content(std::move(made.body), std::string(made.type));
+        }
+    } catch (const std::bad_alloc&) {
+        if (!made.is_begun) throw;
+        end_without_answer(to);
     }
+}
+
+// The server must write a head.  To any client this one announces the answer, which never
+// comes: the connection ends.
+inline void HttpApi::end_without_answer(httplib::Response& response) {
+    response.headers.clear();
+    response.body.clear();
+    response.status = 100;
+    response.set_content_provider("text/plain",
+                                  [](std::size_t, httplib::DataSink&) { return false; });
 }
 
 // Some releases run a body that was not read as the next request, whatever the answer
@@ -9830,6 +9862,7 @@ inline void HttpApi::wait_for(detail::HttpAnswer& answer) {
         try {
             scheduler_.wait(unstored);
         } catch (...) {
+            answer.is_begun = false;  // it is known not to be stored
             auto& fields = answer.fields;
             fields.erase(std::remove_if(fields.begin(), fields.end(), is_of_success), fields.end());
             throw;
@@ -9837,18 +9870,30 @@ inline void HttpApi::wait_for(detail::HttpAnswer& answer) {
     });
 }
 
-// The one place where exceptions become answers.
+// The one place where exceptions become answers.  What was begun may be stored, so what fails
+// from then on is no answer; and neither is one that there is no memory for.
 template <class Fn>
-void HttpApi::guard(detail::HttpAnswer& made, Fn fn) {
+void HttpApi::guard(detail::HttpAnswer& made, Fn fn) noexcept {
     try {
-        return fn();
-    } catch (const Error& error) {
-        refuse(made, status_of(error.code()), detail::sentence(error.what()));
-    } catch (const std::bad_alloc&) {
-        refuse(made, 503, "The server is out of memory; try again later.");
-    } catch (const std::exception& error) {
-        refuse(made, 500, detail::sentence(std::string("unexpected failure: ") + error.what()));
+        try {
+            return fn();
+        } catch (const Error& error) {
+            if (!made.is_begun) {
+                return refuse(made, status_of(error.code()), detail::sentence(error.what()));
+            }
+        } catch (const std::bad_alloc&) {
+            if (!made.is_begun) {
+                return refuse(made, 503, "The server is out of memory; try again later.");
+            }
+        } catch (const std::exception& error) {
+            if (!made.is_begun) {
+                return refuse(made, 500,
+                              detail::sentence(std::string("unexpected failure: ") + error.what()));
+            }
+        }
+    } catch (const std::exception&) {  // there is no memory for the refusal
     }
+    made.is_silent = true;
 }
 
 // First the secret (H1), then where the request comes from, then what it is.
@@ -10034,7 +10079,7 @@ inline void HttpApi::post_schedule(Call& call) {
         TaskRequest& only = requests.front();
         only.identity = '[' + (only.identity.empty() ? only.payload : only.identity);
     }
-    const auto [scheduled, unstored] = scheduler_.begin_schedule(requests, key);
+    const auto [scheduled, unstored] = call.made(scheduler_.begin_schedule(requests, key));
     call.answer.unstored = unstored;
     std::string json;
     json.reserve(many ? 64 + 39 * scheduled.ids.size() : 127);
@@ -10099,7 +10144,7 @@ inline void HttpApi::patch_task(Call& call) {
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
     if (!id) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
     std::string json;
-    detail::append_task(json, scheduler_.change(*id, change));
+    detail::append_task(json, call.made(scheduler_.change(*id, change)));
     answer(call, 200, json);
 }
 
@@ -10122,7 +10167,8 @@ inline void HttpApi::delete_tasks(Call& call) {
     range.after = time_of(call, "due_after", errors);
     range.before = time_of(call, "due_before", errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    answer(call, 200, "{\"cancelled\":" + std::to_string(scheduler_.cancel(range)) + '}');
+    answer(call, 200,
+           "{\"cancelled\":" + std::to_string(call.made(scheduler_.cancel(range))) + '}');
 }
 
 inline void HttpApi::delete_events(Call& call) {
@@ -10138,7 +10184,7 @@ inline void HttpApi::delete_events(Call& call) {
         if (!seq) return refuse_event(call, *text);
         (name[0] == 's' ? begin : end) = name[0] == 's' ? *seq : *seq + 1;
     }
-    const std::size_t deleted = begin < end ? scheduler_.forget(begin, end) : 0;
+    const std::size_t deleted = begin < end ? call.made(scheduler_.forget(begin, end)) : 0;
     answer(call, 200, "{\"deleted\":" + std::to_string(deleted) + '}');
 }
 
@@ -10162,6 +10208,7 @@ inline void HttpApi::cancel(Call& call, const std::string& id_text) {
     if (!id || !scheduler_.cancel(*id)) {
         return refuse(call, 404, "There is no task " + detail::printable(id_text, 64) + ".");
     }
+    call.answer.is_begun = true;
     std::string json = "{";
     detail::append_member(json, "message", "Cancelled task " + id->str());
     answer(call, 200, json + '}');
@@ -10335,22 +10382,26 @@ inline void HttpApi::post_redeliver(Call& call) {
     if (text && !id) {
         return refuse(call, 404, "There is no dead letter " + detail::printable(*text, 64) + ".");
     }
-    answer(call, 200,
-           "{\"redelivering\":" + std::to_string(scheduler_.redeliver(call.id, id)) + '}');
+    answer(
+        call, 200,
+        "{\"redelivering\":" + std::to_string(call.made(scheduler_.redeliver(call.id, id))) + '}');
 }
 
 inline void HttpApi::post_pause(Call& call) {
     scheduler_.pause(call.id);
+    call.answer.is_begun = true;
     answer_sink(call);
 }
 
 inline void HttpApi::post_resume(Call& call) {
     scheduler_.resume(call.id);
+    call.answer.is_begun = true;
     answer_sink(call);
 }
 
 inline void HttpApi::delete_sink(Call& call) {
     scheduler_.forget_sink(call.id);
+    call.answer.is_begun = true;
     answer(call, 200, "{\"message\":\"Forgot sink " + call.id + "\"}");
 }
 
@@ -10939,6 +10990,7 @@ inline void HttpServer::finish(Batch& batch) {
         Client& client = *begun.client;
         try {
             api_.finish(begun.answer);
+            client.is_over = client.is_over || begun.answer.is_silent;
             if (!client.is_over) client.connection.gather(begun.answer, begun.is_last);
         } catch (const std::bad_alloc&) {
             client.is_over = true;
@@ -10954,7 +11006,8 @@ inline void HttpServer::finish(Batch& batch) {
 // Sends what was written; what the client does not take at once is a thread's.
 inline void HttpServer::finish(Client& client) {
     detail::Connection& connection = client.connection;
-    client.is_over = client.is_over || !connection.flush_now();
+    const bool sent = connection.flush_now();  // also what comes before an end without an answer
+    client.is_over = client.is_over || !sent;
     const bool waits = connection.has_unsent() || client.needs_thread;
     if (!waits && client.is_last && !connection.has_input()) client.is_over = true;
     if (client.is_over || (!waits && !client.is_last)) {
@@ -11081,6 +11134,10 @@ inline bool HttpServer::answer_all(Client& client) {
                 503, "The server is shutting down; send the request again.");
         }
         const detail::HttpAnswer answer = api_.answer(connection.request());
+        if (answer.is_silent) {
+            connection.flush();  // the answers to the requests before it
+            return false;
+        }
         if (answer.stream) {
             hand_over(client, answer);
             return false;

@@ -261,6 +261,17 @@ private:
     std::unique_ptr<Sinks> sinks_;
 };
 
+// The status of the answer to a request, while the allocations from `number` on fail; 0: the
+// connection ends where the answer would come.
+int ask_failing(int port, const std::string& line, const std::string& body, long number, bool all) {
+    const std::string request = line + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" +
+                                "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" +
+                                body;
+    const Armed some(number, all);
+    const int status = ask(port, request.c_str());
+    return status == 100 ? 0 : status;
+}
+
 // Runs what is given with each of the first allocations failing, and with all from each on,
 // until it needs no more of them; `SCHEDULER_TEST_LONG` in the environment: with each of 2,000.
 template <class Try>
@@ -537,5 +548,85 @@ TEST_SUITE("memory") {
                 house.check();
             });
         }
+    }
+
+    TEST_CASE("whichever allocations fail, an error is answered only if nothing was done") {
+        for (const bool has_journal : {false, true}) {
+            CAPTURE(has_journal);
+            const TempDir dir;
+            Options options;
+            options.files = std::make_shared<HastyFiles>();
+            if (has_journal) options.journal = dir.journal();
+            Scheduler tasks(options);
+            HttpServer server(tasks);
+            const int port = server.listen("127.0.0.1", 0);
+            std::size_t good = 0;
+            std::size_t errors = 0;
+            std::size_t silent = 0;
+            const auto check = [&](int status, bool is_done) {
+                CAPTURE(status);
+                REQUIRE(status >= 0);
+                if (status == 200) REQUIRE(is_done);
+                if (status >= 400) REQUIRE_FALSE(is_done);
+                ++(status == 200 ? good : status == 0 ? silent : errors);
+            };
+            for_each_failing_allocation([&](long number, bool all) {
+                const std::string text = "a message of some length";
+                const std::size_t before = tasks.stats().pending;
+                int status =
+                    ask_failing(port, "POST /schedule",
+                                R"({"delay":"1h","message":")" + text + "\"}", number, all);
+                // What was not answered may still be under way.
+                if (status != 0) check(status, tasks.stats().pending == before + 1);
+                const TaskId id = tasks.schedule(std::chrono::hours(1), '"' + text + '"');
+                status = ask_failing(port, "PATCH /tasks/" + id.str(),
+                                     R"({"message":"changed to )" + text + "\"}", number, all);
+                check(status, tasks.find(id)->payload.str().find("changed") != std::string::npos);
+                status = ask_failing(port, "DELETE /tasks/" + id.str(), "", number, all);
+                check(status, !tasks.find(id));
+            });
+            CHECK(good >= 4);
+            CHECK(errors > 10);
+            CHECK(silent > 10);
+        }
+    }
+
+    TEST_CASE("a task that is stored is not answered with an error by another server either") {
+        // What cpp-httplib itself does without memory is its own affair: so allocations fail
+        // from a call of the clock on, until there is an answer, or rather none.
+        std::atomic<long> number{-1};
+        Options options;
+        options.now = [&number] {
+            const long chosen = number.exchange(-1);
+            if (chosen < 0) return wall_clock();
+            fails_in = chosen;
+            for_good = false;
+            armed = true;
+            return wall_clock();
+        };
+        Scheduler tasks(options);
+        HttpApi api(tasks);
+        httplib::Server server;
+        api.mount(server);
+        const int port = server.bind_to_any_port("127.0.0.1");
+        std::thread thread([&] { server.listen_after_bind(); });
+        const bool listens = support::eventually([&] { return server.is_running(); });
+        const char* request =
+            "POST /schedule HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+            "Content-Length: 28\r\n\r\n{\"delay\":\"1h\",\"message\":[1]}";
+        int status = -1;
+        std::size_t stored_errors = 0;
+        for (long n = 0; listens && n < 200; ++n) {
+            const std::uint64_t before = tasks.stats().scheduled;
+            number = n;
+            status = ask(port, request);
+            armed = false;
+            if (status >= 400 && tasks.stats().scheduled != before) ++stored_errors;
+            if (status < 400) break;
+        }
+        server.stop();
+        thread.join();
+        CHECK(status == 100);  // it announces an answer, and ends
+        CHECK(stored_errors == 0);
     }
 }
