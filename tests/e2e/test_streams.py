@@ -36,10 +36,11 @@ class Format(TestCase):
     def test_events_come_in_order_of_due_time_and_ties_in_order_of_arrival(self):
         server = self.server()
         with server.stream() as first, server.stream() as second:
+            # All at once, so that none falls due before the last is there.
             due = iso(0.6)
-            ids = [server.call("POST", "/schedule", body(str(n), due)).json["id"]
-                   for n in range(20)]
-            sooner = server.schedule("sooner", 0.4)
+            tasks = [{"timestamp": due, "message": str(n)} for n in range(20)]
+            tasks.append({"timestamp": iso(0.4), "message": "sooner"})
+            *ids, sooner = server.call("POST", "/schedule", json.dumps(tasks)).json["ids"]
             events = first.messages(21)
             self.assertEqual([event.id for event in events], [sooner, *ids])
             self.assertEqual([e.lines for e in second.messages(21)], [e.lines for e in events])
