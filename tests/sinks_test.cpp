@@ -100,16 +100,18 @@ public:
     ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
         const std::string_view text(static_cast<const char*>(from), size);
         if (fd == new_fd_ && text.find(R"("op":"emit")") != std::string_view::npos &&
-            !called.exchange(true)) {
+            !begun_.exchange(true)) {
             on_first_emission();
+            called = true;
         }
         return FileOps::pwrite(fd, from, size, to);
     }
 
     std::function<void()> on_first_emission;
-    std::atomic<bool> called{false};
+    std::atomic<bool> called{false};  // and that has returned
 
 private:
+    std::atomic<bool> begun_{false};
     std::atomic<int> new_fd_{-1};
 };
 
