@@ -105,6 +105,21 @@ class Readme(TestCase):
         self.try_line("libs scheduler", "app")
 
 
+class Documentation(TestCase):
+    def test_the_snippets_of_the_tour_compile(self):
+        flags = [flag for flag in library_flags() or [] if not flag.startswith("-l")]
+        if HTTPLIB:
+            flags = ["-I", HTTPLIB]
+        if not flags:
+            self.skipTest("cpp-httplib is not installed with pkg-config")
+        text = (ROOT / "docs/cpp.md").read_text(encoding="utf-8")
+        snippets = re.findall(r"^```cpp\n(.*?)^```$", text, re.M | re.S)
+        self.assertGreater(len(snippets), 8)
+        self.assert_compiles(self.compile(
+            "#include <scheduler.hpp>\n#include <cstdio>\n"
+            "int main() {\n" + "".join(snippets) + "}\n", *flags))
+
+
 class Refusals(TestCase):
     """What cannot work is one sentence that says what to do."""
 

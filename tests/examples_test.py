@@ -34,6 +34,13 @@ class Examples(unittest.TestCase):
                 self.assertRegex(printed, r'\A\{"timestamp":"[-0-9T:.]{23}Z",'
                                           r'"message":\{"name":"Luke","title":"Jedi"\}\}\n\Z')
 
+    def test_the_readme_shows_what_the_first_example_prints(self):
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        shown = re.search(r"^```json\n(.*?)^```$", readme, re.M | re.S)[1]
+        time = r"[-0-9T:.]{23}Z"
+        self.assertEqual(re.sub(time, "TIME", self.run_example("embed")),
+                         re.sub(time, "TIME", shown))
+
     def test_the_example_of_sinks_tells_that_the_second_attempt_was_taken(self):
         self.assertRegex(self.run_example("sinks"),
                          r'\A\{"timestamp":"[^"]*","message":\{"invoice":4711\}\} '
