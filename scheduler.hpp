@@ -273,6 +273,7 @@ struct Record {
     TimePoint ended_at{};          // guarded by the store's lock
     std::uint64_t seq = 0;         // guarded by the store's lock
     State state = State::storing;  // guarded by the store's lock
+    bool leaving = false;          // guarded by the store's lock: it is in Store::leaving_
 
     char* data() { return reinterpret_cast<char*>(this + 1); }
     std::string_view text() { return {data(), size}; }
@@ -1648,6 +1649,8 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"schedule","tasks":[{"id":"…","due":"…","payload":{…}}],"crc":"…"}
 //     {"op":"emit","seq":0,"at":"…","ids":["…"],"crc":"…"}
 //     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
+//     {"op":"part","bulk":1,"at":"…","ids":["…"],"crc":"…"}
+//     {"op":"cancel","bulk":1,"at":"…","ids":["…"],"crc":"…"}
 //     {"op":"miss","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
 //     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],"counts":[],…}
@@ -1660,7 +1663,9 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"overflow","sink":"…","at":"…","seq":12,"crc":"…"}
 //
 // A schedule record bears no time of its own where its ids do: they begin with
-// the moment at which they were made.
+// the moment at which they were made.  A cancel record that is too large for one
+// line has parts, which are nothing without the line that ends them and bears the
+// same number.
 //
 //   J1  A group of records is one write, and under `Fsync::always` one sync.  It
 //       is stored when that has returned, and acknowledged only then.
@@ -2192,6 +2197,12 @@ public:
     // tasks will still need a record of their end (J7).  Throws disk_full and
     // journal_failed; then none of it was stored (J2).
     void commit(std::string_view lines, std::uint64_t pending);
+    // Writes whole lines that a later commit() makes stored.  Throws as commit() does;
+    // then nothing of them is left.
+    void write(std::string_view lines, std::uint64_t pending) {
+        const std::lock_guard<std::mutex> guard(file_mutex_);
+        write_locked(lines, pending);
+    }
     // Takes whole lines that nobody waits for and writes them; they are synced behind.  What
     // cannot be written goes before the next that can.  Throws, and has taken nothing, where
     // there is no memory for them.
@@ -2724,9 +2735,10 @@ inline void Journal::finish_rewrite(std::uint64_t pending) {
         ~Swapping() { now = false; }
     } swapping{swapping_};
     swapping_ = true;
+    std::shared_ptr<File> old;  // closing it frees its space, which takes time: without a lock
     const std::lock_guard<std::mutex> no_group(commit_mutex_);
     drain_tail();
-    const std::shared_ptr<File> old = swap();  // closing it frees its space, which takes time
+    old = swap();
     std::exception_ptr error;
     try {
         sync_directory_of(*ops_, path_);
@@ -2941,6 +2953,9 @@ public:
     // as long as it returns true.  fn must not change the queue.
     template <class Fn>
     void walk_from(const DueKey& from, Fn fn) const;
+    // The same with the tasks of two queues, in one order.
+    template <class Fn>
+    static void walk_both(const DueQueue& a, const DueQueue& b, const DueKey& from, Fn fn);
     template <class Fn>
     void walk(Fn fn) const {
         walk_from({TimePoint::min(), TaskId()}, fn);
@@ -2962,6 +2977,24 @@ private:
         void erase(Entry* at);
     };
     using Blocks = std::vector<std::unique_ptr<Block>>;
+
+    // A place in the order, good until the queue changes.
+    class Place {
+    public:
+        Place(const DueQueue& queue, const DueKey& from);
+        const Entry* get() const { return at_; }  // null: behind the last
+        void step() {
+            ++at_;
+            leave_end();
+        }
+
+    private:
+        void leave_end();
+
+        const DueQueue& queue_;
+        std::size_t block_ = 0;
+        Entry* at_ = nullptr;
+    };
 
     std::unique_ptr<Block> new_block();
     void add_block(std::size_t index, std::unique_ptr<Block> block) {
@@ -3122,17 +3155,36 @@ inline void DueQueue::erase(Record* record) {
     --size_;
 }
 
+inline DueQueue::Place::Place(const DueQueue& queue, const DueKey& from) : queue_(queue) {
+    if (queue.empty()) return;
+    block_ = queue.block_of(from);
+    at_ = position(*queue.blocks_[block_], from);
+    leave_end();
+}
+
+// From the end of a block to the front of the next.
+inline void DueQueue::Place::leave_end() {
+    if (at_ != queue_.blocks_[block_]->end()) return;
+    at_ = ++block_ < queue_.blocks_.size() ? queue_.blocks_[block_]->begin() : nullptr;
+}
+
 template <class Fn>
 void DueQueue::walk_from(const DueKey& from, Fn fn) const {
-    if (size_ == 0) return;
-    std::size_t index = block_of(from);
-    Entry* at = position(*blocks_[index], from);
-    for (; index < blocks_.size(); ++index) {
-        Block& block = *blocks_[index];
-        for (at = at ? at : block.begin(); at != block.end(); ++at) {
-            if (!fn(at->record)) return;
-        }
-        at = nullptr;
+    for (Place place(*this, from); place.get() && fn(place.get()->record);) place.step();
+}
+
+template <class Fn>
+void DueQueue::walk_both(const DueQueue& a, const DueQueue& b, const DueKey& from, Fn fn) {
+    if (b.empty()) return a.walk_from(from, fn);
+    Place first(a, from);
+    Place second(b, from);
+    while (first.get() || second.get()) {
+        const bool is_second =
+            !first.get() ||
+            (second.get() && second.get()->before({first.get()->due, first.get()->record->id}));
+        Place& next = is_second ? second : first;
+        if (!fn(next.get()->record)) return;
+        next.step();
     }
 }
 
@@ -3615,7 +3667,10 @@ inline void SinkBook::give_up(Record* event, TimePoint at, std::set<std::string>
 //       way it stays where it is, marked.
 //   S3  The lock is never held over a read or a write of the journal, but while
 //       it is being opened.
-//   S4  An emission is written before it is shown, and synced behind it by the
+//   S4  What is cancelled in bulk is marked in short slices, written in parts without
+//       the lock, and ended at once: until then all of it is shown and none of it
+//       emitted, and if it fails all of it is as it was.
+//   S5  An emission is written before it is shown, and synced behind it by the
 //       journal's thread, which sleeps when nothing is unsynced.
 
 /// How a `Scheduler` behaves.  Every field has a default that is right for most.
@@ -3840,7 +3895,7 @@ class Store {
     using Answers = std::unordered_map<std::string, Answer, SeededHash>;
 
     struct Change {
-        enum class Kind { schedule, cancel, replace, remember, forget, sink };
+        enum class Kind { schedule, cancel, cancel_all, replace, remember, forget, sink };
         Kind kind;
         Record* record = nullptr;
         Record* other = nullptr;                // replace: by this one
@@ -3880,7 +3935,8 @@ public:
     // failed, which wait() takes its time to tell.
     bool store(const Unstored& unstored);
     bool cancel(TaskId id);
-    // Cancels what is pending in the range; returns how many.
+    // Cancels what is pending in the range and was stored before, all or nothing; returns
+    // how many.  One at a time.
     std::size_t cancel(const DueRange& range);
     // Changes a task in place; nothing given stays as it is.
     Task change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
@@ -3936,6 +3992,8 @@ public:
     std::function<void()> on_due_changed;
 
     static constexpr std::size_t batch = 1'024;
+    static constexpr std::size_t slice = 256;        // tasks that are walked over under the lock
+    static constexpr std::size_t part_size = 4'096;  // ids in one line of a bulk record
     static constexpr std::chrono::hours key_lifetime{24};
 
 private:
@@ -3968,9 +4026,21 @@ private:
         std::size_t begin = 0;
         std::size_t end = 0;
     };
-    enum class Op { journal, schedule, answer, emit, cancel, miss, forget, clock, sink, none };
-    static constexpr std::array<std::string_view, 8> ops{"journal", "schedule", "answer", "emit",
-                                                         "cancel",  "miss",     "forget", "clock"};
+    enum class Op {
+        journal,
+        schedule,
+        answer,
+        emit,
+        cancel,
+        miss,
+        forget,
+        clock,
+        part,
+        sink,
+        none
+    };
+    static constexpr std::array<std::string_view, 9> ops{
+        "journal", "schedule", "answer", "emit", "cancel", "miss", "forget", "clock", "part"};
     struct ReplayedKey {
         std::string text;
         std::string_view digest;
@@ -4014,7 +4084,10 @@ private:
     void replay_sink(Replayed& record);
     void pass_over(const SinkChange& change);
     void replay_answer(const Records& records, const Replayed& record);
+    void replay_part(const Records& records, const Replayed& record);
+    void replay_cancel(const Records& records, const Replayed& record);
     Record* take_replayed(const Records& records, std::size_t n);
+    Record* take_replayed(TaskId id);
     // Where a pending task stands in replayed_.
     Record*& replayed_place(const Record* task) {
         return replayed_[static_cast<std::size_t>(task->seq)].record;
@@ -4037,6 +4110,31 @@ private:
         ++answers_dropped_;
     }
     Record* find_pending(std::unique_lock<std::mutex>& lock, TaskId id);
+    // Cancelling in bulk (S4), by the one thread that does it.
+    void begin_bulk(std::unique_lock<std::mutex>& lock);
+    void mark_range(std::unique_lock<std::mutex>& lock, const DueRange& range, TaskId newest);
+    void write_bulk(std::unique_lock<std::mutex>& lock);
+    std::string write_parts(std::uint64_t bulk, TimePoint at);
+    void end_bulk(std::unique_lock<std::mutex>& lock);
+    void undo_bulk(std::unique_lock<std::mutex>& lock) noexcept;
+    void return_leaving(std::unique_lock<std::mutex>& lock);
+    static void give_way(std::unique_lock<std::mutex>& lock);
+    void leave_queue_locked(Record* record) { (record->leaving ? leaving_ : queue_).erase(record); }
+    // Pending tasks that are shown; and those that may be emitted.
+    std::size_t shown_locked() const {
+        return queue_.size() + (bulk_ == Bulk::stored ? 0 : leaving_.size());
+    }
+    template <class Fn>
+    void walk_shown_locked(const DueKey& from, Fn fn) const {
+        if (bulk_ == Bulk::stored) return queue_.walk_from(from, fn);
+        DueQueue::walk_both(queue_, leaving_, from, fn);
+    }
+    template <class Fn>
+    void walk_due_locked(Fn fn) const {
+        if (bulk_ != Bulk::none) return queue_.walk(fn);
+        DueQueue::walk_both(queue_, leaving_, {TimePoint::min(), TaskId()}, fn);
+    }
+    void wait_for_replacement(std::unique_lock<std::mutex>& lock, std::uint64_t replacements);
     template <class Write>
     void append_locked(Write write);
     void write_and_settle(std::unique_lock<std::mutex>& lock, const Unstored& unstored);
@@ -4107,6 +4205,17 @@ private:
     mutable std::mutex mutex_;
     TaskIndex index_;               // guarded by mutex_
     DueQueue queue_;                // guarded by mutex_
+    // What a bulk cancel is doing.
+    enum class Bulk {
+        none,     // nothing; what is left in leaving_ could not go back, and is like the others
+        marking,  // it moves tasks from queue_ to leaving_; changes of single tasks wait
+        writing,  // it writes their record, or has failed and moves them back
+        stored,   // they are ended; it takes them out of memory
+    };
+    Bulk bulk_ = Bulk::none;        // guarded by mutex_
+    DueQueue leaving_;              // guarded by mutex_, changed by whoever cancels in bulk
+    std::uint64_t bulk_ids_ = 0;    // of whoever does: how many are no longer in pending_
+    std::size_t changing_ = 0;      // guarded by mutex_: changes of single tasks on their way
     History history_;               // guarded by mutex_
     History missed_;                // guarded by mutex_: tasks that were given up
     SinkBook sinks_;                // guarded by mutex_
@@ -4128,10 +4237,13 @@ private:
     std::size_t answers_dropped_ = 0;        // guarded by mutex_: from the front of the above
     bool emitting_ = false;                  // guarded by mutex_
     bool pausing_ = false;                   // guarded by mutex_: no emission may begin
+    bool tail_wanted_ = false;               // guarded by mutex_: no bulk record may begin
     bool tending_ = false;                   // guarded by mutex_: the journal's thread is at work
     bool tender_called_ = false;             // guarded by mutex_: and has work to do
     bool closed_ = false;                    // guarded by mutex_
     std::uint64_t first_free_seq_ = 0;       // of opening: what the journal's head says
+    std::vector<TaskId> parts_;              // of opening: of a record that has not ended yet
+    std::uint64_t parts_of_ = 0;             // of opening: its number
     TimePoint newest_stamp_{};               // guarded by mutex_: the latest time in the journal
     bool clock_trusted_ = true;              // guarded by mutex_
     std::uint64_t rewrite_above_ = 0;        // guarded by mutex_: journal size that asks for one
@@ -4181,6 +4293,7 @@ inline void Store::recover() {
         [this](std::string_view line, Records& records) { read_record(line, records); },
         [this](Records& records, std::size_t i) { replay(records, i); });
     reading_ = false;
+    std::vector<TaskId>().swap(parts_);
     history_.skip_to(first_free_seq_);
     // A crash may take away an emission and leave what a sink made of it.
     history_.skip_to(sinks_.next_seq());
@@ -4254,7 +4367,7 @@ inline void Store::read_member(std::string_view key, std::string_view value,
                     journal_->path() + " was written by a newer version of task-scheduler");
     }
     if (is(key, "last_id")) records.ids.push_back(known(TaskId::parse(inside(value))));
-    if (is(key, "seq")) record.seq = known(seq_in(value));
+    if (is(key, "seq") || is(key, "bulk")) record.seq = known(seq_in(value));
     if (is(key, "end")) record.end = number_in(value);
     if (is(key, "at")) record.at = known(parse_time(inside(value)));
     if (is(key, "key")) record.key = std::make_unique<ReplayedKey>();
@@ -4431,9 +4544,10 @@ inline void Store::replay(Records& records, std::size_t i) {
             trim_locked(record.at);  // as it was then: of the sinks not all is known yet
             break;
         case Op::cancel:
-            for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
-                if (Record* task = take_replayed(records, n)) forget_locked(task);
-            }
+            replay_cancel(records, record);
+            break;
+        case Op::part:
+            replay_part(records, record);
             break;
         case Op::miss:
             for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
@@ -4458,10 +4572,34 @@ inline void Store::replay(Records& records, std::size_t i) {
 // An end of what is not pending is nothing: replaying twice does no harm.
 inline Record* Store::take_replayed(const Records& records, std::size_t n) {
     if (n + ahead < records.ids.size()) index_.prefetch(records.ids[n + ahead]);
-    Record* task = index_.find(records.ids[n]);
+    return take_replayed(records.ids[n]);
+}
+
+inline Record* Store::take_replayed(TaskId id) {
+    Record* task = index_.find(id);
     if (!task || task->state != State::pending) return nullptr;
     replayed_place(task) = nullptr;
     return task;
+}
+
+// The part of a record that is to come.  One of another number was left by a cancel that
+// has failed.
+inline void Store::replay_part(const Records& records, const Replayed& record) {
+    if (parts_of_ != record.seq) parts_.clear();
+    parts_of_ = record.seq;
+    parts_.insert(parts_.end(), records.ids.begin() + static_cast<std::ptrdiff_t>(record.ids.begin),
+                  records.ids.begin() + static_cast<std::ptrdiff_t>(record.ids.end));
+}
+
+inline void Store::replay_cancel(const Records& records, const Replayed& record) {
+    if (record.seq != 0 && record.seq == parts_of_) {
+        for (const TaskId id : std::exchange(parts_, {})) {
+            if (Record* task = take_replayed(id)) forget_locked(task);
+        }
+    }
+    for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
+        if (Record* task = take_replayed(records, n)) forget_locked(task);
+    }
 }
 
 // One whose place is past was trimmed or forgotten while a rewrite copied.
@@ -4606,7 +4744,7 @@ inline void Store::check_accepting_locked(TimePoint at) {
 
 inline void Store::check_limits_locked(const std::vector<NewTask>& tasks,
                                        const Idempotency& idempotency) {
-    const std::size_t pending = queue_.size() + storing_ + tasks.size();
+    const std::size_t pending = shown_locked() + storing_ + tasks.size();
     std::uint64_t bytes = bytes_ + sinks_.bytes();
     if (!idempotency.key.empty()) bytes += answer_size(idempotency.key, idempotency.timestamp, 1);
     for (const NewTask& task : tasks) bytes += task.payload.size();
@@ -4669,8 +4807,13 @@ void Store::append_locked(Write write) {
 inline Record* Store::find_pending(std::unique_lock<std::mutex>& lock, TaskId id) {
     for (;;) {
         if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+        if (bulk_ == Bulk::marking) {
+            settled_.wait(lock);
+            continue;
+        }
         Record* record = index_.find(id);
-        if (!record || record->state == State::storing || record->state == State::missed) {
+        if (!record || record->state == State::storing || record->state == State::missed ||
+            (record->leaving && bulk_ == Bulk::stored)) {
             return nullptr;
         }
         if (record->state == State::emitting || record->state == State::emitted) {
@@ -4692,42 +4835,11 @@ inline bool Store::cancel(TaskId id) {
         append_end_record(lines, R"("cancel")", at, std::array<Record*, 1>{record});
     });
     record->state = State::changing;
+    ++changing_;
     newest_stamp_ = std::max(newest_stamp_, at);
     commits_.add({Change::Kind::cancel, record});
     commit(lock);
     return true;
-}
-
-inline std::size_t Store::cancel(const DueRange& range) {
-    const Sentences::AtEnd said(sentences_);
-    std::size_t cancelled = 0;
-    std::vector<Record*> records;
-    std::unique_lock<std::mutex> lock(mutex_);
-    do {
-        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-        const TimePoint at = now();
-        records.clear();
-        records.reserve(batch);
-        const DueKey from{range.after ? *range.after + milliseconds(1) : TimePoint::min(),
-                          TaskId()};
-        queue_.walk_from(from, [&](Record* record) {
-            if (range.before && record->due >= *range.before) return false;
-            if (record->state == State::pending) records.push_back(record);
-            return records.size() < batch;
-        });
-        if (records.empty()) break;
-        commits_.reserve(records.size());
-        append_locked(
-            [&](std::string& lines) { append_end_record(lines, R"("cancel")", at, records); });
-        newest_stamp_ = std::max(newest_stamp_, at);
-        for (Record* record : records) {
-            record->state = State::changing;
-            commits_.add({Change::Kind::cancel, record});
-        }
-        commit(lock);
-        cancelled += records.size();
-    } while (records.size() == batch);
-    return cancelled;
 }
 
 inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
@@ -4753,6 +4865,7 @@ inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_v
     Task task = task_locked(changed.get());
     ++arriving_;
     record->state = State::changing;
+    ++changing_;
     bytes_ += changed->size;
     newest_stamp_ = std::max(newest_stamp_, at);
     commits_.add({Change::Kind::replace, record, changed.release()});
@@ -4777,6 +4890,180 @@ inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
     commit(lock);
     return count;
 }
+
+// ---- Cancelling in bulk ----------------------------------------------------
+
+inline std::size_t Store::cancel(const DueRange& range) {
+    const Sentences::AtEnd said(sentences_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    settled_.wait(lock, [this] { return closed_ || bulk_ == Bulk::none; });
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    const std::uint64_t replacements = replacements_;
+    const TaskId newest = ids_.last();
+    bulk_ = Bulk::marking;
+    std::size_t count = 0;
+    try {
+        begin_bulk(lock);
+        mark_range(lock, range, newest);
+        count = leaving_.size();
+        if (count > 0) write_bulk(lock);
+    } catch (...) {
+        if (!lock.owns_lock()) lock.lock();
+        undo_bulk(lock);
+        wait_for_replacement(lock, replacements);
+        throw;
+    }
+    end_bulk(lock);
+    return count;
+}
+
+// Waits for those who change single tasks; from now on the others wait for the marking.
+inline void Store::begin_bulk(std::unique_lock<std::mutex>& lock) {
+    settled_.wait(lock, [this] { return changing_ == 0; });
+    return_leaving(lock);
+}
+
+// Lets others have the lock: who only unlocks it takes it again before they have woken up.
+inline void Store::give_way(std::unique_lock<std::mutex>& lock) {
+    lock.unlock();
+    std::this_thread::sleep_for(std::chrono::microseconds(50));
+    lock.lock();
+}
+
+// Ids rise, so a greater one than `newest` came later.
+inline void Store::mark_range(std::unique_lock<std::mutex>& lock, const DueRange& range,
+                              TaskId newest) {
+    DueKey from{range.after ? *range.after + milliseconds(1) : TimePoint::min(), TaskId()};
+    std::vector<Record*> marked;
+    marked.reserve(slice);
+    for (bool more = true; more;) {
+        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+        std::size_t seen = 0;
+        marked.clear();
+        more = false;
+        queue_.walk_from(from, [&](Record* record) {
+            if (range.before && record->due >= *range.before) return false;
+            more = seen++ == slice;
+            from = {record->due, record->id};
+            if (more) return false;
+            const bool is_older = record->id.high() <= newest.high();
+            if (is_older && record->state == State::pending) marked.push_back(record);
+            return true;
+        });
+        for (Record* record : marked) {
+            leaving_.reserve(1);
+            queue_.erase(record);
+            leaving_.insert(record);
+            record->leaving = true;
+            record->state = State::changing;
+        }
+        if (more) give_way(lock);
+    }
+}
+
+inline void Store::write_bulk(std::unique_lock<std::mutex>& lock) {
+    settled_.wait(lock,
+                  [this] { return !tail_wanted_; });  // all of a record is in the tail, or none
+    bulk_ = Bulk::writing;
+    settled_.notify_all();
+    const TimePoint at = now();
+    constexpr std::uint64_t largest = (std::uint64_t{1} << 52) - 1;  // that JSON numbers can tell
+    const std::uint64_t bulk = ids_.next(at).low() % largest + 1;
+    lock.unlock();
+    const std::string last = write_parts(bulk, at);
+    lock.lock();
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    commits_.reserve(1);
+    append_locked([&last](std::string& lines) { lines += last; });
+    commits_.add({Change::Kind::cancel_all});
+    newest_stamp_ = std::max(newest_stamp_, at);
+    write_and_settle(lock, unstored_locked());
+}
+
+// Writes all lines of the record but the last, which is returned.  Nobody else changes
+// leaving_ meanwhile, so no lock is needed to read it.  What has its end in the journal no
+// longer needs space for that (J7).
+inline std::string Store::write_parts(std::uint64_t bulk, TimePoint at) {
+    std::string line;
+    if (!journal_) return line;
+    std::vector<const Record*> part;
+    part.reserve(part_size);
+    const std::string number =
+        leaving_.size() > part_size ? R"(,"bulk":)" + std::to_string(bulk) : "";
+    leaving_.walk([&](const Record* record) {
+        if (part.size() == part_size) {
+            line.clear();
+            append_end_record(line, R"("part")" + number, at, part);
+            pending_ -= part.size();
+            bulk_ids_ += part.size();
+            journal_->write(line, pending_);
+            part.clear();
+        }
+        part.push_back(record);
+        return true;
+    });
+    line.clear();
+    append_end_record(line, R"("cancel")" + number, at, part);
+    pending_ -= part.size();
+    bulk_ids_ += part.size();
+    return line;
+}
+
+inline void Store::end_bulk(std::unique_lock<std::mutex>& lock) {
+    while (!leaving_.empty()) {
+        for (std::size_t i = 0; i < slice && !leaving_.empty(); ++i) {
+            Record* record = leaving_.front();
+            leaving_.erase(record);
+            forget_locked(record);
+        }
+        if (!leaving_.empty()) give_way(lock);
+    }
+    bulk_ids_ = 0;
+    bulk_ = Bulk::none;
+    settled_.notify_all();
+    wake_tender_locked();
+}
+
+// Without memory to move the tasks back they stay where they are, and are emitted from there.
+inline void Store::undo_bulk(std::unique_lock<std::mutex>& lock) noexcept {
+    pending_ += std::exchange(bulk_ids_, 0);
+    try {
+        return_leaving(lock);
+    } catch (const std::bad_alloc&) {
+        DueKey from{TimePoint::min(), TaskId()};
+        for (bool more = true; more;) {
+            std::size_t seen = 0;
+            more = false;
+            leaving_.walk_from(from, [&](Record* record) {
+                more = seen++ == slice;
+                from = {record->due, record->id};
+                if (!more && record->state == State::changing) record->state = State::pending;
+                return !more;
+            });
+            if (more) give_way(lock);
+        }
+    }
+    bulk_ = Bulk::none;
+    settled_.notify_all();
+    if (on_due_changed) on_due_changed();
+}
+
+// Moves all tasks back to the queue.
+inline void Store::return_leaving(std::unique_lock<std::mutex>& lock) {
+    while (!leaving_.empty()) {
+        for (std::size_t i = 0; i < slice && !leaving_.empty(); ++i) {
+            queue_.reserve(arriving_ + 1);
+            Record* record = leaving_.front();
+            leaving_.erase(record);
+            record->leaving = false;
+            if (record->state == State::changing) record->state = State::pending;
+            queue_.insert(record);
+        }
+        if (!leaving_.empty()) give_way(lock);
+    }
+}
+
+// ---- Storing changes --------------------------------------------------------
 
 inline void Store::write_and_settle(std::unique_lock<std::mutex>& lock, const Unstored& unstored) {
     commits_.commit(
@@ -4809,13 +5096,17 @@ inline void Store::commit(std::unique_lock<std::mutex>& lock, const Unstored& un
     } catch (...) {
         // What was refused must leave no trace, and a file that cannot be written
         // or synced may hold one: the refusal waits until replacing it was tried (J3).
-        if (journal_) {
-            settled_.wait(lock, [this, &unstored] {
-                return closed_ || replacements_ != unstored.replacements || !journal_->failed();
-            });
-        }
+        wait_for_replacement(lock, unstored.replacements);
         throw;
     }
+}
+
+inline void Store::wait_for_replacement(std::unique_lock<std::mutex>& lock,
+                                        std::uint64_t replacements) {
+    if (!journal_) return;
+    settled_.wait(lock, [this, replacements] {
+        return closed_ || replacements_ != replacements || !journal_->failed();
+    });
 }
 
 inline void Store::settle_locked(const std::vector<Change>& changes, bool failed) {
@@ -4842,20 +5133,27 @@ inline void Store::settle_change_locked(const Change& change, bool failed) {
             ++stats_.scheduled;
             stats_.payload_accepted += record->size;
             return;
+        case Change::Kind::cancel_all:
+            if (failed) return;
+            bulk_ = Bulk::stored;
+            stats_.cancelled += leaving_.size();
+            return;
         case Change::Kind::cancel:
+            --changing_;
             record->state = State::pending;
             if (failed) return;
-            queue_.erase(record);
+            leave_queue_locked(record);
             ++stats_.cancelled;
             --pending_;
             return forget_locked(record);
         case Change::Kind::replace: {
             RecordRef other = RecordRef::adopt(change.other);
             --arriving_;
+            --changing_;
             record->state = State::pending;
             bytes_ -= failed ? other->size : record->size;
             if (failed) return;
-            queue_.erase(record);
+            leave_queue_locked(record);
             other->state = State::pending;
             queue_.insert(other.get());
             index_.replace(std::move(other));
@@ -4919,12 +5217,12 @@ inline bool Store::emit_due() {
     // The writing took its time; a clock that was stepped back meanwhile takes nothing back.
     const TimePoint shown = std::max(at, now());
     for (Record* record : emission_) {
-        queue_.erase(record);
+        leave_queue_locked(record);
         end_locked(record, State::emitted, shown, history_.next_seq());
         if (shown - record->due > std::chrono::seconds(1)) ++stats_.late;
     }
     for (Record* record : given_up_) {
-        queue_.erase(record);
+        leave_queue_locked(record);
         end_locked(record, State::missed, shown, missed_.next_seq());
     }
     if (!given_up_.empty()) {
@@ -4951,7 +5249,7 @@ inline void Store::take_due_locked(TimePoint at) {
     emission_lines_.reserve(2 * end_record_size + batch * 40);
     history_.reserve(batch);
     missed_.reserve(batch);
-    queue_.walk([this, at](Record* record) {
+    walk_due_locked([this, at](Record* record) {
         if (record->due > at || emission_.size() + given_up_.size() == batch) return false;
         if (record->state != State::pending) return true;
         // A task with a time that was past when it came is late from then on.
@@ -5008,7 +5306,7 @@ inline bool Store::is_clock_trusted_locked(TimePoint at) {
 inline std::optional<TimePoint> Store::next_wake_locked() const {
     if (!clock_trusted_) return newest_stamp_;
     std::optional<TimePoint> wake;
-    queue_.walk([&wake](Record* record) {
+    walk_due_locked([&wake](Record* record) {
         if (record->state == State::changing) return true;
         wake = record->due;
         return false;
@@ -5124,6 +5422,7 @@ inline std::optional<Task> Store::find(TaskId id) const {
     std::lock_guard<std::mutex> guard(mutex_);
     Record* record = index_.find(id);
     if (!record || record->state == State::storing) return std::nullopt;
+    if (record->leaving && bulk_ == Bulk::stored) return std::nullopt;
     return task_locked(record);
 }
 
@@ -5140,8 +5439,8 @@ inline TaskPage Store::tasks_locked(const TaskQuery& query) const {
         from = {query.after->due, query.after->id};
     }
     std::size_t bytes = 0;
-    page.total = queue_.size();
-    queue_.walk_from(from, [&](Record* record) {
+    page.total = shown_locked();
+    walk_shown_locked(from, [&](Record* record) {
         if (query.due.before && record->due >= *query.due.before) return false;
         if (query.after && record->due == query.after->due && record->id == query.after->id) {
             return true;
@@ -5224,7 +5523,7 @@ inline std::uint64_t Store::next_seq() const {
 inline Stats Store::stats() const {
     std::lock_guard<std::mutex> guard(mutex_);
     Stats stats = stats_;
-    stats.pending = queue_.size();
+    stats.pending = shown_locked();
     stats.retained = history_.size();
     stats.bytes = bytes_ + sinks_.bytes();
     stats.clock_trusted = clock_trusted_;
@@ -5545,7 +5844,7 @@ inline std::vector<SinkChange> Store::dead_letters_locked() const {
 inline std::uint64_t Store::live_bytes_locked() const {
     constexpr std::uint64_t per_record = 130;
     const std::uint64_t past = history_.size() + missed_.size();
-    return bytes_ + sinks_.record_bytes() + queue_.size() * per_record +
+    return bytes_ + sinks_.record_bytes() + shown_locked() * per_record +
            past * (per_record + end_record_size);
 }
 
@@ -5613,6 +5912,8 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
     try {
         journal_->prepare_rewrite(seq, last_id);
         lock.lock();
+        tail_wanted_ = true;
+        settled_.wait(lock, [this] { return bulk_ != Bulk::writing; });
         commits_.pause(lock);  // may wait for a sync, which emissions do not
         pausing_ = true;
         settled_.wait(lock, [this] { return !emitting_; });
@@ -5620,6 +5921,7 @@ inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
         journal_->begin_tail();
         lock.lock();
         pausing_ = false;
+        tail_wanted_ = false;
         settled_.notify_all();
         commits_.resume();
         copy_live(lock);

@@ -122,6 +122,24 @@ struct Asked {
 
 constexpr milliseconds soon{5'000};  // less than a gate stays closed
 
+// Schedules that many tasks, a second apart and from an hour ahead on.
+std::vector<TaskId> schedule_many(Scheduler& tasks, int count) {
+    std::vector<TaskRequest> requests;
+    for (int i = 0; i < count; ++i) {
+        const TimePoint due = tasks.now() + std::chrono::hours(1) + std::chrono::seconds(i);
+        requests.push_back(TaskRequest::parse(
+            R"({"timestamp":")" + format_time(due) + R"(","message":{}})", tasks.now()));
+    }
+    return tasks.schedule(requests).ids;
+}
+
+bool ends_tasks(const AskingFiles::Call& call) {
+    return call.name == "pwrite" && (call.text.find(R"({"op":"cancel")") != call.text.npos ||
+                                     call.text.find(R"({"op":"part")") != call.text.npos);
+}
+
+constexpr int many = 10'000;  // more than fit into two lines of a record
+
 }  // namespace
 
 TEST_SUITE("promises") {
@@ -164,9 +182,9 @@ TEST_SUITE("promises") {
             options.journal = dir.journal();
             options.fsync = Fsync::everysec;
             options.files = files;
-            Scheduler tasks(options);
             std::mutex mutex;
             std::vector<std::pair<Clock::time_point, Clock::time_point>> syncs;  // begin and end
+            Scheduler tasks(options);
             const auto start = Clock::now();
             files->ask([&](const AskingFiles::Call& call) {
                 if (call.name != "fdatasync") return 0;
@@ -184,16 +202,18 @@ TEST_SUITE("promises") {
                 tasks.schedule(std::chrono::hours(1), "{}");
                 return count() >= 4;
             }));
+            const std::size_t counted = count();
             const auto end = Clock::now();
             files->ask(nullptr);
+            tasks.stop();
             // One that took longer than a second is followed at once by the next, unless this
             // machine was late every time.
             Clock::duration least = Clock::duration::max();
-            for (std::size_t i = 1; i < syncs.size(); ++i) {
+            for (std::size_t i = 1; i < 4; ++i) {
                 least = std::min(least, syncs[i].first - syncs[i - 1].second);
             }
             if (taken > milliseconds(0)) CHECK(least / milliseconds(1) < 1'000);
-            CHECK(count() <= static_cast<std::size_t>((end - start) / std::chrono::seconds(1)) + 2);
+            CHECK(counted <= static_cast<std::size_t>((end - start) / std::chrono::seconds(1)) + 2);
         }
     }
 
@@ -377,5 +397,195 @@ TEST_SUITE("promises") {
         CHECK(tasks.wait_for_event(0, soon));
         gate.open();
         tasks.stop();
+    }
+
+    TEST_CASE("cancelling in bulk that fails on its way has cancelled nothing") {
+        for (int failing = 0; failing < 3; ++failing) {
+            CAPTURE(failing);
+            Asked asked;
+            std::vector<TaskId> ids;
+            {
+                Scheduler tasks(asked.options());
+                ids = schedule_many(tasks, many);
+                int written = 0;
+                asked.files->ask([&](const AskingFiles::Call& call) {
+                    return ends_tasks(call) && written++ == failing ? EIO : 0;
+                });
+                CHECK(errc_of([&] { tasks.cancel(DueRange{}); }) == Errc::journal_failed);
+                CHECK(written > failing);
+                asked.files->ask(nullptr);
+                CHECK((support::pending_ids(tasks) == ids));
+                CHECK(tasks.stats().cancelled == 0);
+                CHECK(tasks.cancel(ids.back()));  // what was begun is not ended by another record
+                ids.pop_back();
+                CHECK((support::pending_ids(tasks) == ids));
+            }
+            Scheduler again(asked.options());
+            CHECK((support::pending_ids(again) == ids));
+            asked.clock.advance(again, std::chrono::hours(2));  // and they are emitted as ever
+            CHECK(eventually([&] { return again.stats().emitted >= 3'600; }));
+            const std::size_t rest = again.cancel(DueRange{});
+            CHECK(rest == again.stats().cancelled);
+            CHECK(again.stats().pending == 0);
+            CHECK(again.stats().emitted + again.stats().cancelled == ids.size());
+        }
+    }
+
+    TEST_CASE("cancelling in bulk ends with what was stored before it, whatever comes meanwhile") {
+        Asked asked;
+        Options options = asked.options();
+        options.fsync = Fsync::no;
+        Scheduler tasks(options);
+        schedule_many(tasks, many);
+        const auto later =
+            TaskRequest::parse(R"({"timestamp":"2026-03-01T13:30:00Z","message":{}})", tasks.now());
+        const std::vector<TaskRequest> batch(2'000, later);
+        std::vector<TaskId> come;
+        std::vector<detail::Store::Unstored> unstored;
+        int rounds = 0;
+        asked.files->ask([&](const AskingFiles::Call& call) {
+            if (!ends_tasks(call) || ++rounds > 50) return 0;
+            auto [scheduled, ticket] = tasks.begin_schedule(batch);
+            come.insert(come.end(), scheduled.ids.begin(), scheduled.ids.end());
+            unstored.push_back(ticket);
+            return 0;
+        });
+        CHECK(tasks.cancel(DueRange{}) == many);
+        CHECK(rounds <= 50);
+        asked.files->ask(nullptr);
+        for (const auto& ticket : unstored) tasks.wait(ticket);
+        CHECK(!come.empty());
+        CHECK((support::pending_ids(tasks) == come));
+    }
+
+    TEST_CASE("while tasks are cancelled in bulk they are shown, and everything else goes on") {
+        Asked asked;
+        Gate gate;
+        Scheduler tasks(asked.options());
+        const TaskId other = tasks.schedule(std::chrono::minutes(30), R"("other")");
+        const std::vector<TaskId> ids = schedule_many(tasks, many);
+        std::atomic<int> written{0};
+        asked.files->ask([&](const AskingFiles::Call& call) {  // a slow sync, when all is written
+            if (ends_tasks(call)) ++written;
+            if (call.name == "fdatasync" && written == 3) gate.pass();
+            return 0;
+        });
+        const TimePoint half_past = tasks.now() + std::chrono::minutes(45);
+        std::atomic<bool> cancelled{false};
+        std::thread bulk([&] {
+            CHECK(tasks.cancel(DueRange{half_past, std::nullopt}) == many);
+            cancelled = true;
+        });
+        REQUIRE(gate.was_reached());
+        CHECK(tasks.stats().pending == many + 1);
+        CHECK(support::pending_ids(tasks).size() == many + 1);
+        CHECK(tasks.find(ids[5'000])->status == Status::pending);
+        asked.clock.advance(tasks, std::chrono::hours(2));  // some of them are due by now
+        CHECK(tasks.wait_for_event(0, soon));
+        CHECK((support::event_ids(tasks) == std::vector<TaskId>{other}));
+        CHECK(support::pending_ids(tasks).size() == many);
+        CHECK_FALSE(cancelled);
+        gate.open();
+        bulk.join();
+        CHECK(tasks.stats().pending == 0);
+        CHECK(tasks.stats().cancelled == many);
+        CHECK_FALSE(tasks.find(ids[5'000]));
+        CHECK((support::event_ids(tasks) == std::vector<TaskId>{other}));
+    }
+
+    TEST_CASE("a journal that ends before the last line of a bulk cancel has cancelled nothing") {
+        Asked asked;
+        std::vector<TaskId> ids;
+        {
+            Options options = asked.options();
+            options.rewrite_min_bytes = std::uint64_t{1} << 30;
+            Scheduler tasks(options);
+            ids = schedule_many(tasks, many);
+            CHECK(tasks.cancel(DueRange{}) == many);
+        }
+        const std::string whole = asked.dir.read("tasks.jsonl");
+        std::vector<std::size_t> ends;  // of its lines
+        for (std::size_t at = 0; at < whole.size(); ++at) {
+            if (whole[at] == '\n') ends.push_back(at + 1);
+        }
+        REQUIRE(ends.size() > 4);  // a head, tasks and three lines of ids
+        for (std::size_t line = ends.size() - 4; line < ends.size(); ++line) {
+            for (const std::size_t cut : {ends[line] - 1, ends[line]}) {
+                CAPTURE(cut);
+                asked.dir.write("tasks.jsonl", whole.substr(0, cut));
+                const Scheduler tasks(asked.options());
+                const bool is_whole = cut >= whole.size() - 1;
+                CHECK(tasks.stats().pending == (is_whole ? 0 : many));
+                CHECK(tasks.stats().damaged_lines == 0);
+            }
+        }
+    }
+
+    TEST_CASE("a journal that is replaced beside bulk cancels keeps what they did, whole") {
+        for (unsigned seed = 1; seed <= 3; ++seed) {
+            CAPTURE(seed);
+            Asked asked;
+            Options options = asked.options();
+            options.fsync = Fsync::no;
+            std::size_t pending = 0;
+            {
+                Scheduler tasks(options);
+                std::atomic<bool> done{false};
+                std::thread churn([&] {  // the journal is replaced again and again
+                    const std::string message = '"' + std::string(1'000, 'x') + '"';
+                    while (!done) tasks.cancel(tasks.schedule(std::chrono::minutes(5), message));
+                });
+                const DueRange range{tasks.now() + std::chrono::minutes(30), std::nullopt};
+                for (int round = 0; round < 4; ++round) {
+                    schedule_many(tasks, many);
+                    CHECK(tasks.cancel(range) == many);
+                }
+                schedule_many(tasks, 10);
+                CHECK(eventually([&] { return tasks.stats().journal_rewrites > 5; }));
+                done = true;
+                churn.join();
+                pending = tasks.stats().pending;
+                CHECK(pending == 10);
+            }
+            const Scheduler again(options);
+            CHECK(again.stats().pending == pending);
+            CHECK(again.stats().damaged_lines == 0);
+        }
+    }
+
+    TEST_CASE("single changes beside bulk cancels: each task is ended once, by one of them") {
+        ManualClock clock;
+        Options options;
+        options.now = clock.source();
+        for (int round = 0; round < 5; ++round) {
+            CAPTURE(round);
+            Scheduler tasks(options);
+            const std::vector<TaskId> ids = schedule_many(tasks, 5'000);
+            std::atomic<std::size_t> ended{0};
+            std::vector<std::thread> threads;
+            for (std::size_t first = 0; first < 2; ++first) {
+                threads.emplace_back([&, first] {
+                    for (std::size_t i = first; i < ids.size(); i += 7) {
+                        ended += tasks.cancel(ids[i]) ? 1 : 0;
+                    }
+                });
+                threads.emplace_back([&] { ended += tasks.cancel(DueRange{}); });
+            }
+            threads.emplace_back([&] {
+                const auto move = TaskRequest::parse_change(R"({"delay":"30m"})", clock.now());
+                for (std::size_t i = ids.size(); i-- > 0;) {
+                    try {
+                        tasks.change(ids[i], move);
+                    } catch (const Error& error) {
+                        CHECK(error.code() == Errc::unknown_task);
+                    }
+                }
+            });
+            for (std::thread& thread : threads) thread.join();
+            CHECK(ended == ids.size());
+            CHECK(tasks.stats().pending == 0);
+            CHECK(tasks.stats().bytes == 0);
+            CHECK(tasks.stats().cancelled == ids.size());
+        }
     }
 }
