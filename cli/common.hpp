@@ -11,7 +11,11 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <limits>
+#include <optional>
+#include <string>
 
 namespace cli {
 
@@ -217,6 +221,27 @@ const FlagForm& ArgumentReader::form_that(Is is, const std::string& word,
     std::vector<std::string> names;
     for (const FlagForm& form : forms_) names.push_back(form.name);
     throw UsageError("unknown option " + word + suggestion(name, names));
+}
+
+// Takes a variable out of the environment, also out of the block of memory that the process
+// was started with: its children can read that in /proc.  None: it is not set.
+inline std::optional<std::string> take_variable(const std::string& name) {
+    const char* const value = std::getenv(name.c_str());
+    if (!value) return std::nullopt;
+    const std::string taken = value;
+    for (char** variable = ::environ; *variable; ++variable) {
+        const std::string_view text = *variable;
+        if (text.substr(0, name.size()) != name || text.substr(name.size(), 1) != "=") continue;
+        std::fill(*variable + name.size() + 1, *variable + text.size(), '\0');
+    }
+    ::unsetenv(name.c_str());
+    return taken;
+}
+
+// What SCHEDULER_SECRET was when this was called first, which main() does before all else.
+inline const std::optional<std::string>& secret_variable() {
+    static const std::optional<std::string> secret = take_variable("SCHEDULER_SECRET");
+    return secret;
 }
 
 inline sigset_t set_of(std::initializer_list<int> signals) {

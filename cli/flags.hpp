@@ -191,13 +191,11 @@ inline void add_secret(Settings& settings, const std::string& secret, const std:
 }
 
 inline void read_secrets(Settings& settings) {
-    const char* secret = std::getenv("SCHEDULER_SECRET");
-    if (secret && !*secret) {  // a slip that would leave the server open
+    const std::optional<std::string>& secret = secret_variable();
+    if (secret && secret->empty()) {  // a slip that would leave the server open
         throw UsageError("SCHEDULER_SECRET is empty; set it to the secret, or unset it");
     }
-    if (secret) add_secret(settings, secret, "SCHEDULER_SECRET");
-    // What this process starts must not inherit it.
-    ::unsetenv("SCHEDULER_SECRET");
+    if (secret) add_secret(settings, *secret, "SCHEDULER_SECRET");
     if (settings.secret_file.empty()) return;
     std::ifstream file(settings.secret_file);
     if (!file) throw UsageError("cannot read the secret file " + settings.secret_file);
