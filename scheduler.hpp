@@ -460,7 +460,8 @@ enum class Unlisted {
 struct SinkStatus {
     std::string name;                       ///< that of its cursor in the journal
     std::string kind;                       ///< "webhook", "exec", "callback"
-    std::string target;                     ///< where to, without what may be secret
+    std::string target;                     ///< where to, without what may be secret; of
+                                            ///< equal ones the second ends with " (2)"
     SinkState state = SinkState::active;    ///< whether it is delivered to
     std::optional<TaskId> cursor;           ///< the last event it has taken, if retained
     std::size_t lag = 0;                    ///< events it has not taken yet
@@ -469,6 +470,7 @@ struct SinkStatus {
     std::string last_error;                 ///< why the last failed attempt did
     std::uint64_t delivered = 0;            ///< events, since the scheduler was made
     std::uint64_t failed = 0;               ///< attempts, since the scheduler was made
+    std::uint64_t postponed = 0;            ///< times that an attempt could not be made here
     std::size_t dead = 0;                   ///< dead letters
     std::uint64_t dropped = 0;              ///< dead letters beyond `Options::max_dead`
 };
@@ -484,11 +486,12 @@ struct Delivery {
 
 /// What became of an attempt to deliver an event.
 struct Outcome {
-    /// The three ways in which it can end.
+    /// The ways in which it can end.
     enum class Result {
         delivered,  ///< the sink has taken it
         failed,     ///< it is to be tried again
         disabled,   ///< it is to be kept, and nothing more to be delivered
+        postponed,  ///< it could not be tried here; it is to be tried soon
     };
     Result result = Result::delivered;  ///< how it ended
     std::string error;                  ///< why it failed
@@ -501,6 +504,11 @@ struct Outcome {
     /// The receiver wants no more events.
     static Outcome disabled(std::string why) {
         return {Result::disabled, std::move(why), std::nullopt};
+    }
+    /// There is no descriptor, memory or thread to try with.  That is no attempt, and the
+    /// event is tried again within seconds until it can be.
+    static Outcome postponed(std::string why) {
+        return {Result::postponed, std::move(why), std::nullopt};
     }
 };
 
@@ -2292,7 +2300,7 @@ private:
     std::atomic<bool> failed_{false};
     std::atomic<bool> unsynced_{false};
     std::atomic<bool> swapping_{false};
-    std::atomic<bool> fresh_{false};  // the file is new, and its directory is being synced
+    std::atomic<bool> fresh_{false};      // the file is new, and its directory is being synced
     std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
     std::atomic<std::uint64_t> bytes_written_{0};
     std::atomic<std::uint64_t> syncs_{0};
@@ -3445,6 +3453,7 @@ public:
         std::string target;
         std::uint64_t delivered = 0;
         std::uint64_t failed = 0;
+        std::uint64_t postponed = 0;
         std::uint64_t dropped = 0;
     };
 
@@ -3902,7 +3911,7 @@ class Store {
         Answers::value_type* answer = nullptr;  // remember
         const SinkChange* sink = nullptr;       // of whoever waits for it, as the next
         SinkBook::Prepared* prepared = nullptr;
-        std::uint64_t begin = 0;                // forget
+        std::uint64_t begin = 0;  // forget
         std::uint64_t end = 0;
     };
 
@@ -4253,7 +4262,7 @@ private:
     std::condition_variable tender_wakes_;
     std::chrono::steady_clock::time_point synced_at_{};  // of the journal's thread: when its last
                                                          // sync began
-    std::vector<Record*> emission_;  // of the emitting thread, as the next two
+    std::vector<Record*> emission_;                      // of the emitting thread, as the next two
     std::vector<Record*> given_up_;
     std::string emission_lines_;
     std::thread tender_;  // last: starts when all the above exists
@@ -5697,6 +5706,10 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
         change_behind(lock, change);
         return count_locked(delivery.sink, &SinkBook::Sink::delivered);
     }
+    if (outcome.result == Result::postponed) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return count_locked(delivery.sink, &SinkBook::Sink::postponed);
+    }
     change.error = printable(outcome.error, 200);
     std::unique_lock<std::mutex> lock(mutex_);
     if (outcome.result == Result::disabled) {
@@ -5772,6 +5785,7 @@ inline std::vector<SinkStatus> Store::sinks() const {
         status.last_error = sink.error;
         status.delivered = sink.delivered;
         status.failed = sink.failed;
+        status.postponed = sink.postponed;
         status.dead = sink.dead.size();
         status.dropped = sink.dropped;
     }
@@ -6336,7 +6350,7 @@ public:
     }
     /// Remembers what became of a delivery.  A failure with a time to wait is one more
     /// failed attempt; without, the event is a dead letter, and the call blocks until
-    /// that is stored.  Throws `Error`.
+    /// that is stored.  One that was postponed is only counted.  Throws `Error`.
     void settle(const Delivery& delivery, const Outcome& outcome) {
         store_.settle(delivery, outcome);
     }
@@ -6712,13 +6726,36 @@ inline void Scheduler::stop() {
 //       after a restart.  After the last one the event is a dead letter, durably,
 //       before the next event has its turn.
 //   K4  What is secret of a sink is never shown, logged or journaled.
+//   K5  What fails for want of a descriptor, memory or a thread of ours is no attempt: a
+//       receiver is not blamed for it.
+
+namespace detail {
+
+// There is no descriptor, memory or thread for something.
+struct Shortage : std::runtime_error {
+    using std::runtime_error::runtime_error;
+};
+
+inline bool is_shortage(int error) {
+    return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
+}
+
+// Throws what a failed call deserves.
+[[noreturn]] inline void throw_errno(int error, const std::string& what) {
+    if (!is_shortage(error)) throw std::system_error(error, std::generic_category(), what);
+    throw Shortage(what + ": " + std::generic_category().message(error));
+}
+
+}  // namespace detail
 
 /// Takes events, one at a time, each at least once.
 class Sink {
 public:
     virtual ~Sink() = default;
     /// Delivers an event, on the sink's own thread; blocks until it is taken or that has
-    /// failed.  What it throws is a failure.  It may call the scheduler.
+    /// failed.  What it throws is a failure, but for `std::bad_alloc` and a
+    /// `std::system_error` that tells of no memory or no descriptor: those postpone it.
+    /// It may call the scheduler.
     virtual Outcome deliver(const Delivery& delivery) = 0;
     /// Makes a deliver() that is under way return soon.  From another thread; it may be
     /// called again and again.
@@ -6765,19 +6802,22 @@ public:
 private:
     struct Worker {
         SinkOptions options;
+        std::string shown;  // in the log: the name, and where to
         // The delivery that is waited for, and until when: a clock that is stepped back
         // does not lengthen the wait.
         std::uint64_t seq = 0;
         std::uint32_t attempt = 0;
         std::chrono::steady_clock::time_point until;
         std::minstd_rand random{std::random_device{}()};
-        bool done = false;  // guarded by mutex_
+        bool postponed = false;  // the last delivery was; its log line is not said again
+        bool done = false;       // guarded by mutex_
         std::thread thread;
     };
 
     void run(Worker& worker);
     bool is_ready(Worker& worker, const Delivery& delivery) const;
     void attempt(Worker& worker, const Delivery& delivery);
+    void postpone(Worker& worker, const Delivery& delivery, const Outcome& outcome);
     Outcome deliver(Worker& worker, const Delivery& delivery) const;
     void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
     bool settle(const Delivery& delivery, const Outcome& outcome) const;
@@ -6786,7 +6826,7 @@ private:
     void say(const Parts&... parts) const noexcept {
         detail::tell([this](const std::string& line) { scheduler_.log(line); }, parts...);
     }
-    void say_failure(const Delivery& delivery, const Outcome& outcome,
+    void say_failure(const Worker& worker, const Delivery& delivery, const Outcome& outcome,
                      const char* what_now) const noexcept;
     bool wait_to_retry(milliseconds& wait);
     bool is_stopping() {
@@ -6796,6 +6836,7 @@ private:
 
     static constexpr milliseconds max_retry_after = std::chrono::hours(24);
     static constexpr milliseconds first_wait{10};
+    static constexpr milliseconds postponement{1'000};
 
     Scheduler& scheduler_;
     std::mutex mutex_;
@@ -6810,6 +6851,7 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlist
     : scheduler_(scheduler) {
     std::vector<detail::SinkSetup> setups;
     std::set<std::string> names;
+    std::map<std::string, int> targets;
     for (SinkOptions& options : sinks) {
         if (!detail::is_sink_name(options.name)) {
             throw Error(Errc::invalid_argument,
@@ -6821,9 +6863,14 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlist
         if (!options.sink) {
             throw Error(Errc::invalid_argument, "sink " + options.name + " is none");
         }
-        setups.push_back(
-            {options.name, options.sink->kind(), options.sink->target(), options.from_earliest});
+        // What is secret may be all that tells two of them apart: then their order does.
+        std::string target = options.sink->target();
+        const int number = ++targets[target];
+        if (number > 1 && !target.empty()) target += " (" + std::to_string(number) + ")";
         workers_.push_back(std::make_unique<Worker>());
+        workers_.back()->shown = options.name + (target.empty() ? "" : " (" + target + ")");
+        setups.push_back(
+            {options.name, options.sink->kind(), std::move(target), options.from_earliest});
         workers_.back()->options = std::move(options);
     }
     scheduler_.open_sinks(setups, others);
@@ -6923,10 +6970,12 @@ inline bool Sinks::is_ready(Worker& worker, const Delivery& delivery) const {
 inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
     worker.attempt = 0;  // the next wait is another, whatever it is for
     Outcome outcome = deliver(worker, delivery);
-    if (outcome.result != Outcome::Result::delivered) {
-        if (is_stopping()) return;  // it will be the same attempt again
-        judge_failure(worker, delivery, outcome);
+    if (outcome.result != Outcome::Result::delivered && is_stopping()) {
+        return;  // it will be the same attempt again
     }
+    if (outcome.result == Outcome::Result::postponed) return postpone(worker, delivery, outcome);
+    worker.postponed = false;
+    if (outcome.result != Outcome::Result::delivered) judge_failure(worker, delivery, outcome);
     // What cannot be stored now is tried again, and the delivery is not.
     milliseconds wait = first_wait;
     while (!settle(delivery, outcome)) {
@@ -6942,6 +6991,17 @@ inline bool Sinks::wait_to_retry(milliseconds& wait) {
     return true;
 }
 
+// K5
+inline void Sinks::postpone(Worker& worker, const Delivery& delivery, const Outcome& outcome) {
+    if (!std::exchange(worker.postponed, true)) {
+        say("sink ", worker.shown, ": an attempt cannot be made, and is tried again every ",
+            postponement.count(), " ms until it can: ", outcome.error);
+    }
+    settle(delivery, outcome);
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait_for(lock, postponement, [this] { return stopping_; });
+}
+
 inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) const {
     try {
         scheduler_.settle(delivery, outcome);
@@ -6955,6 +7015,15 @@ inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) cons
 inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
     try {
         return worker.options.sink->deliver(delivery);
+    } catch (const std::bad_alloc&) {
+        return Outcome::postponed("no memory");  // a text that needs none
+    } catch (const std::system_error& error) {
+        const bool ours = error.code().category() == std::generic_category() ||
+                          error.code().category() == std::system_category();
+        if (ours && detail::is_shortage(error.code().value())) {
+            return Outcome::postponed(error.what());
+        }
+        return Outcome::failed(error.what());
     } catch (const std::exception& error) {
         return Outcome::failed(error.what());
     } catch (...) {
@@ -6965,30 +7034,30 @@ inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
 // How long a failed delivery waits, if it is tried again, and what the log says.
 inline void Sinks::judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const {
     if (outcome.result == Outcome::Result::disabled) {
-        return say_failure(delivery, outcome, "; it is disabled until it is resumed");
+        return say_failure(worker, delivery, outcome, "; it is disabled until it is resumed");
     }
     const auto& retry = worker.options.retry;
     if (delivery.again || delivery.attempt > retry.size()) {
         outcome.wait.reset();
-        return say_failure(delivery, outcome, "; it is a dead letter now");
+        return say_failure(worker, delivery, outcome, "; it is a dead letter now");
     }
     const milliseconds::rep base = retry[delivery.attempt - 1].count();
     std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
     const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), max_retry_after);
     outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
-    say_failure(delivery, outcome, "; the next is in ");
+    say_failure(worker, delivery, outcome, "; the next is in ");
 }
 
-inline void Sinks::say_failure(const Delivery& delivery, const Outcome& outcome,
-                               const char* what_now) const noexcept {
+inline void Sinks::say_failure(const Worker& worker, const Delivery& delivery,
+                               const Outcome& outcome, const char* what_now) const noexcept {
     try {
         const std::string wait =
             outcome.wait ? std::to_string(outcome.wait->count()) + " ms" : std::string();
-        say("sink ", delivery.sink, ": attempt ", delivery.attempt, " at ", delivery.event.id.str(),
+        say("sink ", worker.shown, ": attempt ", delivery.attempt, " at ", delivery.event.id.str(),
             " has failed: ", detail::printable(outcome.error, 200), what_now,
             outcome.result == Outcome::Result::disabled ? "" : wait.c_str());
     } catch (const std::bad_alloc&) {
-        say("sink ", delivery.sink, ": an attempt has failed", what_now);
+        say("sink ", worker.shown, ": an attempt has failed", what_now);
     }
 }
 
@@ -7039,10 +7108,11 @@ public:
 private:
     enum class End { exited, timed_out, interrupted };
 
+    Outcome run(const Delivery& delivery) const;
     static int payload_file(std::string_view payload);
     static std::vector<std::string> environment(const Delivery& delivery);
     pid_t spawn(const Delivery& delivery, int input, int output) const;
-    End watch(pid_t pid, int output);
+    End watch(pid_t pid, int output) const;
     void read_output(int output, std::string& line, std::size_t& lines) const;
     void log_line(std::string& line, std::size_t& lines) const;
     static Outcome judge(pid_t pid, End end);
@@ -7092,15 +7162,23 @@ inline void CommandSink::interrupt() {
     [[maybe_unused]] const ssize_t n = ::write(interruption_.get(), &one, sizeof one);
 }
 
-// The payload is put into a file in memory, so that nobody has to feed the command,
-// and one that does not read it is no trouble.
 inline Outcome CommandSink::deliver(const Delivery& delivery) {
     std::uint64_t count = 0;
     [[maybe_unused]] const ssize_t n = ::read(interruption_.get(), &count, sizeof count);
+    try {
+        return run(delivery);
+    } catch (const detail::Shortage& error) {
+        return Outcome::postponed(error.what());
+    }
+}
+
+// The payload is put into a file in memory, so that nobody has to feed the command,
+// and one that does not read it is no trouble.
+inline Outcome CommandSink::run(const Delivery& delivery) const {
     const detail::Descriptor input(payload_file(delivery.event.text()));
     std::array<int, 2> pipe{-1, -1};
     if (::pipe2(pipe.data(), O_CLOEXEC) != 0) {
-        throw std::system_error(errno, std::generic_category(), "cannot make a pipe");
+        detail::throw_errno(errno, "cannot make a pipe");
     }
     const detail::Descriptor output(pipe[0]);
     detail::Descriptor output_end(pipe[1]);
@@ -7118,7 +7196,7 @@ inline int CommandSink::payload_file(std::string_view payload) {
         payload.remove_prefix(static_cast<std::size_t>(n));
     }
     if (!payload.empty() || ::lseek(file.get(), 0, SEEK_SET) != 0) {
-        throw std::system_error(errno, std::generic_category(), "cannot hand over the payload");
+        detail::throw_errno(errno, "cannot hand over the payload");
     }
     return file.release();
 }
@@ -7173,20 +7251,26 @@ inline pid_t CommandSink::spawn(const Delivery& delivery, int input, int output)
                                      pointers(words).data(), pointers(variables).data());
     ::posix_spawn_file_actions_destroy(&actions);
     ::posix_spawnattr_destroy(&attributes);
-    if (error != 0) {
-        throw std::system_error(error, std::generic_category(), "cannot run " + words.front());
-    }
+    const std::string what = "cannot run " + words.front();
+    if (error == EAGAIN) throw detail::Shortage(what + ": there are too many processes");
+    if (error != 0) detail::throw_errno(error, what);
     return pid;
 }
 
 // Logs what the command writes until it has ended.  One that is interrupted is asked to
 // end, and killed a second later.
-inline CommandSink::End CommandSink::watch(pid_t pid, int output) {
+inline CommandSink::End CommandSink::watch(pid_t pid, int output) const {
     const detail::Descriptor process(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    const int unwatched = process.get() < 0 ? errno : 0;
     auto deadline = std::chrono::steady_clock::now() + options_.timeout;
     std::string line;
     std::size_t lines = 0;
     End end = End::exited;
+    if (unwatched != 0) {  // it is killed, waited for, and run again
+        ::kill(-pid, SIGKILL);
+        judge(pid, end);
+        detail::throw_errno(unwatched, "cannot watch the command");
+    }
     std::array<pollfd, 3> watched{pollfd{process.get(), POLLIN, 0}, pollfd{output, POLLIN, 0},
                                   pollfd{interruption_.get(), POLLIN, 0}};
     for (;;) {
@@ -7264,6 +7348,23 @@ inline Outcome CommandSink::judge(pid_t pid, End end) {
 
 namespace detail {
 
+// What each sink is, as a figure that is always 1, for the sake of its labels.
+inline void append_sink_info(std::string& text, const std::vector<SinkStatus>& sinks) {
+    if (sinks.empty()) return;
+    text +=
+        "# HELP task_scheduler_sink_info What a sink is, and where it delivers to.\n"
+        "# TYPE task_scheduler_sink_info gauge\n";
+    for (const SinkStatus& sink : sinks) {
+        text.append("task_scheduler_sink_info{sink=\"").append(sink.name);
+        text.append("\",kind=\"").append(sink.kind).append("\",target=\"");
+        for (const char c : sink.target) {
+            if (c == '"' || c == '\\') text += '\\';
+            text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+        }
+        text += "\"} 1\n";
+    }
+}
+
 // What a scheduler counts, in Prometheus's text format (version 0.0.4).
 inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus>& sinks) {
     std::string text;
@@ -7314,6 +7415,7 @@ inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus
     counter("journal_rewrites_total", "Times the journal was rewritten.", stats.journal_rewrites);
     counter("journal_failures_total", "Groups of records that could not be stored.",
             stats.journal_failures);
+    append_sink_info(text, sinks);
     of_sinks("sink_active", "gauge", "0 while a sink is paused, disabled or unlisted.",
              [](const SinkStatus& sink) { return sink.state == SinkState::active ? 1 : 0; });
     of_sinks("sink_unlisted", "gauge", "1 while a sink is not configured, but kept.",
@@ -7326,6 +7428,8 @@ inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus
              [](const SinkStatus& sink) { return sink.delivered; });
     of_sinks("sink_failed_attempts_total", "counter", "Attempts to deliver that failed.",
              [](const SinkStatus& sink) { return sink.failed; });
+    of_sinks("sink_postponed_total", "counter", "Attempts that could not be made here.",
+             [](const SinkStatus& sink) { return sink.postponed; });
     of_sinks("sink_dropped_total", "counter", "Dead letters dropped, being too many.",
              [](const SinkStatus& sink) { return sink.dropped; });
     return text;
@@ -8085,7 +8189,7 @@ inline constexpr std::string_view openapi_template =
         "type": "object",
         "required": [
           "name", "kind", "target", "state", "cursor", "lag", "attempts", "next_attempt",
-          "last_error", "delivered", "failed", "dead", "dropped"
+          "last_error", "delivered", "failed", "postponed", "dead", "dropped"
         ],
         "properties": {
           "name": {"type": "string"}, "kind": {"enum": ["webhook", "exec", "callback", ""]},
@@ -8096,6 +8200,11 @@ inline constexpr std::string_view openapi_template =
           "next_attempt": {"type": ["string", "null"], "format": "date-time"},
           "last_error": {"type": ["string", "null"]},
           "delivered": {"type": "integer"}, "failed": {"type": "integer"},
+          "postponed": {
+            "type": "integer",
+            "description": "Times that an attempt could not be made for want of a )"
+    R"(descriptor, memory or a thread."
+          },
           "dead": {"type": "integer"}, "dropped": {"type": "integer"}
         }
       },
@@ -8591,6 +8700,7 @@ inline void append_sink(std::string& json, const SinkStatus& sink) {
     }
     number("delivered", sink.delivered);
     number("failed", sink.failed);
+    number("postponed", sink.postponed);
     number("dead", sink.dead);
     number("dropped", sink.dropped);
     json += '}';
@@ -11522,7 +11632,8 @@ inline void HttpServer::stop() {
 //
 //   B1  2xx is success, once the answer is whole; 410 disables the sink; anything else,
 //       a redirect too, is a failure.
-//   B2  An attempt ends by its timeout, however slowly the receiver answers.
+//   B2  An attempt ends by its timeout, and at once when it is interrupted, however slowly the
+//       receiver answers and its name is resolved.
 //   B3  Where the build has no OpenSSL, what needs it is refused, never skipped.
 
 /// Where a `WebhookSink` delivers to.
@@ -11535,6 +11646,10 @@ struct WebhookOptions {
     std::vector<std::pair<std::string, std::string>> headers;
     /// How long an attempt may take in all.
     milliseconds timeout{15'000};
+    /// Replaces getaddrinfo(), for tests; freeaddrinfo() frees what it has found.  Called
+    /// on a thread that may outlive the sink.
+    std::function<int(const char* host, const char* port, const addrinfo* hints, addrinfo** found)>
+        resolve;
 };
 
 namespace detail {
@@ -11571,6 +11686,26 @@ inline std::optional<Url> parse_url(std::string_view text) {
     url.target = text.substr(end);
     if (url.target.empty() || url.target[0] != '/') url.target.insert(0, 1, '/');
     return url;
+}
+
+// A URL without what may be secret: of the path only what begins it and looks like words,
+// nothing of the query.
+inline std::string shown_url(const Url& url) {
+    constexpr std::size_t most_words = 3;
+    constexpr std::size_t longest_word = 12;
+    const auto is_plain = [](char c) { return (c >= 'a' && c <= 'z') || c == '-' || c == '_'; };
+    std::string shown = url.origin;
+    std::string_view rest = url.target;
+    if (rest == "/") return shown;
+    for (std::size_t words = 0; words < most_words && rest.size() > 1 && rest[0] == '/'; ++words) {
+        const std::size_t end = std::min(rest.find_first_of("/?", 1), rest.size());
+        const std::string_view word = rest.substr(1, end - 1);
+        if (word.size() > longest_word || !std::all_of(word.begin(), word.end(), is_plain)) break;
+        shown += rest.substr(0, end);
+        rest.remove_prefix(end);
+    }
+    if (rest.empty() || rest == "/") return shown.append(rest);
+    return shown.append(1, rest[0]).append("...");
 }
 
 // A receiver's Retry-After: seconds, or a date (RFC 9110, 10.2.3).
@@ -11660,6 +11795,8 @@ public:
     }
     void start(int fd);
     void end() { session_.reset(); }
+    Tls(const Tls&) = delete;
+    Tls& operator=(const Tls&) = delete;
     Step handshake() {
         ::ERR_clear_error();
         return step(::SSL_connect(session_.get()));
@@ -11677,21 +11814,71 @@ private:
     Step step(int result) const;
     [[noreturn]] void fail(const std::string& what) const;
 
+    // What OpenSSL's own BIO of a socket does, but that writing never raises SIGPIPE.
+    static const BIO_METHOD* socket_method();
+    static int write_socket(BIO* bio, const char* from, int size);
+    static int read_socket(BIO* bio, char* to, int size);
+    static long control_socket(BIO* bio, int command, long, void*);
+
     struct Free {
         void operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
         void operator()(SSL* session) const { ::SSL_free(session); }
+        void operator()(BIO_METHOD* method) const { ::BIO_meth_free(method); }
     };
     const std::string host_;
+    int fd_ = -1;
+    bool ended_ = false;  // the receiver sends no more
     std::unique_ptr<SSL_CTX, Free> context_;
     std::unique_ptr<SSL, Free> session_;
 };
+
+inline const BIO_METHOD* Tls::socket_method() {
+    static const std::unique_ptr<BIO_METHOD, Free> method = [] {
+        std::unique_ptr<BIO_METHOD, Free> made(
+            ::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "quiet socket"));
+        if (!made) throw std::bad_alloc();
+        ::BIO_meth_set_write(made.get(), write_socket);
+        ::BIO_meth_set_read(made.get(), read_socket);
+        ::BIO_meth_set_ctrl(made.get(), control_socket);
+        return made;
+    }();
+    return method.get();
+}
+
+inline int Tls::write_socket(BIO* bio, const char* from, int size) {
+    const Tls& tls = *static_cast<const Tls*>(::BIO_get_data(bio));
+    ::BIO_clear_retry_flags(bio);
+    const ssize_t n = ::send(tls.fd_, from, static_cast<std::size_t>(size), MSG_NOSIGNAL);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) ::BIO_set_retry_write(bio);
+    return static_cast<int>(n);
+}
+
+inline int Tls::read_socket(BIO* bio, char* to, int size) {
+    Tls& tls = *static_cast<Tls*>(::BIO_get_data(bio));
+    ::BIO_clear_retry_flags(bio);
+    const ssize_t n = ::recv(tls.fd_, to, static_cast<std::size_t>(size), 0);
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) ::BIO_set_retry_read(bio);
+    if (n == 0) tls.ended_ = true;
+    return static_cast<int>(n);
+}
+
+inline long Tls::control_socket(BIO* bio, int command, long, void*) {
+    if (command == BIO_CTRL_EOF) return static_cast<const Tls*>(::BIO_get_data(bio))->ended_;
+    return command == BIO_CTRL_FLUSH;
+}
 
 inline void Tls::start(int fd) {
     session_.reset(::SSL_new(context_.get()));
     in6_addr address{};
     const bool numeric = ::inet_pton(AF_INET, host_.c_str(), &address) == 1 ||
                          ::inet_pton(AF_INET6, host_.c_str(), &address) == 1;
-    if (!session_ || ::SSL_set_fd(session_.get(), fd) != 1) fail("TLS");
+    BIO* const bio = session_ ? ::BIO_new(socket_method()) : nullptr;
+    if (!bio) fail("TLS");
+    fd_ = fd;
+    ended_ = false;
+    ::BIO_set_data(bio, this);
+    ::BIO_set_init(bio, 1);
+    ::SSL_set_bio(session_.get(), bio, bio);  // the session's from here on
     const bool named = numeric ? ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session_.get()),
                                                                  host_.c_str()) == 1
                                : ::SSL_set_tlsext_host_name(session_.get(), host_.c_str()) == 1 &&
@@ -11742,14 +11929,115 @@ public:
 
 #endif
 
+using Resolve = decltype(WebhookOptions::resolve);
+using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
+
+// Finds a receiver's addresses on a thread of its own, because getaddrinfo() cannot be
+// interrupted.  Who waits no longer leaves the thread behind.  There is one at most: until
+// it has ended, whoever asks again waits for the same answer.
+class Lookup {
+public:
+    Lookup(std::string host, std::string port, Resolve resolve)
+        : state_(std::make_shared<State>()) {
+        state_->host = std::move(host);
+        state_->port = std::move(port);
+        state_->resolve = resolve ? std::move(resolve) : ::getaddrinfo;
+    }
+    // Begins, unless one is under way.
+    void start();
+    // Readable when there is an answer.
+    int fd() const { return state_->answered.get(); }
+    // The answer.  Throws if there is no address.
+    Addresses take();
+
+private:
+    // The thread has a share in it, so that it may outlive the Lookup.
+    struct State {
+        std::string host;
+        std::string port;
+        Resolve resolve;
+        const Descriptor answered{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+        std::mutex mutex;
+        bool running = false;                      // guarded by mutex
+        int error = 0;                             // guarded by mutex: as of getaddrinfo()
+        int number = 0;                            // guarded by mutex: errno, if that says more
+        Addresses found{nullptr, ::freeaddrinfo};  // guarded by mutex
+    };
+
+    static void run(State& state);
+
+    const std::shared_ptr<State> state_;
+};
+
+// The thread takes no signal that is meant for the program's own.
+inline void Lookup::start() {
+    const std::lock_guard<std::mutex> guard(state_->mutex);
+    if (state_->running) return;
+    std::uint64_t count = 0;
+    [[maybe_unused]] const ssize_t n = ::read(fd(), &count, sizeof count);
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = 0;
+    try {
+        std::thread([state = state_] { run(*state); }).detach();
+        state_->running = true;
+    } catch (const std::system_error& failure) {
+        error = failure.code().value();
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (error != 0) {
+        throw Shortage("no thread to resolve a name: " + std::generic_category().message(error));
+    }
+}
+
+// The resolver does not always say that it had no descriptor: then there is still none.
+inline void Lookup::run(State& state) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    int error = EAI_FAIL;
+    try {
+        error = state.resolve(state.host.c_str(), state.port.c_str(), &hints, &found);
+    } catch (...) {  // a test's
+    }
+    int number = error == EAI_MEMORY ? ENOMEM : error == EAI_SYSTEM ? errno : 0;
+    if (error != 0 && !is_shortage(number)) {
+        const Descriptor probe(::eventfd(0, EFD_CLOEXEC));
+        if (probe.get() < 0) number = errno;
+    }
+    const std::lock_guard<std::mutex> guard(state.mutex);
+    state.running = false;
+    state.error = error;
+    state.number = number;
+    state.found.reset(error == 0 ? found : nullptr);
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const ssize_t n = ::write(state.answered.get(), &one, sizeof one);
+}
+
+inline Addresses Lookup::take() {
+    const std::lock_guard<std::mutex> guard(state_->mutex);
+    if (state_->error == 0) return std::move(state_->found);
+    const std::string what = "the name cannot be resolved";
+    if (state_->number != 0) throw_errno(state_->number, what);
+    throw std::runtime_error(what + ": " + ::gai_strerror(state_->error));
+}
+
 // A connection to a receiver, plain or TLS.  What it does ends by a deadline, and when
 // it is interrupted; what fails throws.
 class Channel {
 public:
     using SteadyTime = std::chrono::steady_clock::time_point;
 
-    explicit Channel(const Url& url)
-        : url_(url), interruption_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    explicit Channel(const Url& url, Resolve resolve = nullptr)
+        : url_(url),
+          interruption_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+          lookup_(url.host, url.port, std::move(resolve)) {
+        if (interruption_.get() < 0 || lookup_.fd() < 0) {
+            throw std::system_error(errno, std::generic_category(), "cannot make a webhook");
+        }
         if (url_.secure) tls_.emplace(url_.host);
     }
     // From another thread: makes what is under way, or comes next, fail.
@@ -11772,13 +12060,18 @@ public:
     std::size_t receive(char* to, std::size_t size);
 
 private:
+    Addresses addresses();
     void connect_to(const addrinfo& address);
-    void wait_for(short events) const;
+    void wait_for(short events) const {
+        wait_for(socket_.get(), events, "the receiver took too long");
+    }
+    void wait_for(int fd, short events, const char* too_late) const;
     template <class Try>
     bool until_done(Try attempt);
 
     const Url url_;
     const Descriptor interruption_;  // an eventfd
+    Lookup lookup_;
     Descriptor socket_;
     SteadyTime deadline_;
     std::optional<Tls> tls_;  // https
@@ -11790,13 +12083,12 @@ inline bool Channel::is_open() const {
     return socket_.get() >= 0 && ::poll(&socket, 1, 0) == 0;
 }
 
-inline void Channel::wait_for(short events) const {
-    std::array<pollfd, 2> watched{pollfd{socket_.get(), events, 0},
-                                  pollfd{interruption_.get(), POLLIN, 0}};
+inline void Channel::wait_for(int fd, short events, const char* too_late) const {
+    std::array<pollfd, 2> watched{pollfd{fd, events, 0}, pollfd{interruption_.get(), POLLIN, 0}};
     for (;;) {
         const auto left =
             std::chrono::duration_cast<milliseconds>(deadline_ - std::chrono::steady_clock::now());
-        if (left.count() <= 0) throw TooLate("the receiver took too long");
+        if (left.count() <= 0) throw TooLate(too_late);
         const auto ms = std::min<milliseconds::rep>(left.count() + 1, 1'000'000'000);
         if (::poll(watched.data(), watched.size(), static_cast<int>(ms)) <= 0) continue;
         if (watched[1].revents != 0) throw TooLate("it was interrupted");
@@ -11804,16 +12096,24 @@ inline void Channel::wait_for(short events) const {
     }
 }
 
-inline void Channel::connect() {
-    close();
+// An address in digits needs no thread.
+inline Addresses Channel::addresses() {
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICSERV;
+    hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
     addrinfo* found = nullptr;
-    const int unknown = ::getaddrinfo(url_.host.c_str(), url_.port.c_str(), &hints, &found);
-    if (unknown != 0) throw std::runtime_error(::gai_strerror(unknown));
-    const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
-    for (const addrinfo* address = found;; address = address->ai_next) {
+    if (::getaddrinfo(url_.host.c_str(), url_.port.c_str(), &hints, &found) == 0) {
+        return {found, ::freeaddrinfo};
+    }
+    lookup_.start();
+    wait_for(lookup_.fd(), POLLIN, "resolving the name took too long");
+    return lookup_.take();
+}
+
+inline void Channel::connect() {
+    close();
+    const Addresses found = addresses();
+    for (const addrinfo* address = found.get();; address = address->ai_next) {
         try {
             connect_to(*address);
             break;
@@ -11830,6 +12130,7 @@ inline void Channel::connect() {
 
 inline void Channel::connect_to(const addrinfo& address) {
     socket_.reset(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (socket_.get() < 0) throw_errno(errno, "there is no socket");
     const int on = 1;
     ::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     int error = 0;
@@ -11914,7 +12215,7 @@ public:
     Outcome deliver(const Delivery& delivery) override;
     void interrupt() override { channel_->interrupt(); }
     std::string kind() const override { return "webhook"; }
-    std::string target() const override { return url_.origin; }
+    std::string target() const override { return detail::shown_url(url_); }
 
 private:
     // The head of an answer, and how its body ends.
@@ -11965,7 +12266,7 @@ inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(opt
     }
     if (options_.timeout < milliseconds(1)) refuse("a timeout must be longer than nothing");
     check_fields();
-    channel_ = std::make_unique<detail::Channel>(url_);
+    channel_ = std::make_unique<detail::Channel>(url_, options_.resolve);
 }
 
 inline void WebhookSink::check_fields() const {
@@ -12024,6 +12325,12 @@ inline Outcome WebhookSink::deliver(const Delivery& delivery) {
     try {
         send(request(delivery));
         answer = read_answer();
+    } catch (const detail::Shortage& error) {
+        channel_->close();
+        return Outcome::postponed(error.what());
+    } catch (const std::bad_alloc&) {
+        channel_->close();
+        throw;
     } catch (const std::exception& error) {
         channel_->close();
         return Outcome::failed(std::string("no whole answer: ") + error.what());
@@ -12760,6 +13067,7 @@ inline SinkStatus read_sink(std::string_view json) {
         if (key == "last_error") sink.last_error = text;
         if (key == "delivered") sink.delivered = number;
         if (key == "failed") sink.failed = number;
+        if (key == "postponed") sink.postponed = number;
         if (key == "dead") sink.dead = static_cast<std::size_t>(number);
         if (key == "dropped") sink.dropped = number;
     });

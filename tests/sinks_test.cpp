@@ -349,6 +349,50 @@ TEST_SUITE("sinks") {
         CHECK(errc_of([&] { tasks.redeliver("b"); }) == Errc::unknown_sink);
     }
 
+    TEST_CASE("what fails for want of memory or a descriptor here is no attempt, and tried again") {
+        const std::map<std::string, Notes::Answer> shortages{
+            {"says", [](const Delivery&) { return Outcome::postponed("no thread"); }},
+            {"memory", [](const Delivery&) -> Outcome { throw std::bad_alloc(); }},
+            {"file", [](const Delivery&) -> Outcome {
+                 throw std::system_error(EMFILE, std::generic_category(), "a file");
+             }}};
+        std::mutex mutex;
+        std::vector<std::string> said;
+        Options options;
+        options.log = [&](const std::string& line) {
+            const std::lock_guard<std::mutex> guard(mutex);
+            said.push_back(line);
+        };
+        Scheduler tasks(options);
+        std::atomic<bool> short_of_it{true};
+        std::vector<SinkOptions> sinks;
+        for (const auto& item : shortages) {
+            const Notes::Answer& answer = item.second;
+            sinks.push_back(sink(
+                item.first, std::make_shared<Notes>([&short_of_it, answer](const Delivery& to) {
+                    return short_of_it ? answer(to) : Outcome();
+                }),
+                {}));
+        }
+        Sinks delivering(tasks, std::move(sinks));
+        emit(tasks, 1);
+        const auto all = [&tasks](auto is_so) {
+            const std::vector<SinkStatus> stand = tasks.sinks();
+            return std::all_of(stand.begin(), stand.end(), is_so);
+        };
+        CHECK(eventually(
+            [&] { return all([](const SinkStatus& status) { return status.postponed > 1; }); }));
+        CHECK(all([](const SinkStatus& status) {
+            return status.failed == 0 && status.dead == 0 && status.lag == 1 &&
+                   status.attempts == 0 && status.delivered == 0;
+        }));
+        short_of_it = false;
+        CHECK(eventually(
+            [&] { return all([](const SinkStatus& status) { return status.delivered == 1; }); }));
+        delivering.stop();
+        CHECK(said.size() == shortages.size());  // once each, however often it is tried
+    }
+
     TEST_CASE("a receiver that wants no more is left alone until it is resumed") {
         const TempDir dir;
         std::atomic<bool> gone{true};

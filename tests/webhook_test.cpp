@@ -1,6 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+#include <openssl/ec.h>
+#include <openssl/pem.h>
+#include <openssl/x509v3.h>
+#endif
+
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
@@ -120,8 +126,144 @@ std::string field(const std::string& request, const std::string& name) {
     return request.substr(start, request.find("\r\n", start) - start);
 }
 
+// A resolver that hangs until it is released, and then knows every name.
+class Resolver {
+public:
+    ~Resolver() {
+        release();
+        CHECK(eventually([this] { return running() == 0; }));
+    }
+    WebhookOptions options(const Receiver& receiver, milliseconds timeout) {
+        WebhookOptions options = options_for(
+            "http://receiver.test" + receiver.url().substr(std::strlen("http://127.0.0.1")),
+            timeout);
+        options.resolve = [state = state_](const char*, const char* port, const addrinfo* hints,
+                                           addrinfo** found) {
+            std::unique_lock<std::mutex> lock(state->mutex);
+            ++state->calls;
+            ++state->running;
+            state->changed.notify_all();
+            state->changed.wait(lock, [&state] { return state->released; });
+            --state->running;
+            return ::getaddrinfo("127.0.0.1", port, hints, found);
+        };
+        return options;
+    }
+    void release() {
+        const std::lock_guard<std::mutex> guard(state_->mutex);
+        state_->released = true;
+        state_->changed.notify_all();
+    }
+    int calls() const { return read(state_->calls); }
+    int running() const { return read(state_->running); }
+
+private:
+    struct State {
+        std::mutex mutex;
+        std::condition_variable changed;
+        bool released = false;
+        int calls = 0;
+        int running = 0;
+    };
+    int read(const int& number) const {
+        const std::lock_guard<std::mutex> guard(state_->mutex);
+        return number;
+    }
+    const std::shared_ptr<State> state_ = std::make_shared<State>();
+};
+
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
 const char* const secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+// A receiver with a certificate of its own, which, as long as this lives, is one that the
+// system's authorities have signed.  It shakes hands, reads nothing, and is gone.
+class VanishingTls {
+public:
+    VanishingTls() : listener_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        make_certificate();
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        socklen_t size = sizeof address;
+        auto* generic = reinterpret_cast<sockaddr*>(&address);
+        REQUIRE(::bind(listener_.get(), generic, size) == 0);
+        REQUIRE(::listen(listener_.get(), 16) == 0);
+        ::getsockname(listener_.get(), generic, &size);
+        port_ = ntohs(address.sin_port);
+        thread_ = std::thread([this] { run(); });
+    }
+    ~VanishingTls() {
+        ::shutdown(listener_.get(), SHUT_RDWR);
+        thread_.join();
+        ::unsetenv("SSL_CERT_FILE");
+    }
+    std::string url() const { return "https://127.0.0.1:" + std::to_string(port_) + "/"; }
+    int handshakes() const { return handshakes_; }
+
+private:
+    struct Free {
+        void operator()(EVP_PKEY* key) const { ::EVP_PKEY_free(key); }
+        void operator()(EVP_PKEY_CTX* context) const { ::EVP_PKEY_CTX_free(context); }
+        void operator()(X509* certificate) const { ::X509_free(certificate); }
+        void operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
+        void operator()(SSL* session) const { ::SSL_free(session); }
+    };
+    void make_certificate() {
+        const std::unique_ptr<EVP_PKEY_CTX, Free> maker(
+            ::EVP_PKEY_CTX_new_id(EVP_PKEY_EC, nullptr));
+        EVP_PKEY* key = nullptr;
+        REQUIRE(::EVP_PKEY_keygen_init(maker.get()) == 1);
+        ::EVP_PKEY_CTX_set_ec_paramgen_curve_nid(maker.get(), NID_X9_62_prime256v1);
+        REQUIRE(::EVP_PKEY_keygen(maker.get(), &key) == 1);
+        key_.reset(key);
+        certificate_.reset(::X509_new());
+        X509* const made = certificate_.get();
+        ::X509_set_version(made, 2);
+        ::ASN1_INTEGER_set(::X509_get_serialNumber(made), 1);
+        ::X509_gmtime_adj(::X509_getm_notBefore(made), -3'600);
+        ::X509_gmtime_adj(::X509_getm_notAfter(made), 86'400);
+        ::X509_set_pubkey(made, key);
+        X509_NAME* const name = ::X509_get_subject_name(made);
+        ::X509_NAME_add_entry_by_txt(name, "CN", MBSTRING_ASC,
+                                     reinterpret_cast<const unsigned char*>("receiver"), -1, -1, 0);
+        ::X509_set_issuer_name(made, name);
+        X509_EXTENSION* const address =
+            ::X509V3_EXT_conf_nid(nullptr, nullptr, NID_subject_alt_name, "IP:127.0.0.1");
+        ::X509_add_ext(made, address, -1);
+        ::X509_EXTENSION_free(address);
+        REQUIRE(::X509_sign(made, key, ::EVP_sha256()) > 0);
+        const std::string path = dir_.write("certificate.pem", "");
+        std::FILE* const file = std::fopen(path.c_str(), "w");
+        REQUIRE(file);
+        ::PEM_write_X509(file, made);
+        std::fclose(file);
+        ::setenv("SSL_CERT_FILE", path.c_str(), 1);
+    }
+    // What is half closed and then reset makes the next write of the other side a broken pipe.
+    void run() {
+        const std::unique_ptr<SSL_CTX, Free> context(::SSL_CTX_new(::TLS_server_method()));
+        ::SSL_CTX_use_certificate(context.get(), certificate_.get());
+        ::SSL_CTX_use_PrivateKey(context.get(), key_.get());
+        for (;;) {
+            const detail::Descriptor fd(::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC));
+            if (fd.get() < 0) return;
+            const std::unique_ptr<SSL, Free> session(::SSL_new(context.get()));
+            ::SSL_set_fd(session.get(), fd.get());
+            if (::SSL_accept(session.get()) == 1) ++handshakes_;
+            char first = 0;  // of the request, so that the rest is unread when this closes
+            ::recv(fd.get(), &first, 1, 0);
+            ::shutdown(fd.get(), SHUT_WR);
+        }
+    }
+
+    const support::TempDir dir_;
+    std::unique_ptr<EVP_PKEY, Free> key_;
+    std::unique_ptr<X509, Free> certificate_;
+    const detail::Descriptor listener_;
+    int port_ = 0;
+    std::atomic<int> handshakes_{0};
+    std::thread thread_;
+};
 #endif
 
 using Result = Outcome::Result;
@@ -134,7 +276,7 @@ TEST_SUITE("webhooks") {
         WebhookOptions options = options_for(receiver.url("/a%20b?q=c,d+e"));
         options.headers = {{"X-Team", "a b"}, {"Authorization", "Basic eDp5"}};
         WebhookSink sink(options);
-        CHECK(sink.target() == receiver.url(""));
+        CHECK(sink.target() == receiver.url("/..."));
         REQUIRE(sink.deliver(delivery_of(R"({"message":"é"})")).error.empty());
         const std::string request = receiver.requests().at(0);
         CHECK(request.substr(0, request.find("\r\n")) == "POST /a%20b?q=c,d+e HTTP/1.1");
@@ -297,6 +439,128 @@ TEST_SUITE("webhooks") {
         delivering.join();
     }
 
+    TEST_CASE("an attempt ends by its timeout although the name's resolution hangs") {
+        const Receiver receiver({with_status("200 OK")});
+        Resolver resolver;
+        WebhookSink sink(resolver.options(receiver, milliseconds(50)));
+        for (int i = 0; i < 5; ++i) {
+            const Outcome outcome = sink.deliver(delivery_of());
+            CHECK(outcome.result == Result::failed);
+            CHECK(outcome.error == "no whole answer: resolving the name took too long");
+        }
+        CHECK(eventually([&] { return resolver.running() == 1; }));
+        CHECK(resolver.calls() == 1);  // one thread is left behind, however many attempts
+        resolver.release();
+        CHECK(eventually([&] { return sink.deliver(delivery_of()).error.empty(); }));
+    }
+
+    TEST_CASE("a delivery that is interrupted ends although the name's resolution hangs") {
+        const Receiver receiver({with_status("200 OK")});
+        Resolver resolver;
+        WebhookSink sink(resolver.options(receiver, std::chrono::hours(1)));
+        std::thread delivering([&] {
+            CHECK(sink.deliver(delivery_of()).error == "no whole answer: it was interrupted");
+        });
+        CHECK(eventually([&] { return resolver.running() == 1; }));
+        sink.interrupt();
+        delivering.join();
+        CHECK(resolver.running() == 1);
+    }
+
+    TEST_CASE("a sink that ends while a name's resolution hangs leaves nothing that it needs") {
+        const Receiver receiver({with_status("200 OK")});
+        Resolver resolver;
+        {
+            WebhookSink sink(resolver.options(receiver, milliseconds(50)));
+            CHECK(sink.deliver(delivery_of()).result == Result::failed);
+        }
+        resolver.release();
+        CHECK(eventually([&] { return resolver.running() == 0; }));
+        CHECK(receiver.requests().empty());
+    }
+
+    TEST_CASE("a name that cannot be resolved for want of something here is no failed attempt") {
+        const auto outcome_of = [](int error, int number) {
+            WebhookOptions options = options_for("http://receiver.test/");
+            options.resolve = [=](const char*, const char*, const addrinfo*, addrinfo**) {
+                errno = number;
+                return error;
+            };
+            return WebhookSink(options).deliver(delivery_of());
+        };
+        CHECK(outcome_of(EAI_MEMORY, 0).result == Result::postponed);
+        CHECK(outcome_of(EAI_SYSTEM, EMFILE).error ==
+              "the name cannot be resolved: Too many open files");
+        CHECK(outcome_of(EAI_SYSTEM, EMFILE).result == Result::postponed);
+        CHECK(outcome_of(EAI_SYSTEM, EIO).result == Result::failed);
+        CHECK(outcome_of(EAI_AGAIN, 0).result == Result::failed);
+        CHECK(outcome_of(EAI_NONAME, 0).error ==
+              "no whole answer: the name cannot be resolved: Name or service not known");
+    }
+
+    TEST_CASE("a socket that cannot be made is reported as what it is") {
+        WebhookOptions options = options_for("http://receiver.test/");
+        options.resolve = [](const char*, const char* port, const addrinfo* hints,
+                             addrinfo** found) {
+            const int error = ::getaddrinfo("127.0.0.1", port, hints, found);
+            (*found)->ai_family = AF_MAX + 1;
+            return error;
+        };
+        CHECK(WebhookSink(options).deliver(delivery_of()).error ==
+              "no whole answer: there is no socket: Address family not supported by protocol");
+    }
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    TEST_CASE("a receiver that is gone in mid request raises no SIGPIPE, without Sinks either") {
+        static std::atomic<int> signals{0};
+        signals = 0;
+        struct sigaction before {};
+        struct sigaction counting {};
+        counting.sa_handler = [](int) { ++signals; };
+        ::sigaction(SIGPIPE, &counting, &before);
+        {
+            const VanishingTls receiver;
+            WebhookSink sink(options_for(receiver.url()));
+            const std::string large = "{\"message\":\"" + std::string(8'000'000, 'x') + "\"}";
+            for (int i = 0; i < 5; ++i) {
+                CHECK(sink.deliver(delivery_of(large)).result == Result::failed);
+            }
+            CHECK(receiver.handshakes() == 5);
+        }
+        ::sigaction(SIGPIPE, &before, nullptr);
+        CHECK(signals == 0);
+    }
+#endif
+
+    TEST_CASE("two webhooks of one host can be told apart, and nothing secret is shown") {
+        const auto shown = [](const char* url) {
+            return detail::shown_url(detail::parse_url(url).value());
+        };
+        CHECK(shown("http://a") == "http://a");
+        CHECK(shown("http://a/") == "http://a");
+        CHECK(shown("http://a/billing") == "http://a/billing");
+        CHECK(shown("http://a/in/billing/") == "http://a/in/billing/");
+        CHECK(shown("http://a/billing?key=t") == "http://a/billing?...");
+        CHECK(shown("http://a?key=t") == "http://a/?...");
+        CHECK(shown("https://hooks.slack.com/services/T0/B0/XyZ") ==
+              "https://hooks.slack.com/services/...");
+        CHECK(shown("http://a/bot123:secret/send") == "http://a/...");
+        CHECK(shown("http://a/averylongwordthatissecret") == "http://a/...");
+        CHECK(shown("http://a/one/two/three/four") == "http://a/one/two/three/...");
+
+        Scheduler tasks;
+        const auto hook = [](const char* name, const char* url) {
+            return SinkOptions{name, std::make_shared<WebhookSink>(options_for(url)), {}, false};
+        };
+        const Sinks sinks(tasks, {hook("one", "http://127.0.0.1:1/in/T0ken1"),
+                                  hook("two", "http://127.0.0.1:1/in/T0ken2"),
+                                  hook("web", "http://127.0.0.1:1/web")});
+        const std::vector<SinkStatus> all = tasks.sinks();
+        CHECK(all[0].target == "http://127.0.0.1:1/in/...");
+        CHECK(all[1].target == "http://127.0.0.1:1/in/... (2)");
+        CHECK(all[2].target == "http://127.0.0.1:1/web");
+    }
+
     TEST_CASE("the connection is kept, and made anew when the receiver has closed it") {
         const Receiver keeping({with_status("200 OK")});
         WebhookSink sink(options_for(keeping.url()));
@@ -360,7 +624,7 @@ TEST_SUITE("sinks from a file") {
         REQUIRE(sinks.size() == 3);
         CHECK(sinks[0].name == "billing");
         CHECK(sinks[0].sink->kind() == "webhook");
-        CHECK(sinks[0].sink->target() == "http://example.org");
+        CHECK(sinks[0].sink->target() == "http://example.org/hook");
         CHECK(sinks[0].retry ==
               std::vector<milliseconds>{std::chrono::seconds(5), std::chrono::minutes(5)});
         CHECK(sinks[0].from_earliest);

@@ -460,16 +460,22 @@ class TestCase(unittest.TestCase):
         return errors["errors"]
 
 
+def preloaded(test, name):
+    """Builds a library of this folder that a server is to preload, and returns its path."""
+    if not shutil.which("cc"):
+        test.skipTest("there is no C compiler")
+    library = os.path.join(WORK, name + ".so")
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".c")
+    subprocess.run(["cc", "-shared", "-fPIC", "-O1", source, "-o", library, "-ldl"], check=True)
+    return library
+
+
 class WithClock(TestCase):
     """Tests whose servers, with self.env, have a wall clock that can be moved."""
 
     def setUp(self):
         super().setUp()
-        if not shutil.which("cc"):
-            self.skipTest("there is no C compiler")
-        library = os.path.join(WORK, "clock.so")
-        source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "clock.c")
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", source, "-o", library, "-ldl"], check=True)
+        library = preloaded(self, "clock")
         self.clock = os.path.join(WORK, "clock")
         self.set_clock(0)
         self.env = {"LD_PRELOAD": library, "CLOCK_FILE": self.clock}

@@ -9,6 +9,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -329,6 +330,65 @@ class Webhooks(Sinks):
         self.assertEqual(receiver.ids, [one, one, two])
         self.assertEqual((sink["failed"], sink["dead"]), (1, 0))
         self.assertRegex(sink["last_error"], error)
+
+    def test_an_attempt_and_the_end_of_the_server_do_not_wait_for_a_name_that_hangs(self):
+        hanging = os.path.join(self.folder(), "hanging")
+        open(hanging, "w").close()
+        receiver = self.receiver()
+        server = self.serve(
+            self.hook(receiver.url().replace("127.0.0.1", "a.hangs"), "short", timeout="100ms",
+                      retry=["20ms"] * 1000),
+            self.hook(receiver.url().replace("127.0.0.1", "b.hangs"), "long", timeout="1h"),
+            env={"LD_PRELOAD": support.preloaded(self, "resolver"), "RESOLVER_FILE": hanging})
+        ids = self.emit(server, "x")
+        self.until_tried(server, "short", 3)
+        self.assertRegex(self.sink(server, "short")["last_error"], "resolving the name took too")
+        threads = f"/proc/{server.process.pid}/task"
+        before = len(os.listdir(threads))
+        self.until_tried(server, "short", 13)
+        self.assertLess(len(os.listdir(threads)), before + 5, "each attempt leaves a thread behind")
+        began = time.monotonic()
+        server.stop()
+        self.note(f"it has ended after {time.monotonic() - began:.2f} s")
+        server.start()
+        self.until_tried(server, "short", 15)
+        os.unlink(hanging)
+        for name in ("short", "long"):
+            self.until(server, name, delivered=1)
+        self.assertEqual(receiver.ids, ids * 2)
+
+    def until_tried(self, server, name, times):
+        wait_for(lambda: self.sink(server, name)["attempts"] >= times, what=f"attempt {times}")
+
+    def test_without_a_descriptor_no_attempt_is_counted_and_all_goes_on_when_there_is_one(self):
+        receiver = self.receiver()
+        server = self.serve(self.hook(receiver, "hook", retry=[]),
+                            {"name": "run", "exec": ["true"], "retry": []})
+        for name in ("hook", "run"):
+            self.post(server, f"/sinks/{name}/pause")
+        self.until_emitted(server, self.emit(server, "x"))
+        with server.wire() as wire:
+            wire.call("GET", "/healthz")  # its descriptor is there before there is none any more
+            limits = resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE)
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+
+            for name in ("hook", "run"):
+                self.assertEqual(wire.call("POST", f"/sinks/{name}/resume").status, 200)
+
+            def sinks():
+                return json.loads(wire.call("GET", "/sinks").body)["data"]
+
+            wait_for(lambda: all(sink["failed"] or sink.get("postponed", 0) > 1
+                                 for sink in sinks()))
+            for sink in sinks():
+                self.assertEqual([sink[key] for key in ("attempts", "failed", "dead", "lag")],
+                                 [0, 0, 0, 1])
+            resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
+        for name in ("hook", "run"):
+            self.until(server, name, delivered=1, failed=0)
+            lines = [line for line in server.stderr().splitlines() if f"sink {name} " in line]
+            self.assertEqual(len(lines), 1, lines)
+            self.assertIn("Too many open files", lines[0])
 
     def test_a_connection_that_is_closed_in_mid_answer_is_a_failure(self):
         def head(_, connection):
@@ -1286,6 +1346,21 @@ class Commands(Sinks):
         self.assertEqual((variables["OTHER"], variables["PATH"]), ("kept", os.environ["PATH"]))
         self.assertNotIn("s3cret", "".join(variables.values()))
 
+    def test_a_command_cannot_read_the_secret_in_the_environment_of_its_parent(self):
+        folder = self.folder()
+        server = self.serve(self.shell(f"cat /proc/$PPID/environ > {folder}/part && "
+                                       f"mv {folder}/part {folder}/environ"),
+                            env={"SCHEDULER_SECRET": "s3cret", "OTHER": "kept"})
+        headers = [("x-pd-secret", "s3cret")]
+        text = json.dumps({"timestamp": PAST, "message": "x"})
+        self.assertEqual(server.call("POST", "/schedule", text, headers).status, 200)
+        path = os.path.join(folder, "environ")
+        wait_for(lambda: os.path.exists(path), what="the command's end")
+        with open(path, "rb") as file:
+            block = file.read()
+        self.assertIn(b"OTHER=kept", block)
+        self.assertNotIn(b"s3cret", block)
+
     def test_status_0_is_success_and_every_other_end_is_a_failure_that_is_named(self):
         ends = {"fine": ("exit 0", None), "status": ("exit 3", "status 3"),
                 "signal": ("kill -9 $$", "signal 9"), "term": ("kill $$", "signal 15")}
@@ -1632,10 +1707,15 @@ class Surfaces(Sinks):
         self.until(server, "good", delivered=4)
         wanted = {"sink_active": (1, 0), "sink_lag_events": (0, 1), "sink_dead_letters": (0, 3),
                   "sink_delivered_total": (4, 0), "sink_failed_attempts_total": (0, 6),
-                  "sink_dropped_total": (0, 0), "sink_unlisted": (0, 0)}
+                  "sink_dropped_total": (0, 0), "sink_unlisted": (0, 0),
+                  "sink_postponed_total": (0, 0)}
         self.assertEqual(self.metrics(server), {
             (name, sink): values[n] for name, values in wanted.items()
             for n, sink in enumerate(("good", "bad"))})
+        for name, receiver in (("good", good), ("bad", bad)):
+            self.assertIn(f'task_scheduler_sink_info{{sink="{name}",kind="webhook",'
+                          f'target="{receiver.url()}"}} 1\n',
+                          server.call("GET", "/metrics").body.decode())
         self.assertEqual(self.metrics(self.server()), {})
 
     def test_the_command_line_lists_redelivers_pauses_and_resumes(self):
