@@ -6809,8 +6809,8 @@ private:
         std::uint32_t attempt = 0;
         std::chrono::steady_clock::time_point until;
         std::minstd_rand random{std::random_device{}()};
-        bool postponed = false;  // the last delivery was; its log line is not said again
-        bool done = false;       // guarded by mutex_
+        milliseconds postponement{0};  // how long the last one was, if no attempt was made since
+        bool done = false;             // guarded by mutex_
         std::thread thread;
     };
 
@@ -6836,7 +6836,6 @@ private:
 
     static constexpr milliseconds max_retry_after = std::chrono::hours(24);
     static constexpr milliseconds first_wait{10};
-    static constexpr milliseconds postponement{1'000};
 
     Scheduler& scheduler_;
     std::mutex mutex_;
@@ -6974,7 +6973,7 @@ inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
         return;  // it will be the same attempt again
     }
     if (outcome.result == Outcome::Result::postponed) return postpone(worker, delivery, outcome);
-    worker.postponed = false;
+    worker.postponement = milliseconds(0);
     if (outcome.result != Outcome::Result::delivered) judge_failure(worker, delivery, outcome);
     // What cannot be stored now is tried again, and the delivery is not.
     milliseconds wait = first_wait;
@@ -6993,13 +6992,14 @@ inline bool Sinks::wait_to_retry(milliseconds& wait) {
 
 // K5
 inline void Sinks::postpone(Worker& worker, const Delivery& delivery, const Outcome& outcome) {
-    if (!std::exchange(worker.postponed, true)) {
-        say("sink ", worker.shown, ": an attempt cannot be made, and is tried again every ",
-            postponement.count(), " ms until it can: ", outcome.error);
-    }
+    const bool first = worker.postponement == milliseconds(0);
+    if (first) worker.postponement = first_wait;
     settle(delivery, outcome);
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait_for(lock, postponement, [this] { return stopping_; });
+    if (first) {
+        say("sink ", worker.shown, ": no attempt can be made, so it waits until one can: ",
+            detail::printable(outcome.error, 200));
+    }
+    wait_to_retry(worker.postponement);
 }
 
 inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) const {
