@@ -286,8 +286,9 @@ class Webhooks(Sinks):
 
     def test_the_official_package_verifies_what_one_or_two_secrets_have_signed(self):
         self.needs_openssl()
-        from test_clients import install
+        from test_clients import HERE, install
         install()
+        shutil.copy(os.path.join(HERE, "clients.mjs"), support.WORK)
         receiver = self.receiver()
         server = self.serve(self.hook(receiver, "one", secrets=SECRETS[:1]),
                             self.hook(receiver, "two", secrets=SECRETS))
