@@ -126,6 +126,7 @@
 #include <vector>
 
 #include <fcntl.h>
+#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
@@ -2952,6 +2953,10 @@ public:
     Record* front() const { return blocks_.front()->begin()->record; }
     // Makes room, so that the next `count` insertions cannot fail.
     void reserve(std::size_t count);
+    // Gives up most of the room that was made and is not needed.
+    void release() {
+        if (spare_.size() > few_spare) spare_.resize(few_spare);
+    }
     void insert(Record* record);
     // Fills an empty queue with these, in any order; those without a record are left out.
     void fill(std::vector<Entry> entries);
@@ -2985,6 +2990,7 @@ private:
         void erase(Entry* at);
     };
     using Blocks = std::vector<std::unique_ptr<Block>>;
+    static constexpr std::size_t few_spare = 64;
 
     // A place in the order, good until the queue changes.
     class Place {
@@ -3052,12 +3058,11 @@ inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
                             [](const Entry& entry, const DueKey& k) { return entry.before(k); });
 }
 
-// In the worst case each insertion meets another full block.
+// In the worst case every block is full and is halved, and then the halves are filled.
 inline void DueQueue::reserve(std::size_t count) {
-    if (spare_.size() > count && spare_.size() > 64)
-        spare_.resize(std::max<std::size_t>(count, 64));
-    while (spare_.size() < count) spare_.push_back(std::make_unique<Block>());
-    const std::size_t needed = blocks_.size() + count;
+    const std::size_t most = std::min(count, blocks_.size() + count / (Block::capacity / 2) + 2);
+    while (spare_.size() < most) spare_.push_back(std::make_unique<Block>());
+    const std::size_t needed = blocks_.size() + most;
     if (needed > blocks_.capacity()) blocks_.reserve(std::max(needed, 2 * blocks_.size()));
 }
 
@@ -3231,9 +3236,11 @@ public:
         Record*& place = records_[slot_of(record->id)];
         RecordRef::adopt(std::exchange(place, record.release()));
     }
+    // Room that was made is kept only until this.
     void erase(TaskId id);
 
 private:
+    void rehash(std::size_t capacity);
     // Never 0, the mark of a free slot.
     static std::uint32_t hash(TaskId id) {
         return static_cast<std::uint32_t>((id.high() ^ id.low()) * 0x9E3779B97F4A7C15U >> 32) | 1U;
@@ -3271,7 +3278,11 @@ private:
 inline void TaskIndex::reserve(std::size_t count) {
     std::size_t capacity = std::max<std::size_t>(records_.size(), 64);
     while ((size_ + count) * 5 > capacity * 4) capacity += capacity / 2;
-    if (capacity == records_.size()) return;
+    if (capacity != records_.size()) rehash(capacity);
+}
+
+// Moves to tables of another size; where there is no memory for them nothing has happened.
+inline void TaskIndex::rehash(std::size_t capacity) {
     std::vector<Record*> records(capacity, nullptr);
     std::vector<std::uint32_t> hashes(capacity);
     records.swap(records_);
@@ -3306,6 +3317,12 @@ inline void TaskIndex::erase(TaskId id) {
         }
     }
     hashes_[gap] = 0;
+    constexpr std::size_t small = 4'096;
+    if (records_.size() <= small || size_ * 8 > records_.size()) return;
+    try {
+        rehash(records_.size() / 4);
+    } catch (const std::bad_alloc&) {  // it stays as large as it is
+    }
 }
 
 // Makes ids that rise strictly, also when the clock stands still or steps back
@@ -3423,6 +3440,10 @@ inline void History::drop_oldest() {
     if (++first_ * 2 < events_.size()) return;
     events_.erase(events_.begin(), events_.begin() + static_cast<std::ptrdiff_t>(first_));
     first_ = 0;
+    constexpr std::size_t small = 4'096;
+    if (events_.capacity() > small && events_.size() * 8 < events_.capacity()) {
+        events_.shrink_to_fit();  // where there is no memory for that it does nothing
+    }
 }
 
 // What is remembered of the sinks: cursors, failed attempts and dead letters.
@@ -4003,6 +4024,10 @@ public:
     static constexpr std::size_t batch = 1'024;
     static constexpr std::size_t slice = 256;        // tasks that are walked over under the lock
     static constexpr std::size_t part_size = 4'096;  // ids in one line of a bulk record
+    // What a task takes beside its payload, about, and when memory is worth giving back.
+    static constexpr std::size_t task_overhead = sizeof(Record) + 40;
+    static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
+    static constexpr std::uint64_t little_memory = std::uint64_t{64} << 10;
     static constexpr std::chrono::hours key_lifetime{24};
 
 private:
@@ -4201,8 +4226,22 @@ private:
     template <class Write>
     void copy_answers(std::string& lines, Write write_unlocked);
     void sync_unlocked(std::unique_lock<std::mutex>& lock);
+    // Of all tasks that are held, about.
+    std::uint64_t memory_locked() const { return bytes_ + index_.size() * task_overhead; }
+    void note_memory_locked() {
+        most_memory_ = std::max(most_memory_, memory_locked());
+        had_much_memory_ = had_much_memory_ || most_memory_ >= much_memory;
+    }
+    // Tasks are freed in any order, so that the last of them may hold most of the pages:
+    // what was once much is given back again and again until it is little.
+    bool wants_release_locked() const {
+        return had_much_memory_ && memory_locked() < most_memory_ / 2;
+    }
+    void release_memory(std::unique_lock<std::mutex>& lock);
     void wake_tender_locked() {
-        if (!journal_ || (!journal_->wants_sync() && !wants_rewrite_locked())) return;
+        note_memory_locked();
+        if (!journal_) return;
+        if (!journal_->wants_sync() && !wants_rewrite_locked() && !wants_release_locked()) return;
         tender_called_ = true;
         if (!tending_) tender_wakes_.notify_one();
     }
@@ -4249,6 +4288,8 @@ private:
     bool tail_wanted_ = false;               // guarded by mutex_: no bulk record may begin
     bool tending_ = false;                   // guarded by mutex_: the journal's thread is at work
     bool tender_called_ = false;             // guarded by mutex_: and has work to do
+    std::uint64_t most_memory_ = 0;          // guarded by mutex_: since some was given back
+    bool had_much_memory_ = false;           // guarded by mutex_: and may still hold its pages
     bool closed_ = false;                    // guarded by mutex_
     std::uint64_t first_free_seq_ = 0;       // of opening: what the journal's head says
     std::vector<TaskId> parts_;              // of opening: of a record that has not ended yet
@@ -4923,6 +4964,7 @@ inline std::size_t Store::cancel(const DueRange& range) {
         throw;
     }
     end_bulk(lock);
+    if (!journal_ && wants_release_locked()) release_memory(lock);  // there is nobody else
     return count;
 }
 
@@ -5108,6 +5150,7 @@ inline void Store::commit(std::unique_lock<std::mutex>& lock, const Unstored& un
         wait_for_replacement(lock, unstored.replacements);
         throw;
     }
+    if (!journal_ && wants_release_locked()) release_memory(lock);  // there is nobody else
 }
 
 inline void Store::wait_for_replacement(std::unique_lock<std::mutex>& lock,
@@ -5123,6 +5166,7 @@ inline void Store::settle_locked(const std::vector<Change>& changes, bool failed
     for (const Change& change : changes) settle_change_locked(change, failed);
     settled_.notify_all();
     if (on_due_changed) on_due_changed();
+    if (arriving_ == 0) queue_.release();
     wake_tender_locked();
 }
 
@@ -5894,12 +5938,27 @@ inline void Store::tend() {
             }
             synced_at_ = std::chrono::steady_clock::now();
             sync_unlocked(lock);
+        } else if (wants_release_locked()) {
+            release_memory(lock);
         } else {
             sleep();
         }
     }
     sync_unlocked(lock);
     if (journal_->failed()) rewrite(lock);  // whoever opens it next would believe it
+}
+
+// The C library keeps what was freed between blocks that are in use.  Giving it back takes
+// some 30 ms for 200 MB, during which others may have to wait for memory: so it is done when
+// half of what there was is free.
+inline void Store::release_memory(std::unique_lock<std::mutex>& lock) {
+    most_memory_ = memory_locked();
+    had_much_memory_ = most_memory_ >= little_memory;
+    lock.unlock();
+#ifdef __GLIBC__
+    ::malloc_trim(0);
+#endif
+    lock.lock();
 }
 
 inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {

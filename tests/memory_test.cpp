@@ -629,4 +629,35 @@ TEST_SUITE("memory") {
         CHECK(status == 100);  // it announces an answer, and ends
         CHECK(stored_errors == 0);
     }
+
+#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) && defined(__GLIBC__)
+    TEST_CASE("the memory that cancelled tasks took is given back") {
+        const auto resident = [] {
+            std::size_t pages = 0;
+            std::ifstream("/proc/self/statm") >> pages >> pages;
+            return pages * static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+        };
+        std::vector<TaskRequest> batch;
+        for (int i = 0; i < 10'000; ++i) {  // in no order
+            batch.push_back(TaskRequest::parse(
+                R"({"delay":)" + std::to_string(10'000 + i * 7'919 % 10'000) +
+                    R"(,"message":"a message of the usual length, which is some fifty bytes"})",
+                wall_clock()));
+        }
+        for (const bool has_journal : {false, true}) {
+            CAPTURE(has_journal);
+            const TempDir dir;
+            Options options;
+            options.files = std::make_shared<HastyFiles>();
+            if (has_journal) options.journal = dir.journal();
+            Scheduler tasks(options);
+            const std::size_t before = resident();
+            for (int i = 0; i < 20; ++i) tasks.schedule(batch);
+            const std::size_t full = resident() - before;
+            REQUIRE(full > (std::size_t{30} << 20));
+            CHECK(tasks.cancel(DueRange()) == 200'000);
+            CHECK(support::eventually([&] { return resident() < before + full / 3; }));
+        }
+    }
+#endif
 }
