@@ -240,7 +240,7 @@ public:
     support::ManualClock clock;
     std::shared_ptr<HastyFiles> files = std::make_shared<HastyFiles>();
     std::unique_ptr<Scheduler> tasks;
-    std::array<TaskId, 100> kept{};  // nil: cancelled
+    std::array<TaskId, 1'000> kept{};  // nil: cancelled
     std::atomic<bool> sink_fails{false};
     std::atomic<int> failed_deliveries{0};
 
@@ -473,6 +473,31 @@ TEST_SUITE("memory") {
             REQUIRE(house.tasks->stats().pending == 6 - cancelled);
             const std::string text = house.tasks->find(house.kept[1])->payload.str();
             REQUIRE((text.find("changed") != std::string::npos) == changed);
+            house.check();
+        });
+    }
+
+    TEST_CASE("whichever allocations fail, tasks are cancelled in bulk if that was answered") {
+        constexpr std::size_t count = 600;  // more than are marked at once
+        for_each_failing_allocation([](long number, bool all) {
+            House house;
+            REQUIRE(house.open());
+            REQUIRE(house.schedule(std::chrono::hours(1), count));
+            bool cancelled = false;
+            {
+                const Armed some(number, all);
+                try {
+                    cancelled = house.tasks->cancel(DueRange{}) == count;
+                } catch (const std::exception&) {  // then nothing was
+                }
+            }
+            REQUIRE(house.tasks->stats().pending == (cancelled ? 0 : count));
+            if (!cancelled && number % 2 == 1) {  // in half of the cases it is tried again
+                cancelled = true;
+                REQUIRE(support::eventually(
+                    [&] { return !support::errc_of([&] { house.tasks->cancel(DueRange{}); }); }));
+            }
+            if (cancelled) house.kept.fill(TaskId());
             house.check();
         });
     }

@@ -30,6 +30,37 @@ struct Earlier {
 }  // namespace
 
 TEST_SUITE("queue") {
+    TEST_CASE("two queues are walked in one order, from any place and for as long as is wished") {
+        std::mt19937 random(7);
+        for (const std::uint64_t count : {0U, 1U, 5U, 1'000U}) {
+            CAPTURE(count);
+            std::vector<detail::RecordRef> records;
+            std::array<detail::DueQueue, 2> queues;
+            std::vector<std::pair<TimePoint, TaskId>> order;
+            for (std::uint64_t i = 0; i < count; ++i) {
+                const TimePoint due(milliseconds(random() % 300));
+                records.push_back(support::record_of(i, due));
+                queues[random() % 3 == 0].insert(records.back().get());
+                order.emplace_back(due, records.back()->id);
+            }
+            std::sort(order.begin(), order.end());
+            for (std::size_t from = 0; from <= order.size(); from += 1 + order.size() / 20) {
+                const bool end = from == order.size();
+                const detail::DueKey key{end ? TimePoint::max() : order[from].first,
+                                         end ? TaskId() : order[from].second};
+                std::vector<std::pair<TimePoint, TaskId>> walked;
+                detail::DueQueue::walk_both(queues[0], queues[1], key, [&](detail::Record* record) {
+                    walked.emplace_back(record->due, record->id);
+                    return walked.size() < 400;
+                });
+                const std::size_t wanted = std::min<std::size_t>(order.size() - from, 400);
+                REQUIRE(walked.size() == wanted);
+                REQUIRE(std::equal(walked.begin(), walked.end(),
+                                   order.begin() + static_cast<std::ptrdiff_t>(from)));
+            }
+        }
+    }
+
     TEST_CASE("tasks come earliest first, and ties in order of arrival") {
         DueQueue queue;
         std::vector<RecordRef> records;
