@@ -731,15 +731,19 @@ class Certificates(Sinks):
         self.needs_openssl()
         trusted, issue = self.authority("trusted")
         stranger, issue_strange = self.authority("stranger")
-        here = "DNS:localhost,IP:127.0.0.1"
+        # A name that means the loopback without a file or a server that says so.
+        name = "receiver.hangs"
+        resolver = {"LD_PRELOAD": support.preloaded(self, "resolver"), "RESOLVER_FILE": "/nowhere"}
+        here = f"DNS:{name},IP:127.0.0.1"
         contexts = {"good": issue(here, -1, 1), "name": issue("DNS:other.example", -1, 1),
                     "expired": issue(here, -9, -1), "early": issue(here, 1, 2),
                     "stranger": issue_strange(here, -1, 1)}
         receivers = {name: self.receiver(tls=tls) for name, tls in contexts.items()}
-        urls = {name: f"https://localhost:{r.port}/" for name, r in receivers.items()}
+        urls = {kind: f"https://{name}:{r.port}/" for kind, r in receivers.items()}
         urls["address"] = f"https://127.0.0.1:{receivers['good'].port}/"
         sinks = [self.hook(url, name, retry=["30ms"] * 2) for name, url in urls.items()]
-        server = self.serve(*sinks, env={"SSL_CERT_FILE": trusted, "SSL_CERT_DIR": "/nowhere"})
+        server = self.serve(*sinks, env={"SSL_CERT_FILE": trusted, "SSL_CERT_DIR": "/nowhere",
+                                         **resolver})
         ids = self.emit(server, "one", "two")
         for name in ("good", "address"):
             self.until(server, name, delivered=2, failed=0)
