@@ -347,6 +347,10 @@ class Server:
         with open(os.path.join(self.dir, "stderr"), errors="replace") as file:
             return file.read()
 
+    def until_logged(self, words, count=1):
+        """Waits until words are in the log so often: it is written behind what it tells of."""
+        wait_for(lambda: self.stderr().count(words) >= count, what=f"the log's word of {words!r}")
+
     def kill(self):
         self.process.kill()
         self.process.wait()

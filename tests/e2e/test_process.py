@@ -237,6 +237,7 @@ class Starting(TestCase):
         server = self.server(env={"SCHEDULER_JOURNL": "x", "SCHEDULER_MAX_BODYS": "1",
                                   "SCHEDULER_COLOUR": "red\x1b[31m", "SCHEDULER_URL": "http://x",
                                   "SCHEDULER_HISTORY": "5", "SCHEDULERX": "1"})
+        server.until_logged("SCHEDULER_COLOUR")
         lines = [line for line in server.stderr().splitlines() if "SCHEDULER" in line]
         self.assertEqual(len(lines), 3, lines)
         said = "\n".join(lines)
@@ -260,6 +261,7 @@ class Starting(TestCase):
         with open(path, "w") as file:
             json.dump({"sinks": [{"name": "late", "exec": ["no-such-program"]}]}, file)
         server = self.server("--sinks", path)  # it may be installed before it is needed
+        server.until_logged("no such program")
         self.assertRegex(server.stderr(), "late.*no-such-program.*no such program")
 
     def test_a_file_that_is_no_journal_is_refused_and_left_as_it_was(self):

@@ -387,6 +387,7 @@ class Webhooks(Sinks):
             resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, limits)
         for name in ("hook", "run"):
             self.until(server, name, delivered=1, failed=0)
+            server.until_logged(f"sink {name} ")
             lines = [line for line in server.stderr().splitlines() if f"sink {name} " in line]
             self.assertEqual(len(lines), 1, lines)
             self.assertIn("Too many open files", lines[0])
@@ -516,7 +517,7 @@ class Webhooks(Sinks):
         server = self.serve(self.hook(receiver))
         ids = self.emit(server, "one", "two")
         self.until(server, state="disabled", lag=2, dead=0)
-        self.assertIn("disabled", server.stderr())
+        server.until_logged("disabled")
         self.assertEqual(self.post(server, "/sinks/a/pause")["state"], "disabled")
         for end in (server.stop, server.kill):
             end()
@@ -882,6 +883,7 @@ class DeadLetters(Sinks):
             payloads = [event.data for event in stream.messages(5)]
         self.until(server, dead=5, lag=0, failed=10, delivered=0, dropped=0)
         self.assertEqual(receiver.ids, [task for task in ids for _ in range(2)])
+        server.until_logged("dead letter", 5)
         self.assertEqual(server.stderr().count("dead letter"), 5)
         text = server.call("GET", "/sinks/a/dead").body.decode()
         letters = json.loads(text)["data"]
@@ -973,7 +975,7 @@ class DeadLetters(Sinks):
                             flags=("--fsync", "no", "--history", "100000"))
         ids = self.emit(server, *range_of(10_050))
         self.until(server, lag=0, dead=10_000, dropped=50, failed=10_050, seconds=30)
-        self.assertIn("sink a has more than 10000 dead letters", server.stderr())
+        server.until_logged("sink a has more than 10000 dead letters")
         letters = server.walk("/sinks/a/dead")
         self.assertEqual([letter["id"] for letter in letters], ids[50:])
         server.kill()
@@ -1130,6 +1132,7 @@ class Memory(Sinks):
         self.until(server, "gone", dead=3)
         self.configure(both[1])
         server.restart()
+        server.until_logged("is not configured")
         lines = [line for line in server.stderr().splitlines() if "is not configured" in line]
         self.assertEqual(len(lines), 1, server.stderr())
         self.assertRegex(lines[0], "sink gone .*3 dead letters are kept")
@@ -1259,7 +1262,7 @@ class Retention(WithClock, Sinks):
         self.emit(server, "wakes the thread")
         sink = self.until(server, dead=401, lag=100_000)
         self.assertEqual(sink["state"], "paused")
-        self.assertIn("sink a is too far behind", server.stderr())
+        server.until_logged("sink a is too far behind")
         self.assertEqual([letter["id"] for letter in self.dead(server)], first[:401])
         server.kill()
         server.start()
@@ -1428,6 +1431,7 @@ class Commands(Sinks):
             r"printf 'to output\nto \033[31merrors\r\n' >&2; printf 'no end \303\244'"))
         self.emit(server, "x")
         self.until(server, delivered=1)
+        server.until_logged("no end")
         lines = server.stderr().splitlines()
         self.assertIn("task-scheduler: sink a: to output", lines)
         self.assertIn("task-scheduler: sink a: no end ä", lines)
