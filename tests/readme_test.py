@@ -80,6 +80,13 @@ class Readme(unittest.TestCase):
             self.assertEqual(general("".join(lines)), event)
             stream.close()
 
+    def test_every_operation_of_the_journal_is_described(self):
+        header = (ROOT / "scheduler.hpp").read_text(encoding="utf-8")
+        listed = set(re.findall(r'^//     \{"op":"(\w+)"', header, re.M))
+        page = (ROOT / "docs/journal.md").read_text(encoding="utf-8")
+        self.assertIn("schedule", listed)
+        self.assertEqual(set(re.findall(r"^\| `(\w+)` \| ", page, re.M)), listed)
+
     def test_its_links_lead_somewhere(self):
         for page in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]:
             for target, anchor in LINK.findall(page.read_text(encoding="utf-8")):
