@@ -16,10 +16,10 @@
 //   3. Text            check and delimit JSON without changing it
 //   4. Time            ISO 8601 in and out, delays, the clock
 //   5. Files           the few POSIX calls, behind one seam
-//   6. Journal         append, commit in groups, recover, rewrite
-//   7. Queue           what waits, earliest first, and tasks by id
-//   8. History         what was emitted, in order
-//   9. Store           all that is remembered, under one lock
+//   6. Records         what a journal can say
+//   7. State           what records mean: queue, tasks by id, history, keys, sinks
+//   8. Journal         where records are kept: the interface, and the file
+//   9. Store           state and journal under one lock: begin, commit, emit, replace
 //  10. Scheduler       the thread that decides when, and the public API
 //  11. Sinks           who takes every event, durably; commands
 //  12. Pages           metrics, readiness and the OpenAPI document as text
@@ -27,11 +27,11 @@
 //  14. Webhooks        the sink that needs HTTP, and sinks from a file
 //  15. Client          the HTTP interface from the other side
 //
-// How a task flows, one way and without going back: a call or a request is
-// checked (3, 4), stored (9) and answered.  The scheduler's thread takes what
-// is due (10), writes and remembers it (6, 8), and wakes the readers, each of
-// which is a cursor over the history: callbacks (10), sinks (11, 14) and event
-// streams (13).
+// How a task flows, one way and without going back: a call or a request is checked
+// (3, 4) and begun (9); its record (6) is stored (8), applied (7) and answered.  The
+// scheduler's thread takes what is due (10), writes and applies that, and wakes the
+// readers, each of which is a cursor over the history: callbacks (10), sinks (11, 14)
+// and event streams (13).
 
 #ifndef SCHEDULER_HPP
 #define SCHEDULER_HPP
@@ -123,6 +123,7 @@
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
+#include <variant>
 #include <vector>
 
 #include <fcntl.h>
@@ -226,6 +227,8 @@ public:
     constexpr std::uint64_t high() const { return high_; }
     /// The last 64 bits.
     constexpr std::uint64_t low() const { return low_; }
+    /// The id that is `n` further in the run of ids that begins with this one.
+    constexpr TaskId plus(std::uint64_t n) const { return TaskId(high_, low_ + n); }
     /// When the id was made, as it says.
     constexpr TimePoint time() const {
         return TimePoint(milliseconds(static_cast<std::int64_t>(high_ >> 16)));
@@ -253,79 +256,90 @@ enum class Status {
 
 namespace detail {
 
-// Where a task stands on its way.  Only the store changes it, under its lock.
-enum class State : std::uint8_t {
-    storing,   // its record is not stored yet: neither emitted nor shown
-    pending,   // stored, and in the queue
-    changing,  // in the queue, but a record that changes or cancels it is on its way
-    emitting,  // in the queue, but the record of its emission is on its way
+struct PayloadAccess;
+
+// Where a task stands on its way, see State.
+enum class Stage : std::uint8_t {
+    pending,   // in the queue
+    held,      // a record that changes or cancels it is on its way
+    emitting,  // the record of its emission is on its way
     emitted,   // in the history
     missed,    // in the list of those that were given up
 };
 
-// A task in one allocation, its payload right behind it and ended by a NUL.
-// Id, due time and payload never change, so that readers share them without a
-// lock; the rest is guarded by the store's lock.
-struct Record {
+inline bool is_ended(Stage stage) {
+    return stage == Stage::emitted || stage == Stage::missed;
+}
+
+// A task in one allocation, its payload right behind it and ended by a NUL.  Size, due time
+// and payload never change, and the id not once others can see it, so that readers share
+// them without a lock; the rest is guarded by the store's lock.
+struct StoredTask {
     std::atomic<std::uint32_t> references{1};
     std::uint32_t size = 0;  // of the payload, in bytes
     TaskId id;
     TimePoint due{};
-    TimePoint ended_at{};          // guarded by the store's lock
-    std::uint64_t seq = 0;         // guarded by the store's lock
-    State state = State::storing;  // guarded by the store's lock
-    bool leaving = false;          // guarded by the store's lock: it is in Store::leaving_
+    TimePoint ended_at{};
+    std::uint64_t seq = 0;  // in the history; while it is held, the number of what holds it
+    Stage stage = Stage::pending;
 
-    char* data() { return reinterpret_cast<char*>(this + 1); }
-    std::string_view text() { return {data(), size}; }
+    char* data() { return reinterpret_cast<char*>(this) + header; }
+    const char* data() const { return reinterpret_cast<const char*>(this) + header; }
+    std::string_view text() const { return {data(), size}; }
+
+    static const std::size_t header;
 };
 
-// A counted reference to a record.
-class RecordRef {
+// The payload begins behind the last member, not behind the padding.
+inline constexpr std::size_t StoredTask::header = offsetof(StoredTask, stage) + sizeof(Stage);
+
+// A counted reference to a task.
+class TaskRef {
 public:
-    RecordRef() = default;
-    static RecordRef make(TaskId id, TimePoint due, std::string_view payload);
-    static RecordRef share(Record* record) {
-        record->references.fetch_add(1, std::memory_order_relaxed);
-        return RecordRef(record);
+    TaskRef() = default;
+    static TaskRef make(TaskId id, TimePoint due, std::string_view payload);
+    static TaskRef share(StoredTask* task) {
+        task->references.fetch_add(1, std::memory_order_relaxed);
+        return TaskRef(task);
     }
     // Takes over a reference that release() gave away.
-    static RecordRef adopt(Record* record) { return RecordRef(record); }
+    static TaskRef adopt(StoredTask* task) { return TaskRef(task); }
 
-    RecordRef(const RecordRef& other) : record_(other.record_) {
-        if (record_) record_->references.fetch_add(1, std::memory_order_relaxed);
+    TaskRef(const TaskRef& other) : task_(other.task_) {
+        if (task_) task_->references.fetch_add(1, std::memory_order_relaxed);
     }
-    RecordRef(RecordRef&& other) noexcept : record_(std::exchange(other.record_, nullptr)) {}
-    RecordRef& operator=(RecordRef other) noexcept {
-        std::swap(record_, other.record_);
+    TaskRef(TaskRef&& other) noexcept : task_(std::exchange(other.task_, nullptr)) {}
+    TaskRef& operator=(TaskRef other) noexcept {
+        std::swap(task_, other.task_);
         return *this;
     }
-    ~RecordRef() {
-        if (record_ && record_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
-            record_->~Record();
-            ::operator delete(record_);
+    ~TaskRef() {
+        if (task_ && task_->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+            task_->~StoredTask();
+            ::operator delete(task_);
         }
     }
 
-    Record* release() { return std::exchange(record_, nullptr); }
-    Record* get() const { return record_; }
-    Record* operator->() const { return record_; }
-    explicit operator bool() const { return record_ != nullptr; }
+    StoredTask* release() { return std::exchange(task_, nullptr); }
+    StoredTask* get() const { return task_; }
+    StoredTask* operator->() const { return task_; }
+    explicit operator bool() const { return task_ != nullptr; }
 
 private:
-    explicit RecordRef(Record* record) : record_(record) {}
-    Record* record_ = nullptr;
+    explicit TaskRef(StoredTask* task) : task_(task) {}
+    StoredTask* task_ = nullptr;
 };
 
-inline RecordRef RecordRef::make(TaskId id, TimePoint due, std::string_view payload) {
-    void* memory = ::operator new(sizeof(Record) + payload.size() + 1);
-    auto* record = new (memory) Record;
-    record->size = static_cast<std::uint32_t>(payload.size());
-    record->id = id;
-    record->due = due;
-    std::copy(payload.begin(), payload.end(), record->data());
-    record->data()[payload.size()] = '\0';
-    return RecordRef(record);
+inline TaskRef TaskRef::make(TaskId id, TimePoint due, std::string_view payload) {
+    const std::size_t size = StoredTask::header + payload.size() + 1;
+    void* memory = ::operator new(std::max(size, sizeof(StoredTask)));
+    auto* task = new (memory) StoredTask;
+    task->size = static_cast<std::uint32_t>(payload.size());
+    task->id = id;
+    task->due = due;
+    std::copy(payload.begin(), payload.end(), task->data());
+    task->data()[payload.size()] = '\0';
+    return TaskRef(task);
 }
 
 inline char hex_digit(unsigned value) {
@@ -358,21 +372,32 @@ class Payload {
 public:
     /// An empty text.
     Payload() = default;
-    explicit Payload(detail::RecordRef record) : record_(std::move(record)) {}
 
     /// The text.
-    std::string_view view() const { return record_ ? record_->text() : std::string_view(); }
+    std::string_view view() const { return task_ ? task_->text() : std::string_view(); }
     /// The text, ended by a NUL.
-    const char* c_str() const { return record_ ? record_->data() : ""; }
+    const char* c_str() const { return task_ ? task_->data() : ""; }
     /// A copy of the text.
     std::string str() const { return std::string(view()); }
 
-    /// The allocation that holds it; for the library itself.
-    const detail::RecordRef& record() const { return record_; }
-
 private:
-    detail::RecordRef record_;
+    friend struct detail::PayloadAccess;
+    detail::TaskRef task_;
 };
+
+namespace detail {
+
+// The allocation that holds a payload.
+struct PayloadAccess {
+    static Payload make(TaskRef task) {
+        Payload payload;
+        payload.task_ = std::move(task);
+        return payload;
+    }
+    static const TaskRef& task_of(const Payload& payload) { return payload.task_; }
+};
+
+}  // namespace detail
 
 /// A task as the scheduler knows it at one moment.
 struct Task {
@@ -386,10 +411,16 @@ struct Task {
     std::string_view text() const { return payload.view(); }
 };
 
-/// What `Scheduler::schedule` answers; to a repeated request, what it answered first.
-struct Scheduled {
-    std::vector<TaskId> ids;  ///< of the tasks, in the order of the request
-    std::string timestamp;    ///< of the first of them, as it was given
+/// A task to schedule.
+struct NewTask {
+    TimePoint due{};      ///< when it is to be emitted
+    std::string message;  ///< JSON text of an object, an array or a string
+};
+
+/// What is to change of a pending task; nothing given stays as it is.
+struct TaskChange {
+    std::optional<TimePoint> due;        ///< when it is to be emitted
+    std::optional<std::string> message;  ///< JSON text of an object, an array or a string
 };
 
 /// Which pending tasks, by due time; both bounds are exclusive.
@@ -434,13 +465,51 @@ struct TaskPage {
     bool more = false;      ///< whether others follow that the query asks for
 };
 
+/// A place in the order of emission: right before an event, or behind all of them.
+class Cursor {
+public:
+    /// Before the oldest event that is retained.
+    constexpr Cursor() = default;
+    /// Before the event with this seq.
+    explicit constexpr Cursor(std::uint64_t seq) : seq_(seq) {}
+    static constexpr Cursor earliest() { return Cursor(); }
+    /// Behind the newest event at the moment of the call that it is given to.
+    static constexpr Cursor now() { return Cursor(~std::uint64_t{0}); }
+    /// Behind an event.
+    static constexpr Cursor behind(const Event& event) { return Cursor(event.seq + 1); }
+
+    /// The seq of the event that it stands before.
+    constexpr std::uint64_t seq() const { return seq_; }
+
+    friend constexpr bool operator==(Cursor a, Cursor b) { return a.seq_ == b.seq_; }
+    friend constexpr bool operator!=(Cursor a, Cursor b) { return a.seq_ != b.seq_; }
+    friend constexpr bool operator<(Cursor a, Cursor b) { return a.seq_ < b.seq_; }
+
+private:
+    std::uint64_t seq_ = 0;
+};
+
+/// Which past events to list: those from a cursor on, or the last ones before one.
+struct EventQuery {
+    std::size_t limit = 100;                       ///< how many at most
+    Cursor from{};                                 ///< the first of them comes right behind this
+    std::optional<Cursor> before{};                ///< in place of `from`: the last comes before it
+    std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
+};
+
+/// Which past events: from the cursor `begin` to before the cursor `end`.
+struct EventRange {
+    Cursor begin{};              ///< the oldest event that is retained, if nothing else is said
+    Cursor end = Cursor::now();  ///< all of them, likewise
+};
+
 /// Past events in order of emission.
 struct EventPage {
     std::vector<Event> events;
-    std::size_t total = 0;   ///< of all retained events
-    bool more = false;       ///< whether others follow
-    bool lost = false;       ///< whether the cursor asked for events that were trimmed
-    std::uint64_t next = 0;  ///< the cursor behind the last of them
+    std::size_t total = 0;  ///< of all retained events
+    bool more = false;      ///< whether others follow
+    bool lost = false;      ///< whether the cursor asked for events that were trimmed
+    Cursor next;            ///< the cursor behind the last of them
 };
 
 /// Whether a sink is delivered to.
@@ -455,6 +524,14 @@ enum class SinkState {
 enum class Unlisted {
     keep,    ///< their cursors and dead letters stay until they are listed again or forgotten
     forget,  ///< their cursors and dead letters are dropped
+};
+
+/// A sink as whoever delivers to it describes it.
+struct SinkSetup {
+    std::string name;            ///< 1 to 64 letters, digits, '-', '_' and '.'
+    std::string kind;            ///< what it is, in a word
+    std::string target;          ///< where it delivers to, without anything secret
+    bool from_earliest = false;  ///< a new one begins with the oldest event that is retained
 };
 
 /// How a sink stands.
@@ -1452,6 +1529,26 @@ std::chrono::system_clock::time_point to_system_time(TimePoint time) {
 
 }  // namespace detail
 
+/// Time that stands still until it is moved, for tests and simulations: its `source()` is for
+/// `Options::now`.  Any thread may call it.
+class ManualClock {
+public:
+    explicit ManualClock(TimePoint start = TimePoint()) : now_(start.time_since_epoch().count()) {}
+    /// The time that it shows.
+    TimePoint now() const { return TimePoint(milliseconds(now_.load())); }
+    /// Shows another time, an earlier one too.  `Scheduler::clock_changed()` is to follow.
+    void set(TimePoint time) { now_ = time.time_since_epoch().count(); }
+    /// Moves it forward, or back.  `Scheduler::clock_changed()` is to follow.
+    void advance(milliseconds by) { now_ += by.count(); }
+    /// What tells the time; the clock must outlive it.
+    std::function<TimePoint()> source() {
+        return [this] { return now(); };
+    }
+
+private:
+    std::atomic<milliseconds::rep> now_;
+};
+
 /// Reads a date and time: what RFC 3339 or ECMAScript's date-time format
 /// defines, and the offsets +hhmm and +hh.  A date alone is midnight UTC, a time
 /// without an offset is UTC, fractions are cut to the millisecond.  Nothing for
@@ -1647,19 +1744,18 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 }  // namespace detail
 
 // ============================================================================
-//  6. Journal
+//  6. Records
 // ============================================================================
 //
-// JSON lines: one record a line, and in each a last member "crc" over all bytes
-// before it (CRC-32 as in zlib), so that `jq` reads every line and a torn or
-// damaged one is told from a whole one.
+// What a journal can say.  A record is one line of JSON; its last member, "crc", is
+// the CRC-32 (as in zlib) of all bytes before it, so that `jq` reads every line and a
+// torn or damaged one is told from a whole one.
 //
 //     {"journal":"task-scheduler","version":1,"seq":0,"last_id":"…","crc":"…"}
 //     {"op":"schedule","tasks":[{"id":"…","due":"…","payload":{…}}],"crc":"…"}
 //     {"op":"emit","seq":0,"at":"…","ids":["…"],"crc":"…"}
 //     {"op":"cancel","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"part","bulk":1,"at":"…","ids":["…"],"crc":"…"}
-//     {"op":"cancel","bulk":1,"at":"…","ids":["…"],"crc":"…"}
 //     {"op":"miss","at":"…","ids":["…"],"crc":"…"}
 //     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
 //     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],"counts":[],…}
@@ -1671,29 +1767,15 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 //     {"op":"drop","sink":"…","at":"…","crc":"…"}
 //     {"op":"overflow","sink":"…","at":"…","seq":12,"crc":"…"}
 //
-// A schedule record bears no time of its own where its ids do: they begin with
-// the moment at which they were made.  A cancel record that is too large for one
-// line has parts, which are nothing without the line that ends them and bears the
-// same number.
-//
-//   J1  A group of records is one write, and under `Fsync::always` one sync.  It
-//       is stored when that has returned, and acknowledged only then.
-//   J2  What could not be written is overwritten with empty lines, which are
-//       nothing, so that a request that was refused leaves no trace.
-//   J3  After a failed sync the kernel may have dropped the pages: the file is
-//       never written or trusted again, only replaced from memory.
-//   J4  A file is created, and rewritten, in one way: complete beside the old
-//       one, synced, renamed over it, and the directory synced.
-//   J5  While a rewrite is under way every written line is kept as its tail, and
-//       is the last thing that goes into the new file.  Groups wait from the last
-//       sync before the rename until the directory is synced.  Emissions do not:
-//       those that are written meanwhile are synced behind.
-//   J6  Reading keeps every intact record.  A torn tail is cut; damaged lines go
-//       to a file beside the journal.  Nothing on disk changes before all of it
-//       was read and understood.
-//   J7  Space for a record, and for the later end of every pending task, is
-//       reserved before the first byte is written: a full disk stops neither
-//       emission nor cancelling.
+//   R1  There is one type for each operation, which describes its members once: they
+//       are written and read here and nowhere else, and what was written is read back
+//       as it was.  Only "op" has a place; the other members are read in any order.
+//   R2  A record owns what applying it needs: its tasks, the node of its key, its
+//       dead letter.  So applying one that was stored allocates nothing of these.
+//   R3  A record that is intact but not understood was written by a newer version:
+//       reading it throws, and nothing is guessed.  Unknown members are passed over.
+//   R4  A cancel record that is too large for one line has parts, which are nothing
+//       without the line that ends them and bears the same number.
 
 namespace detail {
 
@@ -1739,36 +1821,15 @@ inline std::uint32_t crc32(std::string_view text) {
     return ~crc;
 }
 
+constexpr std::size_t seal_size = 18;  // ,"crc":"01234567"}
+
 // Ends the record that starts at `start` of `lines` and has no closing brace yet.
 inline void seal_line(std::string& lines, std::size_t start) {
-    const std::uint32_t crc = crc32(std::string_view(lines).substr(start));
-    lines += R"(,"crc":")";
-    for (int shift = 28; shift >= 0; shift -= 4) lines += hex_digit(crc >> shift);
-    lines += "\"}\n";
+    std::uint32_t crc = crc32(std::string_view(lines).substr(start));
+    char seal[] = ",\"crc\":\"00000000\"}\n";
+    for (std::size_t i = 15; i > 7; --i, crc >>= 4) seal[i] = hex_digit(crc);
+    lines.append(seal, seal_size + 1);
 }
-
-// A record that is being written at the end of some lines.  Until it is sealed it may have
-// failed, and then it leaves nothing there.
-class RecordLine {
-public:
-    explicit RecordLine(std::string& lines) : lines_(lines), start_(lines.size()) {}
-    RecordLine(const RecordLine&) = delete;
-    RecordLine& operator=(const RecordLine&) = delete;
-    ~RecordLine() {
-        if (!sealed_) lines_.resize(start_);
-    }
-    void seal() {
-        seal_line(lines_, start_);
-        sealed_ = true;
-    }
-
-private:
-    std::string& lines_;
-    const std::size_t start_;
-    bool sealed_ = false;
-};
-
-constexpr std::size_t seal_size = 18;  // ,"crc":"01234567"}
 
 // The sum that a text states at its end; nothing if it does not end as a record does.
 inline std::optional<std::uint32_t> stated_crc(std::string_view text) {
@@ -1794,174 +1855,308 @@ inline bool is_intact(std::string_view line) {
     return looks_sealed(line) && stated_crc(line) == crc32(line.substr(0, line.size() - seal_size));
 }
 
-// ,"at":"…"
-inline void append_at(std::string& lines, TimePoint at) {
-    lines += R"(,"at":")";
-    append_time(lines, at);
-    lines += '"';
-}
+// ---- The types --------------------------------------------------------------
+//
+// Each record names its members once, with describe(), in the order in which they are
+// written: io("seq", r.seq) writes the member if `io` is a RecordWriter, and takes it
+// over if `io` is a RecordReader and the member is the one that is read.
 
-// Ids in order.  Those of a batch follow one another, so a run of them is kept as its first
-// and how many it has.
+// Ids in order of arrival.  Those of a batch count up, so a run of them is kept as its
+// first and how many they are.
 class IdRuns {
 public:
     struct Run {
         TaskId first;
-        std::uint64_t count = 1;
-        TaskId at(std::uint64_t i) const { return {first.high(), first.low() + i}; }
-        friend bool operator==(const Run& a, const Run& b) {
-            return a.first == b.first && a.count == b.count;
-        }
+        std::uint64_t count = 0;
     };
-
+    void add(const Run& run) {
+        runs_.push_back(run);
+        size_ += static_cast<std::size_t>(run.count);
+    }
     void add(TaskId id) {
-        if (!runs_.empty() && runs_.back().at(runs_.back().count) == id) {
+        if (!runs_.empty() && runs_.back().first.plus(runs_.back().count) == id) {
             ++runs_.back().count;
+            ++size_;
         } else {
-            runs_.push_back({id, 1});
+            add({id, 1});
         }
     }
-    void add(const Run& run) { runs_.push_back(run); }
+    std::size_t size() const { return size_; }
     const std::vector<Run>& runs() const { return runs_; }
-    std::vector<TaskId> all() const;
-    template <class Predicate>
-    bool any_of(Predicate predicate) const;
-    friend bool operator==(const IdRuns& a, const IdRuns& b) { return a.runs_ == b.runs_; }
+    // Of the memory that they take.
+    std::size_t bytes() const { return runs_.size() * sizeof(Run); }
+    std::vector<TaskId> all() const {
+        std::vector<TaskId> ids;
+        ids.reserve(size_);
+        any([&ids](TaskId id) {
+            ids.push_back(id);
+            return false;
+        });
+        return ids;
+    }
+    // Whether fn(id) is true of any of them.
+    template <class Fn>
+    bool any(Fn fn) const {
+        for (const Run& run : runs_) {
+            for (std::uint64_t i = 0; i < run.count; ++i) {
+                if (fn(run.first.plus(i))) return true;
+            }
+        }
+        return false;
+    }
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io.array("ids", r.runs_, &Run::first).array("counts", r.runs_, &Run::count);
+    };
+    // Completes what was read: without counts the ids are one each.  False if there is not
+    // one count for each id.
+    bool complete();
 
 private:
     std::vector<Run> runs_;
+    std::size_t size_ = 0;
 };
 
-inline std::vector<TaskId> IdRuns::all() const {
-    std::vector<TaskId> ids;
+inline bool IdRuns::complete() {
+    const bool counted =
+        std::any_of(runs_.begin(), runs_.end(), [](const Run& run) { return run.count > 0; });
+    IdRuns whole;
     for (const Run& run : runs_) {
-        for (std::uint64_t i = 0; i < run.count; ++i) ids.push_back(run.at(i));
-    }
-    return ids;
-}
-
-template <class Predicate>
-bool IdRuns::any_of(Predicate predicate) const {
-    for (const Run& run : runs_) {
-        for (std::uint64_t i = 0; i < run.count; ++i) {
-            if (predicate(run.at(i))) return true;
+        if (run.first == TaskId() || counted != (run.count > 0)) return false;
+        if (counted) {
+            whole.add(run);
+        } else {
+            whole.add(run.first);
         }
     }
-    return false;
+    *this = std::move(whole);
+    return true;
 }
 
-// What is kept of a request that came with an idempotency key.
-struct AnswerText {
-    std::string_view key;
-    std::string_view digest;
-    std::string_view timestamp;
+// What was answered under an idempotency key.
+struct Answer {
+    std::string digest;     // of the request, without its secret
+    std::string timestamp;  // of the first task, as it was given
+    IdRuns ids;
+    TimePoint first_use{};
+    std::pair<const std::string, Answer>* later = nullptr;  // the next in line, see KeyBook
+};
+using Answers = std::map<std::string, Answer, std::less<>>;
+
+// An event that a sink did not take.
+struct Letter {
+    TaskRef event;   // with its seq and when it was emitted
+    TimePoint at{};  // when it was given up
+    std::uint32_t attempts = 0;
+    std::string error;
+    bool again = false;   // it is about to be delivered again
+    bool counts = false;  // in SinkBook::bytes(): the history has not got the event
+};
+using Letters = std::map<std::uint64_t, Letter>;
+
+// A node of its own is the only way to make one.
+inline Answers::node_type make_answer(std::string key, Answer answer) {
+    Answers one;
+    one.emplace(std::move(key), std::move(answer));
+    return one.extract(one.begin());
+}
+
+inline Letters::node_type make_letter(std::uint64_t seq, Letter letter) {
+    Letters one;
+    one.emplace(seq, std::move(letter));
+    return one.extract(one.begin());
+}
+
+// What a journal begins with.
+struct HeadRecord {
+    static constexpr std::string_view op = "task-scheduler";
+    std::uint64_t version = 1;
+    std::uint64_t seq = 0;  // the first that is free
+    TaskId last_id;         // every later id is greater
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("version", r.version)("seq", r.seq)("last_id", r.last_id);
+    };
 };
 
-// ,"key":"…","digest":"…","timestamp":"…"
-inline void append_answer(std::string& lines, const AnswerText& answer) {
-    lines += R"(,"key":)";
-    append_quoted(lines, answer.key);
-    lines += R"(,"digest":)";
-    append_quoted(lines, answer.digest);
-    lines += R"(,"timestamp":)";
-    append_quoted(lines, answer.timestamp);
-}
+// Tasks are new, or stand in the place of those with the same ids.  The record bears no
+// time of its own where the ids do: they begin with the moment at which they were made.
+struct ScheduleRecord {
+    static constexpr std::string_view op = "schedule";
+    std::optional<TimePoint> at;
+    Answers::node_type answer;  // empty: it came without an idempotency key
+    std::vector<TaskRef> tasks;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("at", r.at).key(r.answer)("tasks", r.tasks);
+    };
+};
 
-// The record of tasks to schedule; `tasks` point to what has id, due and text().
-// `at` is when, if that is not what the ids say.  The answer under a key is part
-// of it: neither may be stored without the other.
-template <class Pointers>
-void append_schedule_record(std::string& lines, const Pointers& tasks,
-                            std::optional<TimePoint> at = std::nullopt,
-                            const AnswerText* answer = nullptr) {
-    RecordLine record(lines);
-    lines += R"({"op":"schedule")";
-    if (at) append_at(lines, *at);
-    if (answer) append_answer(lines, *answer);
-    lines += R"(,"tasks":[)";
-    const char* separator = R"({"id":")";
-    for (const auto& task : tasks) {
-        lines += separator;
-        separator = R"(,{"id":")";
-        append_id(lines, task->id);
-        lines += R"(","due":")";
-        append_time(lines, task->due);
-        lines += R"(","payload":)";
-        lines += task->text();
-        lines += '}';
-    }
-    lines += ']';
-    record.seal();
-}
+struct EmitRecord {
+    static constexpr std::string_view op = "emit";
+    TimePoint at{};
+    std::uint64_t seq = 0;  // of the first of them
+    std::vector<TaskId> ids;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("seq", r.seq)("at", r.at)("ids", r.ids);
+    };
+};
 
-// The record of the end of tasks.  `op` is its name in quotes, and for an emission
-// its seq.
-template <class Pointers>
-void append_end_record(std::string& lines, std::string_view op, TimePoint at, const Pointers& ids) {
-    RecordLine record(lines);
-    lines += R"({"op":)";
-    lines += op;
-    append_at(lines, at);
-    lines += R"(,"ids":[)";
-    const char* separator = "";
-    for (const auto& item : ids) {
-        lines += separator;
-        separator = ",";
-        lines += '"';
-        append_id(lines, item->id);
-        lines += '"';
-    }
-    lines += ']';
-    record.seal();
-}
+struct CancelRecord {
+    static constexpr std::string_view op = "cancel";
+    TimePoint at{};
+    std::optional<std::uint64_t> bulk;  // the number of a bulk call, which this ends (R4)
+    std::vector<TaskId> ids;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("bulk", r.bulk)("at", r.at)("ids", r.ids);
+    };
+};
 
-// The record of an answer alone, for a rewrite, where the tasks may have ended.  Of ids that
-// follow one another it has the first; `counts` says how many they are.
-inline void append_answer_record(std::string& lines, TimePoint at, const AnswerText& answer,
-                                 const IdRuns& ids) {
-    RecordLine record(lines);
-    lines += R"({"op":"answer")";
-    append_at(lines, at);
-    append_answer(lines, answer);
-    lines += R"(,"ids":[)";
-    const char* separator = "";
-    for (const IdRuns::Run& run : ids.runs()) {
-        lines += std::exchange(separator, ",");
-        lines += '"';
-        append_id(lines, run.first);
-        lines += '"';
-    }
-    lines += R"(],"counts":[)";
-    separator = "";
-    for (const IdRuns::Run& run : ids.runs()) {
-        lines += std::exchange(separator, ",");
-        append_number(lines, run.count);
-    }
-    lines += ']';
-    record.seal();
-}
+struct PartRecord {
+    static constexpr std::string_view op = "part";
+    TimePoint at{};
+    std::uint64_t bulk = 0;
+    std::vector<TaskId> ids;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("bulk", r.bulk)("at", r.at)("ids", r.ids);
+    };
+};
 
-// The record of events that were forgotten: those from seq `begin` to before `end`.
-inline void append_forget_record(std::string& lines, TimePoint at, std::uint64_t begin,
-                                 std::uint64_t end) {
-    RecordLine record(lines);
-    lines += R"({"op":"forget")";
-    append_at(lines, at);
-    lines += R"(,"seq":)";
-    append_number(lines, begin);
-    lines += R"(,"end":)";
-    append_number(lines, end);
-    record.seal();
-}
+struct MissRecord {
+    static constexpr std::string_view op = "miss";
+    TimePoint at{};
+    std::vector<TaskId> ids;
+    static constexpr auto describe = [](auto& io, auto& r) { io("at", r.at)("ids", r.ids); };
+};
 
-// The record from which on the journal's clock counts (see Store::trust_clock).
-inline void append_clock_record(std::string& lines, TimePoint at) {
-    RecordLine record(lines);
-    lines += R"({"op":"clock")";
-    append_at(lines, at);
-    record.seal();
-}
+struct ForgetRecord {
+    static constexpr std::string_view op = "forget";
+    TimePoint at{};
+    std::uint64_t begin = 0;
+    std::uint64_t end = 0;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("at", r.at)("seq", r.begin)("end", r.end);
+    };
+};
 
+struct AnswerRecord {
+    static constexpr std::string_view op = "answer";
+    Answers::node_type answer;
+
+    // What a schedule record says, too.
+    static constexpr auto describe_key = [](auto& io, auto& key, auto& value) {
+        io("key", key)("digest", value.digest)("timestamp", value.timestamp);
+    };
+    static constexpr auto describe = [](auto& io, auto& key, auto& value) {
+        io("at", value.first_use);
+        describe_key(io, key, value);
+        IdRuns::describe(io, value.ids);
+    };
+};
+
+struct ClockRecord {
+    static constexpr std::string_view op = "clock";
+    TimePoint at{};  // from here on the journal's clock counts
+    static constexpr auto describe = [](auto& io, auto& r) { io("at", r.at); };
+};
+
+// What is given changes of a sink; a sink that has both a cursor and a state may be new.
+struct SinkRecord {
+    static constexpr std::string_view op = "sink";
+    std::string sink;
+    TimePoint at{};
+    std::optional<std::uint64_t> seq;
+    std::optional<SinkState> state;
+    std::optional<std::uint32_t> attempts;  // that failed
+    std::optional<TimePoint> next;          // attempt; the epoch: none
+    std::optional<std::string> error;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io.sink(r.sink)("at", r.at)("seq", r.seq)("state", r.state);
+        io("attempts", r.attempts)("next", r.next)("error", r.error);
+    };
+};
+
+// The sink has taken the event before the cursor `seq`, or these dead letters.
+struct DeliverRecord {
+    static constexpr std::string_view op = "deliver";
+    std::string sink;
+    TimePoint at{};
+    std::optional<std::uint64_t> seq;
+    std::vector<std::uint64_t> dead;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io.sink(r.sink)("at", r.at)("seq", r.seq)("dead", r.dead);
+    };
+};
+
+// A letter is dead, and the cursor goes to `seq`, if that is given.
+struct DeadRecord {
+    static constexpr std::string_view op = "dead";
+    std::string sink;
+    std::optional<std::uint64_t> seq;
+    Letters::node_type letter;
+
+    // What the letter's event knows, and its task does not say.
+    struct Emission {
+        std::uint64_t seq = 0;
+        TimePoint at{};
+    };
+    static constexpr auto describe = [](auto& io, auto& name, auto& cursor, auto& value,
+                                        auto& emission) {
+        io.sink(name)("at", value.at)("seq", cursor);
+        io("attempts", value.attempts)("error", value.error)("event", emission.seq);
+        io("again", value.again)("emitted_at", emission.at)("task", value.event);
+    };
+};
+
+struct RedeliverRecord {
+    static constexpr std::string_view op = "redeliver";
+    std::string sink;
+    TimePoint at{};
+    std::vector<std::uint64_t> dead;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io.sink(r.sink)("at", r.at)("dead", r.dead);
+    };
+};
+
+struct DropRecord {
+    static constexpr std::string_view op = "drop";
+    std::string sink;
+    TimePoint at{};
+    static constexpr auto describe = [](auto& io, auto& r) { io.sink(r.sink)("at", r.at); };
+};
+
+// What the sink wanted before `seq`, and the history cannot keep, is dead.
+struct OverflowRecord {
+    static constexpr std::string_view op = "overflow";
+    std::string sink;
+    TimePoint at{};
+    std::uint64_t seq = 0;
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io.sink(r.sink)("at", r.at)("seq", r.seq);
+    };
+};
+
+using Record = std::variant<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord,
+                            ForgetRecord, AnswerRecord, ClockRecord, SinkRecord, DeliverRecord,
+                            DeadRecord, RedeliverRecord, DropRecord, OverflowRecord, HeadRecord>;
+
+// The member that a record begins with; its value is the record's `op`.
+template <class R>
+constexpr std::string_view record_tag = std::is_same_v<R, HeadRecord> ? "journal" : "op";
+
+// What is said of a task.
+struct TaskParts {
+    TaskId id;
+    TimePoint due{};
+    std::string_view payload;  // JSON, as it stands
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("id", r.id)("due", r.due)("payload", r.payload);
+    };
+};
+
+// An upper bound for the bytes of a record that ends one task.
+constexpr std::uint64_t end_record_size = 160;
+
+constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
+// The last one is shown only: the journal has the state that a sink comes back to.
+constexpr std::array<std::string_view, 4> sink_states{"active", "paused", "disabled", "unlisted"};
 constexpr const char* sink_name_rule = "must be 1 to 64 letters, digits, '-', '_' and '.'";
 
 inline bool is_sink_name(std::string_view name) {
@@ -1972,74 +2167,2017 @@ inline bool is_sink_name(std::string_view name) {
            });
 }
 
-// A change to what is remembered of a sink.  A record says just this.
-struct SinkChange {
-    enum class Kind {
-        set,        // what is given below, of its cursor and state; a new name is a new sink
-        deliver,    // it has taken what lies before the cursor `seq`, or the letters `dead`
-        bury,       // `letter` is dead, and the cursor goes to `seq`, if that is given
-        redeliver,  // the letters `dead` are to be delivered again
-        drop,       // there is no such sink any more
-        overflow,   // what it wanted before `seq`, and the history has not kept, is dead
-    };
-    Kind kind = Kind::set;
-    std::string sink;
-    TimePoint at{};
-    std::optional<std::uint64_t> seq;
-    std::optional<SinkState> state;
-    std::optional<std::uint32_t> attempts;  // that failed
-    std::optional<TimePoint> next;          // attempt; the epoch: none
-    std::optional<std::string> error;
-    std::vector<std::uint64_t> dead;  // the seqs of letters
-    RecordRef letter;                 // with its seq and when it was emitted
-    bool again = false;               // the letter is about to be delivered again
+// ---- Writing ----------------------------------------------------------------
+
+// Appends the members that a describe() names.  Those that are empty or false are left out
+// where their absence says the same.
+class RecordWriter {
+public:
+    explicit RecordWriter(std::string& lines) : lines_(lines) {}
+
+    template <std::size_t size, class T>
+    RecordWriter& operator()(const char (&name)[size], const T& value) {
+        if (is_left_out(value)) return *this;
+        append_name(name);
+        append(value);
+        return *this;
+    }
+    RecordWriter& sink(const std::string& name) { return (*this)("sink", name); }
+    RecordWriter& key(const Answers::node_type& answer) {
+        if (answer) AnswerRecord::describe_key(*this, answer.key(), answer.mapped());
+        return *this;
+    }
+    // An array of the same part of each element.
+    template <std::size_t size, class Array, class Part>
+    RecordWriter& array(const char (&name)[size], const Array& array, Part part) {
+        append_name(name);
+        append_array(array, part);
+        return *this;
+    }
+
+private:
+    template <class T>
+    static bool is_left_out(const T&) {
+        return false;
+    }
+    template <class T>
+    static bool is_left_out(const std::optional<T>& value) {
+        return !value;
+    }
+    static bool is_left_out(bool value) { return !value; }
+    static bool is_left_out(const std::vector<std::uint64_t>& value) { return value.empty(); }
+
+    template <std::size_t size>
+    void append_name(const char (&name)[size]);
+    void append(std::uint64_t value) { append_number(lines_, value); }
+    void append(std::uint32_t value) { append_number(lines_, value); }
+    void append(bool value) { lines_ += value ? "true" : "false"; }
+    void append(const std::string& value) { append_quoted(lines_, value); }
+    void append(std::string_view json) { lines_ += json; }
+    void append(SinkState value) {
+        append_quoted(lines_, sink_states[static_cast<std::size_t>(value)]);
+    }
+    void append(TimePoint value) {
+        lines_ += '"';
+        append_time(lines_, value);
+        lines_ += '"';
+    }
+    void append(TaskId value) {
+        lines_ += '"';
+        append_id(lines_, value);
+        lines_ += '"';
+    }
+    void append(const TaskRef& task) {
+        const TaskParts parts{task->id, task->due, task->text()};
+        lines_ += '{';
+        TaskParts::describe(*this, parts);
+        lines_ += '}';
+    }
+    template <class T>
+    void append(const std::optional<T>& value) {
+        append(*value);
+    }
+    template <class T>
+    void append(const std::vector<T>& values) {
+        append_array(values, [](const T& value) -> const T& { return value; });
+    }
+    template <class Array, class Part>
+    void append_array(const Array& array, Part part);
+
+    std::string& lines_;
 };
 
-constexpr std::array<std::string_view, 6> sink_ops{"sink",      "deliver", "dead",
-                                                   "redeliver", "drop",    "overflow"};
-// The last one is shown only: the journal has the state that a sink comes back to.
-constexpr std::array<std::string_view, 4> sink_states{"active", "paused", "disabled", "unlisted"};
-
-inline void append_sink_record(std::string& lines, const SinkChange& change) {
-    RecordLine record(lines);
-    const auto number = [&lines](const char* name, std::uint64_t value) {
-        lines.append(",\"").append(name).append("\":").append(std::to_string(value));
-    };
-    lines += R"({"op":")";
-    lines += sink_ops[static_cast<std::size_t>(change.kind)];
-    lines += R"(","sink":")" + change.sink + '"';
-    append_at(lines, change.at);
-    if (change.seq) number("seq", *change.seq);
-    if (change.state) {
-        lines += R"(,"state":")";
-        lines += sink_states[static_cast<std::size_t>(*change.state)];
-        lines += '"';
-    }
-    if (change.attempts) number("attempts", *change.attempts);
-    if (change.next) lines += R"(,"next":")" + format_time(*change.next) + '"';
-    if (change.error) {
-        lines += R"(,"error":)";
-        append_quoted(lines, *change.error);
-    }
-    for (const std::uint64_t& seq : change.dead) {
-        lines += &seq == &change.dead.front() ? R"(,"dead":[)" : ",";
-        lines += std::to_string(seq);
-    }
-    if (!change.dead.empty()) lines += ']';
-    if (change.letter) {
-        const Record& event = *change.letter.get();
-        number("event", event.seq);
-        if (change.again) lines += R"(,"again":true)";
-        lines += R"(,"emitted_at":")" + format_time(event.ended_at);
-        lines += R"(","task":{"id":")" + event.id.str() + R"(","due":")" + format_time(event.due);
-        lines += R"(","payload":)";
-        lines += change.letter->text();
-        lines += '}';
-    }
-    record.seal();
+template <std::size_t size>
+void RecordWriter::append_name(const char (&name)[size]) {
+    std::array<char, size + 3> text{',', '"'};
+    std::copy(name, name + size - 1, text.begin() + 2);
+    text[size + 1] = '"';
+    text[size + 2] = ':';
+    const std::size_t start = lines_.back() == '{' ? 1 : 0;  // the first needs no comma
+    lines_.append(text.data() + start, text.size() - start);
 }
 
-constexpr std::string_view journal_mark = R"({"journal":"task-scheduler")";
+template <class Array, class Part>
+void RecordWriter::append_array(const Array& array, Part part) {
+    lines_ += '[';
+    bool first = true;
+    for (const auto& element : array) {
+        if (!first) lines_ += ',';
+        first = false;
+        append(std::invoke(part, element));
+    }
+    lines_ += ']';
+}
+
+// Appends a record, whose members describe(writer) names.
+template <class R, class Describe>
+void write_line(std::string& lines, Describe describe) {
+    const std::size_t start = lines.size();
+    lines.append("{\"").append(record_tag<R>).append("\":\"").append(R::op) += '"';
+    RecordWriter writer(lines);
+    describe(writer);
+    seal_line(lines, start);
+}
+
+template <class R, class = decltype(R::op)>
+void write(std::string& lines, const R& record) {
+    write_line<R>(lines, [&record](RecordWriter& io) { R::describe(io, record); });
+}
+
+inline void write_answer(std::string& lines, const std::string& key, const Answer& answer) {
+    write_line<AnswerRecord>(lines,
+                             [&](RecordWriter& io) { AnswerRecord::describe(io, key, answer); });
+}
+
+inline void write(std::string& lines, const AnswerRecord& record) {
+    write_answer(lines, record.answer.key(), record.answer.mapped());
+}
+
+inline void write_letter(std::string& lines, const std::string& sink, const Letter& letter,
+                         std::optional<std::uint64_t> seq) {
+    const DeadRecord::Emission event{letter.event->seq, letter.event->ended_at};
+    write_line<DeadRecord>(
+        lines, [&](RecordWriter& io) { DeadRecord::describe(io, sink, seq, letter, event); });
+}
+
+inline void write(std::string& lines, const DeadRecord& record) {
+    write_letter(lines, record.sink, record.letter.mapped(), record.seq);
+}
+
+inline void write(std::string& lines, const Record& record) {
+    std::visit([&lines](const auto& one) { write(lines, one); }, record);
+}
+
+// ---- Reading ----------------------------------------------------------------
+
+[[noreturn]] inline void not_understood(const std::string& why) {
+    throw Error(Errc::journal_unreadable, "the journal has a record that is intact but " + why +
+                                              "; a newer version of task-scheduler may have "
+                                              "written it");
+}
+
+// What a record must say (R3).
+inline void require(bool condition) {
+    if (!condition) not_understood("not understood");
+}
+
+template <class T>
+T require(std::optional<T> value) {
+    require(value.has_value());
+    return std::move(*value);
+}
+
+// Reads the record in one intact line, without its newline.
+class RecordReader {
+public:
+    explicit RecordReader(std::string_view line) : reader_(line, JsonReader::outer_depth) {}
+    Record read();
+
+    template <std::size_t size, class T>
+    RecordReader& operator()(const char (&name)[size], T& value) {
+        if (!meets(name)) return *this;
+        take(value);
+        waits_ = false;
+        return *this;
+    }
+    RecordReader& sink(std::string& name);
+    RecordReader& key(Answers::node_type& answer);
+    template <std::size_t size, class Array, class Part>
+    RecordReader& array(const char (&name)[size], Array& array, Part part) {
+        if (!meets(name)) return *this;
+        take_array(array, part);
+        waits_ = false;
+        return *this;
+    }
+
+private:
+    template <std::size_t index = 0>
+    Record read_as(std::string_view tag, std::string_view op);
+    template <class R>
+    void read_into(R& record);
+    void read_into(HeadRecord& head);
+    void read_into(ScheduleRecord& record);
+    void read_into(AnswerRecord& record);
+    void read_into(DeadRecord& record);
+    // Reads the members that follow, up to the end of their object; describe() names them.
+    template <class Describe>
+    void members(Describe describe);
+    void finish();
+    template <std::size_t size>
+    bool meets(const char (&name)[size]) const {
+        return waits_ && is(name_, name);
+    }
+    std::string_view token() {
+        std::string_view value;
+        reader_.value(value);
+        return value;
+    }
+
+    void take(std::uint64_t& value) { value = require(seq_in(token())); }
+    void take(std::uint32_t& value);
+    void take(bool& value) { value = token() == "true"; }
+    void take(std::string& value) { value = require(read_string(token())); }
+    void take(std::string_view& json) { json = token(); }
+    void take(SinkState& value);
+    void take(TimePoint& value) { value = require(parse_time(inside(token()))); }
+    void take(TaskId& value) { value = require(TaskId::parse(inside(token()))); }
+    void take(TaskRef& task);
+    template <class T>
+    void take(std::optional<T>& value) {
+        take(value.emplace());
+    }
+    template <class T>
+    void take(std::vector<T>& values) {
+        values.clear();
+        take_array(values, [](T& value) -> T& { return value; });
+    }
+    template <class Array, class Part>
+    void take_array(Array& array, Part part);
+
+    JsonReader reader_;
+    std::string_view name_;  // of the member that was met last
+    bool waits_ = false;     // its value was not taken yet
+};
+
+inline Record read_record(std::string_view line) {
+    return RecordReader(line).read();
+}
+
+inline Record RecordReader::read() {
+    std::string_view tag;
+    std::string_view op;
+    require(reader_.enter_object() && reader_.next_member(tag) && reader_.value(op));
+    return read_as(tag, inside(op));
+}
+
+template <std::size_t index>
+Record RecordReader::read_as(std::string_view tag, std::string_view op) {
+    if constexpr (index < std::variant_size_v<Record>) {
+        using R = std::variant_alternative_t<index, Record>;
+        if (op != R::op || tag != record_tag<R>) return read_as<index + 1>(tag, op);
+        R record;
+        read_into(record);
+        return record;
+    } else {
+        require(tag == "op");
+        not_understood("of an unknown kind, '" + printable(op, 64) + "'");
+    }
+}
+
+// The value of a member that no describe() names is passed over.
+template <class Describe>
+void RecordReader::members(Describe describe) {
+    while (reader_.next_member(name_)) {
+        waits_ = true;
+        describe();
+        if (waits_) token();
+    }
+    waits_ = false;
+}
+
+inline void RecordReader::finish() {
+    if (!reader_.finish()) not_understood("not JSON (" + reader_.problem() + ")");
+}
+
+inline RecordReader& RecordReader::sink(std::string& name) {
+    if (!meets("sink")) return *this;
+    (*this)("sink", name);
+    require(is_sink_name(name));
+    return *this;
+}
+
+// The first of its members that is met makes the node.
+inline RecordReader& RecordReader::key(Answers::node_type& answer) {
+    const bool begins = meets("key") || meets("digest") || meets("timestamp");
+    if (begins && !answer) answer = make_answer({}, {});
+    if (answer) AnswerRecord::describe_key(*this, answer.key(), answer.mapped());
+    return *this;
+}
+
+inline void RecordReader::take(std::uint32_t& value) {
+    const std::uint64_t number = require(seq_in(token()));
+    require(number <= std::numeric_limits<std::uint32_t>::max());
+    value = static_cast<std::uint32_t>(number);
+}
+
+inline void RecordReader::take(SinkState& value) {
+    const std::string_view text = inside(token());
+    const auto* const end = sink_states.end() - 1;  // the last one is not kept
+    const auto* const state = std::find(sink_states.begin(), end, text);
+    require(state != end);
+    value = static_cast<SinkState>(state - sink_states.begin());
+}
+
+inline void RecordReader::take(TaskRef& task) {
+    TaskParts parts;
+    require(reader_.enter_object());
+    members([&] { TaskParts::describe(*this, parts); });
+    require(parts.id != TaskId() && !parts.payload.empty());
+    task = TaskRef::make(parts.id, parts.due, parts.payload);
+}
+
+template <class Array, class Part>
+void RecordReader::take_array(Array& array, Part part) {
+    require(reader_.enter_array());
+    for (std::size_t i = 0; reader_.next_element(); ++i) {
+        if (i == array.size()) array.emplace_back();
+        take(std::invoke(part, array[i]));
+    }
+}
+
+template <class R>
+void RecordReader::read_into(R& record) {
+    members([&] { R::describe(*this, record); });
+    finish();
+}
+
+inline void RecordReader::read_into(HeadRecord& head) {
+    read_into<HeadRecord>(head);
+    if (head.version == 1) return;
+    throw Error(Errc::journal_unreadable,
+                "the journal was written by a newer version of task-scheduler");
+}
+
+inline void RecordReader::read_into(ScheduleRecord& record) {
+    read_into<ScheduleRecord>(record);
+    require(!record.tasks.empty());
+    if (!record.answer) return;
+    require(!record.answer.key().empty());
+    Answer& answer = record.answer.mapped();
+    answer.first_use = record.at.value_or(record.tasks.front()->id.time());
+    for (const TaskRef& task : record.tasks) answer.ids.add(task->id);
+}
+
+inline void RecordReader::read_into(AnswerRecord& record) {
+    std::string key;
+    Answer answer;
+    members([&] { AnswerRecord::describe(*this, key, answer); });
+    finish();
+    require(!key.empty() && answer.ids.complete());
+    record.answer = make_answer(std::move(key), std::move(answer));
+}
+
+inline void RecordReader::read_into(DeadRecord& record) {
+    Letter letter;
+    DeadRecord::Emission event;
+    members([&] { DeadRecord::describe(*this, record.sink, record.seq, letter, event); });
+    finish();
+    require(static_cast<bool>(letter.event));
+    letter.event->seq = event.seq;
+    letter.event->ended_at = event.at;
+    letter.event->stage = Stage::emitted;
+    record.letter = make_letter(event.seq, std::move(letter));
+}
+
+}  // namespace detail
+
+// ============================================================================
+//  7. State
+// ============================================================================
+//
+// What records mean.  Nothing here knows a clock, a thread, a file or a lock: times are
+// arguments, and whoever calls holds the lock.
+//
+//   Q1  apply() is the one place that changes what is remembered: it is called with
+//       each record after it was stored, and again when the journal is read.
+//   Q2  Applying a record that was begun cannot fail: begin() has made the room.
+//       Applying it twice does no harm.
+//   Q3  The queue holds what may be emitted.  A task whose change or end is on its way
+//       is held apart, so that nobody walks over it, and its place is kept free.
+//   Q4  The index owns every task, pending or past; queues and history point to it.
+//   Q5  Ids rise strictly, so their order is the order of arrival.
+//   Q6  Whatever a client can make this hold is counted in bytes().
+//
+// The stages of a task, and what moves it from one to the next:
+//
+//                      hold()                 apply(cancel), apply(schedule): gone, replaced
+//     apply(schedule) ──► pending ◄──────► held ─────►
+//                           │     release()
+//          begin_emission() │ ▲ release_emission()
+//                           ▼ │
+//                        emitting ──► emitted, in history()   ──► trim(), apply(forget): gone
+//                     apply(emit) └─► missed, in missed()     ──► trim(): gone
+//                     apply(miss)
+
+namespace detail {
+
+// The tasks of a queue in order of due time, then of arrival.
+struct DueKey {
+    TimePoint due;
+    TaskId id;
+    friend bool operator<(const DueKey& a, const DueKey& b) {
+        return a.due != b.due ? a.due < b.due : a.id < b.id;
+    }
+};
+
+// A row of sorted blocks: the first task is at hand, any is found by two binary
+// searches, and a walk in order of due time, which pages and the journal's replacement
+// need, is a walk along memory.
+//
+// What a journal holds is put in faster in order of arrival, between begin_filling() and
+// sort(); until then only insert() and erase() may be called.
+class DueQueue {
+public:
+    bool empty() const { return size_ == 0; }
+    std::size_t size() const { return size_; }
+    // The earliest task; not when empty.
+    StoredTask* front() const { return blocks_.front()->begin()->task; }
+    // Makes room for `count` tasks more.  Each insert() after that uses one of these
+    // places and cannot fail.
+    void promise(std::size_t count);
+    // Gives up places that were promised and will not be used.
+    void withdraw(std::size_t count) {
+        promised_ -= count;
+        while (spare_.size() > 1 && room() - Block::capacity >= promised_) spare_.pop_back();
+    }
+    void insert(StoredTask* task);
+    // The task must be in the queue.
+    void erase(StoredTask* task);
+    class Walk;
+    void begin_filling() { filling_ = true; }
+    void sort();
+
+private:
+    // The due time lies beside the pointer, so that a search seldom leaves it.
+    struct Entry {
+        TimePoint due;
+        StoredTask* task;
+        bool before(const DueKey& key) const {
+            return due != key.due ? due < key.due : task->id < key.id;
+        }
+        bool after(const DueKey& key) const {
+            return due != key.due ? due > key.due : key.id < task->id;
+        }
+    };
+    // Entries first_ to last_ of a fixed room.  Taking from the front moves
+    // first_ alone.
+    struct Block {
+        static constexpr std::size_t capacity = 128;
+        std::array<Entry, capacity> room;
+        std::size_t first = 0;
+        std::size_t last = 0;
+
+        Entry* begin() { return room.data() + first; }
+        Entry* end() { return room.data() + last; }
+        std::size_t size() const { return last - first; }
+        bool full() const { return size() == capacity; }
+        void insert(Entry* at, Entry entry);
+        void erase(Entry* at);
+    };
+    using Blocks = std::vector<std::unique_ptr<Block>>;
+
+    static DueKey key_of(const StoredTask* task) { return {task->due, task->id}; }
+    std::size_t room() const { return (blocks_.size() + spare_.size()) * Block::capacity - size_; }
+    void add_block(std::size_t index) {
+        blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index),
+                       std::move(spare_.back()));
+        spare_.pop_back();
+    }
+    bool make_spare() noexcept;
+    void remove_block(std::size_t index);
+    // The block that holds `key`, or where it belongs.
+    std::size_t block_of(const DueKey& key) const;
+    static Entry* position(Block& block, const DueKey& key);
+    std::size_t make_room(std::size_t index, const DueKey& key);
+    void split(std::size_t index);
+    void shift_to_room(std::size_t index);
+    static void sort_by_due(std::vector<Entry>& entries);
+
+    Blocks blocks_;  // none is empty
+    Blocks spare_;   // room for what is promised
+    std::size_t size_ = 0;
+    std::size_t promised_ = 0;
+    bool filling_ = false;
+    std::vector<Entry> unsorted_;  // while filling; a task's seq is its place here
+};
+
+inline void DueQueue::Block::insert(Entry* at, Entry entry) {
+    if (last == capacity) {  // make room at the end
+        std::move(begin(), end(), room.data());
+        at -= first;
+        last -= first;
+        first = 0;
+    }
+    std::move_backward(at, end(), end() + 1);
+    *at = entry;
+    ++last;
+}
+
+inline void DueQueue::Block::erase(Entry* at) {
+    if (at == begin()) {
+        ++first;
+    } else {
+        std::move(at + 1, end(), at);
+        --last;
+    }
+}
+
+inline std::size_t DueQueue::block_of(const DueKey& key) const {
+    const auto after = std::upper_bound(
+        blocks_.begin(), blocks_.end(), key,
+        [](const DueKey& k, const std::unique_ptr<Block>& b) { return b->begin()->after(k); });
+    return after == blocks_.begin() ? 0 : static_cast<std::size_t>(after - blocks_.begin()) - 1;
+}
+
+inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
+    return std::lower_bound(block.begin(), block.end(), key,
+                            [](const Entry& entry, const DueKey& k) { return entry.before(k); });
+}
+
+// Room in total is enough: when the block that wants it is full and there is none to
+// spare, the entries between it and the nearest room move up (see shift_to_room).
+inline void DueQueue::promise(std::size_t count) {
+    const std::size_t wanted = promised_ + count;
+    while (room() < wanted) {
+        const std::size_t blocks = blocks_.size() + spare_.size() + 1;
+        if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);
+        if (blocks > blocks_.capacity()) blocks_.reserve(2 * blocks);
+        spare_.push_back(std::make_unique<Block>());
+    }
+    promised_ = wanted;
+}
+
+// Whether there is a spare block; the room for its pointer is kept by promise().
+inline bool DueQueue::make_spare() noexcept {
+    if (!spare_.empty()) return true;
+    try {
+        const std::size_t blocks = blocks_.size() + 1;
+        if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);
+        if (blocks > blocks_.capacity()) blocks_.reserve(2 * blocks);
+        spare_.push_back(std::make_unique<Block>());
+        return true;
+    } catch (const std::bad_alloc&) {
+        return false;
+    }
+}
+
+inline void DueQueue::split(std::size_t index) {
+    add_block(index + 1);
+    Block& lower = *blocks_[index];
+    Block& upper = *blocks_[index + 1];
+    const std::size_t half = lower.size() / 2;
+    std::copy(lower.begin() + half, lower.end(), upper.room.data());
+    upper.first = 0;
+    upper.last = lower.size() - half;
+    lower.last = lower.first + half;
+}
+
+// Without memory for a block: hands an entry from each full block to the next one until
+// one has room, to the right or else to the left.
+inline void DueQueue::shift_to_room(std::size_t index) {
+    std::size_t free = index;
+    while (free < blocks_.size() && blocks_[free]->full()) ++free;
+    if (free < blocks_.size()) {
+        for (; free > index; --free) {
+            Block& from = *blocks_[free - 1];
+            blocks_[free]->insert(blocks_[free]->begin(), *(from.end() - 1));
+            from.erase(from.end() - 1);
+        }
+        return;
+    }
+    for (free = index; blocks_[free]->full(); --free) {
+    }
+    for (; free < index; ++free) {
+        Block& from = *blocks_[free + 1];
+        blocks_[free]->insert(blocks_[free]->end(), *from.begin());
+        from.erase(from.begin());
+    }
+}
+
+// A full block is halved, except at the end of the queue, where tasks that come in
+// order of due time would leave half-empty blocks behind.
+inline std::size_t DueQueue::make_room(std::size_t index, const DueKey& key) {
+    if (!make_spare()) {
+        shift_to_room(index);
+        return block_of(key);
+    }
+    if (index + 1 == blocks_.size() && (blocks_[index]->end() - 1)->before(key)) {
+        add_block(index + 1);
+        return index + 1;
+    }
+    split(index);
+    return blocks_[index + 1]->begin()->after(key) ? index : index + 1;
+}
+
+inline void DueQueue::insert(StoredTask* task) {
+    if (promised_ > 0) --promised_;
+    const DueKey key = key_of(task);
+    if (filling_) {
+        task->seq = unsorted_.size();
+        unsorted_.push_back({task->due, task});
+        ++size_;
+        return;
+    }
+    if (blocks_.empty()) {
+        if (!make_spare()) throw std::bad_alloc();  // nobody has promised a place
+        add_block(0);
+    }
+    std::size_t index = size_ == 0 ? 0 : block_of(key);
+    if (blocks_[index]->full()) index = make_room(index, key);
+    Block& block = *blocks_[index];
+    block.insert(position(block, key), {task->due, task});
+    ++size_;
+}
+
+// A block that is empty is kept when what is promised needs its room.
+inline void DueQueue::remove_block(std::size_t index) {
+    std::unique_ptr<Block> block = std::move(blocks_[index]);
+    blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index));
+    if (spare_.size() < spare_.capacity() && (spare_.empty() || room() < promised_)) {
+        block->first = block->last = 0;
+        spare_.push_back(std::move(block));
+    }
+}
+
+inline void DueQueue::erase(StoredTask* task) {
+    --size_;
+    if (filling_) {
+        unsorted_[static_cast<std::size_t>(task->seq)].task = nullptr;
+        return;
+    }
+    const DueKey key = key_of(task);
+    const bool is_first = blocks_.front()->begin()->task == task;  // as in an emission
+    const std::size_t index = is_first ? 0 : block_of(key);
+    Block& block = *blocks_[index];
+    block.erase(is_first ? block.begin() : position(block, key));
+    if (block.size() == 0) remove_block(index);
+}
+
+// Goes over the tasks in order, from the first that is not before a key on.  The queue must
+// not change meanwhile.
+class DueQueue::Walk {
+public:
+    explicit Walk(const DueQueue& queue, const DueKey& from = {TimePoint::min(), TaskId()})
+        : queue_(queue) {
+        if (queue.empty()) return;
+        block_ = queue.block_of(from);
+        at_ = position(*queue.blocks_[block_], from);
+        skip_end();
+    }
+    // The task at hand; null: there are no more.
+    StoredTask* task() const { return at_ ? at_->task : nullptr; }
+    void next() {
+        ++at_;
+        skip_end();
+    }
+
+private:
+    void skip_end() {
+        if (at_ != queue_.blocks_[block_]->end()) return;
+        at_ = ++block_ < queue_.blocks_.size() ? queue_.blocks_[block_]->begin() : nullptr;
+    }
+
+    const DueQueue& queue_;
+    std::size_t block_ = 0;
+    Entry* at_ = nullptr;
+};
+
+// A radix sort, which keeps the order of equals: by some bits of the due time, from the
+// lowest to the highest that differ.
+inline void DueQueue::sort_by_due(std::vector<Entry>& entries) {
+    constexpr int bits = 11;
+    constexpr std::size_t radix = std::size_t{1} << bits;
+    if (entries.empty()) return;
+    const auto [first, last] =
+        std::minmax_element(entries.begin(), entries.end(),
+                            [](const Entry& a, const Entry& b) { return a.due < b.due; });
+    const TimePoint earliest = first->due;
+    const auto offset = [earliest](const Entry& entry) {
+        return static_cast<std::uint64_t>((entry.due - earliest).count());
+    };
+    const std::uint64_t range = offset(*last);
+    std::vector<Entry> sorted(entries.size());
+    for (int shift = 0; shift < 64 && range >> shift != 0; shift += bits) {
+        const auto digit = [&](const Entry& entry) {
+            return static_cast<std::size_t>(offset(entry) >> shift) & (radix - 1);
+        };
+        std::array<std::size_t, radix + 1> places{};
+        for (const Entry& entry : entries) ++places[digit(entry) + 1];
+        std::partial_sum(places.begin(), places.end(), places.begin());
+        for (const Entry& entry : entries) sorted[places[digit(entry)]++] = entry;
+        entries.swap(sorted);
+    }
+}
+
+// Entries of one due time are in order already if they came in order of arrival.  The
+// blocks are left with room.
+inline void DueQueue::sort() {
+    constexpr std::size_t share = Block::capacity * 3 / 4;
+    filling_ = false;
+    std::vector<Entry> entries = std::move(unsorted_);
+    unsorted_ = {};
+    entries.erase(std::remove_if(entries.begin(), entries.end(),
+                                 [](const Entry& entry) { return !entry.task; }),
+                  entries.end());
+    sort_by_due(entries);
+    const auto earlier_id = [](const Entry& a, const Entry& b) { return a.task->id < b.task->id; };
+    for (auto run = entries.begin(); run != entries.end();) {
+        const auto end = std::find_if(
+            run, entries.end(), [due = run->due](const Entry& entry) { return entry.due != due; });
+        if (!std::is_sorted(run, end, earlier_id)) std::sort(run, end, earlier_id);
+        run = end;
+    }
+    blocks_.reserve(entries.size() / share + 1);
+    for (std::size_t begin = 0; begin < entries.size(); begin += share) {
+        const std::size_t count = std::min(share, entries.size() - begin);
+        blocks_.push_back(std::make_unique<Block>());
+        std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(begin), count,
+                    blocks_.back()->room.begin());
+        blocks_.back()->last = count;
+    }
+}
+
+// Finds tasks by id, and owns them.  Many small hash tables, chosen by some bits of the
+// hash, so that none takes long to grow.  Open addressing with linear probing: a search runs
+// along hashes of the ids, close together in memory, and seldom looks at another task.
+class TaskIndex {
+public:
+    TaskIndex() = default;
+    TaskIndex(const TaskIndex&) = delete;
+    TaskIndex& operator=(const TaskIndex&) = delete;
+
+    std::size_t size() const { return size_; }
+    StoredTask* find(TaskId id) const {
+        const Hash hash(id);
+        return tables_[hash.table].find(hash, id);
+    }
+    // Makes a find() or insert() that follows soon faster.
+    void prefetch(TaskId id) const {
+        const Hash hash(id);
+        tables_[hash.table].prefetch(hash);
+    }
+    // Makes room for the task with this id: the insert() of it uses that and cannot fail.
+    void promise(TaskId id) {
+        Table& table = tables_[Hash(id).table];
+        table.make_room(table.promised + 1);
+        ++table.promised;
+    }
+    // Gives up room that was promised and will not be used.
+    void withdraw(TaskId id) { --tables_[Hash(id).table].promised; }
+    // There must be no task with its id.
+    void insert(TaskRef task);
+    // Takes the task out; it must be there.
+    TaskRef remove(StoredTask* task);
+
+private:
+    static constexpr int table_bits = 8;
+
+    struct Hash {
+        explicit Hash(TaskId id) {
+            const std::uint64_t mixed = (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U;
+            table = static_cast<std::size_t>(mixed >> (64 - table_bits));
+            bits = static_cast<std::uint32_t>(mixed >> (32 - table_bits)) | 1U;
+        }
+        std::size_t table;
+        std::uint32_t bits;  // never 0, the mark of a free slot
+    };
+
+    // At most four fifths of the slots are full or promised.
+    struct Table {
+        Table() = default;
+        Table(const Table&) = delete;
+        Table& operator=(const Table&) = delete;
+        ~Table();
+
+        StoredTask* find(const Hash& hash, TaskId id) const;
+        void prefetch(const Hash& hash) const;
+        void make_room(std::size_t count);
+        void rehash(std::size_t capacity);
+        void put(std::uint32_t bits, StoredTask* task);
+        void remove(StoredTask* task, const Hash& hash);
+        // Where a search begins.
+        std::size_t home_of(std::uint32_t bits) const {
+            return static_cast<std::size_t>(bits * std::uint64_t{tasks.size()} >> 32);
+        }
+        std::size_t next(std::size_t slot) const { return slot + 1 == tasks.size() ? 0 : slot + 1; }
+        // How many steps of a search lead from a slot to another.
+        std::size_t distance(std::size_t from, std::size_t to) const {
+            return to >= from ? to - from : to + tasks.size() - from;
+        }
+
+        std::vector<std::uint32_t> hashes;
+        std::vector<StoredTask*> tasks;
+        std::size_t size = 0;
+        std::size_t promised = 0;
+    };
+
+    std::array<Table, std::size_t{1} << table_bits> tables_;
+    std::size_t size_ = 0;
+};
+
+inline TaskIndex::Table::~Table() {
+    for (std::size_t slot = 0; slot < tasks.size(); ++slot) {
+        if (hashes[slot]) TaskRef::adopt(tasks[slot]);
+    }
+}
+
+inline StoredTask* TaskIndex::Table::find(const Hash& hash, TaskId id) const {
+    if (tasks.empty()) return nullptr;
+    std::size_t slot = home_of(hash.bits);
+    while (hashes[slot] && (hashes[slot] != hash.bits || tasks[slot]->id != id)) slot = next(slot);
+    return hashes[slot] ? tasks[slot] : nullptr;
+}
+
+inline void TaskIndex::Table::prefetch(const Hash& hash) const {
+    if (tasks.empty()) return;
+    const std::size_t slot = home_of(hash.bits);
+    __builtin_prefetch(&hashes[slot]);
+    __builtin_prefetch(&tasks[slot], 1);
+}
+
+inline void TaskIndex::Table::make_room(std::size_t count) {
+    std::size_t capacity = std::max<std::size_t>(tasks.size(), 16);
+    while ((size + count) * 5 > capacity * 4) capacity += capacity / 2;
+    if (capacity != tasks.size()) rehash(capacity);
+}
+
+// Where there is no memory for tables of another size nothing has happened.
+inline void TaskIndex::Table::rehash(std::size_t capacity) {
+    std::vector<StoredTask*> old_tasks(capacity, nullptr);
+    std::vector<std::uint32_t> old_hashes(capacity);
+    old_tasks.swap(tasks);
+    old_hashes.swap(hashes);
+    for (std::size_t slot = 0; slot < old_tasks.size(); ++slot) {
+        if (old_hashes[slot]) put(old_hashes[slot], old_tasks[slot]);
+    }
+}
+
+inline void TaskIndex::Table::put(std::uint32_t bits, StoredTask* task) {
+    std::size_t slot = home_of(bits);
+    while (hashes[slot]) slot = next(slot);
+    hashes[slot] = bits;
+    tasks[slot] = task;
+}
+
+// Closes the gap by moving back those that had to make way.
+inline void TaskIndex::Table::remove(StoredTask* task, const Hash& hash) {
+    std::size_t gap = home_of(hash.bits);
+    while (tasks[gap] != task) gap = next(gap);
+    for (std::size_t slot = next(gap); hashes[slot]; slot = next(slot)) {
+        if (distance(home_of(hashes[slot]), slot) >= distance(gap, slot)) {
+            tasks[gap] = tasks[slot];
+            hashes[gap] = hashes[slot];
+            gap = slot;
+        }
+    }
+    hashes[gap] = 0;
+    tasks[gap] = nullptr;
+    --size;
+    if (tasks.size() <= 64 || (size + promised) * 8 > tasks.size()) return;
+    try {
+        rehash(tasks.size() / 4);
+    } catch (const std::bad_alloc&) {  // it stays as large as it is
+    }
+}
+
+inline void TaskIndex::insert(TaskRef task) {
+    const Hash hash(task->id);
+    Table& table = tables_[hash.table];
+    if (table.promised > 0) {
+        --table.promised;
+    } else {
+        table.make_room(1);
+    }
+    table.put(hash.bits, task.release());
+    ++table.size;
+    ++size_;
+}
+
+inline TaskRef TaskIndex::remove(StoredTask* task) {
+    const Hash hash(task->id);
+    tables_[hash.table].remove(task, hash);
+    --size_;
+    return TaskRef::adopt(task);
+}
+
+// Makes ids that rise strictly, also when the clock stands still or steps back
+// (RFC 9562, 6.2: a counter in the twelve bits behind the milliseconds).  The ids of a
+// batch are a run: they count up in their last bits.
+class IdSource {
+public:
+    // The first of a run of ids; the others follow by TaskId::plus().
+    TaskId next(TimePoint now) {
+        const auto ms =
+            static_cast<std::uint64_t>(std::max<std::int64_t>(now.time_since_epoch().count(), 0));
+        if (ms > ms_) {
+            ms_ = ms;
+            counter_ = random_() & 0x7FFU;
+        } else if (++counter_ > 0xFFFU) {
+            ++ms_;
+            counter_ = 0;
+        }
+        // One bit is left free, so that no run reaches the next value.
+        return TaskId(ms_ << 16 | 0x7000U | counter_, random_() >> 3 | std::uint64_t{1} << 63);
+    }
+    // Every later id is greater than this one.
+    void pass(TaskId id) {
+        const std::uint64_t ms = id.high() >> 16;
+        const std::uint64_t counter = id.high() & 0xFFFU;
+        if (ms > ms_ || (ms == ms_ && counter > counter_)) {
+            ms_ = ms;
+            counter_ = counter;
+        }
+    }
+    // An id that no later one is less than.
+    TaskId last() const { return TaskId(ms_ << 16 | 0x7000U | counter_, ~std::uint64_t{0}); }
+
+private:
+    static std::uint64_t seed() {
+        std::random_device device;
+        return static_cast<std::uint64_t>(device()) << 32 | device();
+    }
+
+    std::uint64_t ms_ = 0;
+    std::uint64_t counter_ = 0;
+    std::mt19937_64 random_{seed()};
+};
+
+// Tasks that have ended, in order.  A task's `seq` is its place for ever; some places are
+// empty, as tasks are trimmed and forgotten, so a reader's cursor is the seq that it
+// wants next.
+class History {
+public:
+    bool empty() const { return size() == 0; }
+    std::size_t size() const { return tasks_.size() - first_; }
+    std::size_t bytes() const { return bytes_; }  // of payload
+    // The seq that the next task gets.
+    std::uint64_t next_seq() const { return next_seq_; }
+    // The seq of the oldest task, or of the next one if there is none.
+    std::uint64_t first_seq() const { return empty() ? next_seq_ : oldest()->seq; }
+    StoredTask* oldest() const { return tasks_[first_]; }
+    StoredTask* at(std::size_t index) const { return tasks_[first_ + index]; }
+    // How many tasks come before that seq.
+    std::size_t index_of(std::uint64_t seq) const;
+    // Makes room, so that the next `count` calls of append() cannot fail.
+    void reserve(std::size_t count);
+    // The task's seq must not be below next_seq().
+    void append(StoredTask* task) {
+        tasks_.push_back(task);
+        bytes_ += task->size;
+        next_seq_ = task->seq + 1;
+    }
+    void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
+    void drop_oldest();
+    // Takes out `count` of them from index `first` on.
+    void take(std::size_t first, std::size_t count, StoredTask** taken);
+
+private:
+    std::vector<StoredTask*> tasks_;  // those before first_ are dropped
+    std::size_t first_ = 0;
+    std::size_t bytes_ = 0;
+    std::uint64_t next_seq_ = 0;
+};
+
+inline std::size_t History::index_of(std::uint64_t seq) const {
+    const auto first = tasks_.begin() + static_cast<std::ptrdiff_t>(first_);
+    const auto at = std::lower_bound(
+        first, tasks_.end(), seq,
+        [](const StoredTask* task, std::uint64_t wanted) { return task->seq < wanted; });
+    return static_cast<std::size_t>(at - first);
+}
+
+inline void History::reserve(std::size_t count) {
+    const std::size_t needed = tasks_.size() + count;
+    if (needed > tasks_.capacity()) tasks_.reserve(std::max(needed, 2 * tasks_.size()));
+}
+
+// Closes the gap at the front when half of the room is gap.
+inline void History::drop_oldest() {
+    bytes_ -= oldest()->size;
+    if (++first_ * 2 < tasks_.size()) return;
+    tasks_.erase(tasks_.begin(), tasks_.begin() + static_cast<std::ptrdiff_t>(first_));
+    first_ = 0;
+    constexpr std::size_t small = 4'096;
+    if (tasks_.capacity() > small && tasks_.size() * 8 < tasks_.capacity()) {
+        tasks_.shrink_to_fit();  // where there is no memory for that it does nothing
+    }
+}
+
+inline void History::take(std::size_t first, std::size_t count, StoredTask** taken) {
+    for (std::size_t i = 0; i < count; ++i) taken[i] = at(first + i);
+    if (first == 0) {
+        for (std::size_t i = 0; i < count; ++i) drop_oldest();
+        return;
+    }
+    for (std::size_t i = 0; i < count; ++i) bytes_ -= taken[i]->size;
+    const auto from = tasks_.begin() + static_cast<std::ptrdiff_t>(first_ + first);
+    tasks_.erase(from, from + static_cast<std::ptrdiff_t>(count));
+}
+
+// What was answered under idempotency keys.  The keys lie in a tree: whoever chooses them
+// cannot make a search slow, and an insertion needs no memory.  They also stand in line, in
+// the order of use.
+class KeyBook {
+public:
+    const Answer* find(std::string_view key) const {
+        const auto found = answers_.find(key);
+        return found == answers_.end() ? nullptr : &found->second;
+    }
+    const Answers& all() const { return answers_; }
+    std::size_t bytes() const { return bytes_; }
+    // What a key and its answer count for.
+    static std::size_t size_of(const std::string& key, const Answer& answer) {
+        constexpr std::size_t beside = 256;
+        return key.size() + answer.timestamp.size() + answer.ids.bytes() + beside;
+    }
+    // Another answer under the same key has had its day: this one takes its place.
+    void insert(Answers::node_type node);
+    // Drops answers that were first used before `limit`, unless is_needed(answer): these go
+    // to the end of the line.  Stops when about `most` tasks were asked for.
+    template <class Needed>
+    void drop_before(TimePoint limit, std::size_t most, Needed is_needed);
+
+private:
+    void stand_in_line(Answers::value_type* answer) {
+        (last_ ? last_->second.later : first_) = answer;
+        last_ = answer;
+    }
+
+    Answers answers_;
+    Answers::value_type* first_ = nullptr;  // in line
+    Answers::value_type* last_ = nullptr;
+    std::size_t bytes_ = 0;
+};
+
+inline void KeyBook::insert(Answers::node_type node) {
+    bytes_ += size_of(node.key(), node.mapped());
+    auto added = answers_.insert(std::move(node));
+    if (added.inserted) return stand_in_line(&*added.position);
+    Answer& known = added.position->second;
+    bytes_ -= size_of(added.position->first, known);
+    added.node.mapped().later = known.later;  // it keeps its place in line
+    known = std::move(added.node.mapped());
+}
+
+template <class Needed>
+void KeyBook::drop_before(TimePoint limit, std::size_t most, Needed is_needed) {
+    const Answers::value_type* const end = last_;
+    for (std::size_t asked = 0; first_ && first_->second.first_use < limit && asked < most;) {
+        Answers::value_type* const answer = first_;
+        asked += 1 + answer->second.ids.size();
+        first_ = std::exchange(answer->second.later, nullptr);
+        if (!first_) last_ = nullptr;
+        if (is_needed(answer->second)) {
+            stand_in_line(answer);
+        } else {
+            bytes_ -= size_of(answer->first, answer->second);
+            answers_.erase(answer->first);
+        }
+        if (answer == end) return;
+    }
+}
+
+// What is remembered of the sinks: cursors, failed attempts and dead letters.
+class SinkBook {
+public:
+    // Whether somebody delivers to a sink: unknown while nobody has said which there are.
+    enum class Listing { unknown, listed, unlisted };
+    struct Sink {
+        SinkState state = SinkState::active;
+        std::uint64_t seq = 0;       // of the event that it wants next
+        std::uint32_t attempts = 0;  // at that event, that failed
+        TimePoint next{};            // attempt; the epoch: at once
+        std::string error;           // of the last attempt that failed
+        Letters dead;
+        std::uint64_t first_again = 0;  // no letter before this one is to be delivered again
+        bool overflowing = false;       // the last letter was never tried
+
+        // Since the program started:
+        Listing listing = Listing::unknown;
+        bool told_dropped = false;  // the log was told of `dropped`
+        std::string kind;
+        std::string target;
+        std::uint64_t delivered = 0;
+        std::uint64_t failed = 0;
+        std::uint64_t postponed = 0;
+        std::uint64_t dropped = 0;
+
+        // The first dead letter that is to be delivered again.
+        const Letter* letter_again() const;
+    };
+
+    explicit SinkBook(std::size_t max_dead) : max_dead_(max_dead) {}
+
+    const std::map<std::string, Sink>& all() const { return sinks_; }
+    const Sink* find(const std::string& name) const {
+        const auto found = sinks_.find(name);
+        return found == sinks_.end() ? nullptr : &found->second;
+    }
+    Sink* find(const std::string& name) {
+        const auto found = sinks_.find(name);
+        return found == sinks_.end() ? nullptr : &found->second;
+    }
+    // The seq of the oldest event that some sink wants.
+    std::uint64_t first_wanted() const;
+    // A seq that no event has yet, as far as the sinks know.
+    std::uint64_t next_seq() const;
+    // Of the payloads of dead letters that are not in the history, and their errors.
+    std::size_t bytes() const { return bytes_; }
+    // Of the records of all dead letters in a journal, about.
+    std::size_t record_bytes() const { return record_bytes_; }
+    // Makes room for a sink that may be new, so that add() cannot fail.
+    void expect(const std::string& name) {
+        if (!find(name)) expected_.emplace(name, Sink());
+    }
+    // The sink of this name, which is a new one if there was none and it is expected.
+    Sink& add(const std::string& name) noexcept {
+        if (Sink* const known = find(name)) return *known;
+        return sinks_.insert(expected_.extract(name)).position->second;
+    }
+    void set(Sink& sink, SinkRecord& record);
+    void move(Sink& sink, std::uint64_t seq);
+    void bury(Sink& sink, Letters::node_type letter, bool is_retained);
+    void erase(Sink& sink, std::uint64_t seq);
+    void remove(const std::string& name);
+    // The history drops an event.
+    void drop(const StoredTask* event);
+    // Nobody delivers to sinks from here on.
+    void close() {
+        for (auto& [name, sink] : sinks_) {
+            if (sink.listing == Listing::listed) sink.listing = Listing::unknown;
+        }
+    }
+
+private:
+    static std::size_t record_size(const Letter& letter) {
+        constexpr std::size_t beside = 350;
+        return letter.event->size + letter.error.size() + beside;
+    }
+
+    const std::size_t max_dead_;
+    std::map<std::string, Sink> sinks_;
+    std::map<std::string, Sink> expected_;
+    std::size_t bytes_ = 0;
+    std::size_t record_bytes_ = 0;
+};
+
+inline const Letter* SinkBook::Sink::letter_again() const {
+    for (auto at = dead.lower_bound(first_again); at != dead.end(); ++at) {
+        if (at->second.again) return &at->second;
+    }
+    return nullptr;
+}
+
+inline std::uint64_t SinkBook::first_wanted() const {
+    std::uint64_t first = ~std::uint64_t{0};
+    for (const auto& [name, sink] : sinks_) first = std::min(first, sink.seq);
+    return first;
+}
+
+inline std::uint64_t SinkBook::next_seq() const {
+    std::uint64_t next = 0;
+    for (const auto& [name, sink] : sinks_) {
+        next = std::max(next, sink.seq);
+        if (!sink.dead.empty()) next = std::max(next, sink.dead.rbegin()->first + 1);
+    }
+    return next;
+}
+
+inline void SinkBook::set(Sink& sink, SinkRecord& record) {
+    // One about an event that was given up meanwhile says nothing.
+    if (record.seq && *record.seq < sink.seq) return;
+    if (record.seq) sink.seq = *record.seq;
+    if (record.state) sink.state = *record.state;
+    if (record.attempts) sink.attempts = *record.attempts;
+    if (record.next) sink.next = *record.next;
+    if (record.error) sink.error = std::move(*record.error);
+}
+
+inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
+    sink.overflowing = false;
+    if (seq <= sink.seq) return;
+    sink.seq = seq;
+    sink.attempts = 0;
+    sink.next = TimePoint();
+}
+
+inline void SinkBook::bury(Sink& sink, Letters::node_type node, bool is_retained) {
+    erase(sink, node.key());
+    Letter& letter = node.mapped();
+    letter.counts = !is_retained;
+    if (letter.counts) bytes_ += letter.event->size;
+    record_bytes_ += record_size(letter);
+    try {
+        if (!letter.error.empty()) sink.error = letter.error;
+    } catch (const std::bad_alloc&) {  // the sink's status shows an older one
+    }
+    if (letter.again) sink.first_again = std::min(sink.first_again, node.key());
+    sink.dead.insert(std::move(node));
+    if (sink.dead.size() <= max_dead_) return;
+    ++sink.dropped;
+    erase(sink, sink.dead.begin()->first);
+}
+
+inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
+    const auto letter = sink.dead.find(seq);
+    if (letter == sink.dead.end()) return;
+    if (letter->second.counts) bytes_ -= letter->second.event->size;
+    record_bytes_ -= record_size(letter->second);
+    sink.dead.erase(letter);
+}
+
+inline void SinkBook::remove(const std::string& name) {
+    Sink* const sink = find(name);
+    if (!sink) return;
+    while (!sink->dead.empty()) erase(*sink, sink->dead.begin()->first);
+    sinks_.erase(name);
+}
+
+inline void SinkBook::drop(const StoredTask* event) {
+    for (auto& [name, sink] : sinks_) {
+        const auto letter = sink.dead.find(event->seq);
+        if (letter == sink.dead.end() || std::exchange(letter->second.counts, true)) continue;
+        bytes_ += event->size;
+    }
+}
+
+// All that is remembered.
+class State {
+public:
+    // How much of what has ended is kept, see `Options`.
+    struct Limits {
+        std::size_t history;
+        milliseconds min_retention;
+        std::size_t sink_backlog;
+        std::size_t sink_backlog_bytes;
+        std::size_t max_dead;
+    };
+    // Called between the parts of what may take long; it may let others have the lock, so
+    // it is called only where everything is consistent.  Empty: nothing.
+    using Breathe = std::function<void()>;
+
+    explicit State(const Limits& limits) : limits_(limits), sinks_(limits.max_dead) {}
+
+    // While a journal is read, between these two, whatever a sink wants is kept.
+    void begin_loading();
+    void end_loading();
+
+    // Makes the room that applying the record takes, and holds the tasks that it changes or
+    // ends.  Throws std::bad_alloc, and then has done nothing.
+    void begin(const Record& record);
+    // Does what a record says (Q1).  A record that was begun is used up by that.
+    void apply(Record& record, const Breathe& breathe = {});
+    void apply(HeadRecord& record, const Breathe& breathe = {});
+    void apply(ScheduleRecord& record, const Breathe& breathe = {});
+    void apply(EmitRecord& record, const Breathe& breathe = {});
+    void apply(CancelRecord& record, const Breathe& breathe = {});
+    void apply(PartRecord& record, const Breathe& breathe = {});
+    void apply(MissRecord& record, const Breathe& breathe = {});
+    void apply(ForgetRecord& record, const Breathe& breathe = {});
+    void apply(AnswerRecord& record, const Breathe& breathe = {});
+    void apply(ClockRecord& record, const Breathe& breathe = {});
+    void apply(SinkRecord& record, const Breathe& breathe = {});
+    void apply(DeliverRecord& record, const Breathe& breathe = {});
+    void apply(DeadRecord& record, const Breathe& breathe = {});
+    void apply(RedeliverRecord& record, const Breathe& breathe = {});
+    void apply(DropRecord& record, const Breathe& breathe = {});
+    void apply(OverflowRecord& record, const Breathe& breathe = {});
+    // Takes back what begin() has done for a record that could not be stored.
+    void undo(Record& record, const Breathe& breathe = {});
+    // Holds one of many tasks that a call cancels; apply() or undo() of the record that
+    // names it ends that.  Throws std::bad_alloc.
+    void hold(StoredTask* task);
+
+    // Marks up to `most` tasks that are due at `at`, and says in the two records which are
+    // emitted and which are given up, being later than `max_lateness`.  apply() follows, or
+    // release_emission().  Throws std::bad_alloc, and then has done nothing.
+    void begin_emission(TimePoint at, std::optional<milliseconds> max_lateness, std::size_t most,
+                        EmitRecord& emitted, MissRecord& missed);
+    void release_emission(const EmitRecord& emitted, const MissRecord& missed);
+
+    // Forgets what has ended and need not be kept any longer.  Returns whether there was
+    // any.
+    bool trim(TimePoint now, const Breathe& breathe = {});
+    // When trim() has something to do, if ever.
+    std::optional<TimePoint> next_trim() const;
+    // What a sink has to give up, because the history cannot keep it for longer.
+    std::optional<OverflowRecord> next_overflow(TimePoint now) const;
+    // Forgets answers that were first used a day before `now`, about `most` tasks' worth.
+    void drop_answers(TimePoint now, std::size_t most = 1'000);
+
+    // ---- What there is
+    StoredTask* find(TaskId id) const { return index_.find(id); }
+    std::size_t pending() const { return queue_.size() + held_.size(); }
+    // With those whose records are on their way.
+    std::size_t expected() const { return pending() + arriving_; }
+    std::optional<TimePoint> next_due() const;
+    TaskPage tasks(const TaskQuery& query) const;
+    const DueQueue& queue() const { return queue_; }
+    const History& history() const { return history_; }
+    const History& missed() const { return missed_; }
+    const KeyBook& keys() const { return keys_; }
+    const SinkBook& sinks() const { return sinks_; }
+    SinkBook& sinks() { return sinks_; }
+    IdSource& ids() { return ids_; }
+    const IdSource& ids() const { return ids_; }
+    // How many events were emitted later than a second after they were due.
+    std::uint64_t late() const { return late_; }
+    // A number that no bulk call in the journal has.
+    std::uint64_t new_bulk() { return ++bulk_; }
+    // The latest time that a record bears.
+    TimePoint newest_stamp() const { return newest_stamp_; }
+    void set_newest_stamp(TimePoint stamp) { newest_stamp_ = stamp; }
+    // What clients make this hold, also on its way: payloads, keys with what they
+    // answered, dead letters (Q6).
+    std::size_t bytes() const { return bytes_ + arriving_bytes_ + keys_.bytes() + sinks_.bytes(); }
+    // Of all tasks, about.
+    std::uint64_t memory() const { return bytes_ + index_.size() * (sizeof(StoredTask) + 40); }
+    // About what a journal with just this would come to.
+    std::uint64_t record_bytes() const;
+
+    static constexpr std::chrono::hours key_lifetime{24};
+
+private:
+    void promise(const std::vector<TaskRef>& tasks);
+    void begin_one(const ScheduleRecord& record);
+    void begin_one(const CancelRecord& record);
+    void begin_one(const SinkRecord& record) {
+        if (record.seq && record.state) sinks_.expect(record.sink);
+    }
+    template <class Other>
+    void begin_one(const Other&) {}
+
+    void undo_one(ScheduleRecord& record, const Breathe& breathe);
+    void undo_one(CancelRecord& record, const Breathe& breathe);
+    template <class Other>
+    void undo_one(Other&, const Breathe&) {}
+
+    void stamp(TimePoint at) { newest_stamp_ = std::max(newest_stamp_, at); }
+    static void pause(const Breathe& breathe, std::size_t done) {
+        if (breathe && done % 64 == 63) breathe();
+    }
+    void put(TaskRef task);
+    void take_out(StoredTask* task);
+    void release(StoredTask* task);
+    StoredTask* find_ending(const std::vector<TaskId>& ids, std::size_t i) const;
+    void cancel(const std::vector<TaskId>& ids, const Breathe& breathe);
+    void end(StoredTask* task, Stage stage, TimePoint at, History& history, std::uint64_t seq);
+    void forget(StoredTask* task);
+    bool is_old(const StoredTask* ended, TimePoint now) const;
+    bool is_wanted(const StoredTask* event) const { return event->seq >= sinks_.first_wanted(); }
+    bool pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint at);
+
+    const Limits limits_;
+    TaskIndex index_;
+    DueQueue queue_;
+    DueQueue held_;  // Q3
+    History history_;
+    History missed_;
+    KeyBook keys_;
+    SinkBook sinks_;
+    IdSource ids_;
+    TimePoint newest_stamp_{};
+    std::size_t bytes_ = 0;                   // of payload, pending and past
+    std::size_t arriving_ = 0;                // tasks that were begun and are not applied
+    std::size_t arriving_bytes_ = 0;          // of their payload, and of keys likewise
+    std::uint64_t bulk_ = 0;                  // the number of the last bulk call with parts (R4)
+    std::vector<std::vector<TaskId>> parts_;  // of that call, if it has not ended
+    std::uint64_t first_free_seq_ = 0;        // as the journal's head says
+    std::vector<StoredTask*> emitting_;  // the tasks of the record that begin_emission() has made
+    std::uint64_t late_ = 0;
+    bool loading_ = false;
+};
+
+// ---- Begun and undone --------------------------------------------------------
+
+inline void State::begin(const Record& record) {
+    std::visit([this](const auto& one) { begin_one(one); }, record);
+}
+
+inline void State::undo(Record& record, const Breathe& breathe) {
+    std::visit([this, &breathe](auto& one) { undo_one(one, breathe); }, record);
+}
+
+inline void State::hold(StoredTask* task) {
+    held_.promise(1);
+    try {
+        queue_.promise(1);  // its place, for release()
+    } catch (...) {
+        held_.withdraw(1);
+        throw;
+    }
+    queue_.erase(task);
+    held_.insert(task);
+    task->stage = Stage::held;
+}
+
+inline void State::release(StoredTask* task) {
+    held_.erase(task);
+    task->stage = Stage::pending;
+    queue_.insert(task);
+}
+
+// Makes room for new tasks in index and queue.
+inline void State::promise(const std::vector<TaskRef>& tasks) {
+    std::size_t promised = 0;
+    try {
+        for (; promised < tasks.size(); ++promised) index_.promise(tasks[promised]->id);
+        queue_.promise(tasks.size());
+    } catch (...) {
+        while (promised > 0) index_.withdraw(tasks[--promised]->id);
+        throw;
+    }
+}
+
+// A record for a known id is a change of that task, and the only one of its record.
+inline void State::begin_one(const ScheduleRecord& record) {
+    StoredTask* const known = index_.find(record.tasks.front()->id);
+    if (known) {
+        hold(known);  // its place in the queue is for either of the two
+    } else {
+        promise(record.tasks);
+        arriving_ += record.tasks.size();
+    }
+    for (const TaskRef& task : record.tasks) arriving_bytes_ += task->size;
+    if (record.answer) {
+        arriving_bytes_ += KeyBook::size_of(record.answer.key(), record.answer.mapped());
+    }
+}
+
+inline void State::undo_one(ScheduleRecord& record, const Breathe&) {
+    StoredTask* const known = index_.find(record.tasks.front()->id);
+    if (known) {
+        release(known);
+    } else {
+        queue_.withdraw(record.tasks.size());
+        for (const TaskRef& task : record.tasks) index_.withdraw(task->id);
+        arriving_ -= record.tasks.size();
+    }
+    for (const TaskRef& task : record.tasks) arriving_bytes_ -= task->size;
+    if (record.answer) {
+        arriving_bytes_ -= KeyBook::size_of(record.answer.key(), record.answer.mapped());
+    }
+}
+
+// The tasks of a bulk call are held already.
+inline void State::begin_one(const CancelRecord& record) {
+    if (!record.bulk) hold(index_.find(record.ids.front()));
+}
+
+inline void State::undo_one(CancelRecord& record, const Breathe& breathe) {
+    if (record.bulk) return;  // whoever has begun the call releases all that it holds
+    for (std::size_t i = 0; i < record.ids.size(); ++i) {
+        if (StoredTask* const task = find_ending(record.ids, i)) release(task);
+        pause(breathe, i);
+    }
+}
+
+// ---- Applied ------------------------------------------------------------------
+
+inline void State::begin_loading() {
+    loading_ = true;
+    queue_.begin_filling();
+}
+
+inline void State::end_loading() {
+    loading_ = false;
+    parts_.clear();
+    queue_.sort();
+    history_.skip_to(first_free_seq_);
+    // A crash may take away an emission and leave what a sink made of it.
+    history_.skip_to(sinks_.next_seq());
+}
+
+inline void State::apply(Record& record, const Breathe& breathe) {
+    std::visit([this, &breathe](auto& one) { apply(one, breathe); }, record);
+}
+
+inline void State::apply(HeadRecord& record, const Breathe&) {
+    first_free_seq_ = std::max(first_free_seq_, record.seq);
+    ids_.pass(record.last_id);
+}
+
+inline void State::apply(ScheduleRecord& record, const Breathe& breathe) {
+    for (std::size_t i = 0; i < record.tasks.size(); ++i) {
+        TaskRef& task = record.tasks[i];
+        if (!record.at) stamp(task->id.time());
+        if (!loading_) arriving_bytes_ -= task->size;
+        put(std::move(task));
+        pause(breathe, i);
+    }
+    if (record.at) stamp(*record.at);
+    if (!record.answer) return;
+    if (!loading_) {
+        arriving_bytes_ -= KeyBook::size_of(record.answer.key(), record.answer.mapped());
+    }
+    keys_.insert(std::move(record.answer));
+}
+
+// Puts a task into the queue, in the place of the one that it changes.  What a replacement
+// of the journal leaves in its tail of a task that has ended is nothing.
+inline void State::put(TaskRef task) {
+    StoredTask* const known = index_.find(task->id);
+    if (known && is_ended(known->stage)) return;
+    if (known) {
+        take_out(known);
+    } else if (!loading_) {
+        --arriving_;
+    }
+    task->stage = Stage::pending;
+    bytes_ += task->size;
+    ids_.pass(task->id);
+    queue_.insert(task.get());
+    index_.insert(std::move(task));
+}
+
+// Takes a pending task out of queue and index.
+inline void State::take_out(StoredTask* task) {
+    (task->stage == Stage::held ? held_ : queue_).erase(task);
+    forget(task);
+}
+
+inline void State::forget(StoredTask* task) {
+    bytes_ -= task->size;
+    index_.remove(task);
+}
+
+// The task with the i-th of these ids, if it has not ended: the end of any other is
+// nothing.
+inline StoredTask* State::find_ending(const std::vector<TaskId>& ids, std::size_t i) const {
+    constexpr std::size_t ahead = 8;
+    if (i + ahead < ids.size()) index_.prefetch(ids[i + ahead]);
+    StoredTask* const task = index_.find(ids[i]);
+    return task && !is_ended(task->stage) ? task : nullptr;
+}
+
+inline void State::end(StoredTask* task, Stage stage, TimePoint at, History& history,
+                       std::uint64_t seq) {
+    queue_.erase(task);
+    task->stage = stage;
+    task->ended_at = at;
+    task->seq = seq;
+    history.append(task);
+}
+
+// A seq that is past was trimmed or forgotten while the journal's replacement was copied.
+inline void State::apply(EmitRecord& record, const Breathe&) {
+    stamp(record.at);
+    if (loading_) history_.reserve(record.ids.size());
+    for (std::size_t i = 0; i < record.ids.size(); ++i) {
+        const bool is_at_hand = i < emitting_.size() && emitting_[i]->id == record.ids[i];
+        StoredTask* const task = is_at_hand ? emitting_[i] : find_ending(record.ids, i);
+        if (!task) continue;
+        if (record.at - task->due > std::chrono::seconds(1)) ++late_;
+        if (record.seq + i >= history_.next_seq()) {
+            end(task, Stage::emitted, record.at, history_, record.seq + i);
+        } else {
+            take_out(task);
+        }
+    }
+    history_.skip_to(record.seq + record.ids.size());
+    trim(loading_ ? newest_stamp_ : record.at);
+    emitting_.clear();
+}
+
+inline void State::apply(MissRecord& record, const Breathe&) {
+    stamp(record.at);
+    if (loading_) missed_.reserve(record.ids.size());
+    for (std::size_t i = 0; i < record.ids.size(); ++i) {
+        StoredTask* const task = find_ending(record.ids, i);
+        if (task) end(task, Stage::missed, record.at, missed_, missed_.next_seq());
+    }
+    // In a replaced journal they come after events that are newer, which are not ahead of time.
+    trim(loading_ ? newest_stamp_ : record.at);
+}
+
+inline void State::apply(CancelRecord& record, const Breathe& breathe) {
+    stamp(record.at);
+    if (record.bulk && record.bulk == bulk_) {
+        for (const std::vector<TaskId>& part : parts_) cancel(part, breathe);
+    }
+    if (record.bulk) parts_.clear();
+    bulk_ = std::max(bulk_, record.bulk.value_or(0));
+    cancel(record.ids, breathe);
+}
+
+// A part of another call makes those of one that never came to its end nothing.
+inline void State::apply(PartRecord& record, const Breathe&) {
+    stamp(record.at);
+    if (record.bulk != bulk_) parts_.clear();
+    bulk_ = std::max(bulk_, record.bulk);
+    parts_.push_back(std::move(record.ids));
+}
+
+inline void State::cancel(const std::vector<TaskId>& ids, const Breathe& breathe) {
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+        StoredTask* const task = find_ending(ids, i);
+        if (task && task->stage == Stage::held) queue_.withdraw(1);
+        if (task) take_out(task);
+        pause(breathe, i);
+    }
+}
+
+inline void State::apply(ForgetRecord& record, const Breathe& breathe) {
+    constexpr std::size_t most = 64;
+    stamp(record.at);
+    std::array<StoredTask*, most> forgotten;
+    for (std::size_t count = most; count == most;) {
+        const std::size_t first = history_.index_of(record.begin);
+        const std::size_t last = std::max(first, history_.index_of(record.end));
+        count = std::min(most, last - first);
+        history_.take(first, count, forgotten.data());
+        for (std::size_t i = 0; i < count; ++i) {
+            sinks_.drop(forgotten[i]);
+            forget(forgotten[i]);
+        }
+        if (breathe) breathe();
+    }
+}
+
+inline void State::apply(AnswerRecord& record, const Breathe&) {
+    stamp(record.answer.mapped().first_use);
+    keys_.insert(std::move(record.answer));
+}
+
+// From here on the journal's clock counts.
+inline void State::apply(ClockRecord& record, const Breathe&) {
+    newest_stamp_ = record.at;
+}
+
+// ---- Sinks --------------------------------------------------------------------
+
+// What has a cursor and a state may be a new sink.  Anything else about a sink that there
+// is not is nothing.
+inline void State::apply(SinkRecord& record, const Breathe&) {
+    stamp(record.at);
+    const bool creates = record.seq && record.state;
+    if (creates && loading_) sinks_.expect(record.sink);
+    SinkBook::Sink* const sink = creates ? &sinks_.add(record.sink) : sinks_.find(record.sink);
+    if (sink) sinks_.set(*sink, record);
+}
+
+// Makes what the sink wanted before `end`, and the history still has, dead letters.  False:
+// there was no memory for all of them.
+inline bool State::pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint at) {
+    constexpr const char* too_late = "it waited for longer than the history can keep";
+    for (std::size_t i = history_.index_of(sink.seq);
+         i < history_.size() && history_.at(i)->seq < end; ++i) {
+        StoredTask* const event = history_.at(i);
+        try {
+            Letter letter{TaskRef::share(event), at, sink.attempts, too_late};
+            sinks_.bury(sink, make_letter(event->seq, std::move(letter)), true);
+        } catch (const std::bad_alloc&) {
+            if (loading_) throw;
+            return false;
+        }
+        sinks_.move(sink, event->seq + 1);
+    }
+    return true;
+}
+
+// A cursor that goes past events which the history still has leaves dead letters: the
+// record of their delivery is lost.
+inline void State::apply(DeliverRecord& record, const Breathe&) {
+    stamp(record.at);
+    SinkBook::Sink* const sink = sinks_.find(record.sink);
+    if (!sink) return;
+    for (const std::uint64_t seq : record.dead) sinks_.erase(*sink, seq);
+    if (!record.seq) return;
+    if (*record.seq > 0) pass_over(*sink, *record.seq - 1, record.at);
+    if (*record.seq > 0) sinks_.erase(*sink, *record.seq - 1);  // given up on its way
+    sinks_.move(*sink, *record.seq);
+}
+
+// The history's copy of the event serves for both, if it has one.
+inline void State::apply(DeadRecord& record, const Breathe&) {
+    Letter& letter = record.letter.mapped();
+    stamp(letter.at);
+    SinkBook::Sink* const sink = sinks_.find(record.sink);
+    if (!sink) return;
+    StoredTask* const event = index_.find(letter.event->id);
+    const bool retained =
+        event && event->stage == Stage::emitted && event->seq == record.letter.key();
+    if (retained && event != letter.event.get()) letter.event = TaskRef::share(event);
+    if (record.seq && *record.seq > 0) pass_over(*sink, *record.seq - 1, letter.at);
+    sinks_.bury(*sink, std::move(record.letter), retained);
+    if (record.seq) sinks_.move(*sink, *record.seq);
+}
+
+inline void State::apply(RedeliverRecord& record, const Breathe&) {
+    stamp(record.at);
+    SinkBook::Sink* const sink = sinks_.find(record.sink);
+    if (!sink) return;
+    for (const std::uint64_t seq : record.dead) {
+        const auto letter = sink->dead.find(seq);
+        if (letter == sink->dead.end()) continue;
+        letter->second.again = true;
+        sink->first_again = std::min(sink->first_again, seq);
+    }
+}
+
+inline void State::apply(DropRecord& record, const Breathe&) {
+    stamp(record.at);
+    sinks_.remove(record.sink);
+}
+
+// Without memory for the letters the sink comes less far, and the record says how far.
+inline void State::apply(OverflowRecord& record, const Breathe&) {
+    stamp(record.at);
+    SinkBook::Sink* const sink = sinks_.find(record.sink);
+    if (!sink) return;
+    if (pass_over(*sink, record.seq, record.at)) sinks_.move(*sink, record.seq);
+    record.seq = sink->seq;
+    sink->overflowing = true;
+}
+
+// ---- Emission and what has ended ----------------------------------------------
+
+inline void State::begin_emission(TimePoint at, std::optional<milliseconds> max_lateness,
+                                  std::size_t most, EmitRecord& emitted, MissRecord& missed) {
+    emitted = EmitRecord{at, history_.next_seq(), std::move(emitted.ids)};
+    missed.at = at;
+    emitted.ids.clear();
+    missed.ids.clear();
+    emitted.ids.reserve(most);
+    missed.ids.reserve(most);
+    emitting_.clear();
+    emitting_.reserve(most);
+    history_.reserve(most);
+    missed_.reserve(most);
+    for (DueQueue::Walk walk(queue_); walk.task() && walk.task()->due <= at; walk.next()) {
+        if (emitted.ids.size() + missed.ids.size() == most) break;
+        StoredTask* const task = walk.task();
+        // A task with a time that was past when it came is late from then on.
+        const TimePoint since = std::max(task->due, task->id.time());
+        const bool is_missed = max_lateness && at - since > *max_lateness;
+        (is_missed ? missed.ids : emitted.ids).push_back(task->id);
+        if (!is_missed) emitting_.push_back(task);
+        task->stage = Stage::emitting;
+    }
+}
+
+inline void State::release_emission(const EmitRecord& emitted, const MissRecord& missed) {
+    for (const std::vector<TaskId>* ids : {&emitted.ids, &missed.ids}) {
+        for (const TaskId id : *ids) index_.find(id)->stage = Stage::pending;
+    }
+    emitting_.clear();
+}
+
+inline std::optional<TimePoint> State::next_due() const {
+    if (queue_.empty()) return std::nullopt;
+    return queue_.front()->due;
+}
+
+// Whether it may be trimmed.  A stamp that lies ahead is that of a clock which ran ahead,
+// and would keep what bears it for as long.
+inline bool State::is_old(const StoredTask* ended, TimePoint now) const {
+    return ended->ended_at + limits_.min_retention <= now ||
+           ended->ended_at > now + limits_.min_retention;
+}
+
+inline bool State::trim(TimePoint now, const Breathe& breathe) {
+    std::size_t trimmed = 0;
+    for (History* past : {&history_, &missed_}) {
+        while (past->size() > limits_.history && is_old(past->oldest(), now)) {
+            StoredTask* const task = past->oldest();
+            if (past == &history_ && is_wanted(task)) break;
+            past->drop_oldest();
+            if (past == &history_) sinks_.drop(task);
+            forget(task);
+            pause(breathe, trimmed++);
+        }
+    }
+    return trimmed > 0;
+}
+
+inline std::optional<TimePoint> State::next_trim() const {
+    std::optional<TimePoint> next;
+    for (const History* past : {&history_, &missed_}) {
+        if (past->size() <= limits_.history) continue;
+        if (past == &history_ && is_wanted(past->oldest())) {
+            const bool fits = history_.size() <= limits_.sink_backlog &&
+                              history_.bytes() <= limits_.sink_backlog_bytes;
+            if (fits) continue;
+        }
+        const TimePoint at = past->oldest()->ended_at + limits_.min_retention;
+        if (!next || at < *next) next = at;
+    }
+    return next;
+}
+
+// Of the sink that is furthest behind, which wants the oldest event.
+inline std::optional<OverflowRecord> State::next_overflow(TimePoint now) const {
+    constexpr std::size_t most = 1'024;
+    std::size_t count = 0;
+    std::size_t bytes = history_.bytes();
+    for (std::size_t left = history_.size(); left > limits_.history && count < most; --left) {
+        const StoredTask* const event = history_.at(count);
+        const bool fits = left <= limits_.sink_backlog && bytes <= limits_.sink_backlog_bytes;
+        if (fits || !is_old(event, now)) break;
+        bytes -= event->size;
+        ++count;
+    }
+    if (count == 0) return std::nullopt;
+    const std::uint64_t end = history_.at(count - 1)->seq + 1;
+    for (const auto& [name, sink] : sinks_.all()) {
+        if (sink.seq <= history_.at(0)->seq) return OverflowRecord{name, now, end};
+    }
+    return std::nullopt;
+}
+
+// A key is known for a day from its first use, and for as long as one of its tasks is
+// pending.
+inline void State::drop_answers(TimePoint now, std::size_t most) {
+    keys_.drop_before(now - key_lifetime, most, [this](const Answer& answer) {
+        return answer.ids.any([this](TaskId id) {
+            const StoredTask* const task = index_.find(id);
+            return task && !is_ended(task->stage);
+        });
+    });
+}
+
+// ---- What there is ------------------------------------------------------------
+
+inline std::uint64_t State::record_bytes() const {
+    constexpr std::uint64_t per_task = 130;
+    const std::uint64_t past = history_.size() + missed_.size();
+    return bytes_ + sinks_.record_bytes() + keys_.bytes() + pending() * per_task +
+           past * (per_task + end_record_size);
+}
+
+inline Task task_of(StoredTask* stored) {
+    Task task;
+    task.id = stored->id;
+    task.due = stored->due;
+    if (stored->stage == Stage::emitted) task.status = Status::emitted;
+    if (stored->stage == Stage::missed) task.status = Status::missed;
+    if (is_ended(stored->stage)) task.ended_at = stored->ended_at;
+    task.payload = PayloadAccess::make(TaskRef::share(stored));
+    return task;
+}
+
+inline Event event_of(StoredTask* stored) {
+    return {stored->id, stored->due, stored->ended_at, stored->seq,
+            PayloadAccess::make(TaskRef::share(stored))};
+}
+
+// Goes over the queue and over what is held apart side by side.
+inline TaskPage State::tasks(const TaskQuery& query) const {
+    TaskPage page;
+    page.total = pending();
+    DueKey from{TimePoint::min(), TaskId()};
+    if (query.due.after) from.due = *query.due.after + milliseconds(1);
+    if (query.after) from = std::max(from, DueKey{query.after->due, query.after->id});
+    std::size_t bytes = 0;
+    DueQueue::Walk queue(queue_, from);
+    DueQueue::Walk held(held_, from);
+    while (queue.task() || held.task()) {
+        const auto key = [](const StoredTask* task) { return DueKey{task->due, task->id}; };
+        const bool from_queue =
+            !held.task() || (queue.task() && key(queue.task()) < key(held.task()));
+        DueQueue::Walk& next = from_queue ? queue : held;
+        StoredTask* const task = next.task();
+        next.next();
+        if (query.due.before && task->due >= *query.due.before) break;
+        if (query.after && query.after->due == task->due && query.after->id == task->id) continue;
+        page.more = page.tasks.size() == query.limit || bytes >= query.max_bytes;
+        if (page.more) break;
+        bytes += task->size;
+        page.tasks.push_back(task_of(task));
+    }
+    return page;
+}
+
+}  // namespace detail
+
+// ============================================================================
+//  8. Journal
+// ============================================================================
+//
+// Where records are kept.  `Journal` says what an implementation must promise;
+// `FileJournal` keeps its promises with a file of JSON lines:
+//
+//   J1  A group of records is one write, and under `Fsync::always` one sync.  It is
+//       stored when that has returned, and acknowledged only then.
+//   J2  What could not be written is overwritten with empty lines, which are nothing,
+//       so that a request that was refused leaves no trace.
+//   J3  After a failed sync the kernel may have dropped the pages: the file is never
+//       written or trusted again, only replaced from memory.
+//   J4  A file is created, and replaced, in one way: complete beside the old one,
+//       synced, renamed over it, and the directory synced.
+//   J5  While a replacement is under way every written line is kept as its tail, and is
+//       the last thing that goes into the new file.  From its last sync until the
+//       directory is synced commits wait; ends wait for nothing but the rename.
+//   J6  Reading keeps every intact record.  A torn tail is cut; damaged lines go to a
+//       file beside the journal.  Nothing on disk changes before all of it was read
+//       and understood.
+//   J7  Space for a record, and for the later end of every pending task, is reserved
+//       before the first byte is written: a full disk stops neither emission nor
+//       cancelling.
+
+/// What became of records of the end of tasks, see `Journal::write_ends`.
+enum class Ends {
+    written,     ///< they may be shown
+    unwritable,  ///< they could not be written, and are to be shown all the same
+    fenced,      ///< this process is not the owner any more: nothing may be shown
+};
+
+/// How a journal stands, and what it has done since it was opened.
+struct JournalFigures {
+    bool failed = false;              ///< it cannot be written at this moment
+    std::uint64_t bytes = 0;          ///< its size
+    std::uint64_t written = 0;        ///< bytes written to it, replacements included
+    std::uint64_t syncs = 0;          ///< how often it was synced
+    std::uint64_t replacements = 0;   ///< how often it was replaced
+    std::uint64_t damaged_lines = 0;  ///< lines that could not be read
+    std::uint64_t torn_bytes = 0;     ///< bytes cut off its end
+};
+
+/// Keeps records: whole lines of JSON, each ended by a newline, which it need not
+/// understand.  A scheduler calls it; `Options::make_journal` takes one of your own.
+///
+/// An implementation promises:
+///
+/// - read() gives, byte for byte and in the order in which they were written, all records for
+///   which commit() has returned and all that write_ends() has written, and none of those for
+///   which commit() has thrown: what can be taken back of them is taken back before it throws.
+/// - A record is kept once, except that a replacement may hold one twice if it was written
+///   while the replacement copied: once as remembered, and once as written.
+/// - replace() is all or nothing.  What is kept afterwards is what the source has copied, and
+///   then what was written since its at_rest() has called `begin`.
+/// - commit() and replace() are called by one thread at a time each, write_ends() and the
+///   others by several, all beside one another.  No call holds, while it calls the source, what
+///   commit() or write_ends() waits for: at_rest() waits until those have ended.
+/// - Where failed() is true nothing is stored until replace() has returned, and what read()
+///   would give is not known; a scheduler replaces such a journal before it ends, if it can.
+///
+/// Lines are of any length.  The test suite tests/journal_contract.hpp holds an implementation
+/// to this.
+class Journal {
+public:
+    /// Called with each record, without its newline.
+    using Take = std::function<void(std::string_view line)>;
+    /// Hands over a line for the log.
+    using Log = std::function<void(const std::string&)>;
+    /// What a replacement is made of; the scheduler implements it.
+    class Source {
+    public:
+        virtual ~Source() = default;
+        /// Calls `begin` at a moment when no record is between its write and its effect:
+        /// what is written after that belongs to the replacement too.  Blocks until then.
+        /// Called once, before copy().
+        virtual void at_rest(const std::function<void()>& begin) = 0;
+        /// Calls `append` with all that is remembered, as whole records, some at a time.
+        /// Throws what `append` throws, or `Error` if the scheduler is stopped meanwhile.
+        virtual void copy(const std::function<void(std::string_view lines)>& append) = 0;
+    };
+    /// What another process, the owner, does with the same journal.
+    struct Follower {
+        Take written;                   ///< a record that the owner has stored
+        std::function<void()> changed;  ///< is_owner() may have changed
+    };
+
+    virtual ~Journal() = default;
+    /// Reads everything that is kept, in order, and mends what a crash has left.  Called
+    /// once, before anything else.  True: it must be replaced before it can be written.
+    /// Throws `Error` with `journal_unreadable`, or what `take` throws, and has then changed
+    /// nothing that is kept.
+    virtual bool read(const Take& take) = 0;
+    /// Stores records, all or none, and blocks until that is done.  `pending` is how many
+    /// tasks will still need a record of their end, for which space is worth reserving.
+    /// Throws `Error` with `disk_full` or `journal_failed`.
+    virtual void commit(std::string_view lines, std::uint64_t pending) = 0;
+    /// Whether commit() would wait for more than a write.
+    virtual bool commit_waits() const = 0;
+    /// Writes records of what has happened whether that can be written or not, and does not
+    /// wait until it is synced.  What cannot be written is kept and goes before the next
+    /// record that can, or is written when the journal is destroyed, for as long as there is
+    /// memory for it; a replacement holds it because it is remembered.
+    virtual Ends write_ends(std::string_view lines, std::uint64_t pending) noexcept = 0;
+    /// Syncs what is written.  Throws `Error` with `journal_failed`.
+    virtual void sync() = 0;
+    /// Whether the policy wants a sync of what was written; cheap, from any thread.
+    virtual bool wants_sync() const = 0;
+    /// Replaces everything by what `source` gives and what is written meanwhile.  Blocks.
+    /// Throws `Error`, or what `source` throws; then the old one stands, with what was written
+    /// meanwhile, unless failed() is true.  After it has returned, failed() is false.
+    virtual void replace(Source& source) = 0;
+    /// Whether it can only be replaced; cheap, from any thread.
+    virtual bool failed() const = 0;
+    /// Figures of this moment.  A scheduler relies on `failed`, on `bytes`, by which it judges
+    /// when to replace, and on `replacements`; the others are only shown.
+    virtual JournalFigures figures() const = 0;
+    /// Whether this process may commit and emit.
+    virtual bool is_owner() const { return true; }
+    /// Asks for what others do; called once, before read().
+    virtual void follow(Follower) {}
+};
+
+namespace detail {
+
+// Keeps nothing.
+class MemoryJournal : public Journal {
+public:
+    bool read(const Take&) override { return false; }
+    void commit(std::string_view, std::uint64_t) override {}
+    bool commit_waits() const override { return false; }
+    Ends write_ends(std::string_view, std::uint64_t) noexcept override { return Ends::written; }
+    void sync() override {}
+    bool wants_sync() const override { return false; }
+    void replace(Source&) override {}
+    bool failed() const override { return false; }
+    JournalFigures figures() const override { return {}; }
+};
 
 // The JSON value that a text begins with, or nothing.
 inline std::string_view first_value(std::string_view text) {
@@ -2115,140 +4253,144 @@ inline std::vector<std::string_view> intact_parts(std::string_view line) {
     return parts;
 }
 
-// An upper bound for the bytes of a record that ends one task.
-constexpr std::uint64_t end_record_size = 160;
-
-// What opening a journal found.
-struct Recovery {
-    std::uint64_t records = 0;        // intact
-    std::uint64_t damaged_lines = 0;  // moved to `damaged_path`
-    std::uint64_t torn_bytes = 0;     // cut off the end
-    std::string damaged_path;
-};
-
-// Makes things one after the other on a thread of its own, some ahead of who takes them.
-template <class Thing>
-class Ahead {
+// Reads a journal's file, chunk by chunk, and tells whole records from damage (J6).
+class JournalReader {
 public:
-    explicit Ahead(std::function<Thing()> make) : make_(std::move(make)) {
-        made_.reserve(most);  // outside make_(), nothing on the thread may fail
-        thread_ = std::thread([this] { run(); });
-    }
-    ~Ahead() {
-        {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            stopping_ = true;
-        }
-        changed_.notify_all();
-        thread_.join();
-    }
-    Ahead(const Ahead&) = delete;
-    Ahead& operator=(const Ahead&) = delete;
-    // Waits for the next one.  Throws what making it threw.
-    Thing next() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        changed_.wait(lock, [this] { return !made_.empty() || error_; });
-        if (made_.empty()) std::rethrow_exception(error_);
-        Thing thing = std::move(made_.front());
-        made_.erase(made_.begin());
-        changed_.notify_all();
-        return thing;
-    }
-
-private:
-    static constexpr std::size_t most = 4;
-
-    void run() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        while (!stopping_ && !error_) {
-            lock.unlock();
-            std::optional<Thing> thing;
-            std::exception_ptr error;
-            try {
-                thing = make_();
-            } catch (...) {
-                error = std::current_exception();
-            }
-            lock.lock();
-            changed_.wait(lock, [this] { return stopping_ || made_.size() < most; });
-            if (stopping_) return;
-            if (thing) made_.push_back(std::move(*thing));
-            error_ = error;
-            changed_.notify_all();
-        }
-    }
-
-    const std::function<Thing()> make_;
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::vector<Thing> made_;   // guarded by mutex_
-    std::exception_ptr error_;  // guarded by mutex_
-    bool stopping_ = false;     // guarded by mutex_
-    std::thread thread_;        // last: starts when all the above exists
-};
-
-class Journal {
-public:
-    using Log = std::function<void(const std::string&)>;
-
-    // Locks and opens the journal.  Throws journal_busy and journal_unreadable.
-    Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log);
-
-    // Calls read(text, records), which adds to `Records` what an intact record says, for each
-    // in order (J6) on a thread that is ahead, and replay(records, i) for the i-th of these
-    // on this one; then mends what needs no knowledge of the records.  True: the caller must
-    // rewrite() before use.
-    template <class Records, class Read, class Replay>
-    bool recover(Read read, Replay replay);
-    const Recovery& recovery() const { return recovery_; }
-
-    // Makes whole lines stored, as the policy says (J1).  `pending` is how many
-    // tasks will still need a record of their end (J7).  Throws disk_full and
-    // journal_failed; then none of it was stored (J2).
-    void commit(std::string_view lines, std::uint64_t pending);
-    // Writes whole lines that a later commit() makes stored.  Throws as commit() does;
-    // then nothing of them is left.
-    void write(std::string_view lines, std::uint64_t pending) {
-        const std::lock_guard<std::mutex> guard(file_mutex_);
-        write_locked(lines, pending);
-    }
-    // Takes whole lines that nobody waits for and writes them; they are synced behind.  What
-    // cannot be written goes before the next that can.  Throws, and has taken nothing, where
-    // there is no memory for them.
-    void write_behind(std::string_view lines, std::uint64_t pending);
-    // Appends records of the end of tasks, which end whether that can be written
-    // or not: what cannot be is owed, and goes before the next write.  Throws.
-    void write_ends(std::string_view lines);
-    // The same where there is not even a record of them: the file is replaced from memory.
-    void lose_ends();
-    // Syncs.  Throws journal_failed (J3).
-    void sync();
-    // Whether bytes were written that were not synced, which the policy wants.
-    bool wants_sync() const { return fsync_ != Fsync::no && unsynced_.load(); }
-
-    // The rewrite (J4, J5), on one thread: prepare the new file; begin_tail() at a
-    // moment when no record is between its write and its effect; append what is
-    // live; finish, or abandon.
-    void prepare_rewrite(std::uint64_t seq, TaskId last_id);
-    void begin_tail();
-    void append_rewrite(std::string_view lines) { append(*next_, next_size_, lines); }
-    void finish_rewrite(std::uint64_t pending);
-    void abandon_rewrite();
-
-    Fsync fsync() const { return fsync_; }
-    const std::string& path() const { return path_; }
-    bool failed() const { return failed_.load(); }
-    // Whether a write has to wait until a new file has the journal's name.
-    bool is_swapping() const { return swapping_.load(); }
-    std::uint64_t size() const { return size_.load(); }
-    std::uint64_t bytes_written() const { return bytes_written_.load(); }
-    std::uint64_t syncs() const { return syncs_.load(); }
-    std::uint64_t rewrites() const { return rewrites_.load(); }
-
-private:
     struct Range {
         std::uint64_t begin;
         std::uint64_t end;
+    };
+    JournalReader(File& file, const Journal::Take& take) : file_(file), take_(take) {}
+    // Takes every intact record.  Throws if the file is no journal.
+    void read();
+
+    std::uint64_t records() const { return records_; }
+    const std::vector<Range>& damaged() const { return damaged_; }
+    // Behind the last record that counts.
+    std::uint64_t good_end() const { return good_end_; }
+    // Whether the last record that counts has no newline.
+    bool is_unfinished() const { return unfinished_; }
+    bool is_empty() const { return !any_; }
+
+private:
+    struct Line {
+        std::string_view text;  // without its end
+        std::uint64_t begin;
+        std::uint64_t end;  // behind its newline, if it has one
+        bool has_newline;
+    };
+    std::size_t read_chunk(std::uint64_t offset);
+    void take_line(const Line& line);
+    void take_damaged(const Line& line);
+    void take_record(std::string_view record, const Line& line, bool has_newline);
+    static bool is_plausible(const Line& line);
+
+    File& file_;
+    const Journal::Take& take_;
+    std::vector<char> chunk_;
+    std::vector<Range> damaged_;
+    std::uint64_t records_ = 0;
+    std::uint64_t good_end_ = 0;
+    bool unfinished_ = false;
+    bool any_ = false;
+    bool plausible_ = false;  // some line looks like one of a journal
+};
+
+// Reads some whole lines, one at least; the last may be the file's last, without a newline.
+inline std::size_t JournalReader::read_chunk(std::uint64_t offset) {
+    if (chunk_.empty()) chunk_.resize(std::size_t{1} << 19);
+    for (;;) {
+        const std::size_t size = file_.read(chunk_.data(), chunk_.size(), offset);
+        if (size < chunk_.size()) return size;
+        const std::size_t newline = std::string_view(chunk_.data(), size).rfind('\n');
+        if (newline != std::string_view::npos) return newline + 1;
+        chunk_.resize(2 * chunk_.size());
+    }
+}
+
+inline void JournalReader::read() {
+    for (std::uint64_t offset = 0;;) {
+        const std::size_t size = read_chunk(offset);
+        if (size == 0) break;
+        const std::string_view chunk(chunk_.data(), size);
+        for (std::size_t begin = 0; begin < size;) {
+            const std::size_t newline = std::min(chunk.find('\n', begin), size);
+            const std::size_t end = std::min(newline + 1, size);
+            std::string_view line = chunk.substr(begin, newline - begin);
+            if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+            take_line({line, offset + begin, offset + end, newline < size});
+            begin = end;
+        }
+        offset += size;
+    }
+    if (any_ && !plausible_) {
+        throw Error(Errc::journal_unreadable, "is not a journal of task-scheduler");
+    }
+}
+
+inline void JournalReader::take_record(std::string_view record, const Line& line,
+                                       bool has_newline) {
+    take_(record);
+    ++records_;
+    good_end_ = line.end;
+    unfinished_ = !has_newline;
+}
+
+inline void JournalReader::take_line(const Line& line) {
+    if (!is_intact(line.text)) return take_damaged(line);
+    any_ = plausible_ = true;
+    take_record(line.text, line, line.has_newline);
+}
+
+inline void JournalReader::take_damaged(const Line& line) {
+    constexpr std::string_view blanks(" \t\r\0", 4);
+    if (line.text.find_first_not_of(blanks) == std::string_view::npos) return;
+    any_ = true;
+    plausible_ = plausible_ || is_plausible(line);
+    const std::vector<std::string_view> parts = intact_parts(line.text);
+    if (!line.has_newline && parts.empty()) return;  // a torn tail
+    damaged_.push_back({line.begin, line.end});
+    for (const std::string_view part : parts) take_record(part, line, true);
+}
+
+// A file that only looks a little like a journal is damaged; one that does not at all is
+// somebody's other file.
+inline bool JournalReader::is_plausible(const Line& line) {
+    const std::size_t common = std::min(line.text.size(), journal_mark.size());
+    const bool whole = line.has_newline || line.begin > 0;
+    const bool first = line.text.substr(0, common) == journal_mark.substr(0, common) &&
+                       (!whole || common == journal_mark.size());
+    return first || looks_sealed(line.text);
+}
+
+class FileJournal : public Journal {
+public:
+    // Locks and opens the file.  Throws journal_busy and journal_unreadable.
+    FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log);
+    ~FileJournal() override;
+
+    bool read(const Take& take) override;
+    void commit(std::string_view lines, std::uint64_t pending) override;
+    bool commit_waits() const override { return fsync_ == Fsync::always || swapping_.load(); }
+    Ends write_ends(std::string_view lines, std::uint64_t pending) noexcept override;
+    void sync() override;
+    bool wants_sync() const override { return fsync_ != Fsync::no && unsynced_.load(); }
+    void replace(Source& source) override;
+    bool failed() const override { return failed_.load(); }
+    JournalFigures figures() const override;
+
+private:
+    // The new file while it is written; removed unless it has taken the journal's name.
+    struct Replacement {
+        Replacement(FileOps& files, const std::string& name, const std::string& replaced)
+            : ops(files),
+              file(std::make_shared<File>(files, name, O_RDWR | O_CREAT | O_TRUNC, replaced)) {}
+        ~Replacement() {
+            if (file) ops.unlink(file->path().c_str());
+        }
+        FileOps& ops;
+        std::shared_ptr<File> file;
+        std::uint64_t size = 0;
     };
 
     static std::string resolve(const std::string& path);
@@ -2256,85 +4398,68 @@ private:
     void name_holder();
     std::string holder() const;
     void open_existing();
-    struct Line {
-        std::string_view text;  // without its end
-        std::uint64_t begin;
-        std::uint64_t end;  // behind its newline, if it has one
-        bool has_newline;
-        bool is_intact;
-    };
-    struct Lines {
-        std::unique_ptr<char[]> text;
-        std::vector<Line> all;
-    };
-    // Some lines, and what those that are intact say.
-    template <class Records>
-    struct Batch {
-        Lines lines;
-        Records records;
-    };
-    Lines read_lines(std::uint64_t offset) const;
-    std::unique_ptr<char[]> read_text(std::uint64_t offset, std::size_t& size) const;
-    static bool is_plausible(const Line& line);
-    void keep_damaged();
+    void keep_damaged(const std::vector<JournalReader::Range>& damaged);
     void append(File& file, std::uint64_t& size, std::string_view lines);
-    void drain_tail();
-    void reserve_next(std::uint64_t pending);
-    std::shared_ptr<File> swap();
-    void append_locked(std::string_view lines);
-    void keep_locked(std::string_view lines, std::string* place) noexcept;
-    void fail_locked();
+    void append_locked(std::string_view lines, std::size_t copied = 0);
+    void append_owed_locked();
     std::uint64_t write_locked(std::string_view lines, std::uint64_t pending);
+    void owe_locked(std::string_view lines) noexcept;
     void reserve_locked(std::uint64_t bytes);
-    void blank(File& file, std::uint64_t from, std::uint64_t size);
-    bool takes_records_locked() const { return !failed_ || fresh_; }
-    std::string next_path() const { return path_ + ".new"; }
+    void blank(File& file, std::uint64_t from, std::uint64_t size) noexcept;
+    void copy_tail(Replacement& next);
+    std::uint64_t reserve_for_ends(Replacement& next);
+    void finish(Replacement& next);
 
     const std::string path_;
+    const std::string next_path_;
     const Fsync fsync_;
     const std::shared_ptr<FileOps> ops_;
     const Log log_;
     std::unique_ptr<File> lock_;
-    Recovery recovery_;
-    std::vector<Range> damaged_;
+    std::uint64_t damaged_lines_ = 0;
+    std::uint64_t torn_bytes_ = 0;
 
     std::atomic<bool> failed_{false};
     std::atomic<bool> unsynced_{false};
     std::atomic<bool> swapping_{false};
-    std::atomic<bool> fresh_{false};      // the file is new, and its directory is being synced
     std::atomic<std::uint64_t> size_{0};  // of the good part; changed under file_mutex_
-    std::atomic<std::uint64_t> bytes_written_{0};
+    std::atomic<std::uint64_t> written_{0};
     std::atomic<std::uint64_t> syncs_{0};
-    std::atomic<std::uint64_t> rewrites_{0};
+    std::atomic<std::uint64_t> replacements_{0};
 
-    std::mutex commit_mutex_;      // before sync_mutex_: of who stores a group, or swaps the files
-    std::mutex sync_mutex_;        // before file_mutex_
-    std::mutex file_mutex_;        // never held over a sync, but of what takes back a failed write
-    std::shared_ptr<File> file_;   // guarded by file_mutex_
-    std::uint64_t reserved_ = 0;   // guarded by file_mutex_: where the reserved space ends
-    std::string owed_;             // guarded by file_mutex_: emissions still to be written
-    std::string behind_;           // guarded by file_mutex_: of write_behind(), likewise
-    bool rewriting_ = false;       // guarded by file_mutex_
-    std::string tail_;             // guarded by file_mutex_ (J5)
-    std::shared_ptr<File> next_;   // of the thread that rewrites
-    std::uint64_t next_size_ = 0;  // of the thread that rewrites
-    std::uint64_t next_reserved_ = 0;  // of the thread that rewrites
+    std::mutex commit_mutex_;     // before the others: a commit, or the end of a replacement
+    std::mutex sync_mutex_;       // before file_mutex_
+    std::mutex file_mutex_;       // held over a write, and over the rename
+    std::shared_ptr<File> file_;  // guarded by file_mutex_
+    std::uint64_t reserved_ = 0;  // guarded by file_mutex_: where the reserved space ends
+    std::string owed_;            // guarded by file_mutex_: ends still to be written
+    std::size_t copied_ = 0;      // guarded by file_mutex_: of owed_, what a replacement copies
+    bool tailing_ = false;        // guarded by file_mutex_: what is written is kept in tail_
+    std::string tail_;            // guarded by file_mutex_ (J5)
+    std::atomic<std::uint64_t> pending_{0};  // tasks whose ends space is reserved for
 };
 
-inline Journal::Journal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log)
-    : path_(resolve(path)), fsync_(fsync), ops_(std::move(ops)), log_(std::move(log)) {
+// ---- Opening ---------------------------------------------------------------
+
+inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
+                                Log log)
+    : path_(resolve(path)),
+      next_path_(path_ + ".new"),
+      fsync_(fsync),
+      ops_(std::move(ops)),
+      log_(std::move(log)) {
     lock();
     open_existing();
 }
 
-// A journal behind a symbolic link stays there when it is rewritten.
-inline std::string Journal::resolve(const std::string& path) {
+// A journal behind a symbolic link stays there when it is replaced.
+inline std::string FileJournal::resolve(const std::string& path) {
     const std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), std::free);
     return real ? real.get() : path;
 }
 
 // The lock is a file of its own, as one on the journal would not survive a rename.
-inline void Journal::lock() {
+inline void FileJournal::lock() {
     const std::string name = path_ + ".lock";
     try {
         lock_ = std::make_unique<File>(*ops_, name, O_RDWR | O_CREAT);
@@ -2357,7 +4482,7 @@ inline void Journal::lock() {
 
 // Writes into the lock who holds it, for others to read: a process, and the host, since the
 // number alone means nothing beside another container's.
-inline void Journal::name_holder() {
+inline void FileJournal::name_holder() {
     char host[256] = "";
     if (::gethostname(host, sizeof host - 1) != 0) return;
     const std::string text = std::to_string(::getpid()) + ' ' + host + '\n';
@@ -2369,7 +4494,7 @@ inline void Journal::name_holder() {
 }
 
 // Who holds the lock, as the file says; the one that holds it has written that.
-inline std::string Journal::holder() const {
+inline std::string FileJournal::holder() const {
     std::array<char, 512> buffer;
     std::string_view text;
     try {
@@ -2385,7 +4510,7 @@ inline std::string Journal::holder() const {
     return "process " + std::string(text.substr(0, blank)) + " on " + std::string(host);
 }
 
-inline void Journal::open_existing() {
+inline void FileJournal::open_existing() {
     const int fd = ops_->open(path_.c_str(), O_RDWR, 0);
     const int error = errno;
     if (fd < 0 && error == ENOENT) return;
@@ -2404,155 +4529,73 @@ inline void Journal::open_existing() {
     }
 }
 
-// Some whole lines from here on, and their size; the last may be the file's last,
-// without a newline.
-inline std::unique_ptr<char[]> Journal::read_text(std::uint64_t offset, std::size_t& size) const {
-    for (std::size_t room = std::size_t{1} << 19;; room *= 2) {  // for one line at least
-        std::unique_ptr<char[]> text(new char[room]);
-        size = file_->read(text.get(), room, offset);
-        if (size < room) return text;
-        const std::size_t newline = std::string_view(text.get(), size).rfind('\n');
-        if (newline == std::string_view::npos) continue;
-        size = newline + 1;
-        return text;
-    }
-}
-
-inline Journal::Lines Journal::read_lines(std::uint64_t offset) const {
-    std::size_t size = 0;
-    Lines lines{read_text(offset, size), {}};
-    const std::string_view text(lines.text.get(), size);
-    lines.all.reserve(size / 128);
-    for (std::size_t begin = 0; begin < text.size();) {
-        const std::size_t newline = std::min(text.find('\n', begin), text.size());
-        const std::size_t end = std::min(newline + 1, text.size());
-        std::string_view line = text.substr(begin, newline - begin);
-        if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-        lines.all.push_back(
-            {line, offset + begin, offset + end, newline < text.size(), is_intact(line)});
-        begin = end;
-    }
-    return lines;
-}
-
-// Three threads, each ahead of the next: one reads lines and checks their sums, one reads
-// what they say, and this one takes it.
-template <class Records, class Read, class Replay>
-bool Journal::recover(Read read, Replay replay) {
+inline bool FileJournal::read(const Take& take) {
     if (!file_) return true;
+    JournalReader reader(*file_, take);
+    try {
+        reader.read();
+    } catch (const Error& error) {
+        if (error.code() != Errc::journal_unreadable) throw;
+        throw Error(error.code(), path_ + ": " + error.what());
+    }
     const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
-    std::uint64_t good_end = 0;
-    bool unfinished = false;  // the last intact line has no newline
-    bool any = false;
-    bool plausible = false;  // some line looks like one of a journal
-    const auto take = [&](const Line& line, Records& records, std::size_t i) {
-        replay(records, i);
-        ++recovery_.records;
-        good_end = line.end;
-    };
-    const auto take_damaged = [&](const Line& line) {
-        constexpr std::string_view blanks(" \t\r\0", 4);
-        if (line.text.find_first_not_of(blanks) == std::string_view::npos) return;
-        any = true;
-        plausible = plausible || is_plausible(line);
-        const std::vector<std::string_view> parts = intact_parts(line.text);
-        if (!line.has_newline && parts.empty()) return;  // a torn tail
-        damaged_.push_back({line.begin, line.end});
-        for (const std::string_view part : parts) {
-            Records salvaged(1);
-            read(part, salvaged);
-            take(line, salvaged, 0);
-            unfinished = false;
-        }
-    };
-    Ahead<Lines> lines_ahead([this, offset = std::uint64_t{0}]() mutable {
-        Lines lines = read_lines(offset);
-        if (!lines.all.empty()) offset = lines.all.back().end;
-        return lines;
-    });
-    Ahead<Batch<Records>> ahead([&read, &lines_ahead] {
-        Lines lines = lines_ahead.next();
-        Records records(lines.all.size());
-        for (const Line& line : lines.all) {
-            if (line.is_intact) read(line.text, records);
-        }
-        return Batch<Records>{std::move(lines), std::move(records)};
-    });
-    for (;;) {
-        Batch<Records> batch = ahead.next();
-        if (batch.lines.all.empty()) break;
-        std::size_t i = 0;
-        for (const Line& line : batch.lines.all) {
-            if (!line.is_intact) {
-                take_damaged(line);
-                continue;
-            }
-            any = plausible = true;
-            take(line, batch.records, i++);
-            unfinished = !line.has_newline;
-        }
-    }
-    if (any && !plausible) {
-        throw Error(Errc::journal_unreadable, path_ + " is not a journal of task-scheduler");
-    }
-    size_ = good_end;
-    if (!damaged_.empty()) keep_damaged();
-    const bool rewrite = !any || unfinished || !damaged_.empty() || recovery_.records == 0;
+    const bool damaged = !reader.damaged().empty();
+    if (damaged) keep_damaged(reader.damaged());
+    size_ = reader.good_end();
     const std::uint64_t last =
-        damaged_.empty() ? good_end : std::max(good_end, damaged_.back().end);
-    recovery_.torn_bytes = file_size - std::min(file_size, last);
-    if (recovery_.torn_bytes > 0 && any) {
-        log_("the journal " + path_ + " ended in " + std::to_string(recovery_.torn_bytes) +
+        damaged ? std::max(reader.good_end(), reader.damaged().back().end) : reader.good_end();
+    torn_bytes_ = file_size - std::min(file_size, last);
+    if (torn_bytes_ > 0 && !reader.is_empty()) {
+        log_("the journal " + path_ + " ended in " + std::to_string(torn_bytes_) +
              " bytes that are no whole record; they were cut off");
     }
-    if (!rewrite && file_size != good_end) {
-        file_->truncate(good_end);
-        file_->sync();
+    if (damaged || reader.is_unfinished() || reader.records() == 0) return true;
+    // A process that crashed may have left what was never synced, the file's name included, and
+    // from here on answers rest on it.  After a failed sync only a new file is to be believed (J3).
+    try {
+        if (file_size != reader.good_end()) file_->truncate(reader.good_end());
+        if (fsync_ != Fsync::no || file_size != reader.good_end()) file_->sync();
+        if (fsync_ != Fsync::no) sync_directory_of(*ops_, path_);
+    } catch (const Error& error) {
+        log_(error.what());
+        return true;
     }
-    return rewrite;
-}
-
-// A file that only looks a little like a journal is damaged; one that does not
-// at all is somebody's other file.
-inline bool Journal::is_plausible(const Line& line) {
-    const std::size_t common = std::min(line.text.size(), journal_mark.size());
-    const bool whole = line.has_newline || line.begin > 0;
-    const bool first = line.text.substr(0, common) == journal_mark.substr(0, common) &&
-                       (!whole || common == journal_mark.size());
-    return first || looks_sealed(line.text);
+    return false;
 }
 
 // Puts the damaged lines aside, durably, before anything else changes.
-inline void Journal::keep_damaged() {
+inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& damaged) {
     std::string stamp = format_time(wall_clock());
     stamp.erase(std::remove(stamp.begin(), stamp.end(), ':'), stamp.end());
-    recovery_.damaged_path = path_ + ".damaged-" + stamp;
-    recovery_.damaged_lines = damaged_.size();
-    File aside(*ops_, recovery_.damaged_path, O_WRONLY | O_CREAT | O_TRUNC);
+    const std::string path = path_ + ".damaged-" + stamp;
+    damaged_lines_ = damaged.size();
+    File aside(*ops_, path, O_WRONLY | O_CREAT | O_TRUNC);
     std::uint64_t size = 0;
-    for (const Range& range : damaged_) {
+    for (const JournalReader::Range& range : damaged) {
         std::string text(static_cast<std::size_t>(range.end - range.begin), '\0');
         text.resize(file_->read(&text[0], text.size(), range.begin));
         append(aside, size, text);
     }
     aside.sync();
     sync_directory_of(*ops_, path_);
-    log_("the journal " + path_ + " has " + std::to_string(damaged_.size()) +
-         " damaged line(s), moved to " + recovery_.damaged_path);
+    log_("the journal " + path_ + " has " + std::to_string(damaged.size()) +
+         " damaged line(s), moved to " + path);
 }
 
-inline void Journal::append(File& file, std::uint64_t& size, std::string_view lines) {
+// ---- Writing ---------------------------------------------------------------
+
+inline void FileJournal::append(File& file, std::uint64_t& size, std::string_view lines) {
     file.write(lines, size);
     size += lines.size();
-    bytes_written_ += lines.size();
+    written_ += lines.size();
 }
 
-inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
+inline void FileJournal::commit(std::string_view lines, std::uint64_t pending) {
     const std::lock_guard<std::mutex> one_at_a_time(commit_mutex_);
     std::shared_ptr<File> file;
     std::uint64_t start = 0;
     {
-        std::lock_guard<std::mutex> guard(file_mutex_);
+        const std::lock_guard<std::mutex> guard(file_mutex_);
         start = write_locked(lines, pending);
         file = file_;
     }
@@ -2565,114 +4608,108 @@ inline void Journal::commit(std::string_view lines, std::uint64_t pending) {
     }
 }
 
-inline void Journal::write_behind(std::string_view lines, std::uint64_t pending) {
-    constexpr std::size_t most = std::size_t{1} << 20;
-    std::lock_guard<std::mutex> guard(file_mutex_);
-    if (!takes_records_locked()) {
-        if (rewriting_) tail_ += lines;
-        return;
-    }
-    if (behind_.size() < most) behind_ += lines;
-    try {
-        write_locked({}, pending);
-    } catch (const std::exception&) {  // whoever has to wait for the journal tells of that
-    }
-}
-
 // Returns where the lines begin.
-inline std::uint64_t Journal::write_locked(std::string_view lines, std::uint64_t pending) {
-    if (!takes_records_locked()) {
+inline std::uint64_t FileJournal::write_locked(std::string_view lines, std::uint64_t pending) {
+    if (failed_) {
         throw Error(Errc::journal_failed, "the journal " + path_ +
-                                              " cannot be written or "
-                                              "synced; tasks are refused until it is replaced");
+                                              " cannot be written or synced; tasks are refused "
+                                              "until it is replaced");
     }
-    reserve_locked(owed_.size() + behind_.size() + lines.size() + pending * end_record_size);
-    append_locked(owed_);
-    owed_.clear();
-    append_locked(behind_);
-    behind_.clear();
+    pending_ = pending;
+    reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
+    append_owed_locked();
     const std::uint64_t start = size_;
     append_locked(lines);
     return start;
 }
 
-inline void Journal::write_ends(std::string_view lines) {
-    std::lock_guard<std::mutex> guard(file_mutex_);
-    if (!takes_records_locked()) {
-        keep_locked(lines, rewriting_ ? &tail_ : nullptr);
-        throw Error(Errc::journal_failed, "the journal " + path_ + " cannot be written");
-    }
-    try {
-        append_locked(owed_);
-        owed_.clear();
-        append_locked(lines);
-    } catch (...) {
-        keep_locked(lines, &owed_);
-        throw;
-    }
-}
-
-// Where there is no memory for them they are in the state alone, and a new file is made of
-// that.
-inline void Journal::keep_locked(std::string_view lines, std::string* place) noexcept {
-    try {
-        if (place) place->append(lines);
-    } catch (...) {
-        fail_locked();
-    }
-}
-
-inline void Journal::lose_ends() {
-    const std::lock_guard<std::mutex> guard(file_mutex_);
-    fail_locked();
-}
-
-// From here on the file is not trusted, and neither is what is being made to replace it.
-inline void Journal::fail_locked() {
-    failed_ = true;
-    fresh_ = false;
-    rewriting_ = false;
-    tail_.clear();
-}
-
-// What can fail for lack of memory comes before the write.
-inline void Journal::append_locked(std::string_view lines) {
+// What can fail for lack of memory comes before the write.  The first `copied` bytes are in
+// the new file anyway, if there is going to be one.
+inline void FileJournal::append_locked(std::string_view lines, std::size_t copied) {
     if (lines.empty()) return;
-    if (rewriting_) tail_ += lines;
+    if (tailing_) tail_ += lines.substr(copied);
     const std::uint64_t start = size_;
     try {
         file_->write(lines, start);
     } catch (...) {
-        if (rewriting_) tail_.resize(tail_.size() - lines.size());
+        if (tailing_) tail_.resize(tail_.size() - (lines.size() - copied));
         blank(*file_, start, lines.size());
         throw;
     }
     size_ = start + lines.size();
-    bytes_written_ += lines.size();
+    written_ += lines.size();
     unsynced_ = true;
 }
 
-// Takes back what was written but not stored, or may be (J2): for whoever reads
-// the file after this process, empty lines are nothing.
-inline void Journal::blank(File& file, std::uint64_t from, std::uint64_t size) {
+inline void FileJournal::append_owed_locked() {
+    append_locked(owed_, copied_);
+    owed_.clear();
+    copied_ = 0;
+}
+
+// The last chance of what is owed; without it, those tasks are emitted again.
+inline FileJournal::~FileJournal() {
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    if (failed_ || owed_.empty()) return;
     try {
-        std::array<char, 4'096> newlines;
-        newlines.fill('\n');
-        const std::uint64_t end =
-            std::min(from + size, static_cast<std::uint64_t>(file.status().st_size));
-        for (std::uint64_t at = from; at < end; at += newlines.size()) {
-            const std::uint64_t left = std::min<std::uint64_t>(end - at, newlines.size());
-            file.write({newlines.data(), static_cast<std::size_t>(left)}, at);
+        append_owed_locked();
+        if (fsync_ != Fsync::no) file_->sync();
+    } catch (const std::exception&) {
+    }
+}
+
+inline Ends FileJournal::write_ends(std::string_view lines, std::uint64_t pending) noexcept {
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    if (failed_) {
+        if (tailing_) owe_locked(lines);
+        return Ends::unwritable;
+    }
+    try {
+        reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
+    } catch (const std::exception&) {  // the space that was reserved before has to do
+    }
+    try {
+        append_owed_locked();
+        append_locked(lines);
+        return Ends::written;
+    } catch (const std::exception&) {
+        owe_locked(lines);
+        return Ends::unwritable;
+    }
+}
+
+// Without memory the new file is made from what is remembered, as after a failed sync.
+inline void FileJournal::owe_locked(std::string_view lines) noexcept {
+    constexpr std::size_t most = std::size_t{1} << 20;
+    try {
+        if (owed_.size() + lines.size() <= most) {
+            owed_ += lines;
+            return;
+        }
+    } catch (const std::bad_alloc&) {
+    }
+    failed_ = true;
+    tailing_ = false;
+}
+
+// Takes back what was written but not stored, or may be (J2): for whoever reads the file
+// after this process, empty lines are nothing.
+inline void FileJournal::blank(File& file, std::uint64_t from, std::uint64_t size) noexcept {
+    std::array<char, 4'096> lines;
+    lines.fill('\n');
+    try {
+        const auto end = std::min(static_cast<std::uint64_t>(file.status().st_size), from + size);
+        for (std::uint64_t at = from; at < end; at += lines.size()) {
+            file.write({lines.data(), std::min<std::size_t>(lines.size(), end - at)}, at);
         }
         if (from < end && fsync_ == Fsync::always) file.sync();
-    } catch (const std::exception&) {
+    } catch (...) {
         failed_ = true;
-        fresh_ = false;
     }
 }
 
 // Reserves in large steps, and in the exact one when the disk is nearly full (J7).
-inline void Journal::reserve_locked(std::uint64_t bytes) {
+inline void FileJournal::reserve_locked(std::uint64_t bytes) {
     constexpr std::uint64_t step = std::uint64_t{1} << 20;
     const std::uint64_t needed = size_ + bytes;
     if (needed <= reserved_) return;
@@ -2687,13 +4724,13 @@ inline void Journal::reserve_locked(std::uint64_t bytes) {
     }
 }
 
-// The kernel reports a failure once, to whoever asks first: so one sync at a time,
-// and none after one that failed.
-inline void Journal::sync() {
-    std::lock_guard<std::mutex> one_at_a_time(sync_mutex_);
+// The kernel reports a failure once, to whoever asks first: so one sync at a time, and none
+// after one that failed.
+inline void FileJournal::sync() {
+    const std::lock_guard<std::mutex> one_at_a_time(sync_mutex_);
     std::shared_ptr<File> file;
     {
-        std::lock_guard<std::mutex> guard(file_mutex_);
+        const std::lock_guard<std::mutex> guard(file_mutex_);
         if (failed_) throw Error(Errc::journal_failed, "the journal " + path_ + " has failed");
         file = file_;
         unsynced_ = false;
@@ -2703,982 +4740,115 @@ inline void Journal::sync() {
         ++syncs_;
     } catch (...) {
         const std::lock_guard<std::mutex> guard(file_mutex_);
+        if (file != file_ && !failed_) return;  // replaced by one that has all of it
         failed_ = true;
-        rewriting_ = false;  // its tail holds what is going to be refused
+        tailing_ = false;  // the tail holds what is going to be refused
         tail_.clear();
         throw;
     }
 }
 
-inline void Journal::prepare_rewrite(std::uint64_t seq, TaskId last_id) {
-    next_ = std::make_shared<File>(*ops_, next_path(), O_RDWR | O_CREAT | O_TRUNC, path_);
-    next_size_ = 0;
-    std::string header(journal_mark);
-    header +=
-        R"(,"version":1,"seq":)" + std::to_string(seq) + R"(,"last_id":")" + last_id.str() + '"';
-    seal_line(header, 0);
-    append_rewrite(header);
-}
+// ---- Replacing ---------------------------------------------------------------
 
-inline void Journal::begin_tail() {
-    std::lock_guard<std::mutex> guard(file_mutex_);
-    rewriting_ = true;
-    tail_.clear();
-}
-
-// What a group has synced must be synced in the new file before that has the journal's name.
-// So no group is written or synced from the last draining of the tail on, and what comes into
-// the tail behind that are records which are synced behind.
-inline void Journal::finish_rewrite(std::uint64_t pending) {
-    next_->sync();  // most of it, before anybody has to wait
+inline void FileJournal::replace(Source& source) {
+    const struct Tail {
+        FileJournal& journal;
+        ~Tail() {
+            const std::lock_guard<std::mutex> guard(journal.file_mutex_);
+            journal.tailing_ = false;
+            journal.tail_ = std::string();
+            journal.copied_ = 0;
+        }
+    } end_of_tail{*this};
+    Replacement next(*ops_, next_path_, path_);
+    source.at_rest([this] {
+        const std::lock_guard<std::mutex> guard(file_mutex_);
+        tailing_ = true;
+        copied_ = owed_.size();  // what it says is remembered
+    });
+    source.copy([&](std::string_view lines) { append(*next.file, next.size, lines); });
+    next.file->sync();  // most of it, before anybody has to wait
     for (int round = 0; round < 8; ++round) {
         {
             const std::lock_guard<std::mutex> guard(file_mutex_);
             if (tail_.size() < 65'536) break;
         }
-        drain_tail();
+        copy_tail(next);
     }
-    reserve_next(pending);
-    const struct Swapping {
-        std::atomic<bool>& now;
-        ~Swapping() { now = false; }
-    } swapping{swapping_};
-    swapping_ = true;
-    std::shared_ptr<File> old;  // closing it frees its space, which takes time: without a lock
-    const std::lock_guard<std::mutex> no_group(commit_mutex_);
-    drain_tail();
-    old = swap();
-    std::exception_ptr error;
-    try {
-        sync_directory_of(*ops_, path_);
-    } catch (...) {
-        error = std::current_exception();
-    }
-    const std::lock_guard<std::mutex> guard(file_mutex_);
-    // Its name is not known to be durable, or a write to it could not be taken back.
-    failed_ = error || !fresh_;
-    fresh_ = false;
-    if (error) std::rethrow_exception(error);
+    finish(next);
 }
 
-// Moves what is in the tail to the new file, durably.
-inline void Journal::drain_tail() {
+inline void FileJournal::copy_tail(Replacement& next) {
     std::string tail;
     {
         const std::lock_guard<std::mutex> guard(file_mutex_);
         tail.swap(tail_);
     }
-    append_rewrite(tail);
-    next_->sync();
+    append(*next.file, next.size, tail);
+    next.file->sync();
 }
 
-// Reserves space for the ends of all pending tasks (J7), as far as there is some.
-inline void Journal::reserve_next(std::uint64_t pending) {
-    const std::uint64_t size = pending * end_record_size;
-    next_reserved_ = 0;
+// Returns where the space ends that could be reserved for the ends of all pending tasks (J7).
+inline std::uint64_t FileJournal::reserve_for_ends(Replacement& next) {
+    const std::uint64_t size = pending_ * end_record_size;
     try {
-        next_->reserve(next_size_, size);
-        next_reserved_ = next_size_ + size;
-    } catch (const std::exception& error) {
-        tell(log_, error.what());
+        next.file->reserve(next.size, size);
+        return next.size + size;
+    } catch (const Error&) {  // the next commit says so
+        return 0;
     }
 }
 
-// Writes the last of the tail and gives the new file the journal's name.  Once it has that
-// there is no way back, whatever fails.  Returns the old file.
-inline std::shared_ptr<File> Journal::swap() {
-    const std::lock_guard<std::mutex> guard(file_mutex_);
-    if (!rewriting_) {
-        throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
-    }
-    const std::uint64_t drained = next_size_;
-    append_rewrite(tail_);
-    append_rewrite(owed_);
-    append_rewrite(behind_);
-    if (ops_->rename(next_path().c_str(), path_.c_str()) != 0) next_->fail("cannot rename", errno);
-    file_.swap(next_);
-    size_ = next_size_;
-    reserved_ = next_reserved_;
-    rewriting_ = false;
-    fresh_ = true;
-    tail_.clear();
-    owed_.clear();
-    behind_.clear();
-    unsynced_ = next_size_ > drained;
-    ++rewrites_;
-    return std::move(next_);
-}
-
-inline void Journal::abandon_rewrite() {
+// Whatever was acknowledged is synced in the new file before that takes the name.  Ends that
+// come in between are synced behind, as ever.
+inline void FileJournal::finish(Replacement& next) {
+    const struct Swapping {
+        std::atomic<bool>& now;
+        explicit Swapping(std::atomic<bool>& flag) : now(flag) { now = true; }
+        ~Swapping() { now = false; }
+    } swapping(swapping_);
+    const std::lock_guard<std::mutex> no_commit(commit_mutex_);
+    copy_tail(next);
+    const std::uint64_t reserved = reserve_for_ends(next);
+    std::shared_ptr<File> old;  // closing it frees its space, which takes time
     {
-        std::lock_guard<std::mutex> guard(file_mutex_);
-        rewriting_ = false;
-        tail_.clear();
-    }
-    if (next_) ops_->unlink(next_->path().c_str());
-    next_.reset();
-}
-
-// Commits in groups.  Whoever waits first commits for all that were added so
-// far, outside the lock; those that come meanwhile form the next group.  A group
-// is then settled as a whole, in the order in which its changes were added: that
-// order is the one in which they take effect.  All under the owner's lock.
-template <class Change>
-class GroupCommit {
-public:
-    struct Group;
-
-    // What was added so far.
-    const std::shared_ptr<Group>& open() const { return open_; }
-    // Where the next record is written to, and what it changes.
-    std::string& lines() { return open_->lines; }
-    void add(Change change) { open_->changes.push_back(std::move(change)); }
-    // Makes room, so that the next `count` additions and their commit cannot fail.
-    void reserve(std::size_t count) {
-        if (!next_) next_ = std::make_shared<Group>();
-        auto& changes = open_->changes;
-        const std::size_t needed = changes.size() + count;
-        if (needed > changes.capacity()) changes.reserve(std::max(needed, 2 * changes.capacity()));
-    }
-
-    // Waits until a group is settled.  `write(lines)` runs without the lock and may
-    // throw; `settle(changes, failed)` runs under it.  Throws what `write` threw for
-    // this group.
-    template <class Write, class Settle>
-    void commit(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Group>& group,
-                Write write, Settle settle) {
-        while (!group->settled) {
-            if (busy_ || paused_) {
-                group->changed.wait(lock);
-            } else {
-                lead(lock, *group, write, settle);
-            }
+        const std::lock_guard<std::mutex> guard(file_mutex_);
+        if (!tailing_) {
+            throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
         }
-        if (!group->error) return;
-        try {
-            std::rethrow_exception(group->error);
-        } catch (const Error& error) {
-            throw Error(error.code(), error.what());  // one of its own for each thread
+        append(*next.file, next.size, tail_);
+        append(*next.file, next.size, std::string_view(owed_).substr(copied_));
+        if (ops_->rename(next_path_.c_str(), path_.c_str()) != 0) {
+            next.file->fail("cannot rename", errno);
         }
+        // The new file has the journal's name: there is no way back, whatever fails here.
+        unsynced_ = !tail_.empty() || !owed_.empty();
+        old = std::exchange(file_, std::move(next.file));
+        size_ = next.size;
+        reserved_ = reserved;
+        owed_.clear();
+        tailing_ = false;
+        failed_ = false;
     }
-    // Waits until no group is between its write and its settling, and lets none
-    // begin until resume().
-    void pause(std::unique_lock<std::mutex>& lock) {
-        paused_ = true;
-        idle_.wait(lock, [this] { return !busy_; });
-    }
-    void resume() {
-        paused_ = false;
-        open_->changed.notify_one();
-    }
-
-    struct Group {
-        std::string lines;
-        std::vector<Change> changes;
-        bool settled = false;
-        std::exception_ptr error;
-        std::condition_variable changed;
-    };
-
-private:
-    template <class Write, class Settle>
-    void lead(std::unique_lock<std::mutex>& lock, Group& group, Write& write, Settle& settle) {
-        busy_ = true;
-        open_ = std::move(next_);
-        lock.unlock();
-        try {
-            write(group.lines);
-        } catch (...) {
-            group.error = std::current_exception();
-        }
-        lock.lock();
-        settle(group.changes, group.error != nullptr);
-        group.settled = true;
-        busy_ = false;
-        group.changed.notify_all();
-        open_->changed.notify_one();  // the next group's leader
-        if (paused_) idle_.notify_one();
-    }
-
-    std::shared_ptr<Group> open_ = std::make_shared<Group>();
-    std::shared_ptr<Group> next_;  // made ahead by reserve()
-    bool busy_ = false;
-    bool paused_ = false;
-    std::condition_variable idle_;  // with paused_
-};
-
-}  // namespace detail
-
-// ============================================================================
-//  7. Queue
-// ============================================================================
-//
-// What waits, earliest due first and then by arrival (the order of ids), and
-// tasks by id.  Nothing here knows a clock, a thread or a file.
-//
-//   Q1  The queue is a row of sorted blocks: the first task is at hand, any is
-//       found by two binary searches, and a walk in order of due time, which
-//       pages and the journal's rewrite need, is a walk along memory.
-//   Q2  The index owns every task, pending or past; the queue and the history
-//       only point to it.
-//   Q3  Ids rise strictly, so their order is the order of arrival.
-
-namespace detail {
-
-struct DueKey {
-    TimePoint due;
-    TaskId id;
-    friend bool operator<(const DueKey& a, const DueKey& b) {
-        return a.due != b.due ? a.due < b.due : a.id < b.id;
-    }
-};
-
-class DueQueue {
-public:
-    // The due time lies beside the pointer, so that a search seldom leaves it.
-    struct Entry {
-        TimePoint due;
-        Record* record;
-        bool before(const DueKey& key) const {
-            return due != key.due ? due < key.due : record->id < key.id;
-        }
-        bool after(const DueKey& key) const {
-            return due != key.due ? due > key.due : key.id < record->id;
-        }
-    };
-
-    bool empty() const { return size_ == 0; }
-    std::size_t size() const { return size_; }
-    // The earliest task; not when empty.
-    Record* front() const { return blocks_.front()->begin()->record; }
-    // Makes room, so that the next `count` insertions cannot fail.
-    void reserve(std::size_t count);
-    // Gives up most of the room that was made and is not needed.
-    void release() {
-        if (spare_.size() > few_spare) spare_.resize(few_spare);
-    }
-    void insert(Record* record);
-    // Fills an empty queue with these, in any order; those without a record are left out.
-    void fill(std::vector<Entry> entries);
-    // The record must be in the queue.
-    void erase(Record* record);
-    // Calls fn(record) in order from the first key that is not before `from`, for
-    // as long as it returns true.  fn must not change the queue.
-    template <class Fn>
-    void walk_from(const DueKey& from, Fn fn) const;
-    // The same with the tasks of two queues, in one order.
-    template <class Fn>
-    static void walk_both(const DueQueue& a, const DueQueue& b, const DueKey& from, Fn fn);
-    template <class Fn>
-    void walk(Fn fn) const {
-        walk_from({TimePoint::min(), TaskId()}, fn);
-    }
-
-private:
-    // Entries first_ to last_ of a fixed room.  Taking from the front moves
-    // first_ alone.
-    struct Block {
-        static constexpr std::size_t capacity = 128;
-        std::array<Entry, capacity> room;
-        std::size_t first = 0;
-        std::size_t last = 0;
-
-        Entry* begin() { return room.data() + first; }
-        Entry* end() { return room.data() + last; }
-        bool full() const { return last - first == capacity; }
-        void insert(Entry* at, Entry entry);
-        void erase(Entry* at);
-    };
-    using Blocks = std::vector<std::unique_ptr<Block>>;
-    static constexpr std::size_t few_spare = 64;
-
-    // A place in the order, good until the queue changes.
-    class Place {
-    public:
-        Place(const DueQueue& queue, const DueKey& from);
-        const Entry* get() const { return at_; }  // null: behind the last
-        void step() {
-            ++at_;
-            leave_end();
-        }
-
-    private:
-        void leave_end();
-
-        const DueQueue& queue_;
-        std::size_t block_ = 0;
-        Entry* at_ = nullptr;
-    };
-
-    std::unique_ptr<Block> new_block();
-    void add_block(std::size_t index, std::unique_ptr<Block> block) {
-        blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index), std::move(block));
-    }
-    // The block that holds `key`, or where it belongs.
-    std::size_t block_of(const DueKey& key) const;
-    static Entry* position(Block& block, const DueKey& key);
-    void split(std::size_t index);
-    static void sort_by_due(std::vector<Entry>& entries);
-
-    Blocks blocks_;  // none is empty
-    Blocks spare_;   // made ahead by reserve()
-    std::size_t size_ = 0;
-};
-
-inline void DueQueue::Block::insert(Entry* at, Entry entry) {
-    if (last == capacity) {  // make room at the end
-        std::move(begin(), end(), room.data());
-        at -= first;
-        last -= first;
-        first = 0;
-    }
-    std::move_backward(at, end(), end() + 1);
-    *at = entry;
-    ++last;
-}
-
-inline void DueQueue::Block::erase(Entry* at) {
-    if (at == begin()) {
-        ++first;
-    } else {
-        std::move(at + 1, end(), at);
-        --last;
-    }
-}
-
-inline std::size_t DueQueue::block_of(const DueKey& key) const {
-    const auto after = std::upper_bound(
-        blocks_.begin(), blocks_.end(), key,
-        [](const DueKey& k, const std::unique_ptr<Block>& b) { return b->begin()->after(k); });
-    return after == blocks_.begin() ? 0 : static_cast<std::size_t>(after - blocks_.begin()) - 1;
-}
-
-inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
-    return std::lower_bound(block.begin(), block.end(), key,
-                            [](const Entry& entry, const DueKey& k) { return entry.before(k); });
-}
-
-// In the worst case every block is full and is halved, and then the halves are filled.
-inline void DueQueue::reserve(std::size_t count) {
-    const std::size_t most = std::min(count, blocks_.size() + count / (Block::capacity / 2) + 2);
-    while (spare_.size() < most) spare_.push_back(std::make_unique<Block>());
-    const std::size_t needed = blocks_.size() + most;
-    if (needed > blocks_.capacity()) blocks_.reserve(std::max(needed, 2 * blocks_.size()));
-}
-
-inline std::unique_ptr<DueQueue::Block> DueQueue::new_block() {
-    if (spare_.empty()) return std::make_unique<Block>();
-    std::unique_ptr<Block> block = std::move(spare_.back());
-    spare_.pop_back();
-    return block;
-}
-
-inline void DueQueue::split(std::size_t index) {
-    std::unique_ptr<Block> upper = new_block();
-    Block& lower = *blocks_[index];
-    const std::size_t half = (lower.last - lower.first) / 2;
-    std::copy(lower.begin() + half, lower.end(), upper->room.data());
-    upper->last = lower.last - lower.first - half;
-    lower.last = lower.first + half;
-    add_block(index + 1, std::move(upper));
-}
-
-// A full block is halved, except at the end of the queue, where tasks that come
-// in order of due time would leave half-empty blocks behind.
-inline void DueQueue::insert(Record* record) {
-    const DueKey key{record->due, record->id};
-    if (blocks_.empty()) add_block(0, new_block());
-    std::size_t index = size_ == 0 ? 0 : block_of(key);
-    if (blocks_[index]->full()) {
-        if (index + 1 == blocks_.size() && (blocks_[index]->end() - 1)->before(key)) {
-            add_block(++index, new_block());
-        } else {
-            split(index);
-            if (!blocks_[index + 1]->begin()->after(key)) ++index;
-        }
-    }
-    Block& block = *blocks_[index];
-    block.insert(position(block, key), {record->due, record});
-    ++size_;
-}
-
-// A radix sort, which keeps the order of equals: by some bits of the due time, from the
-// lowest to the highest that differ.
-inline void DueQueue::sort_by_due(std::vector<Entry>& entries) {
-    constexpr int bits = 11;
-    constexpr std::size_t radix = std::size_t{1} << bits;
-    if (entries.empty()) return;
-    const auto [first, last] =
-        std::minmax_element(entries.begin(), entries.end(),
-                            [](const Entry& a, const Entry& b) { return a.due < b.due; });
-    const TimePoint earliest = first->due;
-    const auto offset = [earliest](const Entry& entry) {
-        return static_cast<std::uint64_t>((entry.due - earliest).count());
-    };
-    const std::uint64_t range = offset(*last);
-    std::vector<Entry> sorted(entries.size());
-    for (int shift = 0; shift < 64 && range >> shift != 0; shift += bits) {
-        const auto digit = [&](const Entry& entry) {
-            return static_cast<std::size_t>(offset(entry) >> shift) & (radix - 1);
-        };
-        std::array<std::size_t, radix + 1> places{};
-        for (const Entry& entry : entries) ++places[digit(entry) + 1];
-        std::partial_sum(places.begin(), places.end(), places.begin());
-        for (const Entry& entry : entries) sorted[places[digit(entry)]++] = entry;
-        entries.swap(sorted);
-    }
-}
-
-// Entries of one due time are in order already if they come in order of arrival.  The
-// blocks are left with room.
-inline void DueQueue::fill(std::vector<Entry> entries) {
-    constexpr std::size_t share = Block::capacity * 3 / 4;
-    entries.erase(std::remove_if(entries.begin(), entries.end(),
-                                 [](const Entry& entry) { return !entry.record; }),
-                  entries.end());
-    sort_by_due(entries);
-    const auto earlier_id = [](const Entry& a, const Entry& b) {
-        return a.record->id < b.record->id;
-    };
-    for (auto run = entries.begin(); run != entries.end();) {
-        const auto end = std::find_if(
-            run, entries.end(), [due = run->due](const Entry& entry) { return entry.due != due; });
-        if (!std::is_sorted(run, end, earlier_id)) std::sort(run, end, earlier_id);
-        run = end;
-    }
-    blocks_.reserve(entries.size() / share + 1);
-    for (std::size_t begin = 0; begin < entries.size(); begin += share) {
-        const std::size_t count = std::min(share, entries.size() - begin);
-        blocks_.push_back(std::make_unique<Block>());
-        std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(begin), count,
-                    blocks_.back()->room.begin());
-        blocks_.back()->last = count;
-    }
-    size_ = entries.size();
-}
-
-inline void DueQueue::erase(Record* record) {
-    const DueKey key{record->due, record->id};
-    const std::size_t index = block_of(key);
-    Block& block = *blocks_[index];
-    block.erase(position(block, key));
-    if (block.first == block.last) {
-        blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index));
-    }
-    --size_;
-}
-
-inline DueQueue::Place::Place(const DueQueue& queue, const DueKey& from) : queue_(queue) {
-    if (queue.empty()) return;
-    block_ = queue.block_of(from);
-    at_ = position(*queue.blocks_[block_], from);
-    leave_end();
-}
-
-// From the end of a block to the front of the next.
-inline void DueQueue::Place::leave_end() {
-    if (at_ != queue_.blocks_[block_]->end()) return;
-    at_ = ++block_ < queue_.blocks_.size() ? queue_.blocks_[block_]->begin() : nullptr;
-}
-
-template <class Fn>
-void DueQueue::walk_from(const DueKey& from, Fn fn) const {
-    for (Place place(*this, from); place.get() && fn(place.get()->record);) place.step();
-}
-
-template <class Fn>
-void DueQueue::walk_both(const DueQueue& a, const DueQueue& b, const DueKey& from, Fn fn) {
-    if (b.empty()) return a.walk_from(from, fn);
-    Place first(a, from);
-    Place second(b, from);
-    while (first.get() || second.get()) {
-        const bool is_second =
-            !first.get() ||
-            (second.get() && second.get()->before({first.get()->due, first.get()->record->id}));
-        Place& next = is_second ? second : first;
-        if (!fn(next.get()->record)) return;
-        next.step();
-    }
-}
-
-// Finds tasks by id, and owns them.  Open addressing with linear probing; a search runs
-// along hashes of the ids, close together in memory, and seldom looks at another task.
-class TaskIndex {
-public:
-    TaskIndex() = default;
-    TaskIndex(const TaskIndex&) = delete;
-    TaskIndex& operator=(const TaskIndex&) = delete;
-    ~TaskIndex() {
-        for (std::size_t slot = 0; slot < records_.size(); ++slot) {
-            if (hashes_[slot]) RecordRef::adopt(records_[slot]);
-        }
-    }
-
-    std::size_t size() const { return size_; }
-    Record* find(TaskId id) const {
-        if (records_.empty()) return nullptr;
-        const std::size_t slot = slot_of(id);
-        return hashes_[slot] ? records_[slot] : nullptr;
-    }
-    // Makes a find() or insert() that follows soon faster.
-    void prefetch(TaskId id) const {
-        if (records_.empty()) return;
-        const std::size_t slot = home_of(hash(id));
-        __builtin_prefetch(&hashes_[slot]);
-        __builtin_prefetch(&records_[slot], 1);
-        __asm__ volatile("");  // g++ drops calls of what does nothing but prefetch
-    }
-    // Makes room, so that the next `count` insertions cannot fail.
-    void reserve(std::size_t count);
-    void insert(RecordRef record);
-    // Puts this record in the place of the one with its id.
-    void replace(RecordRef record) {
-        Record*& place = records_[slot_of(record->id)];
-        RecordRef::adopt(std::exchange(place, record.release()));
-    }
-    // Room that was made is kept only until this.
-    void erase(TaskId id);
-
-private:
-    void rehash(std::size_t capacity);
-    // Never 0, the mark of a free slot.
-    static std::uint32_t hash(TaskId id) {
-        return static_cast<std::uint32_t>((id.high() ^ id.low()) * 0x9E3779B97F4A7C15U >> 32) | 1U;
-    }
-    // Where a search begins.
-    std::size_t home_of(std::uint32_t hash) const {
-        return static_cast<std::size_t>(hash * std::uint64_t{records_.size()} >> 32);
-    }
-    std::size_t next(std::size_t slot) const { return slot + 1 == records_.size() ? 0 : slot + 1; }
-    // How many steps of a search lead from a slot to another.
-    std::size_t distance(std::size_t from, std::size_t to) const {
-        return to >= from ? to - from : to + records_.size() - from;
-    }
-    // Where the task with this id is, or where it would be put.
-    std::size_t slot_of(TaskId id) const {
-        const std::uint32_t wanted = hash(id);
-        std::size_t slot = home_of(wanted);
-        while (hashes_[slot] && (hashes_[slot] != wanted || records_[slot]->id != id)) {
-            slot = next(slot);
-        }
-        return slot;
-    }
-    std::size_t free_slot(std::uint32_t hash) const {
-        std::size_t slot = home_of(hash);
-        while (hashes_[slot]) slot = next(slot);
-        return slot;
-    }
-
-    // At most four fifths of the slots are full.
-    std::vector<std::uint32_t> hashes_;
-    std::vector<Record*> records_;
-    std::size_t size_ = 0;
-};
-
-inline void TaskIndex::reserve(std::size_t count) {
-    std::size_t capacity = std::max<std::size_t>(records_.size(), 64);
-    while ((size_ + count) * 5 > capacity * 4) capacity += capacity / 2;
-    if (capacity != records_.size()) rehash(capacity);
-}
-
-// Moves to tables of another size; where there is no memory for them nothing has happened.
-inline void TaskIndex::rehash(std::size_t capacity) {
-    std::vector<Record*> records(capacity, nullptr);
-    std::vector<std::uint32_t> hashes(capacity);
-    records.swap(records_);
-    hashes.swap(hashes_);
-    for (std::size_t old = 0; old < records.size(); ++old) {
-        if (!hashes[old]) continue;
-        const std::size_t slot = free_slot(hashes[old]);
-        records_[slot] = records[old];
-        hashes_[slot] = hashes[old];
-    }
-}
-
-inline void TaskIndex::insert(RecordRef record) {
-    reserve(1);
-    const std::uint32_t hashed = hash(record->id);
-    const std::size_t slot = free_slot(hashed);
-    hashes_[slot] = hashed;
-    records_[slot] = record.release();
-    ++size_;
-}
-
-// Closes the gap by moving back those that had to make way.
-inline void TaskIndex::erase(TaskId id) {
-    std::size_t gap = slot_of(id);
-    RecordRef::adopt(records_[gap]);
-    --size_;
-    for (std::size_t slot = next(gap); hashes_[slot]; slot = next(slot)) {
-        if (distance(home_of(hashes_[slot]), slot) >= distance(gap, slot)) {
-            records_[gap] = records_[slot];
-            hashes_[gap] = hashes_[slot];
-            gap = slot;
-        }
-    }
-    hashes_[gap] = 0;
-    constexpr std::size_t small = 4'096;
-    if (records_.size() <= small || size_ * 8 > records_.size()) return;
+    ++replacements_;
     try {
-        rehash(records_.size() / 4);
-    } catch (const std::bad_alloc&) {  // it stays as large as it is
+        sync_directory_of(*ops_, path_);
+    } catch (...) {
+        failed_ = true;  // its name is not known to be durable
+        throw;
     }
 }
 
-// Makes ids that rise strictly, also when the clock stands still or steps back
-// (RFC 9562, 6.2: a counter in the twelve bits behind the milliseconds).
-class IdSource {
-public:
-    // An id whose low half may be counted up for those of a batch.
-    TaskId next(TimePoint now) {
-        const auto ms =
-            static_cast<std::uint64_t>(std::max<std::int64_t>(now.time_since_epoch().count(), 0));
-        if (ms > ms_) {
-            ms_ = ms;
-            counter_ = random_() & 0x7FFU;
-        } else if (++counter_ > 0xFFFU) {
-            ++ms_;
-            counter_ = 0;
-        }
-        return TaskId(ms_ << 16 | 0x7000U | counter_, random_() >> 3 | std::uint64_t{1} << 63);
-    }
-    // Every later id is greater than this one.
-    void pass(TaskId id) {
-        const std::uint64_t ms = id.high() >> 16;
-        const std::uint64_t counter = id.high() & 0xFFFU;
-        if (ms > ms_ || (ms == ms_ && counter > counter_)) {
-            ms_ = ms;
-            counter_ = counter;
-        }
-    }
-    // An id that every id so far is at most equal to in its order-giving bits.
-    TaskId last() const { return TaskId(ms_ << 16 | 0x7000U | counter_, std::uint64_t{1} << 63); }
-
-private:
-    static std::uint64_t seed() {
-        std::random_device device;
-        return static_cast<std::uint64_t>(device()) << 32 | device();
-    }
-
-    std::uint64_t ms_ = 0;
-    std::uint64_t counter_ = 0;
-    std::mt19937_64 random_{seed()};
-};
-
-}  // namespace detail
-
-// ============================================================================
-//  8. History
-// ============================================================================
-//
-// The events in order of emission, and how far each sink has come in them.
-// Nothing here knows a clock, a thread or a file.  An event's `seq` is its place
-// for ever; some places are empty, as events are trimmed and forgotten, so a
-// reader's cursor is the seq that it wants next.
-
-namespace detail {
-
-class History {
-public:
-    bool empty() const { return size() == 0; }
-    std::size_t size() const { return events_.size() - first_; }
-    std::size_t bytes() const { return bytes_; }  // of payload
-    // The seq that the next event gets.
-    std::uint64_t next_seq() const { return next_seq_; }
-    // The seq of the oldest event, or of the next one if there is none.
-    std::uint64_t first_seq() const { return empty() ? next_seq_ : oldest()->seq; }
-    Record* oldest() const { return events_[first_]; }
-    Record* at(std::size_t index) const { return events_[first_ + index]; }
-    // How many events come before that seq.
-    std::size_t index_of(std::uint64_t seq) const;
-    // Makes room, so that the next `count` calls of append() cannot fail.
-    void reserve(std::size_t count);
-    // The record's seq must not be below next_seq().
-    void append(Record* record) {
-        events_.push_back(record);
-        bytes_ += record->size;
-        next_seq_ = record->seq + 1;
-    }
-    void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
-    void drop_oldest();
-    // Drops those from index `first` to before index `last`, and calls fn(record) for
-    // each.
-    template <class Fn>
-    void erase(std::size_t first, std::size_t last, Fn fn) {
-        for (std::size_t i = first; i < last; ++i) {
-            bytes_ -= at(i)->size;
-            fn(at(i));
-        }
-        const auto begin = events_.begin() + static_cast<std::ptrdiff_t>(first_);
-        events_.erase(begin + static_cast<std::ptrdiff_t>(first),
-                      begin + static_cast<std::ptrdiff_t>(last));
-    }
-
-private:
-    std::vector<Record*> events_;  // those before first_ are dropped
-    std::size_t first_ = 0;
-    std::size_t bytes_ = 0;
-    std::uint64_t next_seq_ = 0;
-};
-
-inline std::size_t History::index_of(std::uint64_t seq) const {
-    const auto first = events_.begin() + static_cast<std::ptrdiff_t>(first_);
-    const auto at = std::lower_bound(
-        first, events_.end(), seq,
-        [](const Record* record, std::uint64_t wanted) { return record->seq < wanted; });
-    return static_cast<std::size_t>(at - first);
-}
-
-inline void History::reserve(std::size_t count) {
-    const std::size_t needed = events_.size() + count;
-    if (needed > events_.capacity()) events_.reserve(std::max(needed, 2 * events_.size()));
-}
-
-// Closes the gap at the front when half of the room is gap.
-inline void History::drop_oldest() {
-    bytes_ -= oldest()->size;
-    if (++first_ * 2 < events_.size()) return;
-    events_.erase(events_.begin(), events_.begin() + static_cast<std::ptrdiff_t>(first_));
-    first_ = 0;
-    constexpr std::size_t small = 4'096;
-    if (events_.capacity() > small && events_.size() * 8 < events_.capacity()) {
-        events_.shrink_to_fit();  // where there is no memory for that it does nothing
-    }
-}
-
-// What is remembered of the sinks: cursors, failed attempts and dead letters.
-class SinkBook {
-public:
-    struct Letter {
-        RecordRef event;
-        TimePoint at{};  // when it was given up
-        std::uint32_t attempts = 0;
-        std::string error;
-        bool counts = false;  // in bytes(): the history has not got the event
-    };
-    // Whether somebody delivers to a sink: unknown while nobody has said which there are.
-    enum class Listing { unknown, listed, unlisted };
-    struct Sink {
-        SinkState state = SinkState::active;
-        std::uint64_t seq = 0;       // of the event that it wants next
-        std::uint32_t attempts = 0;  // at that event, that failed
-        TimePoint next{};            // attempt; the epoch: at once
-        std::string error;           // of the last attempt that failed
-        std::map<std::uint64_t, Letter> dead;
-        std::set<std::uint64_t> again;  // the dead letters that are to be delivered again
-        bool overflowing = false;       // the last letter was never tried
-
-        // Since the program started:
-        Listing listing = Listing::unknown;
-        std::string kind;
-        std::string target;
-        std::uint64_t delivered = 0;
-        std::uint64_t failed = 0;
-        std::uint64_t postponed = 0;
-        std::uint64_t dropped = 0;
-    };
-
-    using Log = std::function<void(const std::string&)>;
-    // Whether the history has this record.
-    using IsRetained = std::function<bool(const Record*)>;
-
-    SinkBook(std::size_t max_dead, Log log, IsRetained is_retained)
-        : max_dead_(max_dead), log_(std::move(log)), is_retained_(std::move(is_retained)) {}
-
-    const std::map<std::string, Sink>& all() const { return sinks_; }
-    std::map<std::string, Sink>& all() { return sinks_; }
-    Sink* find(const std::string& name) {
-        const auto found = sinks_.find(name);
-        return found == sinks_.end() ? nullptr : &found->second;
-    }
-    // The seq of the oldest event that some sink wants.
-    std::uint64_t first_wanted() const;
-    // A seq that no event has yet, as far as the sinks know.
-    std::uint64_t next_seq() const;
-    // Of the payloads of dead letters that are not in the history.
-    std::size_t bytes() const { return bytes_; }
-    // Of the records of all dead letters in a journal, about.
-    std::size_t record_bytes() const { return record_bytes_; }
-    // What a change needs memory for, made ahead.
-    struct Prepared {
-        std::map<std::string, Sink> sink;
-        std::map<std::uint64_t, Letter> letter;  // one, or none
-        std::set<std::uint64_t> again;
-        std::string error;
-    };
-    static Prepared prepare(const SinkChange& change);
-    // Does what a record says, and cannot fail.  One about a sink that there is not is nothing.
-    void apply(const SinkChange& change, Prepared prepared) noexcept;
-    void apply(const SinkChange& change) { apply(change, prepare(change)); }
-    // Makes an event that the history cannot keep a dead letter of whoever wants it.
-    // Their names are added to `losers`.
-    void give_up(Record* event, TimePoint at, std::set<std::string>& losers);
-    // Makes an event that a sink has been moved past its dead letter.
-    void pass_over(const std::string& name, Record* event, TimePoint at) {
-        Sink& sink = *find(name);
-        sink.error = too_late;
-        bury(name, sink, letter_of({RecordRef::share(event), at, 0, too_late}));
-    }
-    // The history drops an event.
-    void drop(const Record* event);
-
-private:
-    using Letters = std::map<std::uint64_t, Letter>;
-
-    static Letters letter_of(Letter letter) {
-        const std::uint64_t seq = letter.event->seq;
-        Letters one;
-        one.emplace(seq, std::move(letter));
-        return one;
-    }
-    static void set(Sink& sink, const SinkChange& change, std::string& error);
-    static void move(Sink& sink, std::uint64_t seq);
-    void bury(const std::string& name, Sink& sink, Letters letter) noexcept;
-    void erase(Sink& sink, std::uint64_t seq);
-    static std::size_t record_size(const Letter& letter) {
-        constexpr std::size_t beside = 350;
-        return letter.event->size + letter.error.size() + beside;
-    }
-
-    static constexpr const char* too_late = "it waited for longer than the history can keep";
-
-    const std::size_t max_dead_;
-    const Log log_;  // null: silence
-    const IsRetained is_retained_;
-    std::map<std::string, Sink> sinks_;
-    std::size_t bytes_ = 0;
-    std::size_t record_bytes_ = 0;
-};
-
-inline std::uint64_t SinkBook::first_wanted() const {
-    std::uint64_t first = ~std::uint64_t{0};
-    for (const auto& [name, sink] : sinks_) first = std::min(first, sink.seq);
-    return first;
-}
-
-inline std::uint64_t SinkBook::next_seq() const {
-    std::uint64_t next = 0;
-    for (const auto& [name, sink] : sinks_) {
-        next = std::max(next, sink.seq);
-        if (!sink.dead.empty()) next = std::max(next, sink.dead.rbegin()->first + 1);
-    }
-    return next;
-}
-
-inline SinkBook::Prepared SinkBook::prepare(const SinkChange& change) {
-    using Kind = SinkChange::Kind;
-    Prepared prepared;
-    if (change.error) prepared.error = *change.error;
-    // What has a cursor and a state may be a new one.
-    if (change.kind == Kind::set && change.seq && change.state) prepared.sink[change.sink];
-    if (change.kind == Kind::redeliver) {
-        prepared.again.insert(change.dead.begin(), change.dead.end());
-    }
-    if (change.kind == Kind::bury) {
-        prepared.letter = letter_of(
-            {change.letter, change.at, change.attempts.value_or(0), change.error.value_or("")});
-        if (change.again) prepared.again.insert(change.letter->seq);
-    }
-    return prepared;
-}
-
-inline void SinkBook::apply(const SinkChange& change, Prepared prepared) noexcept {
-    using Kind = SinkChange::Kind;
-    sinks_.merge(prepared.sink);
-    Sink* sink = find(change.sink);
-    if (!sink) return;
-    switch (change.kind) {
-        case Kind::set:
-            return set(*sink, change, prepared.error);
-        case Kind::deliver:
-            for (const std::uint64_t seq : change.dead) erase(*sink, seq);
-            // It may have been given up while it was on its way.
-            if (change.seq) erase(*sink, *change.seq - 1);
-            if (change.seq) move(*sink, *change.seq);
-            return;
-        case Kind::bury:
-            if (!prepared.error.empty()) sink->error.swap(prepared.error);
-            bury(change.sink, *sink, std::move(prepared.letter));
-            if (sink->dead.count(change.letter->seq) > 0) sink->again.merge(prepared.again);
-            if (change.seq) move(*sink, *change.seq);
-            return;
-        case Kind::redeliver:
-            for (auto at = prepared.again.begin(); at != prepared.again.end();) {
-                at = sink->dead.count(*at) > 0 ? std::next(at) : prepared.again.erase(at);
-            }
-            return sink->again.merge(prepared.again);
-        case Kind::overflow:
-            if (change.seq) move(*sink, *change.seq);
-            return;
-        case Kind::drop:
-            while (!sink->dead.empty()) erase(*sink, sink->dead.begin()->first);
-            sinks_.erase(change.sink);
-            return;
-    }
-}
-
-inline void SinkBook::set(Sink& sink, const SinkChange& change, std::string& error) {
-    if (change.seq && *change.seq < sink.seq) return;  // of an event that was given up meanwhile
-    if (change.seq) sink.seq = *change.seq;
-    if (change.state) sink.state = *change.state;
-    if (change.attempts) sink.attempts = *change.attempts;
-    if (change.next) sink.next = *change.next;
-    if (change.error) sink.error.swap(error);
-}
-
-inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
-    sink.overflowing = false;
-    if (seq <= sink.seq) return;
-    sink.seq = seq;
-    sink.attempts = 0;
-    sink.next = TimePoint();
-}
-
-inline void SinkBook::bury(const std::string& name, Sink& sink, Letters one) noexcept {
-    Letter& letter = one.begin()->second;
-    erase(sink, letter.event->seq);
-    letter.counts = !is_retained_(letter.event.get());
-    if (letter.counts) bytes_ += letter.event->size;
-    record_bytes_ += record_size(letter);
-    sink.dead.merge(one);
-    if (sink.dead.size() <= max_dead_) return;
-    if (sink.dropped++ == 0) {
-        tell(log_, "sink ", name, " has more than ", max_dead_,
-             " dead letters; the oldest are dropped");
-    }
-    erase(sink, sink.dead.begin()->first);
-}
-
-inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
-    const auto letter = sink.dead.find(seq);
-    if (letter == sink.dead.end()) return;
-    if (letter->second.counts) bytes_ -= letter->second.event->size;
-    record_bytes_ -= record_size(letter->second);
-    sink.again.erase(seq);
-    sink.dead.erase(letter);
-}
-
-inline void SinkBook::drop(const Record* event) {
-    for (auto& [name, sink] : sinks_) {
-        const auto letter = sink.dead.find(event->seq);
-        if (letter == sink.dead.end() || std::exchange(letter->second.counts, true)) continue;
-        bytes_ += event->size;
-    }
-}
-
-inline void SinkBook::give_up(Record* event, TimePoint at, std::set<std::string>& losers) {
-    for (auto& [name, sink] : sinks_) {
-        if (sink.seq > event->seq) continue;
-        losers.insert(name);
-        Letters letter = letter_of({RecordRef::share(event), at, sink.attempts, too_late});
-        if (!sink.overflowing) {
-            tell(log_, "sink ", name, " is too far behind; its oldest events become dead letters");
-        }
-        sink.error = too_late;
-        bury(name, sink, std::move(letter));
-        move(sink, event->seq + 1);
-        sink.overflowing = true;
-    }
+inline JournalFigures FileJournal::figures() const {
+    JournalFigures figures;
+    figures.failed = failed_;
+    figures.bytes = size_;
+    figures.written = written_;
+    figures.syncs = syncs_;
+    figures.replacements = replacements_;
+    figures.damaged_lines = damaged_lines_;
+    figures.torn_bytes = torn_bytes_;
+    return figures;
 }
 
 }  // namespace detail
@@ -3687,21 +4857,32 @@ inline void SinkBook::give_up(Record* event, TimePoint at, std::set<std::string>
 //  9. Store
 // ============================================================================
 //
-// All that is remembered: queue, history and journal under one lock, and one
-// index by id.  Another store could stand behind the same calls.
+// State and journal under one lock.  A change flows one way: begin_… checks it against
+// the state and adds its record to the open group; whoever waits first stores the group,
+// outside the lock; then its records are applied.
 //
-//   S1  What changes first under the lock has happened first; who comes second
-//       sees it.  The loser of a race is told so.
-//   S2  A task is in the queue or in the history from the moment it is stored
-//       until it is cancelled or trimmed.  While the record of its end is on its
-//       way it stays where it is, marked.
-//   S3  The lock is never held over a read or a write of the journal, but while
-//       it is being opened.
-//   S4  What is cancelled in bulk is marked in short slices, written in parts without
-//       the lock, and ended at once: until then all of it is shown and none of it
-//       emitted, and if it fails all of it is as it was.
-//   S5  An emission is written before it is shown, and synced behind it by the
-//       journal's thread, which sleeps when nothing is unsynced.
+//   S1  The order of appending decides.  A change that meets another of the same task on
+//       its way begins nothing: its ticket says again().
+//   S2  A group stands or falls as a whole, and rests on no group before it.
+//   S3  The lock is never held over a read, a write, a sync or a line for the log, but
+//       while the journal is being opened; and by no call for more than about a
+//       millisecond: what takes longer lets others have it in between (Breath).
+//   S4  An emission is written before it is shown, and synced behind it.  The emitting
+//       thread waits for nothing but a write that is under way.
+//   S5  A bulk call takes the tasks that were stored before it, each as the records before
+//       it leave it, all or none, and no later ones.  Bulk calls are stored in their order.
+//   S6  What can fail comes before the first effect.  Handlers of failures allocate
+//       nothing that they could not do without.
+//
+//                begin_…          lead()                settle_group()
+//     (a call) ──────────► open ──────────► being committed ──────────► applied
+//                            ▲ the next group is open then     └──────► undone
+
+/// Who runs what is to be done.
+enum class Drive {
+    thread,  ///< threads of the scheduler's own
+    caller,  ///< no thread at all: `Scheduler::run_due()` does it
+};
 
 /// How a `Scheduler` behaves.  Every field has a default that is right for most.
 struct Options {
@@ -3711,7 +4892,8 @@ struct Options {
     Fsync fsync = Fsync::always;
     /// How many tasks may be pending at once.
     std::size_t max_tasks = 10'000'000;
-    /// How many bytes of payload may be pending and retained together.
+    /// How many bytes clients may make this hold: payloads pending and retained, keys with
+    /// what they answered, dead letters.
     std::uint64_t max_bytes = std::uint64_t{4} << 30;
     /// How many past events are kept; each is kept for `min_retention` in any case.
     std::size_t history = 10'000;
@@ -3727,19 +4909,23 @@ struct Options {
     std::optional<milliseconds> max_lateness;
     /// Believe the clock although it is behind the newest record of the journal.
     bool trust_clock = false;
-    /// Below this size the journal is not rewritten, however much of it is dead.
+    /// Below this size the journal is not replaced, however much of it is dead.
     std::uint64_t rewrite_min_bytes = std::uint64_t{4} << 20;
+    /// Whether the scheduler has threads, or the caller runs what is due.
+    Drive drive = Drive::thread;
 
-    /// Called with a sentence about what was repaired, dropped or failed, on the
-    /// thread where it happened, without a lock and after its effect is shown.  That
-    /// thread waits for the call, so it had better not block.  It may ask the
-    /// scheduler; several threads may call it at once.  Default: silence.
+    /// Called with a sentence about what was repaired, dropped or failed, without a lock and
+    /// after its effect is shown: on the thread where it happened, which waits for it, or, for
+    /// what the emitting thread has to say, on the journal's.  It may ask the scheduler; several
+    /// threads may call it at once.  Default: silence.
     std::function<void(const std::string&)> log;
     /// Called when a callback of `on_event` throws, on the callback's thread.
     std::function<void(std::exception_ptr)> on_error;
 
-    /// Replaces the wall clock, for tests and simulations: whoever sets it also
-    /// calls `Scheduler::clock_changed()` when its time has moved.
+    /// Makes the journal, in place of the file that `journal` names.
+    std::function<std::unique_ptr<Journal>()> make_journal;
+    /// Replaces the wall clock, for tests and simulations: whoever sets it also calls
+    /// `Scheduler::clock_changed()` when its time has moved; see `ManualClock`.
     std::function<TimePoint()> now;
     /// Replaces the file system, for tests.
     std::shared_ptr<FileOps> files;
@@ -3747,98 +4933,11 @@ struct Options {
 
 namespace detail {
 
-// The sentences that are on their way to the log.  They are often said under a lock, and
-// handed over when none is held.
-class Sentences {
-public:
-    using Log = std::function<void(const std::string&)>;
-
-    explicit Sentences(Log log) : log_(std::move(log)) {}
-    ~Sentences() { hand_over(); }
-    Sentences(const Sentences&) = delete;
-    Sentences& operator=(const Sentences&) = delete;
-
-    // Keeps a sentence, if there is memory for it.
-    void add(std::string_view sentence) noexcept;
-    // Calls the log, which must not be done under a lock.  What it throws is nobody's.
-    void hand_over() noexcept;
-
-    // Hands over at the end of a scope; to be declared before what locks.
-    class AtEnd {
-    public:
-        explicit AtEnd(Sentences& sentences) : sentences_(sentences) {}
-        ~AtEnd() { sentences_.hand_over(); }
-        AtEnd(const AtEnd&) = delete;
-        AtEnd& operator=(const AtEnd&) = delete;
-
-    private:
-        Sentences& sentences_;
-    };
-
-private:
-    static constexpr std::size_t most = 1'000;
-
-    const Log log_;  // null: silence
-    std::mutex mutex_;
-    std::deque<std::string> waiting_;  // guarded by mutex_
-    std::atomic<bool> any_{false};     // whether some wait, without the mutex
-    std::atomic<bool> lost_{false};    // whether there was no memory for one
-};
-
-inline void Sentences::add(std::string_view sentence) noexcept {
-    if (!log_) return;
-    try {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        if (waiting_.size() == most) return;
-        waiting_.emplace_back(sentence);
-        any_ = true;
-    } catch (const std::bad_alloc&) {
-        lost_ = true;
-        any_ = true;
-    }
-}
-
-inline void Sentences::hand_over() noexcept {
-    while (any_) {
-        std::string sentence;
-        {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            if (!waiting_.empty()) {
-                sentence = std::move(waiting_.front());
-                waiting_.pop_front();
-            } else if (lost_.exchange(false)) {
-                sentence = "out of memory";  // so short that it takes none
-            } else {
-                any_ = false;
-                return;
-            }
-        }
-        try {
-            log_(sentence);
-        } catch (...) {  // there is nobody left to tell
-        }
-    }
-}
-
-// A task to store.
-struct NewTask {
-    TimePoint due;
-    std::string_view payload;
-};
-
 // A client's word that requests with this key are one request.
 struct Idempotency {
     std::string_view key;        // empty: there is none
     std::string_view identity;   // of the request
     std::string_view timestamp;  // what the answer says
-};
-
-// A sink as whoever delivers to it describes it.
-struct SinkSetup {
-    std::string name;
-    std::string kind;
-    std::string target;
-    bool from_earliest = false;
 };
 
 // Two different 64-bit hashes (FNV-1a, and one started elsewhere) of a request,
@@ -3860,154 +4959,275 @@ inline std::string digest_of(std::string_view text) {
     return digits;
 }
 
-// SipHash-2-4 (Aumasson and Bernstein, 2012): who does not know the seed cannot choose texts
-// that collide.
-inline std::uint64_t keyed_hash(std::uint64_t k0, std::uint64_t k1, std::string_view text) {
-    std::uint64_t v0 = k0 ^ 0x736F6D6570736575U;
-    std::uint64_t v1 = k1 ^ 0x646F72616E646F6DU;
-    std::uint64_t v2 = k0 ^ 0x6C7967656E657261U;
-    std::uint64_t v3 = k1 ^ 0x7465646279746573U;
-    const auto turn = [](std::uint64_t x, int bits) { return x << bits | x >> (64 - bits); };
-    const auto half_round = [&turn](std::uint64_t& a, std::uint64_t& b, std::uint64_t& c,
-                                    std::uint64_t& d, int b_bits, int d_bits) {
-        a += b;
-        b = turn(b, b_bits) ^ a;
-        a = turn(a, 32);
-        c += d;
-        d = turn(d, d_bits) ^ c;
-    };
-    const auto mix = [&](int rounds) {
-        for (int i = 0; i < rounds; ++i) {
-            half_round(v0, v1, v2, v3, 13, 16);
-            half_round(v2, v1, v0, v3, 17, 21);
+// Sentences for the log, from any thread, to be handed over where no lock is held.
+class Notes {
+public:
+    // Keeps a sentence; one for which there is no room or memory is counted.
+    template <class Make>
+    void add(Make make) noexcept {
+        try {
+            std::string line = make();
+            const std::lock_guard<std::mutex> guard(mutex_);
+            any_ = true;
+            if (lines_.size() < most) return lines_.push_back(std::move(line));
+        } catch (...) {
         }
-    };
-    const auto take = [&](std::uint64_t word) {
-        v3 ^= word;
-        mix(2);
-        v0 ^= word;
-    };
-    std::uint64_t word = 0;
-    for (std::size_t i = 0; i < text.size(); ++i) {
-        word |= std::uint64_t{static_cast<unsigned char>(text[i])} << i % 8 * 8;
-        if (i % 8 == 7) take(std::exchange(word, 0));
+        ++lost_;
+        any_ = true;
     }
-    take(word | std::uint64_t{text.size()} << 56);
-    v2 ^= 0xFF;
-    mix(4);
-    return v0 ^ v1 ^ v2 ^ v3;
+    bool empty() const { return !any_; }
+    // Calls the log with what is kept.  What it throws is lost with its line.
+    void hand_over(const std::function<void(const std::string&)>& log) noexcept;
+    // Hands over at the end of a scope; it is declared before what locks.
+    class AtEnd {
+    public:
+        AtEnd(Notes& notes, const std::function<void(const std::string&)>& log)
+            : notes_(notes), log_(log) {}
+        ~AtEnd() { notes_.hand_over(log_); }
+        AtEnd(const AtEnd&) = delete;
+        AtEnd& operator=(const AtEnd&) = delete;
+
+    private:
+        Notes& notes_;
+        const std::function<void(const std::string&)>& log_;
+    };
+
+private:
+    static constexpr std::size_t most = 1'000;
+
+    std::mutex mutex_;
+    std::vector<std::string> lines_;  // guarded by mutex_
+    std::atomic<std::size_t> lost_{0};
+    std::atomic<bool> any_{false};  // whether some wait, without the mutex
+};
+
+inline void Notes::hand_over(const std::function<void(const std::string&)>& log) noexcept {
+    if (!any_.exchange(false)) return;
+    std::vector<std::string> lines;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        lines.swap(lines_);
+    }
+    for (const std::string& line : lines) tell(log, line);
+    const std::size_t lost = lost_.exchange(0);
+    if (lost > 0) tell(log, lost, " lines of the log were lost");
 }
 
-// The hash of one table, with a seed of its own.
-class SeededHash {
+// What a group of changes, or a call that cancels many tasks, has come to.
+struct Fate {
+    std::atomic<bool> settled{false};  // what is below does not change any more
+    std::exception_ptr error;
+    std::uint64_t replacements = 0;  // of the journal, that were tried before this failed
+    bool dropped = false;            // a ticket of it is gone, so that nobody hears of a failure
+    std::shared_ptr<Notes> notes;    // if it has failed: where to tell of that
+
+    void fail(std::exception_ptr why, const std::shared_ptr<Notes>& where) noexcept;
+    // Tells of the failure in place of a ticket that is gone.
+    void tell_failure() const noexcept;
+};
+
+inline void Fate::fail(std::exception_ptr why, const std::shared_ptr<Notes>& where) noexcept {
+    error = std::move(why);
+    notes = where;
+    if (dropped) tell_failure();
+}
+
+inline void Fate::tell_failure() const noexcept {
+    notes->add([this] {
+        try {
+            std::rethrow_exception(error);
+        } catch (const std::exception& reason) {
+            return "what nobody waited for was not stored: " + std::string(reason.what());
+        }
+    });
+}
+
+// Changes that are stored together.
+struct Group : Fate {
+    std::uint64_t number = 0;
+    std::vector<Record> records;
+    std::string lines;        // of the first of them
+    std::size_t written = 0;  // how many these are
+    std::uint64_t ends = 0;   // tasks that its records end
+    std::condition_variable changed;
+
+    bool is_written() const { return written == records.size(); }
+};
+
+// The tasks that one call cancels.
+struct Bulk : Fate {
+    static constexpr std::size_t part_size = 4'096;
+
+    std::uint64_t number = 0;
+    DueRange range;
+    TaskId last;  // the last one that was stored when the call came
+    // What was on its way when the call came: all groups up to this one, and of this one so
+    // many records.  A task that they change and leave pending belongs to the call too.
+    std::shared_ptr<Group> before;
+    std::size_t records = 0;
+    std::deque<TaskId> ids;        // of the tasks that are held
+    std::size_t count = 0;         // of them, in the end
+    bool marked = false;           // the whole queue was looked through
+    Record chunk{CancelRecord()};  // room for some ids, so that nothing fails after a commit
+
+    Bulk() { std::get<CancelRecord>(chunk).ids.reserve(part_size); }
+    // Moves some of the ids, from the first on, to `chunk`.
+    void take_chunk(std::size_t most) {
+        const auto from = ids.end() - static_cast<std::ptrdiff_t>(std::min(most, ids.size()));
+        std::get<CancelRecord>(chunk).ids.assign(from, ids.end());
+        ids.erase(from, ids.end());
+    }
+    bool is_later_than(const Group& group, std::size_t record) const {
+        if (!before || group.number > before->number) return false;
+        return group.number < before->number || record < records;
+    }
+    bool has_in_range(const StoredTask* task) const {
+        return (!range.after || task->due > *range.after) &&
+               (!range.before || task->due < *range.before);
+    }
+};
+
+// Lets others have a lock that is held for long.  It sleeps without it: whoever waits for a
+// mutex takes some time to wake up, in which the one that has let go would have it back.
+class Breath {
 public:
-    std::size_t operator()(const std::string& text) const {
-        return static_cast<std::size_t>(keyed_hash(seed_[0], seed_[1], text));
+    explicit Breath(std::unique_lock<std::mutex>& lock) : lock_(lock) {}
+    void operator()() {
+        constexpr std::chrono::microseconds longest{200};
+        constexpr std::chrono::microseconds pause{50};
+        const auto now = std::chrono::steady_clock::now();
+        if (now - since_ < longest) return;
+        lock_.unlock();
+        std::this_thread::sleep_for(pause);
+        lock_.lock();
+        since_ = std::chrono::steady_clock::now();
     }
 
 private:
-    static std::uint64_t random() {
-        std::random_device device;
-        return std::uint64_t{device()} << 32 | device();
-    }
-    std::array<std::uint64_t, 2> seed_{random(), random()};
+    std::unique_lock<std::mutex>& lock_;
+    std::chrono::steady_clock::time_point since_ = std::chrono::steady_clock::now();
 };
 
-class Store {
-    // What was answered under an idempotency key.
-    struct Answer {
-        std::string digest;
-        std::string timestamp;
-        IdRuns ids;
-        TimePoint first_use{};
-        bool stored = false;
-    };
-    using Answers = std::unordered_map<std::string, Answer, SeededHash>;
+class Store;
 
-    struct Change {
-        enum class Kind { schedule, cancel, cancel_all, replace, remember, forget, sink };
-        Kind kind;
-        Record* record = nullptr;
-        Record* other = nullptr;                // replace: by this one
-        Answers::value_type* answer = nullptr;  // remember
-        const SinkChange* sink = nullptr;       // of whoever waits for it, as the next
-        SinkBook::Prepared* prepared = nullptr;
-        std::uint64_t begin = 0;  // forget
-        std::uint64_t end = 0;
-    };
+}  // namespace detail
 
+/// A change that was begun.  It counts when wait() has returned.  One whose ticket is dropped
+/// is stored by the journal's thread (under `Drive::caller` by the next `run_due()`), and its
+/// failure is logged.  `Scheduler::stop()` stores whatever was begun.  Used by one thread at a
+/// time, and not after its scheduler is gone, except to be destroyed.
+class [[nodiscard]] Ticket {
 public:
-    // Changes that are made and not stored.
-    struct Unstored {
-        std::shared_ptr<GroupCommit<Change>::Group> group;  // null: there are none
-        std::uint64_t replacements = 0;                     // of the journal, before
-        explicit operator bool() const { return group != nullptr; }
-    };
+    Ticket(Ticket&& other) noexcept : Ticket() { swap(other); }
+    Ticket& operator=(Ticket&& other) noexcept {
+        Ticket(std::move(other)).swap(*this);
+        return *this;
+    }
+    Ticket(const Ticket&) = delete;
+    Ticket& operator=(const Ticket&) = delete;
+    ~Ticket() { abandon(); }
 
+    /// The tasks that it schedules, in the order of the request; of a repeated idempotency
+    /// key, those of the first request.
+    const std::vector<TaskId>& ids() const { return ids_; }
+    /// The timestamp of the first of them, as it was given.
+    const std::string& timestamp() const { return timestamp_; }
+    /// How many tasks it cancels, or events it forgets; exact when wait() has returned.
+    std::size_t count() const { return count_; }
+    /// The changed task.
+    const Task& task() const { return task_; }
+    /// Nothing was begun: another change of the same task is on its way, or other events are
+    /// being forgotten.  wait() returns when that has ended, without its error, and then the
+    /// call is to be made again.
+    bool again() const { return again_; }
+    /// Stores it, if that takes no more than a write.  False: wait() would block for longer,
+    /// or storing has failed, and wait() says why.
+    bool try_store();
+    /// Blocks until it is stored.  Throws `Error` with `disk_full`, `journal_failed` or
+    /// `stopped` if it could not be; then nothing of it has happened.
+    void wait();
+
+private:
+    friend class detail::Store;
+    Ticket() = default;
+    void swap(Ticket& other) noexcept;
+    void abandon() noexcept;
+    const detail::Fate& fate() const;
+    // Whether there is nothing to wait for, as it was stored, or the other one has ended.
+    bool is_done() const { return fate().settled && (again_ || !fate().error); }
+
+    std::vector<TaskId> ids_;
+    std::string timestamp_;
+    std::size_t count_ = 0;
+    Task task_;
+    bool again_ = false;
+    bool told_ = false;               // wait() has thrown
+    detail::Store* store_ = nullptr;  // null: there is nothing to wait for
+    std::shared_ptr<detail::Group> group_;
+    std::shared_ptr<detail::Bulk> bulk_;
+};
+
+namespace detail {
+
+class Store {
+public:
     // Opens the journal.  Throws as `Scheduler` does.
     explicit Store(Options options);
     ~Store() { close(); }
-    // Ends the journal's thread and syncs; every later change is refused.
+    // Stores what was begun, ends the journal's thread and syncs; every later change is
+    // refused.
     void close();
 
-    // Takes tasks, all or none; they count when wait() has returned.  With a key, a
-    // repeated request changes nothing and gets the first answer, with nothing to wait
-    // for; before that was stored, it is waited for here.
-    std::pair<Scheduled, Unstored> begin_schedule(const std::vector<NewTask>& tasks,
-                                                  const Idempotency& idempotency);
-    // Returns when it is stored; throws if that has failed.
-    void wait(const Unstored& unstored) {
-        const Sentences::AtEnd said(sentences_);
-        std::unique_lock<std::mutex> lock(mutex_);
-        commit(lock, unstored);
-    }
-    // The same, if it takes no sync, its own or a rewrite's.  False: it does, or has
-    // failed, which wait() takes its time to tell.
-    bool store(const Unstored& unstored);
-    bool cancel(TaskId id);
-    // Cancels what is pending in the range and was stored before, all or nothing; returns
-    // how many.  One at a time.
-    std::size_t cancel(const DueRange& range);
-    // Changes a task in place; nothing given stays as it is.
-    Task change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
-                std::string_view message);
-    // Forgets the events from `begin` to before `end`; returns how many.
-    std::size_t forget(std::uint64_t begin, std::uint64_t end);
-    std::optional<Task> find(TaskId id) const;
-    TaskPage tasks(const TaskQuery& query) const;
-    Stats stats() const;
+    // ---- Changes: each checks, and adds its record to the open group.
+    Ticket begin_schedule(std::vector<TaskRef> tasks, const Idempotency& idempotency);
+    Ticket begin_cancel(TaskId id);
+    // What is due in the range, was stored before this and is still pending: all or nothing.
+    Ticket begin_cancel(const DueRange& range);
+    // Nothing given stays as it is.
+    Ticket begin_change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
+                        std::string_view message);
+    Ticket begin_forget(const EventRange& range);
 
-    // Emits what is due, at most one batch of it.  False: nothing was.  What was said
-    // meanwhile waits until hand_over(), so that the readers need not wait for that.
+    void wait(Ticket& ticket);
+    bool try_store(const Ticket& ticket);
+    void abandon(const Ticket& ticket) noexcept;
+    // Has what was begun stored, although nobody waits for it yet.
+    void store_begun_locked() {
+        unwaited_ = true;
+        wake_tender_locked();
+    }
+
+    // ---- Emission
+    // Emits what is due, at most one batch of it.  False: nothing was.
     bool emit_due();
-    void hand_over() const noexcept { sentences_.hand_over(); }
     // When emit_due() has something to do, if ever.
     std::optional<TimePoint> next_wake_locked() const;
     // Whether no task waits, is being stored or is being emitted.
-    bool is_empty_locked() const { return pending_ == 0; }
-    // The cursor behind the newest event.
-    std::uint64_t next_seq_locked() const { return history_.next_seq(); }
+    bool is_empty_locked() const { return state_.expected() == 0; }
 
-    // Events from a cursor on; an event's id to its seq.
-    EventPage events_from(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
-    EventPage events_before(std::uint64_t seq, std::size_t limit, std::size_t max_bytes) const;
-    std::optional<std::uint64_t> seq_of(TaskId id) const;
-    std::optional<TaskId> id_before(std::uint64_t seq) const;
-    std::uint64_t first_seq() const;
-    std::uint64_t next_seq() const;
+    // ---- Reading
+    std::optional<Task> find(TaskId id) const;
+    TaskPage tasks(const TaskQuery& query) const;
+    EventPage events(const EventQuery& query) const;
+    std::optional<Cursor> cursor_of(TaskId event) const;
+    std::optional<TaskId> event_before(Cursor cursor) const;
+    Cursor oldest() const;
+    Cursor newest() const;
+    Cursor newest_locked() const { return Cursor(state_.history().next_seq()); }
+    Stats stats() const;
 
-    // Makes these the sinks that are delivered to.  A new one begins at `newest`, or
-    // with the oldest event that is retained.
-    void open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest,
-                    Unlisted others = Unlisted::keep);
+    // ---- Sinks
+    // Makes these the sinks that are delivered to.  A new one begins at `newest`, or with the
+    // oldest event that is retained.
+    void open_sinks(const std::vector<SinkSetup>& setups, Cursor newest, Unlisted others);
     // Nobody delivers to sinks from here on.
     void close_sinks();
     // Drops a sink that nobody delivers to.
     void forget_sink(const std::string& sink);
     // What a sink is to be given next, if anything.
     std::optional<Delivery> next_delivery(const std::string& sink) const;
-    // Remembers what became of a delivery.  A failed one without a time to wait is
-    // not tried again.
+    // Remembers what became of a delivery.  A failed one without a time to wait is not tried
+    // again.
     void settle(const Delivery& delivery, const Outcome& outcome);
     void set_sink_state(const std::string& sink, SinkState state);
     std::size_t redeliver(const std::string& sink, std::optional<TaskId> id);
@@ -4015,792 +5235,542 @@ public:
     DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after,
                           std::size_t limit) const;
 
+    // ---- The journal's work, of its thread or of whoever drives
+    // Does what is to be done for the journal now.
+    void tend_now() {
+        Lock lock(mutex_);
+        tend_now(lock);
+    }
+    // When tend_now() has something to do, if ever.
+    std::optional<TimePoint> next_tending_locked() const;
+
     TimePoint now() const { return options_.now ? options_.now() : wall_clock(); }
     const Options& options() const { return options_; }
     std::mutex& mutex() const { return mutex_; }
+    // Hands a sentence to the log, which is not to be done under a lock.
+    void say(std::string_view line) noexcept;
     // Called under the lock when next_wake_locked() may have become earlier.
     std::function<void()> on_due_changed;
 
     static constexpr std::size_t batch = 1'024;
-    static constexpr std::size_t slice = 256;        // tasks that are walked over under the lock
-    static constexpr std::size_t part_size = 4'096;  // ids in one line of a bulk record
-    // What a task takes beside its payload, about, and when memory is worth giving back.
-    static constexpr std::size_t task_overhead = sizeof(Record) + 40;
-    static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
-    static constexpr std::uint64_t little_memory = std::uint64_t{64} << 10;
-    static constexpr std::chrono::hours key_lifetime{24};
 
 private:
-    // What an idempotency key costs, about: its text is held twice.
-    static std::size_t answer_size(std::string_view key, std::string_view timestamp,
-                                   std::size_t runs) {
-        constexpr std::size_t beside = 352;
-        return 2 * key.size() + timestamp.size() + runs * sizeof(IdRuns::Run) + beside;
-    }
-    static std::size_t answer_size(const Answers::value_type& answer) {
-        return answer_size(answer.first, answer.second.timestamp, answer.second.ids.runs().size());
-    }
+    // When memory is worth giving back.
+    static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
+    static constexpr std::uint64_t little_memory = std::uint64_t{64} << 10;
 
-    static AnswerText text_of(const Answers::value_type& answer) {
-        return {answer.first, answer.second.digest, answer.second.timestamp};
-    }
+    using Lock = std::unique_lock<std::mutex>;
+    // A request with a key that is on its way.
+    struct Arriving {
+        std::string digest;
+        std::string timestamp;
+        std::vector<TaskId> ids;
+        std::shared_ptr<Group> group;
+    };
+    class Copy;
+    friend class Copy;
 
     // Opening.
+    std::unique_ptr<Journal> make_journal();
     void recover();
-    void judge_clock(bool& rewrite_first);
-    template <class T>
-    T known(const std::optional<T>& value) const;
-    // What records say; their texts are those of the lines, and the tasks and ids of all lie
-    // in one row.
-    struct ReplayedTask {
-        TaskId id;
-        NewTask task{};
-    };
-    struct Range {
-        std::size_t begin = 0;
-        std::size_t end = 0;
-    };
-    enum class Op {
-        journal,
-        schedule,
-        answer,
-        emit,
-        cancel,
-        miss,
-        forget,
-        clock,
-        part,
-        sink,
-        none
-    };
-    static constexpr std::array<std::string_view, 9> ops{
-        "journal", "schedule", "answer", "emit", "cancel", "miss", "forget", "clock", "part"};
-    struct ReplayedKey {
-        std::string text;
-        std::string_view digest;
-        std::string_view timestamp;
-        std::vector<std::uint64_t> counts;  // of ids that follow one another; none: 1 each
-    };
-    struct ReplayedSink {
-        SinkChange change;
-        std::uint64_t event = 0;  // of a dead letter, as the next
-        TimePoint emitted_at{};
-    };
-    struct Replayed {
-        Op op = Op::none;
-        SinkChange::Kind kind{};
-        Range tasks;
-        Range ids;
-        std::uint64_t seq = 0;
-        std::uint64_t end = 0;
-        TimePoint at{};
-        std::unique_ptr<ReplayedKey> key;
-        std::unique_ptr<ReplayedSink> sink;
-    };
-    struct Records {
-        explicit Records(std::size_t expected) {
-            all.reserve(expected);
-            tasks.reserve(expected);
-        }
-        std::vector<Replayed> all;
-        std::vector<ReplayedTask> tasks;
-        std::vector<TaskId> ids;
-    };
-    void read_record(std::string_view line, Records& records) const;
-    void read_op(std::string_view op, Replayed& record) const;
-    void read_member(std::string_view key, std::string_view value, Records& records) const;
-    ReplayedTask read_task(JsonReader& reader) const;
-    void read_key_member(std::string_view key, std::string_view value, ReplayedKey& of) const;
-    void read_sink_member(std::string_view key, std::string_view value, ReplayedSink& of) const;
-    void replay(Records& records, std::size_t i);
-    void replay_task(const ReplayedTask& task);
-    void replay_emission(Record* task, std::uint64_t seq, TimePoint at);
-    void replay_sink(Replayed& record);
-    void pass_over(const SinkChange& change);
-    void replay_answer(const Records& records, const Replayed& record);
-    void replay_part(const Records& records, const Replayed& record);
-    void replay_cancel(const Records& records, const Replayed& record);
-    Record* take_replayed(const Records& records, std::size_t n);
-    Record* take_replayed(TaskId id);
-    // Where a pending task stands in replayed_.
-    Record*& replayed_place(const Record* task) {
-        return replayed_[static_cast<std::size_t>(task->seq)].record;
-    }
-    // How many tasks before a task is replayed its place in the index is fetched.
-    static constexpr std::size_t ahead = 8;
+    bool load();
+    void judge_clock(bool& replace_first);
 
+    // Changes.
+    Ticket ticket_for(std::shared_ptr<Group> group);
+    Ticket ticket_again(const StoredTask* task);
+    std::shared_ptr<Group> group_on_its_way_locked() const {
+        return open_->records.empty() ? committing_ : open_;
+    }
+    template <class One>
+    std::shared_ptr<Group> begin(One one);
+    std::optional<Ticket> repeated(const Idempotency& idempotency, const std::string& digest);
+    ScheduleRecord new_record(std::vector<TaskRef> tasks, const Idempotency& idempotency,
+                              const std::string& digest, TimePoint at);
     void check_accepting_locked(TimePoint at);
-    void check_limits_locked(const std::vector<NewTask>& tasks, const Idempotency& idempotency);
+    void check_limits_locked(std::size_t tasks, std::size_t bytes);
     Error bytes_limit() const;
-    void add_locked(const std::vector<RecordRef>& records, TimePoint at,
-                    Answers::value_type* answer);
-    std::optional<Scheduled> repeated(std::unique_lock<std::mutex>& lock,
-                                      const Idempotency& idempotency, const std::string& digest);
-    Answers::value_type* new_answer_locked(const Idempotency& idempotency,
-                                           const std::string& digest, TimePoint at, IdRuns ids);
-    void drop_answers_locked(TimePoint now);
-    void drop_oldest_use_locked() {
-        answers_by_use_.pop_front();
-        ++answers_dropped_;
+    StoredTask* find_open(TaskId id);
+
+    // Bulk cancelling.
+    void mark(Lock& lock, Bulk& bulk);
+    std::size_t mark_some(Bulk& bulk, DueKey& from);
+    void hold_for(Bulk& bulk, StoredTask* task);
+    template <class IsFor>
+    void offer_locked(TaskId id, IsFor is_for) noexcept;
+    void await(Lock& lock, const std::shared_ptr<Bulk>& bulk);
+    void store_bulk(Lock& lock, Bulk& bulk);
+    void write_parts(Lock& lock, Bulk& bulk);
+    void cancel_all(Lock& lock, Bulk& bulk);
+    void release_all(Lock& lock, Bulk& bulk);
+
+    // Committing.
+    void commit(Lock& lock, const std::shared_ptr<Group>& group);
+    void await(Lock& lock, const std::shared_ptr<Group>& group);
+    void lead(Lock& lock);
+    void settle_group(Lock& lock, Group& group);
+    void count_locked(const Record& record, bool failed);
+    // Keeps a sentence for the log; make() makes it.  Whoever has called hands it over when it
+    // has no lock; the emitting thread, which does not wait for a log, leaves that to the
+    // journal's thread.
+    template <class Make>
+    void note(Make make) const noexcept {
+        notes_.add(make);
     }
-    Record* find_pending(std::unique_lock<std::mutex>& lock, TaskId id);
-    // Cancelling in bulk (S4), by the one thread that does it.
-    void begin_bulk(std::unique_lock<std::mutex>& lock);
-    void mark_range(std::unique_lock<std::mutex>& lock, const DueRange& range, TaskId newest);
-    void write_bulk(std::unique_lock<std::mutex>& lock);
-    std::string write_parts(std::uint64_t bulk, TimePoint at);
-    void end_bulk(std::unique_lock<std::mutex>& lock);
-    void undo_bulk(std::unique_lock<std::mutex>& lock) noexcept;
-    void return_leaving(std::unique_lock<std::mutex>& lock);
-    static void give_way(std::unique_lock<std::mutex>& lock);
-    void leave_queue_locked(Record* record) { (record->leaving ? leaving_ : queue_).erase(record); }
-    // Pending tasks that are shown; and those that may be emitted.
-    std::size_t shown_locked() const {
-        return queue_.size() + (bulk_ == Bulk::stored ? 0 : leaving_.size());
-    }
-    template <class Fn>
-    void walk_shown_locked(const DueKey& from, Fn fn) const {
-        if (bulk_ == Bulk::stored) return queue_.walk_from(from, fn);
-        DueQueue::walk_both(queue_, leaving_, from, fn);
-    }
-    template <class Fn>
-    void walk_due_locked(Fn fn) const {
-        if (bulk_ != Bulk::none) return queue_.walk(fn);
-        DueQueue::walk_both(queue_, leaving_, {TimePoint::min(), TaskId()}, fn);
-    }
-    void wait_for_replacement(std::unique_lock<std::mutex>& lock, std::uint64_t replacements);
-    template <class Write>
-    void append_locked(Write write);
-    void write_and_settle(std::unique_lock<std::mutex>& lock, const Unstored& unstored);
-    void commit(std::unique_lock<std::mutex>& lock, const Unstored& unstored);
-    void commit(std::unique_lock<std::mutex>& lock) { commit(lock, unstored_locked()); }
-    Unstored unstored_locked() const { return {commits_.open(), replacements_}; }
-    void settle_change_locked(const Change& change, bool failed);
-    void forget_answer_locked(const std::string& key);
-    void forget_events_locked(std::uint64_t begin, std::uint64_t end);
-    void settle_locked(const std::vector<Change>& changes, bool failed);
-    void forget_locked(Record* record);
-    void take_due_locked(TimePoint at);
-    void write_ends(std::uint64_t seq, TimePoint at) noexcept;
-    void end_locked(Record* record, State state, TimePoint at, std::uint64_t seq);
+    [[noreturn]] void throw_failure(Lock& lock, const Fate& fate);
+
+    // Emission.
+    Ends write_emission(std::uint64_t pending) noexcept;
+    void show_emission(TimePoint begun);
     bool is_clock_trusted_locked(TimePoint at);
-    bool is_old(const Record* ended, TimePoint now) const;
-    bool is_held_locked(const Record* event) const;
-    bool give_up_locked(Record* event, TimePoint now);
-    void note_overflow_locked(TimePoint at);
-    void trim(std::unique_lock<std::mutex>& lock, TimePoint now) noexcept;
-    void write_behind();
-    void trim_locked(TimePoint now);
+    void overflow(Lock& lock, TimePoint at);
+
+    // Sinks.
     const SinkBook::Sink& sink_locked(const std::string& name) const;
-    void list_sinks_locked(const std::vector<SinkSetup>& listed,
-                           const std::vector<std::string>& unlisted);
-    void commit_sinks(std::unique_lock<std::mutex>& lock, const std::vector<SinkChange>& changes);
-    void change_behind(std::unique_lock<std::mutex>& lock, const SinkChange& change);
-    static Event event_of(Record* record) {
-        return {record->id, record->due, record->ended_at, record->seq,
-                Payload(RecordRef::share(record))};
-    }
-    void count_locked(const std::string& name, std::uint64_t SinkBook::Sink::*counter) {
-        if (SinkBook::Sink* sink = sinks_.find(name)) ++(sink->*counter);
-    }
-    std::vector<SinkChange> sink_cursors_locked() const;
-    std::vector<SinkChange> dead_letters_locked() const;
-    // May be called under the lock.
-    void log(std::string_view sentence) const noexcept { sentences_.add(sentence); }
-    template <class... Parts>
-    void say(const Parts&... parts) const noexcept {
-        tell([this](const std::string& sentence) { log(sentence); }, parts...);
-    }
-    Task task_locked(Record* record) const;
-    TaskPage tasks_locked(const TaskQuery& query) const;
-    static EventPage page_of(const History& past, std::uint64_t seq, std::size_t limit,
-                             std::size_t max_bytes);
-    static EventPage page_between(const History& past, std::size_t first, std::size_t last);
-    std::uint64_t live_bytes_locked() const;
+    template <class One>
+    void change_sink(Lock& lock, One one);
+    template <class One>
+    void change_behind(Lock& lock, One one);
+    template <class One>
+    void write_behind_locked(const One& one);
+    void write_behind() noexcept;
+    void tell_of_locked(const std::string& sink);
 
     // The journal's thread.
     void tend();
-    bool wants_rewrite_locked() const;
-    void rewrite(std::unique_lock<std::mutex>& lock);
-    void copy_live(std::unique_lock<std::mutex>& lock);
-    template <class Write>
-    void copy_answers(std::string& lines, Write write_unlocked);
-    void sync_unlocked(std::unique_lock<std::mutex>& lock);
-    // Of all tasks that are held, about.
-    std::uint64_t memory_locked() const { return bytes_ + index_.size() * task_overhead; }
-    void note_memory_locked() {
-        most_memory_ = std::max(most_memory_, memory_locked());
-        had_much_memory_ = had_much_memory_ || most_memory_ >= much_memory;
+    void tend_now(Lock& lock);
+    void hand_over_notes(Lock& lock);
+    bool wants_tending_locked() const;
+    bool wants_replacement_locked() const;
+    // When whoever drives tries it again, a second after it has failed; at once if the clock
+    // was stepped back since.
+    TimePoint next_replacement_locked() const {
+        const TimePoint at = now();
+        const bool waits = at < replace_again_ && replace_again_ <= at + std::chrono::seconds(1);
+        return waits ? replace_again_ : at;
+    }
+    // Under Drive::caller nobody can be waiting while the caller is at work.
+    bool has_unwaited_locked() const {
+        const bool begun = !open_->records.empty() || !bulks_.empty();
+        return unwaited_ || (options_.drive == Drive::caller && begun);
+    }
+    void commit_unwaited(Lock& lock);
+    void sync(Lock& lock);
+    void replace(Lock& lock);
+    std::chrono::steady_clock::time_point next_sync() const {
+        const bool delayed = options_.fsync == Fsync::everysec;
+        return delayed ? synced_at_ + std::chrono::seconds(1) : synced_at_;
     }
     // Tasks are freed in any order, so that the last of them may hold most of the pages:
     // what was once much is given back again and again until it is little.
     bool wants_release_locked() const {
-        return had_much_memory_ && memory_locked() < most_memory_ / 2;
+        return had_much_memory_ && state_.memory() < most_memory_ / 2;
     }
-    void release_memory(std::unique_lock<std::mutex>& lock);
+    void release_memory(Lock& lock);
     void wake_tender_locked() {
-        note_memory_locked();
-        if (!journal_) return;
-        if (!journal_->wants_sync() && !wants_rewrite_locked() && !wants_release_locked()) return;
-        tender_called_ = true;
+        most_memory_ = std::max(most_memory_, state_.memory());
+        had_much_memory_ = had_much_memory_ || most_memory_ >= much_memory;
+        if (!wants_tending_locked()) return;
+        asked_ = true;
         if (!tending_) tender_wakes_.notify_one();
     }
 
     const Options options_;
-    mutable Sentences sentences_;
-    std::unique_ptr<Journal> journal_;  // null: nothing is kept on disk
+    const bool keeps_;  // whether there is a journal worth writing records for
+    std::unique_ptr<Journal> journal_;
+    const std::shared_ptr<Notes> shared_notes_ = std::make_shared<Notes>();
+    Notes& notes_ = *shared_notes_;
 
     mutable std::mutex mutex_;
-    TaskIndex index_;               // guarded by mutex_
-    DueQueue queue_;                // guarded by mutex_
-    // What a bulk cancel is doing.
-    enum class Bulk {
-        none,     // nothing; what is left in leaving_ could not go back, and is like the others
-        marking,  // it moves tasks from queue_ to leaving_; changes of single tasks wait
-        writing,  // it writes their record, or has failed and moves them back
-        stored,   // they are ended; it takes them out of memory
-    };
-    Bulk bulk_ = Bulk::none;        // guarded by mutex_
-    DueQueue leaving_;              // guarded by mutex_, changed by whoever cancels in bulk
-    std::uint64_t bulk_ids_ = 0;    // of whoever does: how many are no longer in pending_
-    std::size_t changing_ = 0;      // guarded by mutex_: changes of single tasks on their way
-    History history_;               // guarded by mutex_
-    History missed_;                // guarded by mutex_: tasks that were given up
-    SinkBook sinks_;                // guarded by mutex_
-    std::set<std::string> losers_;  // guarded by mutex_: sinks that events were given up for
-    std::string behind_;            // guarded by mutex_: records to be written behind
-    std::mutex behind_mutex_;       // before mutex_: who writes them
-    std::string written_behind_;    // guarded by behind_mutex_: those that are being written
-    bool reading_ = false;          // the journal, at opening
-    std::vector<DueQueue::Entry> replayed_;  // of opening: what is pending, by arrival; a
-                                             // task's seq is its place
-    IdSource ids_;                           // guarded by mutex_
-    GroupCommit<Change> commits_;            // guarded by mutex_
-    Stats stats_;                            // guarded by mutex_: the counters
-    std::size_t bytes_ = 0;                  // guarded by mutex_: of payload
-    std::size_t storing_ = 0;                // guarded by mutex_: tasks whose record is on its way
-    std::size_t arriving_ = 0;               // guarded by mutex_: the same, and changes
-    Answers answers_;                        // guarded by mutex_
-    std::deque<std::pair<TimePoint, std::string>> answers_by_use_;  // guarded by mutex_
-    std::size_t answers_dropped_ = 0;        // guarded by mutex_: from the front of the above
-    bool emitting_ = false;                  // guarded by mutex_
-    bool pausing_ = false;                   // guarded by mutex_: no emission may begin
-    bool tail_wanted_ = false;               // guarded by mutex_: no bulk record may begin
-    bool tending_ = false;                   // guarded by mutex_: the journal's thread is at work
-    bool tender_called_ = false;             // guarded by mutex_: and has work to do
-    std::uint64_t most_memory_ = 0;          // guarded by mutex_: since some was given back
-    bool had_much_memory_ = false;           // guarded by mutex_: and may still hold its pages
-    bool closed_ = false;                    // guarded by mutex_
-    std::uint64_t first_free_seq_ = 0;       // of opening: what the journal's head says
-    std::vector<TaskId> parts_;              // of opening: of a record that has not ended yet
-    std::uint64_t parts_of_ = 0;             // of opening: its number
-    TimePoint newest_stamp_{};               // guarded by mutex_: the latest time in the journal
-    bool clock_trusted_ = true;              // guarded by mutex_
-    std::uint64_t rewrite_above_ = 0;        // guarded by mutex_: journal size that asks for one
-    std::uint64_t replacements_ = 0;         // guarded by mutex_: rewrites tried
-    std::atomic<std::uint64_t> pending_{0};  // queue and storing, for the journal's reserve
-    std::condition_variable settled_;        // a commit or an emission has ended
-    std::condition_variable tender_wakes_;
-    std::chrono::steady_clock::time_point synced_at_{};  // of the journal's thread: when its last
-                                                         // sync began
-    std::vector<Record*> emission_;                      // of the emitting thread, as the next two
-    std::vector<Record*> given_up_;
+    State state_;                                              // guarded by mutex_
+    std::shared_ptr<Group> open_ = std::make_shared<Group>();  // guarded by mutex_
+    std::shared_ptr<Group> next_;        // guarded by mutex_: made ahead by begin()
+    std::shared_ptr<Group> committing_;  // guarded by mutex_: null: none
+    std::shared_ptr<Group> forgetting_;  // guarded by mutex_: the last that forgets events
+    std::map<std::string, Arriving, std::less<>> arriving_;  // guarded by mutex_: by key
+    std::list<std::shared_ptr<Bulk>> bulks_;  // guarded by mutex_: in order of their calls
+    bool storing_bulk_ = false;               // guarded by mutex_: the first of them
+    std::uint64_t last_number_ = 0;           // guarded by mutex_: of a group or a bulk call
+    TaskId last_stored_;                      // guarded by mutex_: no task above it is stored
+    bool commits_paused_ = false;             // guarded by mutex_: no commit may begin
+    bool emissions_paused_ = false;           // guarded by mutex_: no emission may begin
+    bool emitting_ = false;                   // guarded by mutex_
+    bool replacing_ = false;                  // guarded by mutex_
+    bool unwaited_ = false;                   // guarded by mutex_: nobody may wait for a change
+    bool tending_ = false;                    // guarded by mutex_: the journal's thread is at work
+    bool asked_ = false;                      // guarded by mutex_: and is to look again
+    bool closed_ = false;                     // guarded by mutex_
+    bool clock_trusted_ = true;               // guarded by mutex_
+    Stats stats_;                             // guarded by mutex_: the counters
+    std::uint64_t late_before_ = 0;           // events that were late before this process
+    std::string behind_;                      // guarded by mutex_: records to be written behind
+    std::uint64_t replace_above_ = 0;         // guarded by mutex_: size that asks for a replacement
+    std::uint64_t live_then_ = 0;      // guarded by mutex_: what was live when it was last copied
+    std::uint64_t replacements_ = 0;   // guarded by mutex_: replacements tried
+    TimePoint replace_again_{};        // guarded by mutex_: not before this, under Drive::caller
+    std::uint64_t most_memory_ = 0;    // guarded by mutex_: since some was given back
+    bool had_much_memory_ = false;     // guarded by mutex_: and may still hold its pages
+    std::mutex behind_mutex_;          // before mutex_: who writes behind_
+    std::condition_variable settled_;  // a commit, an emission or a bulk call has ended
+    mutable std::condition_variable tender_wakes_;
+    // Of the journal's thread: when its last sync began.
+    std::chrono::steady_clock::time_point synced_at_{};
+    EmitRecord emitted_;  // of the emitting thread, as the next two
+    MissRecord missed_;
     std::string emission_lines_;
     std::thread tender_;  // last: starts when all the above exists
 };
 
 inline Store::Store(Options options)
     : options_(std::move(options)),
-      sentences_(options_.log),
-      sinks_(
-          options_.max_dead, [this](const std::string& sentence) { log(sentence); },
-          [this](const Record* event) { return index_.find(event->id) == event; }) {
-    if (options_.journal.empty()) return;
-    const Sentences::AtEnd said(sentences_);
-    auto files = options_.files ? options_.files : std::make_shared<FileOps>();
-    journal_ = std::make_unique<Journal>(options_.journal, options_.fsync, std::move(files),
-                                         [this](const std::string& sentence) { log(sentence); });
+      keeps_(!options_.journal.empty() || options_.make_journal),
+      state_({options_.history, options_.min_retention, options_.sink_backlog,
+              options_.sink_backlog_bytes, options_.max_dead}) {
+    emitted_.ids.reserve(batch);
+    missed_.ids.reserve(batch);
+    emission_lines_.reserve(batch * 40 + 256);
+    const Notes::AtEnd told(notes_, options_.log);
+    journal_ = make_journal();
     recover();
-    tender_ = std::thread([this] { tend(); });
+    if (options_.drive == Drive::thread) tender_ = std::thread([this] { tend(); });
 }
 
 inline void Store::close() {
     {
-        std::lock_guard<std::mutex> guard(mutex_);
-        closed_ = true;
+        const std::lock_guard<std::mutex> guard(mutex_);
+        if (std::exchange(closed_, true)) return;
         tender_wakes_.notify_one();
         settled_.notify_all();
     }
-    if (tender_.joinable()) tender_.join();
-    sentences_.hand_over();
+    if (tender_.joinable()) {
+        tender_.join();
+    } else {
+        tend();
+    }
+    notes_.hand_over(options_.log);
 }
 
 // ---- Opening ---------------------------------------------------------------
 
-inline void Store::recover() {
-    reading_ = true;
-    bool rewrite_first = journal_->recover<Records>(
-        [this](std::string_view line, Records& records) { read_record(line, records); },
-        [this](Records& records, std::size_t i) { replay(records, i); });
-    reading_ = false;
-    std::vector<TaskId>().swap(parts_);
-    history_.skip_to(first_free_seq_);
-    // A crash may take away an emission and leave what a sink made of it.
-    history_.skip_to(sinks_.next_seq());
-    queue_.fill(std::move(replayed_));
-    pending_ = queue_.size();
-    stats_.recovered = queue_.size();
-    judge_clock(rewrite_first);
-    drop_answers_locked(now());
-    if (!rewrite_first) return;
+inline std::unique_ptr<Journal> Store::make_journal() {
+    if (options_.make_journal) return options_.make_journal();
+    if (options_.journal.empty()) return std::make_unique<MemoryJournal>();
+    auto files = options_.files ? options_.files : std::make_shared<FileOps>();
+    return std::make_unique<FileJournal>(
+        options_.journal, options_.fsync, std::move(files),
+        [this](const std::string& line) { notes_.add([&line] { return line; }); });
+}
+
+// Hands batches of records from the thread that reads them to the one that applies them.
+class RecordPipe {
+public:
+    using Batch = std::vector<Record>;
+    // Of the reading thread.  Throws if nobody takes them any more.
+    void put(Record record) {
+        if (batch_.empty()) batch_.reserve(batch_size);
+        batch_.push_back(std::move(record));
+        if (batch_.size() == batch_size) flush();
+    }
+    void flush();
+    void finish(std::exception_ptr error) noexcept;
+    // Of the applying thread.  Empty: that was all.  Throws what reading has thrown.
+    Batch take();
+    void stop() noexcept {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        stopped_ = true;
+        changed_.notify_all();
+    }
+
+private:
+    static constexpr std::size_t batch_size = 512;
+    static constexpr std::size_t most = 8;  // batches that wait
+
+    Batch batch_;  // of the reading thread
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    std::deque<Batch> full_;    // guarded by mutex_
+    std::exception_ptr error_;  // guarded by mutex_
+    bool finished_ = false;     // guarded by mutex_
+    bool stopped_ = false;      // guarded by mutex_
+};
+
+inline void RecordPipe::flush() {
+    if (batch_.empty()) return;
     std::unique_lock<std::mutex> lock(mutex_);
-    rewrite(lock);
-    if (journal_->failed() || journal_->rewrites() == 0) {
-        throw Error(Errc::journal_failed, "cannot write the journal " + journal_->path());
+    changed_.wait(lock, [this] { return stopped_ || full_.size() < most; });
+    if (stopped_) throw Error(Errc::stopped, "the journal is not read on");
+    full_.push_back(std::move(batch_));
+    batch_ = Batch();
+    changed_.notify_all();
+}
+
+inline void RecordPipe::finish(std::exception_ptr error) noexcept {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    error_ = std::move(error);
+    finished_ = true;
+    changed_.notify_all();
+}
+
+inline RecordPipe::Batch RecordPipe::take() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return finished_ || !full_.empty(); });
+    if (full_.empty()) {
+        if (error_) std::rethrow_exception(error_);
+        return {};
+    }
+    Batch batch = std::move(full_.front());
+    full_.pop_front();
+    changed_.notify_all();
+    return batch;
+}
+
+// One thread reads lines and what they say, and this one applies that.  Returns whether
+// the journal must be replaced before use.
+inline bool Store::load() {
+    bool replace_first = false;
+    if (options_.drive == Drive::caller) {
+        return journal_->read([this](std::string_view line) {
+            Record record = read_record(line);
+            state_.apply(record);
+        });
+    }
+    RecordPipe pipe;
+    std::thread reader([&] {
+        try {
+            replace_first =
+                journal_->read([&pipe](std::string_view line) { pipe.put(read_record(line)); });
+            pipe.flush();
+            pipe.finish(nullptr);
+        } catch (...) {
+            pipe.finish(std::current_exception());
+        }
+    });
+    const struct Join {
+        RecordPipe& pipe;
+        std::thread& thread;
+        ~Join() {
+            pipe.stop();
+            if (thread.joinable()) thread.join();
+        }
+    } join{pipe, reader};
+    for (;;) {
+        RecordPipe::Batch records = pipe.take();
+        if (records.empty()) break;
+        for (Record& record : records) state_.apply(record);
+    }
+    reader.join();
+    return replace_first;
+}
+
+inline void Store::recover() {
+    if (!keeps_) return;
+    state_.begin_loading();
+    bool replace_first = load();
+    state_.end_loading();
+    stats_.recovered = state_.pending();
+    late_before_ = state_.late();
+    last_stored_ = state_.ids().last();
+    judge_clock(replace_first);
+    for (const auto& [name, sink] : state_.sinks().all()) tell_of_locked(name);
+    state_.drop_answers(now(), ~std::size_t{0});
+    if (!replace_first) return;
+    Lock lock(mutex_);
+    const std::uint64_t before = journal_->figures().replacements;
+    replace(lock);
+    if (journal_->failed() || journal_->figures().replacements == before) {
+        throw Error(Errc::journal_failed, "cannot write the journal " + options_.journal);
     }
 }
 
 // A device without a battery starts long ago.  To emit by such a clock would be
 // late, to store by it would be a lie (L1), and it may be set at any moment.
-inline void Store::judge_clock(bool& rewrite_first) {
+inline void Store::judge_clock(bool& replace_first) {
     const TimePoint at = now();
-    if (at + std::chrono::seconds(10) >= newest_stamp_) return;
+    const TimePoint newest = state_.newest_stamp();
+    if (at + std::chrono::seconds(10) >= newest) return;
     const std::string times = "the clock says " + format_time(at) +
-                              ", but the journal was written at " + format_time(newest_stamp_);
+                              ", but the journal was written at " + format_time(newest);
     if (options_.trust_clock) {
-        log(times + "; the clock is trusted, as was asked for");
-        newest_stamp_ = at;
-        rewrite_first = true;  // which writes a clock record
+        note([&] { return times + "; the clock is trusted, as was asked for"; });
+        state_.set_newest_stamp(at);
+        replace_first = true;  // which writes a clock record
     } else {
-        log(times + "; nothing is emitted and tasks are refused until the clock has passed that");
+        note([&] {
+            return times +
+                   "; nothing is emitted and tasks are refused until the clock has passed that";
+        });
         clock_trusted_ = false;
     }
 }
 
-inline void Store::read_record(std::string_view line, Records& records) const {
-    JsonReader reader(line, JsonReader::outer_depth);
-    std::string_view key;
-    std::string_view value;
-    Replayed& record = records.all.emplace_back();
-    record.tasks.begin = records.tasks.size();
-    record.ids.begin = records.ids.size();
-    reader.enter_object();
-    while (reader.next_member(key)) {
-        if (is(key, "tasks")) {
-            reader.enter_array();
-            while (reader.next_element()) records.tasks.push_back(read_task(reader));
-        } else if (is(key, "ids")) {
-            reader.enter_array();
-            while (reader.next_element() && reader.value(value)) {
-                records.ids.push_back(known(TaskId::parse(inside(value))));
-            }
-        } else if (reader.value(value) && !is(key, "crc")) {
-            read_member(key, value, records);
-        }
-    }
-    if (!reader.finish()) {
-        throw Error(Errc::journal_unreadable,
-                    "the journal " + journal_->path() +
-                        " has a record that is intact but not JSON: " + reader.problem());
-    }
-    record.tasks.end = records.tasks.size();
-    record.ids.end = records.ids.size();
-}
-
-inline void Store::read_member(std::string_view key, std::string_view value,
-                               Records& records) const {
-    Replayed& record = records.all.back();
-    if (is(key, "op")) return read_op(inside(value), record);
-    if (is(key, "journal")) record.op = Op::journal;
-    if (is(key, "version") && !is(value, "1")) {
-        throw Error(Errc::journal_unreadable,
-                    journal_->path() + " was written by a newer version of task-scheduler");
-    }
-    if (is(key, "last_id")) records.ids.push_back(known(TaskId::parse(inside(value))));
-    if (is(key, "seq") || is(key, "bulk")) record.seq = known(seq_in(value));
-    if (is(key, "end")) record.end = number_in(value);
-    if (is(key, "at")) record.at = known(parse_time(inside(value)));
-    if (is(key, "key")) record.key = std::make_unique<ReplayedKey>();
-    if (is(key, "sink")) record.sink = std::make_unique<ReplayedSink>();
-    if (record.key) read_key_member(key, value, *record.key);
-    if (record.sink) {
-        if (is(key, "seq")) record.sink->change.seq = record.seq;
-        read_sink_member(key, value, *record.sink);
-    }
-}
-
-// The members of a record about a key, which comes before the others.
-inline void Store::read_key_member(std::string_view key, std::string_view value,
-                                   ReplayedKey& of) const {
-    if (is(key, "key")) of.text = read_string(value).value_or("");
-    if (is(key, "digest")) of.digest = inside(value);
-    if (is(key, "timestamp")) of.timestamp = inside(value);
-    if (!is(key, "counts")) return;
-    JsonReader reader(value);
-    std::string_view count;
-    reader.enter_array();
-    while (reader.next_element() && reader.value(count)) of.counts.push_back(number_in(count));
-}
-
-inline void Store::read_op(std::string_view op, Replayed& record) const {
-    const auto* const found = std::find(ops.begin(), ops.end(), op);
-    record.op = static_cast<Op>(found - ops.begin());  // behind the last: Op::sink
-    if (record.op != Op::sink) return;
-    const auto* const of_sink = std::find(sink_ops.begin(), sink_ops.end(), op);
-    record.kind = static_cast<SinkChange::Kind>(of_sink - sink_ops.begin());
-    if (of_sink != sink_ops.end()) return;
-    throw Error(Errc::journal_unreadable,
-                "the journal " + journal_->path() + " has a record of an unknown kind, '" +
-                    std::string(op) + "'; a newer version of task-scheduler may have written it");
-}
-
-// What an intact record must say.  One that does not was not written by this
-// version: that is not damage, and nothing is guessed.
-template <class T>
-T Store::known(const std::optional<T>& value) const {
-    if (value) return *value;
-    throw Error(Errc::journal_unreadable, "the journal " + journal_->path() +
-                                              " has a record that is intact but not understood; "
-                                              "a newer version may have written it");
-}
-
-inline Store::ReplayedTask Store::read_task(JsonReader& reader) const {
-    std::string_view key;
-    std::string_view value;
-    ReplayedTask read;
-    reader.enter_object();
-    while (reader.next_member(key) && reader.value(value)) {
-        if (is(key, "id")) read.id = known(TaskId::parse(inside(value)));
-        if (is(key, "due")) read.task.due = known(parse_time(inside(value)));
-        if (is(key, "payload")) read.task.payload = value;
-    }
-    if (!reader.failed() && (read.id == TaskId() || read.task.payload.empty())) {
-        known(std::optional<TaskId>());
-    }
-    return read;
-}
-
-// The members of a record about a sink; its name comes before the others.
-inline void Store::read_sink_member(std::string_view key, std::string_view value,
-                                    ReplayedSink& of) const {
-    SinkChange& change = of.change;
-    const auto must = [this](bool so) { known(so ? std::optional(true) : std::nullopt); };
-    if (is(key, "sink")) {
-        change.sink = inside(value);
-        must(value.front() == '"' && is_sink_name(change.sink));
-    }
-    if (is(key, "attempts")) change.attempts = static_cast<std::uint32_t>(number_in(value));
-    if (is(key, "next")) change.next = known(parse_time(inside(value)));
-    if (is(key, "error")) change.error = read_string(value);
-    if (is(key, "event")) of.event = known(seq_in(value));
-    if (is(key, "again")) change.again = is(value, "true");
-    if (is(key, "state")) {
-        const auto* const state = std::find(sink_states.begin(), sink_states.end(), inside(value));
-        must(state < sink_states.begin() + static_cast<std::ptrdiff_t>(SinkState::unlisted));
-        change.state = static_cast<SinkState>(state - sink_states.begin());
-    }
-    if (is(key, "emitted_at")) of.emitted_at = known(parse_time(inside(value)));
-    JsonReader reader(value, JsonReader::outer_depth);
-    if (is(key, "dead")) {
-        std::string_view seq;
-        reader.enter_array();
-        while (reader.next_element() && reader.value(seq)) change.dead.push_back(number_in(seq));
-        must(reader.finish());
-    }
-    if (is(key, "task")) {
-        const ReplayedTask read = read_task(reader);
-        must(reader.finish());
-        change.letter = RecordRef::make(read.id, read.task.due, read.task.payload);
-    }
-}
-
-// A record for a known id replaces it; one for a task that has ended, which a
-// rewrite may leave in the tail, is nothing.
-inline void Store::replay_task(const ReplayedTask& replayed) {
-    if (Record* known = index_.find(replayed.id)) {
-        if (known->state != State::pending) return;
-        replayed_place(known) = nullptr;
-        forget_locked(known);
-    }
-    RecordRef record = RecordRef::make(replayed.id, replayed.task.due, replayed.task.payload);
-    record->state = State::pending;
-    record->seq = replayed_.size();
-    replayed_.push_back({record->due, record.get()});
-    bytes_ += record->size;
-    ids_.pass(replayed.id);
-    index_.insert(std::move(record));
-}
-
-inline void Store::replay_sink(Replayed& record) {
-    known(record.sink ? std::optional(true) : std::nullopt);
-    SinkChange& change = record.sink->change;
-    change.kind = record.kind;
-    change.at = record.at;
-    if (change.kind == SinkChange::Kind::bury) {
-        known(change.letter ? std::optional(true) : std::nullopt);
-        Record* const event = index_.find(change.letter->id);
-        if (event && event->state == State::emitted && event->seq == record.sink->event) {
-            change.letter = RecordRef::share(event);
-        } else {
-            change.letter->seq = record.sink->event;
-            change.letter->ended_at = record.sink->emitted_at;
-            change.letter->state = State::emitted;
-        }
-    }
-    pass_over(change);
-    sinks_.apply(change);
-}
-
-// A cursor that goes past events which the history still has leaves dead letters: they
-// were given up, or the record of their delivery is lost.
-inline void Store::pass_over(const SinkChange& change) {
-    using Kind = SinkChange::Kind;
-    const SinkBook::Sink* sink = sinks_.find(change.sink);
-    if (!sink || !change.seq || *change.seq == 0) return;
-    const bool takes_one = change.kind == Kind::deliver || change.kind == Kind::bury;
-    const std::uint64_t end = *change.seq - (takes_one ? 1 : 0);
-    for (std::size_t i = history_.index_of(sink->seq);
-         i < history_.size() && history_.at(i)->seq < end; ++i) {
-        sinks_.pass_over(change.sink, history_.at(i), change.at);
-    }
-}
-
-inline void Store::replay(Records& records, std::size_t i) {
-    Replayed& record = records.all[i];
-    if (record.op == Op::clock) newest_stamp_ = TimePoint();
-    newest_stamp_ = std::max(newest_stamp_, record.at);
-    switch (record.op) {
-        case Op::journal:
-            first_free_seq_ = std::max(first_free_seq_, record.seq);
-            if (record.ids.begin < record.ids.end) ids_.pass(records.ids[record.ids.begin]);
-            break;
-        case Op::schedule:
-        case Op::answer:
-            for (std::size_t n = record.tasks.begin; n < record.tasks.end; ++n) {
-                if (n + ahead < records.tasks.size()) index_.prefetch(records.tasks[n + ahead].id);
-                if (record.at == TimePoint()) {
-                    newest_stamp_ = std::max(newest_stamp_, records.tasks[n].id.time());
-                }
-                replay_task(records.tasks[n]);
-            }
-            if (record.key && !record.key->text.empty()) replay_answer(records, record);
-            break;
-        case Op::emit:
-            for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
-                replay_emission(take_replayed(records, n), record.seq + n - record.ids.begin,
-                                record.at);
-            }
-            history_.skip_to(record.seq + record.ids.end - record.ids.begin);
-            trim_locked(record.at);  // as it was then: of the sinks not all is known yet
-            break;
-        case Op::cancel:
-            replay_cancel(records, record);
-            break;
-        case Op::part:
-            replay_part(records, record);
-            break;
-        case Op::miss:
-            for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
-                Record* task = take_replayed(records, n);
-                if (task) end_locked(task, State::missed, record.at, missed_.next_seq());
-            }
-            trim_locked(record.at);
-            break;
-        case Op::forget:
-            forget_events_locked(record.seq, record.end);
-            break;
-        case Op::sink:
-            replay_sink(record);
-            break;
-        case Op::clock:
-            break;
-        case Op::none:
-            known(std::optional<Op>());
-    }
-}
-
-// An end of what is not pending is nothing: replaying twice does no harm.
-inline Record* Store::take_replayed(const Records& records, std::size_t n) {
-    if (n + ahead < records.ids.size()) index_.prefetch(records.ids[n + ahead]);
-    return take_replayed(records.ids[n]);
-}
-
-inline Record* Store::take_replayed(TaskId id) {
-    Record* task = index_.find(id);
-    if (!task || task->state != State::pending) return nullptr;
-    replayed_place(task) = nullptr;
-    return task;
-}
-
-// The part of a record that is to come.  One of another number was left by a cancel that
-// has failed.
-inline void Store::replay_part(const Records& records, const Replayed& record) {
-    if (parts_of_ != record.seq) parts_.clear();
-    parts_of_ = record.seq;
-    parts_.insert(parts_.end(), records.ids.begin() + static_cast<std::ptrdiff_t>(record.ids.begin),
-                  records.ids.begin() + static_cast<std::ptrdiff_t>(record.ids.end));
-}
-
-inline void Store::replay_cancel(const Records& records, const Replayed& record) {
-    if (record.seq != 0 && record.seq == parts_of_) {
-        for (const TaskId id : std::exchange(parts_, {})) {
-            if (Record* task = take_replayed(id)) forget_locked(task);
-        }
-    }
-    for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
-        if (Record* task = take_replayed(records, n)) forget_locked(task);
-    }
-}
-
-// One whose place is past was trimmed or forgotten while a rewrite copied.
-inline void Store::replay_emission(Record* task, std::uint64_t seq, TimePoint at) {
-    if (!task) return;
-    if (seq >= history_.next_seq()) {
-        end_locked(task, State::emitted, at, seq);
-    } else {
-        forget_locked(task);
-    }
-}
-
-inline void Store::replay_answer(const Records& records, const Replayed& record) {
-    const ReplayedKey& key = *record.key;
-    IdRuns ids;
-    for (std::size_t n = record.ids.begin; n < record.ids.end; ++n) {
-        const std::size_t place = n - record.ids.begin;
-        ids.add({records.ids[n], place < key.counts.size() ? key.counts[place] : 1});
-    }
-    for (std::size_t n = record.tasks.begin; n < record.tasks.end; ++n) {
-        ids.add(records.tasks[n].id);
-    }
-    const bool ids_tell = record.at == TimePoint() && !ids.runs().empty();
-    const TimePoint at = ids_tell ? ids.runs().front().first.time() : record.at;
-    const auto known = answers_.find(key.text);
-    if (known != answers_.end() && known->second.ids == ids) return;
-    if (known != answers_.end()) forget_answer_locked(key.text);  // it has had its day
-    Answers::value_type* answer = new_answer_locked({key.text, {}, key.timestamp},
-                                                    std::string(key.digest), at, std::move(ids));
-    answer->second.stored = true;
-}
-
 // ---- Changes ---------------------------------------------------------------
 
-inline std::pair<Scheduled, Store::Unstored> Store::begin_schedule(
-    const std::vector<NewTask>& tasks, const Idempotency& idempotency) {
-    const Sentences::AtEnd said(sentences_);
-    std::vector<RecordRef> records;
-    Scheduled scheduled;
-    records.reserve(tasks.size());
-    scheduled.ids.reserve(tasks.size());
-    scheduled.timestamp = idempotency.timestamp;
-    for (const NewTask& task : tasks) {
-        records.push_back(RecordRef::make(TaskId(), task.due, task.payload));
+inline Ticket Store::ticket_for(std::shared_ptr<Group> group) {
+    Ticket ticket;
+    ticket.store_ = this;
+    ticket.group_ = std::move(group);
+    return ticket;
+}
+
+// For a change that meets another one: waiting for it is waiting for what holds the task.
+inline Ticket Store::ticket_again(const StoredTask* task) {
+    Ticket ticket;
+    ticket.store_ = this;
+    ticket.again_ = true;
+    for (const std::shared_ptr<Bulk>& bulk : bulks_) {
+        if (bulk->number == task->seq) ticket.bulk_ = bulk;
     }
-    const bool keyed = !idempotency.key.empty();
-    const std::string digest = keyed ? digest_of(idempotency.identity) : std::string();
-    std::unique_lock<std::mutex> lock(mutex_);
-    const TimePoint at = now();
-    if (keyed) {
-        drop_answers_locked(at);
-        if (auto first = repeated(lock, idempotency, digest))
-            return {std::move(*first), Unstored()};
+    const bool committing = committing_ && committing_->number == task->seq;
+    if (!ticket.bulk_) ticket.group_ = committing ? committing_ : open_;
+    return ticket;
+}
+
+// Whether a record takes so little time to write that it is written under the lock, while the
+// group before it is being synced.  Whoever leads the group writes the others (S3).
+template <class One>
+bool is_short(const One&) {
+    return true;
+}
+
+inline bool is_short(const ScheduleRecord& record) {
+    constexpr std::size_t most_tasks = 16;
+    constexpr std::size_t most_bytes = 16'384;
+    if (record.tasks.size() > most_tasks) return false;
+    std::size_t bytes = 0;
+    for (const TaskRef& task : record.tasks) bytes += task->size;
+    return bytes <= most_bytes;
+}
+
+inline bool is_short(const CancelRecord& record) {
+    return record.ids.size() <= 16;
+}
+
+inline bool is_short(const PartRecord&) {
+    return false;
+}
+
+// Adds a record to the open group, and makes all the room that storing and applying it, or
+// undoing it, will take.
+template <class One>
+std::shared_ptr<Group> Store::begin(One one) {
+    if (!next_) next_ = std::make_shared<Group>();
+    Group& group = *open_;
+    if (group.records.size() == group.records.capacity()) {
+        group.records.reserve(std::max<std::size_t>(4, 2 * group.records.size()));
     }
-    check_accepting_locked(at);
-    check_limits_locked(tasks, idempotency);
-    const IdRuns::Run ids{ids_.next(at), records.size()};
-    for (const RecordRef& record : records) {
-        record->id = ids.at(scheduled.ids.size());
-        scheduled.ids.push_back(record->id);
-    }
-    Answers::value_type* answer = nullptr;
-    if (keyed) {
-        IdRuns runs;
-        runs.add(ids);
-        answer = new_answer_locked(idempotency, digest, at, std::move(runs));
-    }
+    const std::size_t start = group.lines.size();
+    const bool writes = group.is_written() && is_short(one);
+    Record record(std::move(one));
     try {
-        add_locked(records, at, answer);
+        if (keeps_ && writes) write(group.lines, std::get<One>(record));
+        state_.begin(record);
     } catch (...) {
-        if (answer) forget_answer_locked(answer->first);
+        group.lines.resize(start);
         throw;
     }
-    return {std::move(scheduled), unstored_locked()};
-}
-
-// The first answer to a request that came with the same key.  One whose record is
-// still on its way is waited for: if that fails, this request is the first.
-inline std::optional<Scheduled> Store::repeated(std::unique_lock<std::mutex>& lock,
-                                                const Idempotency& idempotency,
-                                                const std::string& digest) {
-    const std::string key(idempotency.key);
-    for (;;) {
-        const auto found = answers_.find(key);
-        if (found == answers_.end()) return std::nullopt;
-        const Answer& answer = found->second;
-        if (answer.digest != digest) {
-            throw Error(Errc::key_reused,
-                        "the Idempotency-Key was used with another request before");
-        }
-        if (answer.stored) return Scheduled{answer.ids.all(), answer.timestamp};
-        settled_.wait(lock);
+    if constexpr (std::is_same_v<One, CancelRecord>) {
+        group.ends += std::get<CancelRecord>(record).ids.size();
     }
+    group.records.push_back(std::move(record));
+    if (writes) ++group.written;
+    return open_;
 }
 
-inline Store::Answers::value_type* Store::new_answer_locked(const Idempotency& idempotency,
-                                                            const std::string& digest, TimePoint at,
-                                                            IdRuns ids) {
-    answers_by_use_.emplace_back(at, idempotency.key);
-    Answer answer{digest, std::string(idempotency.timestamp), std::move(ids), at, false};
-    const auto added = answers_.emplace(idempotency.key, std::move(answer)).first;
-    bytes_ += answer_size(*added);
-    return &*added;
-}
-
-// A key is known for a day from its first use, and for as long as one of its
-// tasks is pending; that is looked at once a day.
-inline void Store::drop_answers_locked(TimePoint now) {
-    while (!answers_by_use_.empty() && answers_by_use_.front().first + key_lifetime <= now) {
-        const std::string& key = answers_by_use_.front().second;
-        const auto found = answers_.find(key);
-        if (found == answers_.end()) {
-            drop_oldest_use_locked();
-            continue;
-        }
-        const Answer& answer = found->second;
-        const bool needed =
-            !answer.stored || answer.first_use + key_lifetime > now ||
-            answer.ids.any_of([this](TaskId id) {
-                const Record* record = index_.find(id);
-                return record && record->state != State::emitted && record->state != State::missed;
-            });
-        if (needed) {
-            answers_by_use_.emplace_back(now, key);
-        } else {
-            forget_answer_locked(key);
-        }
-        drop_oldest_use_locked();
+inline Ticket Store::begin_schedule(std::vector<TaskRef> tasks, const Idempotency& idempotency) {
+    const Notes::AtEnd told(notes_, options_.log);
+    const bool keyed = !idempotency.key.empty();
+    const std::string digest = keyed ? digest_of(idempotency.identity) : std::string();
+    std::size_t bytes = 0;
+    for (const TaskRef& task : tasks) bytes += task->size;
+    Ticket ticket;
+    ticket.ids_.reserve(tasks.size());
+    ticket.timestamp_ = idempotency.timestamp;
+    const Lock lock(mutex_);
+    const TimePoint at = now();
+    if (keyed) {
+        state_.drop_answers(at);
+        if (auto first = repeated(idempotency, digest)) return std::move(*first);
     }
+    check_accepting_locked(at);
+    check_limits_locked(tasks.size(), bytes);
+    const TaskId first = state_.ids().next(at);
+    for (std::size_t i = 0; i < tasks.size(); ++i) {
+        tasks[i]->id = first.plus(i);
+        ticket.ids_.push_back(tasks[i]->id);
+    }
+    ScheduleRecord record = new_record(std::move(tasks), idempotency, digest, at);
+    if (!keyed) {
+        ticket.group_ = begin(std::move(record));
+    } else {
+        const auto arriving =
+            arriving_
+                .emplace(std::string(idempotency.key),
+                         Arriving{digest, ticket.timestamp_, ticket.ids_, nullptr})
+                .first;
+        try {
+            ticket.group_ = begin(std::move(record));
+        } catch (...) {
+            arriving_.erase(arriving);
+            throw;
+        }
+        arriving->second.group = ticket.group_;
+    }
+    ticket.store_ = this;
+    return ticket;
+}
+
+inline ScheduleRecord Store::new_record(std::vector<TaskRef> tasks, const Idempotency& idempotency,
+                                        const std::string& digest, TimePoint at) {
+    ScheduleRecord record;
+    if (tasks.front()->id.time() != at) record.at = at;
+    record.tasks = std::move(tasks);
+    if (idempotency.key.empty()) return record;
+    Answer answer{digest, std::string(idempotency.timestamp), {}, at};
+    for (const TaskRef& task : record.tasks) answer.ids.add(task->id);
+    record.answer = make_answer(std::string(idempotency.key), std::move(answer));
+    return record;
+}
+
+// The ticket of the first request that came with the same key: if that is still on its way,
+// it is waited for, and fails with it.
+inline std::optional<Ticket> Store::repeated(const Idempotency& idempotency,
+                                             const std::string& digest) {
+    const auto check = [&digest](const std::string& first) {
+        if (first == digest) return;
+        throw Error(Errc::key_reused, "the Idempotency-Key was used with another request before");
+    };
+    Ticket ticket;
+    const auto arriving = arriving_.find(idempotency.key);
+    if (arriving != arriving_.end()) {
+        check(arriving->second.digest);
+        ticket.ids_ = arriving->second.ids;
+        ticket.timestamp_ = arriving->second.timestamp;
+        ticket.group_ = arriving->second.group;
+        ticket.store_ = this;  // last, as one that has it takes the lock when it goes
+        return ticket;
+    }
+    const Answer* const answer = state_.keys().find(idempotency.key);
+    if (!answer) return std::nullopt;
+    check(answer->digest);
+    ticket.ids_ = answer->ids.all();
+    ticket.timestamp_ = answer->timestamp;
+    return ticket;
 }
 
 // Due times are judged by the clock, so without one none is taken.
 inline void Store::check_accepting_locked(TimePoint at) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    if (!is_clock_trusted_locked(at)) {
-        throw Error(Errc::clock_untrusted,
-                    "the clock is behind the newest record of the journal, of " +
-                        format_time(newest_stamp_) +
-                        "; tasks are refused until it has passed that");
-    }
+    if (is_clock_trusted_locked(at)) return;
+    throw Error(Errc::clock_untrusted, "the clock is behind the newest record of the journal, of " +
+                                           format_time(state_.newest_stamp()) +
+                                           "; tasks are refused until it has passed that");
 }
 
-inline void Store::check_limits_locked(const std::vector<NewTask>& tasks,
-                                       const Idempotency& idempotency) {
-    const std::size_t pending = shown_locked() + storing_ + tasks.size();
-    std::uint64_t bytes = bytes_ + sinks_.bytes();
-    if (!idempotency.key.empty()) bytes += answer_size(idempotency.key, idempotency.timestamp, 1);
-    for (const NewTask& task : tasks) bytes += task.payload.size();
-    if (pending <= options_.max_tasks && bytes <= options_.max_bytes) return;
-    ++stats_.refused;
-    if (pending <= options_.max_tasks) throw bytes_limit();
+inline void Store::check_limits_locked(std::size_t tasks, std::size_t bytes) {
+    const bool fits = state_.bytes() + bytes <= options_.max_bytes;
+    if (state_.expected() + tasks <= options_.max_tasks && fits) return;
+    stats_.refused += 1;
+    if (!fits) throw bytes_limit();
     throw Error(Errc::task_limit,
                 "the limit of " + std::to_string(options_.max_tasks) + " pending tasks is reached");
 }
@@ -4810,717 +5780,543 @@ inline Error Store::bytes_limit() const {
                                        " bytes of payload is reached");
 }
 
-// Everything that can fail comes first; then nothing is half added.
-inline void Store::add_locked(const std::vector<RecordRef>& records, TimePoint at,
-                              Answers::value_type* answer) {
-    index_.reserve(records.size());
-    queue_.reserve(arriving_ + records.size());
-    commits_.reserve(records.size() + 1);
-    const bool ids_tell = records.front()->id.time() == at && records.back()->id.time() == at;
-    append_locked([&](std::string& lines) {
-        const AnswerText text = answer ? text_of(*answer) : AnswerText{};
-        append_schedule_record(lines, records, ids_tell ? std::nullopt : std::optional(at),
-                               answer ? &text : nullptr);
-    });
-    for (const RecordRef& record : records) {
-        commits_.add({Change::Kind::schedule, record.get()});
-        bytes_ += record->size;
-        index_.insert(record);
+// The task with this id that has not ended.  Throws if there is none, or if it was emitted.
+inline StoredTask* Store::find_open(TaskId id) {
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    StoredTask* const task = state_.find(id);
+    if (!task || task->stage == Stage::missed) {
+        throw Error(Errc::unknown_task, "there is no task " + id.str());
     }
-    if (answer) {
-        Change change{Change::Kind::remember};
-        change.answer = answer;
-        commits_.add(change);
+    if (task->stage == Stage::emitting || task->stage == Stage::emitted) {
+        throw Error(Errc::already_emitted, "task " + id.str() + " was already emitted");
     }
-    storing_ += records.size();
-    arriving_ += records.size();
-    pending_ += records.size();
-    newest_stamp_ = std::max(newest_stamp_, at);
-}
-
-// Writes a record into the open group; what cannot be finished leaves nothing.
-template <class Write>
-void Store::append_locked(Write write) {
-    if (!journal_) return;
-    std::string& lines = commits_.lines();
-    const std::size_t start = lines.size();
-    try {
-        write(lines);
-    } catch (...) {
-        lines.resize(start);
-        throw;
-    }
-}
-
-// The task with this id while it can still be changed; null: there is none.  One
-// that is just being changed is waited for.  Throws if it was emitted.
-inline Record* Store::find_pending(std::unique_lock<std::mutex>& lock, TaskId id) {
-    for (;;) {
-        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-        if (bulk_ == Bulk::marking) {
-            settled_.wait(lock);
-            continue;
-        }
-        Record* record = index_.find(id);
-        if (!record || record->state == State::storing || record->state == State::missed ||
-            (record->leaving && bulk_ == Bulk::stored)) {
-            return nullptr;
-        }
-        if (record->state == State::emitting || record->state == State::emitted) {
-            throw Error(Errc::already_emitted, "task " + id.str() + " was already emitted");
-        }
-        if (record->state == State::pending) return record;
-        settled_.wait(lock);
-    }
-}
-
-inline bool Store::cancel(TaskId id) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    Record* record = find_pending(lock, id);
-    if (!record) return false;
-    const TimePoint at = now();
-    commits_.reserve(1);
-    append_locked([&](std::string& lines) {
-        append_end_record(lines, R"("cancel")", at, std::array<Record*, 1>{record});
-    });
-    record->state = State::changing;
-    ++changing_;
-    newest_stamp_ = std::max(newest_stamp_, at);
-    commits_.add({Change::Kind::cancel, record});
-    commit(lock);
-    return true;
-}
-
-inline Task Store::change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
-                          std::string_view message) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    Record* record = find_pending(lock, id);
-    if (!record) throw Error(Errc::unknown_task, "there is no task " + id.str());
-    const TimePoint at = now();
-    check_accepting_locked(at);
-    const std::string payload = changed_payload(record->text(), timestamp, message);
-    if (bytes_ + sinks_.bytes() - record->size + payload.size() > options_.max_bytes &&
-        payload.size() > record->size) {
-        ++stats_.refused;
-        throw bytes_limit();
-    }
-    RecordRef changed = RecordRef::make(id, due.value_or(record->due), payload);
-    queue_.reserve(arriving_ + 1);
-    commits_.reserve(1);
-    append_locked([&](std::string& lines) {
-        append_schedule_record(lines, std::array<Record*, 1>{changed.get()}, at);
-    });
-    Task task = task_locked(changed.get());
-    ++arriving_;
-    record->state = State::changing;
-    ++changing_;
-    bytes_ += changed->size;
-    newest_stamp_ = std::max(newest_stamp_, at);
-    commits_.add({Change::Kind::replace, record, changed.release()});
-    commit(lock);
     return task;
 }
 
-inline std::size_t Store::forget(std::uint64_t begin, std::uint64_t end) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    commits_.reserve(1);
-    Change change{Change::Kind::forget};
-    change.begin = begin;
-    // None that is emitted meanwhile, and none that a sink has not taken.
-    change.end = std::min({end, history_.next_seq(), sinks_.first_wanted()});
-    if (change.begin >= change.end) return 0;
-    append_locked(
-        [&](std::string& lines) { append_forget_record(lines, now(), change.begin, change.end); });
-    const std::size_t count = history_.index_of(change.end) - history_.index_of(begin);
-    commits_.add(change);
-    commit(lock);
-    return count;
+inline Ticket Store::begin_cancel(TaskId id) {
+    const Notes::AtEnd told(notes_, options_.log);
+    const Lock lock(mutex_);
+    StoredTask* const task = find_open(id);
+    if (task->stage == Stage::held) return ticket_again(task);
+    CancelRecord record;
+    record.at = now();
+    record.ids.push_back(id);
+    Ticket ticket = ticket_for(begin(std::move(record)));
+    task->seq = open_->number;
+    ticket.count_ = 1;
+    return ticket;
 }
 
-// ---- Cancelling in bulk ----------------------------------------------------
-
-inline std::size_t Store::cancel(const DueRange& range) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    settled_.wait(lock, [this] { return closed_ || bulk_ == Bulk::none; });
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    const std::uint64_t replacements = replacements_;
-    const TaskId newest = ids_.last();
-    bulk_ = Bulk::marking;
-    std::size_t count = 0;
-    try {
-        begin_bulk(lock);
-        mark_range(lock, range, newest);
-        count = leaving_.size();
-        if (count > 0) write_bulk(lock);
-    } catch (...) {
-        if (!lock.owns_lock()) lock.lock();
-        undo_bulk(lock);
-        wait_for_replacement(lock, replacements);
-        throw;
-    }
-    end_bulk(lock);
-    if (!journal_ && wants_release_locked()) release_memory(lock);  // there is nobody else
-    return count;
-}
-
-// Waits for those who change single tasks; from now on the others wait for the marking.
-inline void Store::begin_bulk(std::unique_lock<std::mutex>& lock) {
-    settled_.wait(lock, [this] { return changing_ == 0; });
-    return_leaving(lock);
-}
-
-// Lets others have the lock: who only unlocks it takes it again before they have woken up.
-inline void Store::give_way(std::unique_lock<std::mutex>& lock) {
-    lock.unlock();
-    std::this_thread::sleep_for(std::chrono::microseconds(50));
-    lock.lock();
-}
-
-// Ids rise, so a greater one than `newest` came later.
-inline void Store::mark_range(std::unique_lock<std::mutex>& lock, const DueRange& range,
-                              TaskId newest) {
-    DueKey from{range.after ? *range.after + milliseconds(1) : TimePoint::min(), TaskId()};
-    std::vector<Record*> marked;
-    marked.reserve(slice);
-    for (bool more = true; more;) {
-        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-        std::size_t seen = 0;
-        marked.clear();
-        more = false;
-        queue_.walk_from(from, [&](Record* record) {
-            if (range.before && record->due >= *range.before) return false;
-            more = seen++ == slice;
-            from = {record->due, record->id};
-            if (more) return false;
-            const bool is_older = record->id.high() <= newest.high();
-            if (is_older && record->state == State::pending) marked.push_back(record);
-            return true;
-        });
-        for (Record* record : marked) {
-            leaving_.reserve(1);
-            queue_.erase(record);
-            leaving_.insert(record);
-            record->leaving = true;
-            record->state = State::changing;
-        }
-        if (more) give_way(lock);
-    }
-}
-
-inline void Store::write_bulk(std::unique_lock<std::mutex>& lock) {
-    settled_.wait(lock,
-                  [this] { return !tail_wanted_; });  // all of a record is in the tail, or none
-    bulk_ = Bulk::writing;
-    settled_.notify_all();
+inline Ticket Store::begin_change(TaskId id, std::optional<TimePoint> due,
+                                  std::string_view timestamp, std::string_view message) {
+    const Notes::AtEnd told(notes_, options_.log);
+    const Lock lock(mutex_);
+    StoredTask* const task = find_open(id);
+    if (task->stage == Stage::held) return ticket_again(task);
     const TimePoint at = now();
-    constexpr std::uint64_t largest = (std::uint64_t{1} << 52) - 1;  // that JSON numbers can tell
-    const std::uint64_t bulk = ids_.next(at).low() % largest + 1;
-    lock.unlock();
-    const std::string last = write_parts(bulk, at);
-    lock.lock();
+    check_accepting_locked(at);
+    const std::string payload = changed_payload(task->text(), timestamp, message);
+    if (payload.size() > task->size &&
+        state_.bytes() - task->size + payload.size() > options_.max_bytes) {
+        ++stats_.refused;
+        throw bytes_limit();
+    }
+    ScheduleRecord record;
+    record.at = at;
+    record.tasks.push_back(TaskRef::make(id, due.value_or(task->due), payload));
+    Task changed = task_of(record.tasks.front().get());
+    Ticket ticket = ticket_for(begin(std::move(record)));
+    task->seq = open_->number;
+    ticket.task_ = std::move(changed);
+    return ticket;
+}
+
+inline Ticket Store::begin_forget(const EventRange& range) {
+    const Lock lock(mutex_);
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    commits_.reserve(1);
-    append_locked([&last](std::string& lines) { lines += last; });
-    commits_.add({Change::Kind::cancel_all});
-    newest_stamp_ = std::max(newest_stamp_, at);
-    write_and_settle(lock, unstored_locked());
-}
-
-// Writes all lines of the record but the last, which is returned.  Nobody else changes
-// leaving_ meanwhile, so no lock is needed to read it.  What has its end in the journal no
-// longer needs space for that (J7).
-inline std::string Store::write_parts(std::uint64_t bulk, TimePoint at) {
-    std::string line;
-    if (!journal_) return line;
-    std::vector<const Record*> part;
-    part.reserve(part_size);
-    const std::string number =
-        leaving_.size() > part_size ? R"(,"bulk":)" + std::to_string(bulk) : "";
-    leaving_.walk([&](const Record* record) {
-        if (part.size() == part_size) {
-            line.clear();
-            append_end_record(line, R"("part")" + number, at, part);
-            pending_ -= part.size();
-            bulk_ids_ += part.size();
-            journal_->write(line, pending_);
-            part.clear();
-        }
-        part.push_back(record);
-        return true;
-    });
-    line.clear();
-    append_end_record(line, R"("cancel")" + number, at, part);
-    pending_ -= part.size();
-    bulk_ids_ += part.size();
-    return line;
-}
-
-inline void Store::end_bulk(std::unique_lock<std::mutex>& lock) {
-    while (!leaving_.empty()) {
-        for (std::size_t i = 0; i < slice && !leaving_.empty(); ++i) {
-            Record* record = leaving_.front();
-            leaving_.erase(record);
-            forget_locked(record);
-        }
-        if (!leaving_.empty()) give_way(lock);
+    if (forgetting_ && !forgetting_->settled) {
+        Ticket ticket = ticket_for(forgetting_);
+        ticket.again_ = true;
+        return ticket;
     }
-    bulk_ids_ = 0;
-    bulk_ = Bulk::none;
-    settled_.notify_all();
-    wake_tender_locked();
+    const History& history = state_.history();
+    ForgetRecord record;
+    record.at = now();
+    record.begin = range.begin.seq();
+    // None that is emitted meanwhile, and none that a sink has not taken.
+    record.end = std::min({range.end.seq(), history.next_seq(), state_.sinks().first_wanted()});
+    Ticket ticket;
+    if (record.begin >= record.end) return ticket;
+    const std::size_t count = history.index_of(record.end) - history.index_of(record.begin);
+    ticket = ticket_for(begin(std::move(record)));
+    ticket.count_ = count;
+    forgetting_ = ticket.group_;
+    return ticket;
 }
 
-// Without memory to move the tasks back they stay where they are, and are emitted from there.
-inline void Store::undo_bulk(std::unique_lock<std::mutex>& lock) noexcept {
-    pending_ += std::exchange(bulk_ids_, 0);
+// ---- Bulk cancelling -------------------------------------------------------
+
+// All tasks are held first, some at a time; then the record is stored, part by part (R4).
+// One call at a time looks through the queue.
+inline Ticket Store::begin_cancel(const DueRange& range) {
+    const Notes::AtEnd told(notes_, options_.log);
+    auto bulk = std::make_shared<Bulk>();
+    bulk->range = range;
+    Lock lock(mutex_);
+    settled_.wait(lock, [this] { return bulks_.empty() || bulks_.back()->marked; });
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    bulk->number = ++last_number_;
+    bulk->last = last_stored_;
+    bulk->before = group_on_its_way_locked();
+    if (bulk->before) bulk->records = bulk->before->records.size();
+    bulks_.push_back(bulk);
     try {
-        return_leaving(lock);
-    } catch (const std::bad_alloc&) {
-        DueKey from{TimePoint::min(), TaskId()};
-        for (bool more = true; more;) {
-            std::size_t seen = 0;
-            more = false;
-            leaving_.walk_from(from, [&](Record* record) {
-                more = seen++ == slice;
-                from = {record->due, record->id};
-                if (!more && record->state == State::changing) record->state = State::pending;
-                return !more;
-            });
-            if (more) give_way(lock);
-        }
-    }
-    bulk_ = Bulk::none;
-    settled_.notify_all();
-    if (on_due_changed) on_due_changed();
-}
-
-// Moves all tasks back to the queue.
-inline void Store::return_leaving(std::unique_lock<std::mutex>& lock) {
-    while (!leaving_.empty()) {
-        for (std::size_t i = 0; i < slice && !leaving_.empty(); ++i) {
-            queue_.reserve(arriving_ + 1);
-            Record* record = leaving_.front();
-            leaving_.erase(record);
-            record->leaving = false;
-            if (record->state == State::changing) record->state = State::pending;
-            queue_.insert(record);
-        }
-        if (!leaving_.empty()) give_way(lock);
-    }
-}
-
-// ---- Storing changes --------------------------------------------------------
-
-inline void Store::write_and_settle(std::unique_lock<std::mutex>& lock, const Unstored& unstored) {
-    commits_.commit(
-        lock, unstored.group,
-        [this](const std::string& lines) {
-            if (!journal_) return;
-            write_behind();  // what these changes may rest on
-            journal_->commit(lines, pending_);
-        },
-        [this](const std::vector<Change>& changes, bool failed) {
-            settle_locked(changes, failed);
-        });
-}
-
-inline bool Store::store(const Unstored& unstored) {
-    const Sentences::AtEnd said(sentences_);
-    if (journal_ && (options_.fsync == Fsync::always || journal_->is_swapping())) return false;
-    std::unique_lock<std::mutex> lock(mutex_);
-    try {
-        write_and_settle(lock, unstored);
-        return true;
-    } catch (const std::exception&) {
-        return false;
-    }
-}
-
-inline void Store::commit(std::unique_lock<std::mutex>& lock, const Unstored& unstored) {
-    try {
-        write_and_settle(lock, unstored);
+        mark(lock, *bulk);
     } catch (...) {
-        // What was refused must leave no trace, and a file that cannot be written
-        // or synced may hold one: the refusal waits until replacing it was tried (J3).
-        wait_for_replacement(lock, unstored.replacements);
+        bulk->error = std::current_exception();
+        release_all(lock, *bulk);
+        bulks_.remove(bulk);
+        bulk->settled = true;
+        settled_.notify_all();
         throw;
     }
-    if (!journal_ && wants_release_locked()) release_memory(lock);  // there is nobody else
-}
-
-inline void Store::wait_for_replacement(std::unique_lock<std::mutex>& lock,
-                                        std::uint64_t replacements) {
-    if (!journal_) return;
-    settled_.wait(lock, [this, replacements] {
-        return closed_ || replacements_ != replacements || !journal_->failed();
-    });
-}
-
-inline void Store::settle_locked(const std::vector<Change>& changes, bool failed) {
-    if (failed) ++stats_.journal_failures;
-    for (const Change& change : changes) settle_change_locked(change, failed);
+    bulk->marked = true;
     settled_.notify_all();
-    if (on_due_changed) on_due_changed();
-    if (arriving_ == 0) queue_.release();
-    wake_tender_locked();
+    Ticket ticket;
+    ticket.count_ = bulk->ids.size();
+    ticket.store_ = this;
+    ticket.bulk_ = std::move(bulk);
+    return ticket;
 }
 
-inline void Store::settle_change_locked(const Change& change, bool failed) {
-    Record* record = change.record;
-    switch (change.kind) {
-        case Change::Kind::schedule:
-            --storing_;
-            --arriving_;
-            if (failed) {
-                --pending_;
-                ++stats_.refused;
-                return forget_locked(record);
-            }
-            record->state = State::pending;
-            queue_.insert(record);
-            ++stats_.scheduled;
-            stats_.payload_accepted += record->size;
-            return;
-        case Change::Kind::cancel_all:
-            if (failed) return;
-            bulk_ = Bulk::stored;
-            stats_.cancelled += leaving_.size();
-            return;
-        case Change::Kind::cancel:
-            --changing_;
-            record->state = State::pending;
-            if (failed) return;
-            leave_queue_locked(record);
-            ++stats_.cancelled;
-            --pending_;
-            return forget_locked(record);
-        case Change::Kind::replace: {
-            RecordRef other = RecordRef::adopt(change.other);
-            --arriving_;
-            --changing_;
-            record->state = State::pending;
-            bytes_ -= failed ? other->size : record->size;
-            if (failed) return;
-            leave_queue_locked(record);
-            other->state = State::pending;
-            queue_.insert(other.get());
-            index_.replace(std::move(other));
-            return;
-        }
-        case Change::Kind::remember:
-            change.answer->second.stored = !failed;
-            if (failed) forget_answer_locked(change.answer->first);
-            return;
-        case Change::Kind::forget:
-            if (!failed) forget_events_locked(change.begin, change.end);
-            return;
-        case Change::Kind::sink:
-            if (!failed) sinks_.apply(*change.sink, std::move(*change.prepared));
-            return;
+inline void Store::mark(Lock& lock, Bulk& bulk) {
+    DueKey from{bulk.range.after ? *bulk.range.after + milliseconds(1) : TimePoint::min(),
+                TaskId()};
+    Breath breathe(lock);
+    while (mark_some(bulk, from) > 0) {
+        breathe();
+        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
     }
 }
 
-inline void Store::forget_answer_locked(const std::string& key) {
-    const auto answer = answers_.find(key);
-    bytes_ -= answer_size(*answer);
-    answers_.erase(answer);
+// Holds some of the tasks from `from` on, which moves on; returns how many were looked at.
+inline std::size_t Store::mark_some(Bulk& bulk, DueKey& from) {
+    constexpr std::size_t most = 256;
+    std::array<StoredTask*, most> found;
+    std::size_t count = 0;
+    std::size_t looked_at = 0;
+    DueQueue::Walk walk(state_.queue(), from);
+    for (; walk.task() && looked_at < most; walk.next(), ++looked_at) {
+        StoredTask* const task = walk.task();
+        if (bulk.range.before && task->due >= *bulk.range.before) break;
+        from = DueKey{task->due, task->id.plus(1)};
+        if (task->stage == Stage::pending && !(bulk.last < task->id)) found[count++] = task;
+    }
+    for (std::size_t i = 0; i < count; ++i) hold_for(bulk, found[i]);
+    return looked_at;
 }
 
-inline void Store::forget_events_locked(std::uint64_t begin, std::uint64_t end) {
-    const std::size_t first = history_.index_of(begin);
-    const std::size_t last = std::max(first, history_.index_of(end));
-    history_.erase(first, last, [this](Record* record) {
-        sinks_.drop(record);
-        forget_locked(record);
-    });
+inline void Store::hold_for(Bulk& bulk, StoredTask* task) {
+    bulk.ids.push_back(task->id);
+    try {
+        state_.hold(task);
+    } catch (...) {
+        bulk.ids.pop_back();
+        throw;
+    }
+    task->seq = bulk.number;
 }
 
-inline void Store::forget_locked(Record* record) {
-    bytes_ -= record->size;
-    index_.erase(record->id);
+// Gives a task that was on its way, and is pending again, to the first bulk call that came
+// later and wants it.
+template <class IsFor>
+void Store::offer_locked(TaskId id, IsFor is_for) noexcept {
+    StoredTask* const task = state_.find(id);
+    if (!task || task->stage != Stage::pending) return;
+    for (const std::shared_ptr<Bulk>& bulk : bulks_) {
+        if (bulk->error || !is_for(*bulk)) continue;
+        if (bulk->last < id || !bulk->has_in_range(task)) continue;
+        try {
+            return hold_for(*bulk, task);
+        } catch (...) {  // all or nothing
+            bulk->error = std::current_exception();
+        }
+    }
+}
+
+// Returns when the call is settled.  Calls are stored in their order, as a later one may get
+// what an earlier one has to let go.
+inline void Store::await(Lock& lock, const std::shared_ptr<Bulk>& bulk) {
+    while (!bulk->settled) {
+        const std::shared_ptr<Bulk> first = bulks_.front();
+        if (storing_bulk_ || commits_paused_ || !first->marked) {
+            settled_.wait(lock);
+        } else {
+            store_bulk(lock, *first);
+        }
+    }
+}
+
+inline void Store::store_bulk(Lock& lock, Bulk& bulk) {
+    storing_bulk_ = true;
+    bulk.replacements = replacements_;
+    try {
+        if (bulk.before) await(lock, bulk.before);
+        if (bulk.error) std::rethrow_exception(bulk.error);
+        write_parts(lock, bulk);
+        cancel_all(lock, bulk);
+    } catch (...) {
+        bulk.fail(std::current_exception(), shared_notes_);
+        release_all(lock, bulk);
+    }
+    bulk.before = nullptr;
+    bulks_.pop_front();
+    bulk.settled = true;
+    storing_bulk_ = false;
+    settled_.notify_all();
+    if (on_due_changed) on_due_changed();
+    wake_tender_locked();
+}
+
+inline void Store::write_parts(Lock& lock, Bulk& bulk) {
+    const TimePoint at = now();
+    const std::uint64_t number = state_.new_bulk();
+    const auto store = [&](const std::shared_ptr<Group>& group) {
+        await(lock, group);
+        if (!group->error) return;
+        bulk.replacements = group->replacements;
+        std::rethrow_exception(group->error);
+    };
+    if (bulk.ids.empty()) return;
+    std::get<CancelRecord>(bulk.chunk).at = at;
+    auto from = bulk.ids.begin();
+    while (static_cast<std::size_t>(bulk.ids.end() - from) > Bulk::part_size) {
+        const auto to = from + static_cast<std::ptrdiff_t>(Bulk::part_size);
+        store(begin(PartRecord{at, number, {from, to}}));
+        from = to;
+    }
+    store(begin(CancelRecord{at, number, {from, bulk.ids.end()}}));
+}
+
+// What the cancel record says is done beside other commits, which would have to wait for long.
+inline void Store::cancel_all(Lock& lock, Bulk& bulk) {
+    bulk.count = bulk.ids.size();
+    stats_.cancelled += bulk.count;
+    const State::Breathe breathe = Breath(lock);
+    auto& chunk = std::get<CancelRecord>(bulk.chunk);
+    while (!bulk.ids.empty()) {
+        bulk.take_chunk(Bulk::part_size);
+        state_.apply(chunk, breathe);
+    }
+}
+
+inline void Store::release_all(Lock& lock, Bulk& bulk) {
+    const State::Breathe breathe = Breath(lock);
+    const auto is_later = [&bulk](const Bulk& other) { return bulk.number < other.number; };
+    while (!bulk.ids.empty()) {
+        bulk.take_chunk(64);
+        state_.undo(bulk.chunk);
+        for (const TaskId id : std::get<CancelRecord>(bulk.chunk).ids) offer_locked(id, is_later);
+        breathe();
+    }
+    if (on_due_changed) on_due_changed();
+}
+
+// ---- Committing ------------------------------------------------------------
+
+// Returns when the group is settled: whoever comes first when none is being committed
+// commits all that was added so far.
+inline void Store::await(Lock& lock, const std::shared_ptr<Group>& group) {
+    while (!group->settled) {
+        if (committing_ || commits_paused_) {
+            group->changed.wait(lock);
+        } else {
+            lead(lock);
+        }
+    }
+}
+
+inline void Store::commit(Lock& lock, const std::shared_ptr<Group>& group) {
+    await(lock, group);
+    if (group->error) throw_failure(lock, *group);
+}
+
+// Everything under the lock here is free of allocations.
+inline void Store::lead(Lock& lock) {
+    committing_ = std::move(open_);
+    open_ = next_ ? std::move(next_) : std::make_shared<Group>();
+    open_->number = ++last_number_;
+    Group& group = *committing_;
+    // A full disk must not stop a cancel: it takes the place that was kept for its task's end.
+    const std::uint64_t pending = state_.expected() - group.ends;
+    lock.unlock();
+    write_behind();  // what these changes may rest on
+    std::exception_ptr error;
+    try {
+        for (std::size_t i = group.written; keeps_ && i < group.records.size(); ++i) {
+            std::visit([&group](const auto& one) { write(group.lines, one); }, group.records[i]);
+        }
+        if (!group.lines.empty()) journal_->commit(group.lines, pending);
+    } catch (...) {
+        error = std::current_exception();
+    }
+    group.lines = std::string();
+    lock.lock();
+    if (error) group.fail(std::move(error), shared_notes_);
+    settle_group(lock, group);
+    const std::shared_ptr<Group> settled = std::move(committing_);
+    committing_ = nullptr;
+    group.changed.notify_all();
+    open_->changed.notify_one();  // the next group's leader
+    settled_.notify_all();
+    if (on_due_changed) on_due_changed();
+    wake_tender_locked();
+}
+
+// The parts of a bulk call are nothing by themselves: store_bulk() sees to them.
+inline void Store::settle_group(Lock& lock, Group& group) {
+    if (group.error) ++stats_.journal_failures;
+    group.replacements = replacements_;
+    const State::Breathe breathe = Breath(lock);
+    for (std::size_t i = 0; i < group.records.size(); ++i) {
+        Record& record = group.records[i];
+        TaskId first;
+        TaskId last;
+        if (auto* const scheduled = std::get_if<ScheduleRecord>(&record)) {
+            if (scheduled->answer) arriving_.erase(arriving_.find(scheduled->answer.key()));
+            first = scheduled->tasks.front()->id;
+            last = scheduled->tasks.back()->id;
+        } else if (auto* const cancelled = std::get_if<CancelRecord>(&record)) {
+            if (cancelled->bulk) continue;
+            first = cancelled->ids.front();
+        } else if (std::holds_alternative<PartRecord>(record)) {
+            continue;
+        }
+        count_locked(record, group.error != nullptr);
+        if (group.error) {
+            state_.undo(record, breathe);
+        } else {
+            state_.apply(record, breathe);
+            last_stored_ = std::max(last_stored_, last);
+        }
+        if (bulks_.empty()) continue;
+        offer_locked(first, [&group, i](const Bulk& bulk) { return bulk.is_later_than(group, i); });
+    }
+    group.records = std::vector<Record>();
+    group.settled = true;
+}
+
+// Before it is applied or undone.
+inline void Store::count_locked(const Record& record, bool failed) {
+    if (!failed && std::holds_alternative<CancelRecord>(record)) ++stats_.cancelled;
+    const auto* const scheduled = std::get_if<ScheduleRecord>(&record);
+    if (!scheduled || state_.find(scheduled->tasks.front()->id)) return;
+    if (failed) {
+        stats_.refused += scheduled->tasks.size();
+        return;
+    }
+    stats_.scheduled += scheduled->tasks.size();
+    for (const TaskRef& task : scheduled->tasks) stats_.payload_accepted += task->size;
+}
+
+// What was refused must leave no trace, and a file that cannot be written or synced may
+// hold one: the refusal waits until replacing it was tried (J3).  Each thread that waits gets
+// an exception of its own.
+inline void Store::throw_failure(Lock& lock, const Fate& fate) {
+    const auto is_over = [this, &fate] {
+        return closed_ || replacements_ != fate.replacements || !journal_->failed();
+    };
+    if (options_.drive == Drive::thread) {
+        settled_.wait(lock, is_over);
+    } else if (!is_over()) {
+        replace(lock);
+    }
+    try {
+        std::rethrow_exception(fate.error);
+    } catch (const Error& error) {
+        throw Error(error.code(), error.what());
+    }
+}
+
+inline void Store::wait(Ticket& ticket) {
+    const Notes::AtEnd told(notes_, options_.log);
+    Lock lock(mutex_);
+    if (ticket.bulk_) {
+        await(lock, ticket.bulk_);
+    } else {
+        await(lock, ticket.group_);
+    }
+    const Fate& fate = ticket.fate();
+    if (fate.error && !ticket.again_) throw_failure(lock, fate);
+}
+
+inline bool Store::try_store(const Ticket& ticket) {
+    const Notes::AtEnd told(notes_, options_.log);
+    if (ticket.bulk_ || ticket.again_ || journal_->commit_waits()) return false;
+    Lock lock(mutex_);
+    while (!ticket.group_->settled) {
+        const bool is_quick =
+            ticket.group_->is_written() && (!committing_ || committing_->is_written());
+        if (commits_paused_ || !is_quick) return false;
+        if (committing_) {
+            ticket.group_->changed.wait(lock);
+        } else {
+            lead(lock);
+        }
+    }
+    return !ticket.group_->error;
+}
+
+inline void Store::abandon(const Ticket& ticket) noexcept {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    Fate& fate = ticket.bulk_ ? static_cast<Fate&>(*ticket.bulk_) : *ticket.group_;
+    fate.dropped = true;
+    if (!fate.settled) return store_begun_locked();
+    if (fate.error) fate.tell_failure();
 }
 
 // ---- Emission --------------------------------------------------------------
 
 inline bool Store::emit_due() {
-    std::unique_lock<std::mutex> lock(mutex_);
+    Lock lock(mutex_);
     const TimePoint at = now();
     const bool trusted_before = clock_trusted_;
-    if (!is_clock_trusted_locked(at)) return false;
-    take_due_locked(at);
-    if (emission_.empty() && given_up_.empty()) {
-        const std::size_t before = history_.size();
-        trim(lock, at);
-        return history_.size() != before || !trusted_before;  // what waits by the clock looks again
+    if (!is_clock_trusted_locked(at) || !journal_->is_owner()) return false;
+    settled_.wait(lock, [this] { return !emissions_paused_; });
+    state_.begin_emission(at, options_.max_lateness, batch, emitted_, missed_);
+    if (emitted_.ids.empty() && missed_.ids.empty()) {
+        const bool trimmed = state_.trim(at, Breath(lock));
+        overflow(lock, at);
+        return trimmed || !trusted_before;  // what waits by the clock looks again
     }
-    const std::uint64_t seq = history_.next_seq();
-    if (journal_) {
-        settled_.wait(lock, [this] { return !pausing_; });
-        emitting_ = true;
-        lock.unlock();
-        write_ends(seq, at);
-        lock.lock();
-        emitting_ = false;
+    emitting_ = true;
+    const std::uint64_t pending = state_.expected();
+    lock.unlock();
+    const Ends ends = write_emission(pending);
+    lock.lock();
+    emitting_ = false;
+    if (ends == Ends::fenced) {
+        state_.release_emission(emitted_, missed_);
+        settled_.notify_all();
+        return false;
     }
-    // The writing took its time; a clock that was stepped back meanwhile takes nothing back.
-    const TimePoint shown = std::max(at, now());
-    for (Record* record : emission_) {
-        leave_queue_locked(record);
-        end_locked(record, State::emitted, shown, history_.next_seq());
-        if (shown - record->due > std::chrono::seconds(1)) ++stats_.late;
-    }
-    for (Record* record : given_up_) {
-        leave_queue_locked(record);
-        end_locked(record, State::missed, shown, missed_.next_seq());
-    }
-    if (!given_up_.empty()) {
-        say(given_up_.size(),
-            " tasks were later than the largest lateness allowed; they were given up");
-    }
-    pending_ -= emission_.size() + given_up_.size();
-    stats_.emitted += emission_.size();
-    stats_.missed += given_up_.size();
-    newest_stamp_ = std::max(newest_stamp_, at);
+    show_emission(at);
     settled_.notify_all();
-    trim(lock, shown);
+    overflow(lock, at);
     wake_tender_locked();
     return true;
 }
 
-// Marks a batch of what is due.  Everything that can fail comes first.
-inline void Store::take_due_locked(TimePoint at) {
-    emission_.clear();
-    given_up_.clear();
-    emission_.reserve(batch);
-    given_up_.reserve(batch);
-    emission_lines_.clear();
-    emission_lines_.reserve(2 * end_record_size + batch * 40);
-    history_.reserve(batch);
-    missed_.reserve(batch);
-    walk_due_locked([this, at](Record* record) {
-        if (record->due > at || emission_.size() + given_up_.size() == batch) return false;
-        if (record->state != State::pending) return true;
-        // A task with a time that was past when it came is late from then on.
-        const TimePoint since = std::max(record->due, record->id.time());
-        const bool missed = options_.max_lateness && at - since > *options_.max_lateness;
-        (missed ? given_up_ : emission_).push_back(record);
-        record->state = State::emitting;
-        return true;
-    });
-}
-
-// What is due is emitted whether that can be written or not (L3).  The lines have room for
-// what is written into them.
-inline void Store::write_ends(std::uint64_t seq, TimePoint at) noexcept {
-    bool recorded = false;
+// What is due is emitted whether that can be written or not (L3).
+inline Ends Store::write_emission(std::uint64_t pending) noexcept {
+    if (!keeps_) return Ends::written;
+    Ends ends = Ends::unwritable;
     try {
-        if (!emission_.empty()) {
-            constexpr std::string_view start = R"("emit","seq":)";
-            std::array<char, start.size() + 20> op;
-            std::copy(start.begin(), start.end(), op.begin());
-            const char* const end =
-                std::to_chars(op.begin() + start.size(), op.data() + op.size(), seq).ptr;
-            append_end_record(emission_lines_,
-                              {op.data(), static_cast<std::size_t>(end - op.data())}, at,
-                              emission_);
-        }
-        if (!given_up_.empty()) append_end_record(emission_lines_, R"("miss")", at, given_up_);
-        recorded = true;
-        journal_->write_ends(emission_lines_);
-    } catch (const std::exception& error) {
-        if (!recorded) journal_->lose_ends();
-        say(error.what(), "; tasks are emitted all the same");
+        emission_lines_.clear();
+        if (!emitted_.ids.empty()) write(emission_lines_, emitted_);
+        if (!missed_.ids.empty()) write(emission_lines_, missed_);
+        ends = journal_->write_ends(emission_lines_, pending);
+    } catch (const std::bad_alloc&) {
     }
+    if (!missed_.ids.empty()) {
+        note([this] {
+            return std::to_string(missed_.ids.size()) +
+                   " tasks were later than the largest lateness allowed; they were given up";
+        });
+    }
+    if (ends == Ends::unwritable) {
+        note([] {
+            return std::string("the journal cannot be written; tasks are emitted all the same");
+        });
+    }
+    return ends;
 }
 
-inline void Store::end_locked(Record* record, State state, TimePoint at, std::uint64_t seq) {
-    record->state = state;
-    record->ended_at = at;
-    record->seq = seq;
-    (state == State::emitted ? history_ : missed_).append(record);
+// The writing took its time; a clock that was stepped back meanwhile takes nothing back.
+inline void Store::show_emission(TimePoint begun) {
+    const TimePoint at = std::max(begun, now());
+    emitted_.at = missed_.at = at;
+    stats_.emitted += emitted_.ids.size();
+    stats_.missed += missed_.ids.size();
+    if (!emitted_.ids.empty()) state_.apply(emitted_);
+    if (!missed_.ids.empty()) state_.apply(missed_);
 }
 
 // A clock that has once been behind the journal is trusted when it has caught up.
 inline bool Store::is_clock_trusted_locked(TimePoint at) {
-    if (!clock_trusted_ && at >= newest_stamp_) {
+    if (!clock_trusted_ && at >= state_.newest_stamp()) {
         clock_trusted_ = true;
-        say("the clock has caught up with the journal; tasks are emitted again");
+        note([] {
+            return std::string("the clock has caught up with the journal; tasks are emitted again");
+        });
     }
     return clock_trusted_;
 }
 
-// A task whose cancellation is on its way is not waited for: when that has
-// failed, on_due_changed tells.
+// A task whose change is on its way is not waited for: when that has ended,
+// on_due_changed tells.
 inline std::optional<TimePoint> Store::next_wake_locked() const {
-    if (!clock_trusted_) return newest_stamp_;
-    std::optional<TimePoint> wake;
-    walk_due_locked([&wake](Record* record) {
-        if (record->state == State::changing) return true;
-        wake = record->due;
-        return false;
-    });
-    for (const History* past : {&history_, &missed_}) {
-        if (past->size() <= options_.history) continue;
-        if (past == &history_ && is_held_locked(past->oldest())) continue;  // settle() tells
-        const TimePoint trim = past->oldest()->ended_at + options_.min_retention;
-        if (!wake || trim < *wake) wake = trim;
-    }
-    return wake;
+    if (!journal_->is_owner()) return std::nullopt;
+    if (!clock_trusted_) return state_.newest_stamp();
+    const std::optional<TimePoint> due = state_.next_due();
+    const std::optional<TimePoint> trim = state_.next_trim();
+    if (!due || !trim) return due ? due : trim;
+    return std::min(*due, *trim);
 }
 
-// Whether it may be trimmed.  A stamp that lies ahead is that of a clock which ran
-// ahead, and would keep what bears it for as long.
-inline bool Store::is_old(const Record* ended, TimePoint now) const {
-    return ended->ended_at + options_.min_retention <= now ||
-           ended->ended_at > now + options_.min_retention;
-}
-
-// Whether a sink has not taken it yet, and the history can wait for that.
-inline bool Store::is_held_locked(const Record* event) const {
-    return event->seq >= sinks_.first_wanted() &&
-           (reading_ || (history_.size() <= options_.sink_backlog &&
-                         history_.bytes() <= options_.sink_backlog_bytes));
-}
-
-// Adds the records of what was given up to those that are written behind.
-inline void Store::note_overflow_locked(TimePoint at) {
-    while (!losers_.empty()) {
-        const auto name = losers_.begin();
-        const SinkBook::Sink* sink = sinks_.find(*name);
-        if (sink && journal_) {
-            SinkChange change;
-            change.kind = SinkChange::Kind::overflow;
-            change.sink = *name;
-            change.at = at;
-            change.seq = sink->seq;
-            append_sink_record(behind_, change);
+// Has sinks give up what the history cannot keep for them.
+inline void Store::overflow(Lock& lock, TimePoint at) {
+    while (auto record = state_.next_overflow(at)) {
+        const SinkBook::Sink& sink = *state_.sinks().find(record->sink);
+        const std::uint64_t before = sink.seq;
+        if (!sink.overflowing) {
+            note([&] {
+                return "sink " + record->sink +
+                       " is too far behind; its oldest events become dead letters";
+            });
         }
-        losers_.erase(name);
-    }
-}
-
-// Trims, and writes down what was given up.  What there is no memory for now is done when
-// this is called again.
-inline void Store::trim(std::unique_lock<std::mutex>& lock, TimePoint now) noexcept {
-    try {
-        trim_locked(now);
-        note_overflow_locked(now);
-        if (behind_.empty()) return;
-        lock.unlock();
-        write_behind();
-    } catch (const std::exception& error) {
-        say(error.what());
-    }
-    if (!lock.owns_lock()) lock.lock();
-}
-
-// Writes what waits for that, in the order in which it was done.
-inline void Store::write_behind() {
-    const std::lock_guard<std::mutex> in_order(behind_mutex_);
-    for (;;) {
-        if (written_behind_.empty()) {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            written_behind_.swap(behind_);
+        state_.apply(*record);
+        tell_of_locked(record->sink);
+        if (record->seq == before) return;  // there is no memory for a letter
+        try {
+            write_behind_locked(*record);
+        } catch (const std::bad_alloc&) {  // it is given up again after a restart
         }
-        if (written_behind_.empty()) return;
-        journal_->write_behind(written_behind_, pending_);
-        written_behind_.clear();
+        state_.trim(at, Breath(lock));
     }
-}
-
-// False: there is no memory for it, and the event stays.
-inline bool Store::give_up_locked(Record* event, TimePoint now) {
-    try {
-        sinks_.give_up(event, now, losers_);
-        sinks_.drop(event);
-        return true;
-    } catch (const std::bad_alloc&) {
-        return false;
-    }
-}
-
-// While the journal is read, everything that a sink wants is kept: what was given up
-// is told by a record.
-inline void Store::trim_locked(TimePoint now) {
-    for (History* past : {&history_, &missed_}) {
-        while (past->size() > options_.history && is_old(past->oldest(), now)) {
-            Record* record = past->oldest();
-            if (past == &history_ && is_held_locked(record)) break;
-            if (past == &history_ && !give_up_locked(record, now)) break;
-            past->drop_oldest();
-            forget_locked(record);
-        }
-    }
+    if (behind_.empty()) return;
+    lock.unlock();
+    write_behind();
+    lock.lock();
 }
 
 // ---- Reading ---------------------------------------------------------------
 
-inline Task Store::task_locked(Record* record) const {
-    Task task;
-    task.id = record->id;
-    task.due = record->due;
-    if (record->state == State::emitted) task.status = Status::emitted;
-    if (record->state == State::missed) task.status = Status::missed;
-    task.ended_at = record->ended_at;
-    task.payload = Payload(RecordRef::share(record));
-    return task;
-}
-
 inline std::optional<Task> Store::find(TaskId id) const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    Record* record = index_.find(id);
-    if (!record || record->state == State::storing) return std::nullopt;
-    if (record->leaving && bulk_ == Bulk::stored) return std::nullopt;
-    return task_locked(record);
+    const std::lock_guard<std::mutex> guard(mutex_);
+    StoredTask* const task = state_.find(id);
+    if (!task) return std::nullopt;
+    return task_of(task);
 }
 
 inline TaskPage Store::tasks(const TaskQuery& query) const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return tasks_locked(query);
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return state_.tasks(query);
 }
 
-inline TaskPage Store::tasks_locked(const TaskQuery& query) const {
-    TaskPage page;
-    DueKey from{TimePoint::min(), TaskId()};
-    if (query.due.after) from.due = *query.due.after + milliseconds(1);
-    if (query.after && !(DueKey{query.after->due, query.after->id} < from)) {
-        from = {query.after->due, query.after->id};
-    }
-    std::size_t bytes = 0;
-    page.total = shown_locked();
-    walk_shown_locked(from, [&](Record* record) {
-        if (query.due.before && record->due >= *query.due.before) return false;
-        if (query.after && record->due == query.after->due && record->id == query.after->id) {
-            return true;
-        }
-        page.more = page.tasks.size() == query.limit || bytes >= query.max_bytes;
-        if (page.more) return false;
-        bytes += record->size;
-        page.tasks.push_back(task_locked(record));
-        return true;
-    });
-    return page;
-}
-
-inline EventPage Store::page_between(const History& past, std::size_t first, std::size_t last) {
+// The events from index `first` to before index `last` of what has ended.
+inline EventPage page_between(const History& past, std::size_t first, std::size_t last) {
     EventPage page;
     page.total = past.size();
     page.more = last < past.size();
     page.events.reserve(last - first);
-    for (std::size_t i = first; i < last; ++i) {
-        page.events.push_back(event_of(past.at(i)));
-    }
-    page.next = page.events.empty() ? past.next_seq() : page.events.back().seq + 1;
+    for (std::size_t i = first; i < last; ++i) page.events.push_back(event_of(past.at(i)));
+    page.next = Cursor(page.events.empty() ? past.next_seq() : past.at(last - 1)->seq + 1);
     return page;
 }
 
-inline EventPage Store::page_of(const History& past, std::uint64_t seq, std::size_t limit,
-                                std::size_t max_bytes) {
+inline EventPage page_from(const History& past, std::uint64_t seq, std::size_t limit,
+                           std::size_t max_bytes) {
     const std::size_t first = past.index_of(seq);
     std::size_t last = first;
     for (std::size_t bytes = 0; last < past.size() && last - first < limit && bytes < max_bytes;
@@ -5532,199 +6328,214 @@ inline EventPage Store::page_of(const History& past, std::uint64_t seq, std::siz
     return page;
 }
 
-inline EventPage Store::events_from(std::uint64_t seq, std::size_t limit,
-                                    std::size_t max_bytes) const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return page_of(history_, seq, limit, max_bytes);
-}
-
-inline EventPage Store::events_before(std::uint64_t seq, std::size_t limit,
-                                      std::size_t max_bytes) const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    const std::size_t last = history_.index_of(seq);
+inline EventPage page_before(const History& past, std::uint64_t seq, std::size_t limit,
+                             std::size_t max_bytes) {
+    const std::size_t last = past.index_of(seq);
     std::size_t first = last;
     for (std::size_t bytes = 0; first > 0 && last - first < limit && bytes < max_bytes; --first) {
-        bytes += history_.at(first - 1)->size;
+        bytes += past.at(first - 1)->size;
     }
-    return page_between(history_, first, last);
+    return page_between(past, first, last);
 }
 
-inline std::optional<std::uint64_t> Store::seq_of(TaskId id) const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    const Record* record = index_.find(id);
-    if (!record || record->state != State::emitted) return std::nullopt;
-    return record->seq;
+inline EventPage Store::events(const EventQuery& query) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const History& past = state_.history();
+    return query.before ? page_before(past, query.before->seq(), query.limit, query.max_bytes)
+                        : page_from(past, query.from.seq(), query.limit, query.max_bytes);
 }
 
-inline std::optional<TaskId> Store::id_before(std::uint64_t seq) const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    const std::size_t index = history_.index_of(seq);
+inline std::optional<Cursor> Store::cursor_of(TaskId event) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const StoredTask* const task = state_.find(event);
+    if (!task || task->stage != Stage::emitted) return std::nullopt;
+    return Cursor(task->seq);
+}
+
+inline std::optional<TaskId> Store::event_before(Cursor cursor) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const std::size_t index = state_.history().index_of(cursor.seq());
     if (index == 0) return std::nullopt;
-    return history_.at(index - 1)->id;
+    return state_.history().at(index - 1)->id;
 }
 
-inline std::uint64_t Store::first_seq() const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return history_.first_seq();
+inline Cursor Store::oldest() const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return Cursor(state_.history().first_seq());
 }
 
-inline std::uint64_t Store::next_seq() const {
-    std::lock_guard<std::mutex> guard(mutex_);
-    return history_.next_seq();
+inline Cursor Store::newest() const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return newest_locked();
 }
 
 inline Stats Store::stats() const {
-    std::lock_guard<std::mutex> guard(mutex_);
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const JournalFigures journal = journal_->figures();
     Stats stats = stats_;
-    stats.pending = shown_locked();
-    stats.retained = history_.size();
-    stats.bytes = bytes_ + sinks_.bytes();
+    stats.pending = state_.pending();
+    stats.retained = state_.history().size();
+    stats.bytes = state_.bytes();
+    stats.late = state_.late() - late_before_;
     stats.clock_trusted = clock_trusted_;
-    if (journal_) {
-        stats.damaged_lines = journal_->recovery().damaged_lines;
-        stats.torn_bytes = journal_->recovery().torn_bytes;
-        stats.journal_syncs = journal_->syncs();
-        stats.journal_rewrites = journal_->rewrites();
-        stats.journal_failed = journal_->failed();
-        stats.journal_bytes = journal_->size();
-        stats.journal_written = journal_->bytes_written();
-    }
+    stats.damaged_lines = journal.damaged_lines;
+    stats.torn_bytes = journal.torn_bytes;
+    stats.journal_syncs = journal.syncs;
+    stats.journal_rewrites = journal.replacements;
+    stats.journal_failed = journal.failed;
+    stats.journal_bytes = journal.bytes;
+    stats.journal_written = journal.written;
     return stats;
 }
 
 // ---- Sinks -----------------------------------------------------------------
 
 inline const SinkBook::Sink& Store::sink_locked(const std::string& name) const {
-    const auto found = sinks_.all().find(name);
-    if (found != sinks_.all().end()) return found->second;
+    if (const SinkBook::Sink* const sink = state_.sinks().find(name)) return *sink;
     throw Error(Errc::unknown_sink, "there is no sink " + printable(name, 64));
 }
 
-// Stores changes, all or none, and returns when they are stored.
-inline void Store::commit_sinks(std::unique_lock<std::mutex>& lock,
-                                const std::vector<SinkChange>& changes) {
+// Stores a change, and returns when that is done.
+template <class One>
+void Store::change_sink(Lock& lock, One one) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    std::vector<SinkBook::Prepared> prepared;
-    for (const SinkChange& change : changes) prepared.push_back(SinkBook::prepare(change));
-    commits_.reserve(changes.size());
-    append_locked([&](std::string& lines) {
-        for (const SinkChange& change : changes) append_sink_record(lines, change);
-    });
-    for (std::size_t i = 0; i < changes.size(); ++i) {
-        Change made{Change::Kind::sink};
-        made.sink = &changes[i];
-        made.prepared = &prepared[i];
-        commits_.add(made);
-    }
-    commit(lock);
+    const std::string name = one.sink;
+    commit(lock, begin(std::move(one)));
+    tell_of_locked(name);
 }
 
-// For changes that may happen again after a crash: they count at once, and are
-// written without the lock; what cannot be written goes before the next that can.
-inline void Store::change_behind(std::unique_lock<std::mutex>& lock, const SinkChange& change) {
-    SinkBook::Prepared prepared = SinkBook::prepare(change);
-    if (journal_) append_sink_record(behind_, change);
-    sinks_.apply(change, std::move(prepared));
-    trim(lock, change.at);
+// For a change that may happen again after a crash: it counts at once, and is written
+// without the lock; what cannot be written goes before the next that can.
+template <class One>
+void Store::change_behind(Lock& lock, One one) {
+    const TimePoint at = one.at;
+    write_behind_locked(one);
+    state_.apply(one);
+    state_.trim(at, Breath(lock));
+    overflow(lock, at);
     if (on_due_changed) on_due_changed();
-    if (journal_ && !journal_->failed()) wake_tender_locked();
+    wake_tender_locked();
 }
 
-inline void Store::open_sinks(const std::vector<SinkSetup>& setups, std::uint64_t newest,
+template <class One>
+void Store::write_behind_locked(const One& one) {
+    if (!keeps_) return;
+    const std::size_t start = behind_.size();
+    try {
+        write(behind_, one);
+    } catch (...) {
+        behind_.resize(start);  // no half of a record
+        throw;
+    }
+}
+
+// Writes what waits for that, in the order in which it was done.
+inline void Store::write_behind() noexcept {
+    const std::lock_guard<std::mutex> in_order(behind_mutex_);
+    std::string lines;
+    std::uint64_t pending = 0;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        lines.swap(behind_);
+        pending = state_.expected();
+    }
+    if (!lines.empty()) journal_->write_ends(lines, pending);
+}
+
+// Says once of a sink that its oldest dead letters are dropped.
+inline void Store::tell_of_locked(const std::string& name) {
+    SinkBook::Sink* const sink = state_.sinks().find(name);
+    if (!sink || sink->dropped == 0 || std::exchange(sink->told_dropped, true)) return;
+    note([&] {
+        return "sink " + name + " has more than " + std::to_string(options_.max_dead) +
+               " dead letters; the oldest are dropped";
+    });
+}
+
+inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newest,
                               Unlisted others) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
+    const Notes::AtEnd told(notes_, options_.log);
+    Lock lock(mutex_);
     const TimePoint at = now();
-    std::vector<SinkChange> changes;
     for (const SinkSetup& setup : setups) {
-        if (sinks_.find(setup.name)) continue;
-        SinkChange& change = changes.emplace_back();
-        change.seq = setup.from_earliest ? history_.first_seq() : newest;
-        change.state = SinkState::active;
-        change.sink = setup.name;
-        change.at = at;
+        if (state_.sinks().find(setup.name)) continue;
+        SinkRecord record;
+        record.sink = setup.name;
+        record.at = at;
+        // Not with an event that is gone: read back, that may still be there.
+        const std::uint64_t oldest = state_.history().first_seq();
+        record.seq = setup.from_earliest ? oldest : std::max(newest.seq(), oldest);
+        record.state = SinkState::active;
+        change_sink(lock, std::move(record));
     }
     std::vector<std::string> unlisted;
-    for (const auto& [name, sink] : sinks_.all()) {
+    for (const auto& [name, sink] : state_.sinks().all()) {
         const auto is_it = [&known = name](const SinkSetup& setup) { return setup.name == known; };
         if (std::any_of(setups.begin(), setups.end(), is_it)) continue;
-        const std::string what = "sink " + name + " is not configured: its cursor and " +
-                                 std::to_string(sink.dead.size()) + " dead letters are ";
-        if (others == Unlisted::keep) {
-            log(what + "kept until it is configured again or forgotten");
-            unlisted.push_back(name);
-            continue;
-        }
-        log(what + "forgotten");
-        SinkChange& change = changes.emplace_back();
-        change.kind = SinkChange::Kind::drop;
-        change.sink = name;
-        change.at = at;
-    }
-    if (!changes.empty()) commit_sinks(lock, changes);
-    list_sinks_locked(setups, unlisted);
-    trim(lock, at);
-}
-
-// Remembers which sinks are delivered to, until the program ends.
-inline void Store::list_sinks_locked(const std::vector<SinkSetup>& listed,
-                                     const std::vector<std::string>& unlisted) {
-    for (const SinkSetup& setup : listed) {
-        SinkBook::Sink* sink = sinks_.find(setup.name);
-        if (!sink) throw std::bad_alloc();  // as settling has said
-        sink->listing = SinkBook::Listing::listed;
-        sink->kind = setup.kind;
-        sink->target = setup.target;
+        note([&, &known = name, &of = sink] {
+            return "sink " + known + " is not configured: its cursor and " +
+                   std::to_string(of.dead.size()) + " dead letters are " +
+                   (others == Unlisted::keep ? "kept until it is configured again or forgotten"
+                                             : "forgotten");
+        });
+        unlisted.push_back(name);
     }
     for (const std::string& name : unlisted) {
-        SinkBook::Sink* sink = sinks_.find(name);
-        if (sink) sink->listing = SinkBook::Listing::unlisted;
+        if (others == Unlisted::forget) {
+            change_sink(lock, DropRecord{name, at});
+        } else if (SinkBook::Sink* const sink = state_.sinks().find(name)) {
+            sink->listing = SinkBook::Listing::unlisted;
+        }
     }
+    for (const SinkSetup& setup : setups) {
+        SinkBook::Sink& sink = *state_.sinks().find(setup.name);
+        sink.kind = setup.kind;
+        sink.target = setup.target;
+        sink.listing = SinkBook::Listing::listed;
+    }
+    state_.trim(at, Breath(lock));
+    overflow(lock, at);
 }
 
 inline void Store::close_sinks() {
+    const Notes::AtEnd told(notes_, options_.log);
     const std::lock_guard<std::mutex> guard(mutex_);
-    for (auto& [name, sink] : sinks_.all()) {
-        if (sink.listing == SinkBook::Listing::listed) sink.listing = SinkBook::Listing::unknown;
-    }
+    state_.sinks().close();
 }
 
 inline void Store::forget_sink(const std::string& name) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
+    const Notes::AtEnd told(notes_, options_.log);
+    Lock lock(mutex_);
     if (sink_locked(name).listing == SinkBook::Listing::listed) {
         throw Error(Errc::sink_listed, "sink " + name +
                                            " is configured, so it cannot be forgotten: start "
                                            "without it first");
     }
-    SinkChange change;
-    change.kind = SinkChange::Kind::drop;
-    change.sink = name;
-    change.at = now();
-    commit_sinks(lock, {change});
-    trim(lock, change.at);
+    const TimePoint at = now();
+    change_sink(lock, DropRecord{name, at});
+    state_.trim(at, Breath(lock));
     if (on_due_changed) on_due_changed();
 }
 
 // Letters that are to be delivered again go first, and do not wait for the event
 // that is being tried.
 inline std::optional<Delivery> Store::next_delivery(const std::string& name) const {
-    std::lock_guard<std::mutex> guard(mutex_);
+    const std::lock_guard<std::mutex> guard(mutex_);
     const SinkBook::Sink& sink = sink_locked(name);
-    if (sink.state != SinkState::active) return std::nullopt;
-    if (sink.listing == SinkBook::Listing::unlisted) return std::nullopt;
+    if (sink.state != SinkState::active || sink.listing == SinkBook::Listing::unlisted) {
+        return std::nullopt;
+    }
     Delivery delivery;
     delivery.sink = name;
-    if (!sink.again.empty()) {
-        const SinkBook::Letter& letter = sink.dead.at(*sink.again.begin());
-        delivery.event = event_of(letter.event.get());
-        delivery.attempt = letter.attempts + 1;
+    if (const Letter* const letter = sink.letter_again()) {
+        delivery.event = event_of(letter->event.get());
+        delivery.attempt = letter->attempts + 1;
         delivery.again = true;
         return delivery;
     }
-    const std::size_t index = history_.index_of(sink.seq);
-    if (index == history_.size()) return std::nullopt;
-    delivery.event = event_of(history_.at(index));
+    const std::size_t index = state_.history().index_of(sink.seq);
+    if (index == state_.history().size()) return std::nullopt;
+    delivery.event = event_of(state_.history().at(index));
     delivery.attempt = sink.attempts + 1;
     if (sink.next != TimePoint()) {
         delivery.wait = std::max(sink.next - now(), milliseconds(0));
@@ -5733,97 +6544,96 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name) con
 }
 
 inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
-    const Sentences::AtEnd said(sentences_);
+    const Notes::AtEnd told(notes_, options_.log);
     using Result = Outcome::Result;
     const Event& event = delivery.event;
-    SinkChange change;
-    change.sink = delivery.sink;
-    change.at = now();
+    const std::uint64_t seq = event.seq;
+    const TimePoint at = now();
+    const auto count = [&](std::uint64_t SinkBook::Sink::*counter) {
+        if (SinkBook::Sink* const sink = state_.sinks().find(delivery.sink)) ++(sink->*counter);
+    };
     if (outcome.result == Result::delivered) {
-        change.kind = SinkChange::Kind::deliver;
+        DeliverRecord record{delivery.sink, at, std::nullopt, {}};
         if (delivery.again) {
-            change.dead.push_back(event.seq);
+            record.dead.push_back(seq);
         } else {
-            change.seq = event.seq + 1;
+            record.seq = seq + 1;
         }
-        std::unique_lock<std::mutex> lock(mutex_);
-        change_behind(lock, change);
-        return count_locked(delivery.sink, &SinkBook::Sink::delivered);
+        Lock lock(mutex_);
+        change_behind(lock, std::move(record));
+        return count(&SinkBook::Sink::delivered);
     }
     if (outcome.result == Result::postponed) {
         const std::lock_guard<std::mutex> guard(mutex_);
-        return count_locked(delivery.sink, &SinkBook::Sink::postponed);
+        return count(&SinkBook::Sink::postponed);
     }
-    change.error = printable(outcome.error, 200);
-    std::unique_lock<std::mutex> lock(mutex_);
+    const std::string error = printable(outcome.error, 200);
+    Lock lock(mutex_);
     if (outcome.result == Result::disabled) {
-        change.state = SinkState::disabled;
+        SinkRecord record{delivery.sink, at, {}, SinkState::disabled, {}, {}, error};
+        change_sink(lock, std::move(record));
     } else if (outcome.wait && !delivery.again) {
-        change.seq = event.seq;
-        change.attempts = delivery.attempt;
-        change.next = change.at + *outcome.wait + milliseconds(1);  // as `at` was cut
-        change_behind(lock, change);
-        return count_locked(delivery.sink, &SinkBook::Sink::failed);
+        const TimePoint next = at + *outcome.wait + milliseconds(1);  // as `at` was cut
+        change_behind(lock, SinkRecord{delivery.sink, at, seq, {}, delivery.attempt, next, error});
+        return count(&SinkBook::Sink::failed);
     } else {
-        change.kind = SinkChange::Kind::bury;
-        change.letter = event.payload.record();
-        change.attempts = delivery.attempt;
-        if (!delivery.again) change.seq = event.seq + 1;
+        Letter letter{PayloadAccess::task_of(event.payload), at, delivery.attempt, error};
+        DeadRecord record{delivery.sink, {}, make_letter(seq, std::move(letter))};
+        if (!delivery.again) record.seq = seq + 1;
+        change_sink(lock, std::move(record));
     }
-    commit_sinks(lock, {change});
-    count_locked(delivery.sink, &SinkBook::Sink::failed);  // once, however often that was tried
-    trim(lock, change.at);
+    count(&SinkBook::Sink::failed);  // once, however often that was tried
+    state_.trim(at, Breath(lock));
+    overflow(lock, at);
     if (on_due_changed) on_due_changed();
 }
 
 // What was resumed is tried at once, and from the first attempt on.
 inline void Store::set_sink_state(const std::string& name, SinkState state) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    SinkChange change;
-    change.sink = name;
-    change.at = now();
-    change.state = state;
+    const Notes::AtEnd told(notes_, options_.log);
+    Lock lock(mutex_);
     const SinkBook::Sink& sink = sink_locked(name);
     if (state == SinkState::paused && sink.state == SinkState::disabled) return;
+    SinkRecord record;
+    record.sink = name;
+    record.at = now();
+    record.state = state;
     if (state == SinkState::active) {
-        change.attempts = 0;
-        change.next = TimePoint();
+        record.attempts = 0;
+        record.next = TimePoint();
     }
-    commit_sinks(lock, {change});
+    change_sink(lock, std::move(record));
 }
 
 // Returns how many letters are delivered again.
 inline std::size_t Store::redeliver(const std::string& name, std::optional<TaskId> id) {
-    const Sentences::AtEnd said(sentences_);
-    std::unique_lock<std::mutex> lock(mutex_);
-    SinkChange change;
-    change.kind = SinkChange::Kind::redeliver;
-    change.sink = name;
-    change.at = now();
+    Lock lock(mutex_);
+    RedeliverRecord record{name, now(), {}};
     for (const auto& [seq, letter] : sink_locked(name).dead) {
-        if (!id || letter.event->id == *id) change.dead.push_back(seq);
+        if (!id || letter.event->id == *id) record.dead.push_back(seq);
     }
-    if (id && change.dead.empty()) {
+    const std::size_t count = record.dead.size();
+    if (id && count == 0) {
         throw Error(Errc::unknown_task, "sink " + name + " has no dead letter " + id->str());
     }
-    if (!change.dead.empty()) commit_sinks(lock, {change});
-    return change.dead.size();
+    if (count > 0) change_sink(lock, std::move(record));
+    return count;
 }
 
 inline std::vector<SinkStatus> Store::sinks() const {
-    std::lock_guard<std::mutex> guard(mutex_);
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const History& history = state_.history();
     std::vector<SinkStatus> all;
-    for (const auto& [name, sink] : sinks_.all()) {
+    for (const auto& [name, sink] : state_.sinks().all()) {
         SinkStatus& status = all.emplace_back();
-        const std::size_t index = history_.index_of(sink.seq);
+        const std::size_t index = history.index_of(sink.seq);
         status.name = name;
         status.kind = sink.kind;
         status.target = sink.target;
         status.state =
             sink.listing == SinkBook::Listing::unlisted ? SinkState::unlisted : sink.state;
-        if (index > 0) status.cursor = history_.at(index - 1)->id;
-        status.lag = history_.size() - index;
+        if (index > 0) status.cursor = history.at(index - 1)->id;
+        status.lag = history.size() - index;
         status.attempts = sink.attempts;
         if (sink.next != TimePoint()) status.next_attempt = sink.next;
         status.last_error = sink.error;
@@ -5839,9 +6649,8 @@ inline std::vector<SinkStatus> Store::sinks() const {
 inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskId> after,
                                     std::size_t limit) const {
     constexpr std::size_t max_bytes = std::size_t{4} << 20;
-    std::lock_guard<std::mutex> guard(mutex_);
-    const SinkBook::Sink& sink = sink_locked(name);
-    const auto& dead = sink.dead;
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const Letters& dead = sink_locked(name).dead;
     auto at = dead.begin();
     if (after) {
         at = std::find_if(dead.begin(), dead.end(),
@@ -5855,104 +6664,88 @@ inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskI
     page.total = dead.size();
     for (std::size_t bytes = 0;
          at != dead.end() && page.letters.size() < limit && bytes < max_bytes; ++at) {
-        const SinkBook::Letter& letter = at->second;
+        const Letter& letter = at->second;
         bytes += letter.event->size;
-        page.letters.push_back({event_of(letter.event.get()), letter.at, letter.attempts,
-                                letter.error, sink.again.count(at->first) > 0});
+        page.letters.push_back(
+            {event_of(letter.event.get()), letter.at, letter.attempts, letter.error, letter.again});
     }
     page.more = at != dead.end();
     return page;
 }
 
-inline std::vector<SinkChange> Store::sink_cursors_locked() const {
-    std::vector<SinkChange> changes;
-    for (const auto& [name, sink] : sinks_.all()) {
-        SinkChange& change = changes.emplace_back();
-        change.sink = name;
-        change.at = newest_stamp_;
-        change.seq = sink.seq;
-        change.state = sink.state;
-        change.attempts = sink.attempts;
-        if (sink.next != TimePoint()) change.next = sink.next;
-        if (!sink.error.empty()) change.error = sink.error;
-    }
-    return changes;
-}
-
-inline std::vector<SinkChange> Store::dead_letters_locked() const {
-    std::vector<SinkChange> changes;
-    for (const auto& [name, sink] : sinks_.all()) {
-        for (const auto& [seq, letter] : sink.dead) {
-            SinkChange& change = changes.emplace_back();
-            change.kind = SinkChange::Kind::bury;
-            change.sink = name;
-            change.at = letter.at;
-            change.letter = letter.event;
-            change.attempts = letter.attempts;
-            change.error = letter.error;
-            change.again = sink.again.count(seq) > 0;
-        }
-    }
-    return changes;
-}
-
 // ---- The journal's thread --------------------------------------------------
 
-// What a rewrite would come to, about.
-inline std::uint64_t Store::live_bytes_locked() const {
-    constexpr std::uint64_t per_record = 130;
-    const std::uint64_t past = history_.size() + missed_.size();
-    return bytes_ + sinks_.record_bytes() + shown_locked() * per_record +
-           past * (per_record + end_record_size);
+inline bool Store::wants_replacement_locked() const {
+    const std::uint64_t live = state_.record_bytes();
+    // A replacement that gained little is worth another when half of what was live then is gone.
+    const std::uint64_t above = 2 * live < live_then_ ? 0 : replace_above_;
+    const std::uint64_t most = std::max({options_.rewrite_min_bytes, 2 * live, above});
+    return journal_->failed() || journal_->figures().bytes > most;
 }
 
-inline bool Store::wants_rewrite_locked() const {
-    return journal_->failed() ||
-           journal_->size() >
-               std::max({options_.rewrite_min_bytes, 2 * live_bytes_locked(), rewrite_above_});
+inline bool Store::wants_tending_locked() const {
+    return has_unwaited_locked() || wants_replacement_locked() || journal_->wants_sync() ||
+           wants_release_locked() || !notes_.empty();
 }
 
+inline std::optional<TimePoint> Store::next_tending_locked() const {
+    if (has_unwaited_locked() || !notes_.empty()) return now();
+    if (wants_replacement_locked()) return next_replacement_locked();
+    if (!journal_->wants_sync()) return std::nullopt;
+    const auto left = std::chrono::duration_cast<milliseconds>(
+        next_sync() - std::chrono::steady_clock::now() + milliseconds(1));
+    return now() + std::max(left, milliseconds(0));
+}
+
+inline void Store::say(std::string_view line) noexcept {
+    note([&line] { return std::string(line); });
+    notes_.hand_over(options_.log);
+}
+
+// A journal that has failed and could not be replaced is tried again when somebody needs
+// it; until then the thread sleeps.
 inline void Store::tend() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    const auto sleep = [this, &lock] {
-        tending_ = false;
-        tender_wakes_.wait(lock, [this] { return tender_called_ || closed_; });
-        tending_ = true;
-        tender_called_ = false;
-    };
+    Lock lock(mutex_);
     tending_ = true;
     while (!closed_) {
-        if (wants_rewrite_locked()) {
-            const bool had_failed = journal_->failed();
-            rewrite(lock);
-            tender_called_ = false;
-            lock.unlock();
-            sentences_.hand_over();
-            lock.lock();
-            // Until somebody needs it again, unless it was spoilt by the old file's failure.
-            if (had_failed && journal_->failed() && !closed_) sleep();
-        } else if (journal_->wants_sync()) {
-            if (options_.fsync == Fsync::everysec) {
-                tender_wakes_.wait_until(lock, synced_at_ + std::chrono::seconds(1),
-                                         [this] { return closed_ || journal_->failed(); });
-            }
-            synced_at_ = std::chrono::steady_clock::now();
-            sync_unlocked(lock);
-        } else if (wants_release_locked()) {
-            release_memory(lock);
+        asked_ = false;
+        tend_now(lock);
+        tending_ = false;
+        const auto woken = [this] { return asked_ || closed_; };
+        if (journal_->wants_sync() && !journal_->failed()) {
+            tender_wakes_.wait_until(lock, next_sync(), [&] {
+                return closed_ || unwaited_ || wants_replacement_locked() || !notes_.empty();
+            });
         } else {
-            sleep();
+            tender_wakes_.wait(lock, woken);
         }
+        tending_ = true;
     }
-    sync_unlocked(lock);
-    if (journal_->failed()) rewrite(lock);  // whoever opens it next would believe it
+    unwaited_ = true;
+    commit_unwaited(lock);
+    sync(lock);
+    if (journal_->failed()) replace(lock);  // whoever opens it next would believe it
+    hand_over_notes(lock);
+}
+
+// Does what is to be done for the journal now.
+inline void Store::tend_now(Lock& lock) {
+    commit_unwaited(lock);
+    if (wants_replacement_locked()) {
+        const bool is_asked = options_.drive == Drive::thread;
+        if (is_asked || next_replacement_locked() <= now()) replace(lock);
+    } else if (journal_->wants_sync() && std::chrono::steady_clock::now() >= next_sync()) {
+        sync(lock);
+    }
+    if (wants_release_locked()) release_memory(lock);
+    hand_over_notes(lock);
 }
 
 // The C library keeps what was freed between blocks that are in use.  Giving it back takes
 // some 30 ms for 200 MB, during which others may have to wait for memory: so it is done when
 // half of what there was is free.
-inline void Store::release_memory(std::unique_lock<std::mutex>& lock) {
-    most_memory_ = memory_locked();
+inline void Store::release_memory(Lock& lock) {
+    most_memory_ = state_.memory();
     had_much_memory_ = most_memory_ >= little_memory;
     lock.unlock();
 #ifdef __GLIBC__
@@ -5961,144 +6754,295 @@ inline void Store::release_memory(std::unique_lock<std::mutex>& lock) {
     lock.lock();
 }
 
-inline void Store::sync_unlocked(std::unique_lock<std::mutex>& lock) {
-    if (journal_->failed()) return;
+inline void Store::hand_over_notes(Lock& lock) {
+    if (notes_.empty()) return;
     lock.unlock();
-    try {
-        journal_->sync();
-    } catch (const std::exception& error) {
-        say(error.what());
-    }
-    sentences_.hand_over();
+    notes_.hand_over(options_.log);
     lock.lock();
 }
 
-// Writes all that is live into a new file, beside the work that goes on.  The
-// tail begins while no record is between its write and its effect (J5), so what
-// is not in the copy is in the tail.
-inline void Store::rewrite(std::unique_lock<std::mutex>& lock) {
-    const bool had_failed = journal_->failed();
-    const std::uint64_t before = journal_->size();
-    const std::uint64_t seq = history_.next_seq();
-    const TaskId last_id = ids_.last();
+// Stores what nobody may wait for.  It does not wait for a replacement of the journal, which
+// may be its caller's to do.
+inline void Store::commit_unwaited(Lock& lock) {
+    if (!has_unwaited_locked()) return;
+    unwaited_ = false;
+    while (!bulks_.empty()) await(lock, std::shared_ptr<Bulk>(bulks_.front()));
+    if (const std::shared_ptr<Group> group = group_on_its_way_locked()) await(lock, group);
+}
+
+inline void Store::sync(Lock& lock) {
+    if (journal_->failed()) return;
+    synced_at_ = std::chrono::steady_clock::now();
     lock.unlock();
     try {
-        journal_->prepare_rewrite(seq, last_id);
+        journal_->sync();
         lock.lock();
-        tail_wanted_ = true;
-        settled_.wait(lock, [this] { return bulk_ != Bulk::writing; });
-        commits_.pause(lock);  // may wait for a sync, which emissions do not
-        pausing_ = true;
-        settled_.wait(lock, [this] { return !emitting_; });
-        lock.unlock();
-        journal_->begin_tail();
-        lock.lock();
-        pausing_ = false;
-        tail_wanted_ = false;
-        settled_.notify_all();
-        commits_.resume();
-        copy_live(lock);
-        lock.unlock();
-        journal_->finish_rewrite(pending_);
-        lock.lock();
-        // One that gained little was asked for by a poor estimate, and is not repeated.
-        const std::uint64_t size = journal_->size();
-        rewrite_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
     } catch (const std::exception& error) {
-        if (lock.owns_lock()) lock.unlock();
-        journal_->abandon_rewrite();
-        say(error.what());
+        note([&error] { return std::string(error.what()); });
         lock.lock();
-        rewrite_above_ = journal_->size() + journal_->size() / 4;
+        asked_ = true;  // it is to be replaced
+    }
+}
+
+// What a journal is replaced by: all that is live, copied beside the work that goes on.  What
+// changes meanwhile is in the journal's tail (J5).
+class Store::Copy : public Journal::Source {
+public:
+    Copy(Store& store, Lock& lock) : store_(store), state_(store.state_), lock_(lock) {}
+    void at_rest(const std::function<void()>& begin) override;
+    void copy(const std::function<void(std::string_view)>& append) override;
+    // How many bytes were copied.
+    std::uint64_t size() const { return size_; }
+
+private:
+    // Hands over what was written, without the lock.
+    void flush(const std::function<void(std::string_view)>& append);
+    void copy_head();
+    void copy_pending(const std::function<void(std::string_view)>& append);
+    void copy_keys(const std::function<void(std::string_view)>& append);
+    void copy_events(const std::function<void(std::string_view)>& append);
+    void copy_missed(const std::function<void(std::string_view)>& append);
+    void copy_letters(const std::function<void(std::string_view)>& append);
+    void write_new_cursors();
+
+    static constexpr std::size_t page_size = 100;
+
+    Store& store_;
+    const State& state_;
+    Lock& lock_;  // held between the calls of append()
+    std::string lines_;
+    std::set<std::string> sinks_;  // whose cursors were copied
+    std::uint64_t size_ = 0;
+};
+
+// A record must not be between its write and its effect when the tail begins.  A running
+// commit may take as long as a sync, and emissions go on meanwhile; then these wait for no
+// more than one write of theirs.
+inline void Store::Copy::at_rest(const std::function<void()>& begin) {
+    lock_.lock();
+    const auto unlock = [this](void*) {
+        store_.commits_paused_ = store_.emissions_paused_ = false;
+        store_.open_->changed.notify_one();
+        store_.settled_.notify_all();
+        lock_.unlock();
+    };
+    const std::unique_ptr<void, decltype(unlock)> paused(this, unlock);
+    store_.settled_.wait(lock_, [this] { return !store_.storing_bulk_; });
+    store_.commits_paused_ = true;
+    store_.settled_.wait(lock_, [this] { return !store_.committing_; });
+    store_.emissions_paused_ = true;
+    store_.settled_.wait(lock_, [this] { return !store_.emitting_; });
+    begin();
+}
+
+inline void Store::Copy::flush(const std::function<void(std::string_view)>& append) {
+    lock_.unlock();
+    append(lines_);
+    size_ += lines_.size();
+    lines_.clear();
+    lock_.lock();
+    // One that replaces a journal which has failed is finished (J3).
+    if (store_.closed_ && !store_.journal_->failed()) {
+        throw Error(Errc::stopped, "the replacement of the journal was broken off");
+    }
+}
+
+// Pending tasks first, then what has ended: a task that moves from one to the other
+// meanwhile is met at least once.  A clock record comes last, because the ids of old tasks
+// may bear the times of a clock that was wrong.
+inline void Store::Copy::copy(const std::function<void(std::string_view)>& append) {
+    lock_.lock();
+    const auto unlock = [this](void*) {
+        if (lock_.owns_lock()) lock_.unlock();
+    };
+    const std::unique_ptr<void, decltype(unlock)> locked(this, unlock);
+    store_.live_then_ = state_.record_bytes();
+    write(lines_, HeadRecord{1, state_.history().next_seq(), state_.ids().last()});
+    copy_pending(append);
+    copy_keys(append);
+    copy_events(append);
+    copy_missed(append);
+    copy_letters(append);
+    const TimePoint stamp = state_.newest_stamp();
+    if (stamp != TimePoint()) write(lines_, ClockRecord{stamp});
+    flush(append);
+}
+
+inline void Store::Copy::copy_pending(const std::function<void(std::string_view)>& append) {
+    TaskQuery query;
+    query.limit = page_size;
+    for (bool more = true; more;) {
+        const TaskPage page = state_.tasks(query);
+        more = page.more;
+        if (more) query.after = TaskCursor{page.tasks.back().due, page.tasks.back().id};
+        ScheduleRecord record;
+        for (const Task& task : page.tasks) {
+            record.tasks.assign(1, PayloadAccess::task_of(task.payload));
+            write(lines_, record);
+        }
+        flush(append);
+    }
+}
+
+inline void Store::Copy::copy_keys(const std::function<void(std::string_view)>& append) {
+    std::string last;
+    for (bool more = true; more;) {
+        const Answers& all = state_.keys().all();
+        auto at = last.empty() ? all.begin() : all.upper_bound(last);
+        for (std::size_t ids = 0; at != all.end() && ids < page_size; ++at) {
+            write_answer(lines_, at->first, at->second);
+            ids += 1 + at->second.ids.size() / 8;
+            last = at->first;
+        }
+        more = at != all.end();
+        flush(append);
+    }
+}
+
+// Events are trimmed by what the sinks want of them, so the cursors come first: also that of
+// a sink which has come since, before events that have.
+inline void Store::Copy::write_new_cursors() {
+    for (const auto& [name, sink] : state_.sinks().all()) {
+        if (!sinks_.insert(name).second) continue;
+        SinkRecord record;
+        record.sink = name;
+        record.at = state_.newest_stamp();
+        record.seq = sink.seq;
+        record.state = sink.state;
+        record.attempts = sink.attempts;
+        if (sink.next != TimePoint()) record.next = sink.next;
+        if (!sink.error.empty()) record.error = sink.error;
+        write(lines_, record);
+    }
+}
+
+inline void Store::Copy::copy_events(const std::function<void(std::string_view)>& append) {
+    std::uint64_t seq = 0;
+    for (bool more = true; more;) {
+        write_new_cursors();
+        const History& history = state_.history();
+        std::size_t i = history.index_of(seq);
+        const std::size_t end = std::min(history.size(), i + page_size);
+        for (; i < end; ++i) {
+            StoredTask* const event = history.at(i);
+            write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(event)}});
+            write(lines_, EmitRecord{event->ended_at, event->seq, {event->id}});
+            seq = event->seq + 1;
+        }
+        more = end < history.size();
+        flush(append);
+    }
+}
+
+inline void Store::Copy::copy_missed(const std::function<void(std::string_view)>& append) {
+    std::uint64_t seq = 0;
+    for (bool more = true; more;) {
+        const History& missed = state_.missed();
+        std::size_t i = missed.index_of(seq);
+        const std::size_t end = std::min(missed.size(), i + page_size);
+        for (; i < end; ++i) {
+            StoredTask* const task = missed.at(i);
+            write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(task)}});
+            write(lines_, MissRecord{task->ended_at, {task->id}});
+            seq = task->seq + 1;
+        }
+        more = end < missed.size();
+        flush(append);
+    }
+}
+
+// Events that are trimmed meanwhile become dead letters, so these come last.
+inline void Store::Copy::copy_letters(const std::function<void(std::string_view)>& append) {
+    for (const std::string& name : sinks_) {
+        std::uint64_t seq = 0;
+        for (bool more = true; more;) {
+            const SinkBook::Sink* const sink = state_.sinks().find(name);
+            if (!sink) break;
+            auto at = sink->dead.lower_bound(seq);
+            for (std::size_t n = 0; at != sink->dead.end() && n < page_size; ++at, ++n) {
+                write_letter(lines_, name, at->second, std::nullopt);
+                seq = at->first + 1;
+            }
+            more = at != sink->dead.end();
+            flush(append);
+        }
+    }
+}
+
+// One at a time.
+inline void Store::replace(Lock& lock) {
+    if (replacing_) return settled_.wait(lock, [this] { return !replacing_; });
+    replacing_ = true;
+    const bool had_failed = journal_->failed();
+    const std::uint64_t before = journal_->figures().bytes;
+    lock.unlock();
+    try {
+        Copy copy(*this, lock);
+        journal_->replace(copy);
+        lock.lock();
+        // One that gained little, but for what came meanwhile, was asked for by a poor
+        // estimate, and is not repeated.
+        const std::uint64_t size = copy.size();
+        replace_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
+    } catch (const std::exception& error) {
+        note([&error] { return std::string(error.what()); });
+        if (!lock.owns_lock()) lock.lock();
+        const std::uint64_t size = journal_->figures().bytes;
+        replace_above_ = size + size / 4;
+        replace_again_ = now() + std::chrono::seconds(1);
     }
     if (had_failed || !journal_->failed()) ++replacements_;
+    replacing_ = false;
     settled_.notify_all();
 }
 
-// By their place in the order of use, which holds while others come and go.
-template <class Write>
-void Store::copy_answers(std::string& lines, Write write_unlocked) {
-    for (std::size_t place = answers_dropped_;; ++place) {
-        place = std::max(place, answers_dropped_);
-        if (place - answers_dropped_ >= answers_by_use_.size()) return;
-        const auto found = answers_.find(answers_by_use_[place - answers_dropped_].second);
-        if (found == answers_.end() || !found->second.stored) continue;
-        write_unlocked(std::array<Answers::value_type, 1>{*found},
-                       [&lines](const Answers::value_type& answer) {
-                           append_answer_record(lines, answer.second.first_use, text_of(answer),
-                                                answer.second.ids);
-                       });
-    }
-}
-
-// Pending tasks first, then what has ended: a task that moves from one to the
-// other meanwhile is met at least once.  A clock record comes last, because the
-// ids of old tasks may bear the times of a clock that was wrong.
-inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
-    std::string lines;
-    const auto write_unlocked = [&](const auto& page, auto append) {
-        lock.unlock();
-        lines.clear();
-        for (const auto& item : page) append(item);
-        journal_->append_rewrite(lines);
-        lock.lock();
-        // One that replaces a journal which has failed is finished (J3).
-        if (closed_ && !journal_->failed()) {
-            throw Error(Errc::stopped, "the rewrite of the journal was broken off");
-        }
-    };
-    TaskQuery query;
-    for (bool more = true; more;) {
-        const TaskPage page = tasks_locked(query);
-        more = page.more;
-        if (more) query.after = TaskCursor{page.tasks.back().due, page.tasks.back().id};
-        write_unlocked(page.tasks, [&lines](const Task& task) {
-            append_schedule_record(lines, std::array<const Task*, 1>{&task});
-        });
-    }
-    const auto copy_sinks = [&](const std::vector<SinkChange>& changes) {
-        for (const SinkChange& change : changes) {
-            write_unlocked(std::array<SinkChange, 1>{change},
-                           [&lines](const SinkChange& one) { append_sink_record(lines, one); });
-        }
-    };
-    // Events are trimmed by what the sinks want of them, so the cursors come first: also
-    // that of a sink which has come since, before events that have.
-    std::set<std::string> known;
-    const auto new_cursors = [&] {
-        std::vector<SinkChange> changes = sink_cursors_locked();
-        const auto is_known = [&](const SinkChange& change) {
-            return !known.insert(change.sink).second;
-        };
-        changes.erase(std::remove_if(changes.begin(), changes.end(), is_known), changes.end());
-        return changes;
-    };
-    const auto copy_past = [&](const History& past, std::string_view op) {
-        std::uint64_t seq = 0;
-        for (bool more = true; more;) {
-            const EventPage page = page_of(past, seq, query.limit, query.max_bytes);
-            more = page.more;
-            seq = page.next;
-            copy_sinks(new_cursors());
-            write_unlocked(page.events, [&lines, op](const Event& event) {
-                const std::array<const Event*, 1> one{&event};
-                append_schedule_record(lines, one);
-                append_end_record(lines, std::string(op) + std::to_string(event.seq),
-                                  event.emitted_at, one);
-            });
-        }
-    };
-    copy_answers(lines, write_unlocked);
-    // Events that are trimmed meanwhile become dead letters, so these come last.
-    copy_past(history_, R"("emit","seq":)");
-    copy_past(missed_, R"("miss","seq":)");
-    copy_sinks(dead_letters_locked());
-    write_unlocked(std::array<TimePoint, 1>{newest_stamp_}, [&lines](TimePoint stamp) {
-        if (stamp != TimePoint()) append_clock_record(lines, stamp);
-    });
-}
-
 }  // namespace detail
+
+inline void Ticket::swap(Ticket& other) noexcept {
+    std::swap(ids_, other.ids_);
+    std::swap(timestamp_, other.timestamp_);
+    std::swap(count_, other.count_);
+    std::swap(task_, other.task_);
+    std::swap(again_, other.again_);
+    std::swap(told_, other.told_);
+    std::swap(store_, other.store_);
+    std::swap(group_, other.group_);
+    std::swap(bulk_, other.bulk_);
+}
+
+inline const detail::Fate& Ticket::fate() const {
+    return bulk_ ? static_cast<const detail::Fate&>(*bulk_) : *group_;
+}
+
+inline bool Ticket::try_store() {
+    if (!store_) return true;
+    if (!is_done() && (fate().settled || !store_->try_store(*this))) return false;
+    if (!again_ && bulk_) count_ = bulk_->count;
+    store_ = nullptr;
+    return true;
+}
+
+inline void Ticket::wait() {
+    if (!store_) return;
+    try {
+        if (!is_done()) store_->wait(*this);
+        if (bulk_ && !again_) count_ = bulk_->count;
+    } catch (...) {
+        told_ = true;
+        throw;
+    }
+    store_ = nullptr;
+}
+
+// What is settled is left alone: the scheduler may be gone.
+inline void Ticket::abandon() noexcept {
+    if (!store_ || again_ || told_ || is_done()) return;
+    if (fate().settled) {
+        fate().tell_failure();
+    } else {
+        store_->abandon(*this);
+    }
+}
 
 // ============================================================================
 // 10. Scheduler
@@ -6110,6 +7054,28 @@ inline void Store::copy_live(std::unique_lock<std::mutex>& lock) {
 //   W2  It is woken only by a task that is due before everything it waits for.
 //   W3  Readers are cursors over the history.  A callback has a thread, so that a
 //       slow one delays nobody and may call the scheduler.
+
+namespace detail {
+
+inline std::string too_far_ahead(TimePoint latest) {
+    return "The task is due more than a year ahead; the latest that is accepted is " +
+           format_time(latest) + ".";
+}
+
+// Appends a message without white space, before it is put into a larger text: it is one
+// JSON object, array or string, and no more.
+inline void append_message(std::string& out, std::string_view message) {
+    JsonReader reader(message);
+    const char first = reader.peek();
+    std::string_view value;
+    if (!reader.value(value, &out) || !reader.finish()) {
+        throw Error(Errc::invalid_argument, "The message is not valid JSON: " + reader.problem());
+    }
+    if (first == '{' || first == '[' || first == '"') return;
+    throw Error(Errc::invalid_argument, R"("message" must be an object, an array or a string.)");
+}
+
+}  // namespace detail
 
 /// The JSON form of a task to schedule, or of a change to one, taken apart:
 /// `{"timestamp": ISO 8601, "message": object, array or string, "secret"?, …}`,
@@ -6287,10 +7253,122 @@ inline void TaskRequest::take_message(std::string_view token) {
 
 inline void TaskRequest::check_due(TimePoint now) {
     const TimePoint latest = one_year_after(now);
-    if (!due_known_ || due <= latest) return;
-    errors.push_back("The task is due more than a year ahead; the latest that is accepted is " +
-                     format_time(latest) + ".");
+    if (due_known_ && due > latest) errors.push_back(detail::too_far_ahead(latest));
 }
+
+class Scheduler;
+
+namespace detail {
+
+// Whoever reads events by a callback: a cursor over the history.
+struct Reader {
+    std::function<void(const Event&)> callback;
+    Cursor next;             // guarded by the hub's mutex: the first that it has not finished
+    bool stopping = false;   // guarded by the hub's mutex
+    bool ended = false;      // guarded by the hub's mutex: the thread does nothing more
+    std::thread::id caller;  // guarded by the hub's mutex: of the thread that runs a call
+    std::thread thread;      // guarded by the hub's mutex; none under Drive::caller
+
+    bool is_over() const { return stopping && ended && caller == std::thread::id(); }
+};
+
+// What readers and the emitting thread share; it lives for as long as any of them.
+struct ReaderHub {
+    std::mutex mutex;
+    std::condition_variable changed;  // an emission, the end of a call, or of everything
+    Cursor newest;                    // guarded by mutex
+    bool stopping = false;            // guarded by mutex
+    std::thread::id runner;           // guarded by mutex: of the thread that is in run_due()
+    std::list<std::shared_ptr<Reader>> readers;  // guarded by mutex
+
+    // Whether this thread is inside a callback, or inside what run_due() runs.
+    bool is_inside_locked() const {
+        const std::thread::id me = std::this_thread::get_id();
+        return runner == me ||
+               std::any_of(readers.begin(), readers.end(),
+                           [me](const auto& reader) { return reader->caller == me; });
+    }
+    // Marks the reader and waits until its running call has ended, but not inside that.
+    void stop(const std::shared_ptr<Reader>& reader);
+    // Lets go of the readers that were stopped inside their own calls.
+    void drop_ended();
+    // Waits until the reader's thread, or its call, has ended.
+    void join(std::unique_lock<std::mutex>& lock, const std::shared_ptr<Reader>& reader);
+};
+
+inline void ReaderHub::stop(const std::shared_ptr<Reader>& reader) {
+    std::unique_lock<std::mutex> lock(mutex);
+    reader->stopping = true;
+    changed.notify_all();
+    if (reader->caller == std::this_thread::get_id()) return;  // its thread is joined later
+    changed.wait(lock, [&reader] { return reader->caller == std::thread::id(); });
+    join(lock, reader);
+    readers.remove(reader);
+}
+
+inline void ReaderHub::drop_ended() {
+    std::list<std::shared_ptr<Reader>> ended;
+    {
+        const std::lock_guard<std::mutex> guard(mutex);
+        for (const std::shared_ptr<Reader>& reader : readers) {
+            if (reader->is_over()) ended.push_back(reader);
+        }
+    }
+    for (const std::shared_ptr<Reader>& reader : ended) stop(reader);
+}
+
+inline void ReaderHub::join(std::unique_lock<std::mutex>& lock,
+                            const std::shared_ptr<Reader>& reader) {
+    if (reader->thread.joinable()) {
+        std::thread thread = std::move(reader->thread);
+        lock.unlock();
+        thread.join();
+        lock.lock();
+    } else {
+        changed.wait(lock,
+                     [&reader] { return reader->ended && reader->caller == std::thread::id(); });
+    }
+}
+
+}  // namespace detail
+
+/// A callback that is called with events, for as long as this object lives.
+class [[nodiscard]] Subscription {
+public:
+    /// None.
+    Subscription() = default;
+    Subscription(Subscription&&) noexcept = default;
+    Subscription& operator=(Subscription&& other) noexcept {
+        stop();
+        hub_ = std::move(other.hub_);
+        reader_ = std::move(other.reader_);
+        return *this;
+    }
+    ~Subscription() { stop(); }
+    /// Ends it: it is not called again.  Blocks until a running call has returned, except
+    /// inside that call.  It may come after the end of the scheduler.
+    void stop() {
+        if (const auto reader = std::exchange(reader_, nullptr)) hub_->stop(reader);
+    }
+
+private:
+    friend class Scheduler;
+    std::shared_ptr<detail::ReaderHub> hub_;
+    std::shared_ptr<detail::Reader> reader_;
+};
+
+/// What runs beside a scheduler, such as sinks and servers.
+struct Companion {
+    /// Called after events were emitted, on the emitting thread; after a sink was paused,
+    /// resumed or told to deliver again, on the thread that did it; and once when the
+    /// scheduler stops.  It must not block.
+    std::function<void()> notify;
+    /// Under `Drive::caller`: does what is to be done, inside `Scheduler::run_due()`, by one
+    /// thread at a time.
+    std::function<void()> run;
+    /// Under `Drive::caller`: when `run` has something to do, if ever.
+    std::function<std::optional<TimePoint>()> next_wake;
+};
 
 /// Keeps tasks and emits each at its due time.  Every member function may be
 /// called from any thread.
@@ -6307,6 +7385,8 @@ public:
     Scheduler(const Scheduler&) = delete;
     Scheduler& operator=(const Scheduler&) = delete;
 
+    // ---- Tasks
+
     /// Schedules `message`, which is JSON text of an object, an array or a string.
     /// The event's payload is `{"timestamp": due, "message": message}`.  Blocks
     /// until the task is stored.  Throws `Error` if it is refused.
@@ -6315,65 +7395,100 @@ public:
     TaskId schedule(milliseconds delay, std::string_view message) {
         return schedule(now() + delay, message);
     }
-    /// Schedules what a client asked for in JSON, all of it or nothing.  Blocks until
-    /// it is stored.  A `key` says that requests with it are one request: a repeated
-    /// one changes nothing and gets the first answer, for a day and for as long as a
-    /// task of it is pending.  Throws `Error`: with `invalid_argument` if a request
-    /// has errors or there is none, with `key_reused` if the key came with another.
-    Scheduled schedule(const std::vector<TaskRequest>& requests, std::string_view key = {});
-    /// For who serves many clients on one thread: the same in two steps.  What this
-    /// returns must be given to wait(), if it is not empty.  Throws as schedule(); blocks
-    /// only where another request with the same `key` is being stored, so that no thread
-    /// may repeat a key before it waits.
-    std::pair<Scheduled, detail::Store::Unstored> begin_schedule(
-        const std::vector<TaskRequest>& requests, std::string_view key = {});
-    /// Blocks until it is stored.  Throws `Error` if that has failed.
-    void wait(const detail::Store::Unstored& unstored) { store_.wait(unstored); }
-    /// The same where a write is enough.  False: a sync has to be waited for, or it has
-    /// failed, and wait() tells why when a new journal was written, or that was tried.
-    bool store(const detail::Store::Unstored& unstored) { return store_.store(unstored); }
-    /// Changes a pending task in place, as `TaskRequest::parse_change` read it; it
-    /// keeps its id.  Blocks until that is stored and returns the task.  Throws
-    /// `Error`: with `unknown_task`, or `already_emitted` if it comes too late.
-    Task change(TaskId id, const TaskRequest& change);
-    /// Cancels a pending task.  Blocks until that is stored.  False: there is no
-    /// such task.  Throws `Error`: with `already_emitted` if it comes too late.
-    bool cancel(TaskId id) { return store_.cancel(id); }
-    /// Cancels the pending tasks that are due in a range, and returns how many.
-    /// Blocks until that is stored.  Throws `Error`.
-    std::size_t cancel(const DueRange& range) { return store_.cancel(range); }
-    /// Forgets the events from the cursor `begin` to before `end`, and returns how
-    /// many.  Blocks until that is stored.  Throws `Error`.
-    std::size_t forget(std::uint64_t begin, std::uint64_t end) { return store_.forget(begin, end); }
+    /// Begins to schedule tasks, all of them or none.  A `key` says that requests with it are
+    /// one request: a repeated one changes nothing and gets the first answer, for a day and
+    /// for as long as a task of it is pending.  Does not block.  Throws `Error`: with
+    /// `invalid_argument` if a task is not acceptable or there is none, with `key_reused` if
+    /// the key came with another request, or with `task_limit`, `clock_untrusted`, `stopped`.
+    Ticket submit(const std::vector<NewTask>& tasks, std::string_view key = {});
+    /// The same for what a client asked for in JSON, as `TaskRequest::parse` read it.
+    Ticket submit(const std::vector<TaskRequest>& requests, std::string_view key = {});
+    /// Begins to cancel a pending task.  Does not block.  Throws `Error`: with
+    /// `unknown_task`, or with `already_emitted` if it comes too late.
+    Ticket begin_cancel(TaskId id) { return store_.begin_cancel(id); }
+    /// Begins to cancel the tasks that are due in a range, were stored before this call and
+    /// are still pending, all of them or none.  Does not wait for the disk; takes about half
+    /// a second for a million tasks.  Throws `Error` with `stopped`.
+    Ticket begin_cancel(const DueRange& range) { return store_.begin_cancel(range); }
+    /// Begins to change a pending task in place; it keeps its id.  Does not block.  Throws
+    /// `Error` as begin_cancel() does, and with `invalid_argument`.
+    Ticket begin_change(TaskId id, const TaskChange& change);
+    /// The same for what a client asked for, as `TaskRequest::parse_change` read it.
+    Ticket begin_change(TaskId id, const TaskRequest& change);
+    /// Begins to forget past events.  Does not block.  Throws `Error` with `stopped`.
+    Ticket begin_forget(const EventRange& range) { return store_.begin_forget(range); }
+
+    /// Cancels a pending task.  Blocks until that is stored.  False: there is no such task.
+    /// Throws `Error`: with `already_emitted` if it comes too late.
+    bool cancel(TaskId id);
+    /// Cancels as begin_cancel() does, and returns how many.  Blocks until that is stored.
+    std::size_t cancel(const DueRange& range);
+    /// Changes a pending task in place.  Blocks until that is stored and returns the task.
+    /// Throws `Error` as begin_change() does.
+    Task change(TaskId id, const TaskChange& change);
+    /// Forgets past events, and returns how many.  Blocks until that is stored.
+    std::size_t forget(const EventRange& range);
 
     /// The task with this id, pending or in the history.
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
     /// Pending tasks by due time.
     TaskPage tasks(const TaskQuery& query = {}) const { return store_.tasks(query); }
-    /// At most `limit` events from the cursor `seq` on.  A page ends when its
-    /// payloads reach `max_bytes`.
-    EventPage events_from(std::uint64_t seq, std::size_t limit = 100,
-                          std::size_t max_bytes = std::size_t{4} << 20) const {
-        return store_.events_from(seq, limit, max_bytes);
-    }
-    /// The last events before the cursor `seq`, at most `limit`.
-    EventPage events_before(std::uint64_t seq, std::size_t limit = 100,
-                            std::size_t max_bytes = std::size_t{4} << 20) const {
-        return store_.events_before(seq, limit, max_bytes);
-    }
-    /// The seq of an event that is retained.
-    std::optional<std::uint64_t> seq_of(TaskId id) const { return store_.seq_of(id); }
-    /// The id of the event before a cursor, if it is retained.
-    std::optional<TaskId> id_before(std::uint64_t seq) const { return store_.id_before(seq); }
-    /// The cursor of the oldest event that is retained.
-    std::uint64_t first_seq() const { return store_.first_seq(); }
-    /// The cursor behind the newest event: that of the next one.
-    std::uint64_t next_seq() const { return store_.next_seq(); }
+    /// Past events in order of emission.
+    EventPage events(const EventQuery& query = {}) const { return store_.events(query); }
 
-    /// Calls `callback` for each event that this object emits, from its first on,
-    /// in order, on a thread of its own.  It may call the scheduler, but not
-    /// `stop()`.  What it throws goes to `Options::on_error`.
+    // ---- Callbacks
+
+    /// Calls `callback` for each event from the cursor `from` on, in order, on a thread of
+    /// its own (under `Drive::caller` inside `run_due()`), until the subscription ends.  It
+    /// may call the scheduler, but not `stop()`.  What it throws goes to `Options::on_error`.
+    Subscription subscribe(Callback callback, Cursor from = Cursor::now());
+    /// The same for the scheduler's life, from the first event on that this object emits.
     void on_event(Callback callback);
+    /// Blocks until there is an event at or behind the cursor (true), or until `timeout`
+    /// has passed by the real clock, or the scheduler stops (false).  Under `Drive::caller` it
+    /// does not block.
+    bool wait_for(Cursor cursor, milliseconds timeout) const;
+    /// Blocks until no task is pending and every callback has had every event, those of tasks
+    /// that callbacks schedule meanwhile included (true), or until the scheduler stops
+    /// (false).  It does not wait for sinks or streams.  Under `Drive::caller` it runs what is
+    /// due by itself.  Throws `Error` with `invalid_argument` inside a callback, which would
+    /// wait for itself, and under `Drive::caller` with a clock that you set, which does not go
+    /// by itself.
+    bool drain();
+
+    // ---- Time and threads
+
+    /// When run_due() has something to do next, if ever; another call may make that earlier.
+    std::optional<TimePoint> next_wake() const;
+    /// Under `Drive::caller`: emits what is due, calls callbacks and sinks, and does the
+    /// journal's work.  Blocks for as long as that takes; several threads take turns.
+    /// Returns how many tasks were emitted.  Inside a callback or a sink it does nothing, nor
+    /// under `Drive::thread`.
+    std::size_t run_due();
+    /// The scheduler's clock.
+    TimePoint now() const { return store_.now(); }
+    /// Makes the scheduler look at its clock again; needed only with `Options::now`.
+    void clock_changed();
+    /// Figures of this moment.
+    Stats stats() const { return store_.stats(); }
+    /// Stops emitting, ends the callbacks when they have had every event, stores what was begun
+    /// and closes the journal.  What is pending stays in the journal.  Every later change
+    /// throws `Error` with `stopped`.  May be called again, and by several threads at once:
+    /// each call returns when all of this is done.  Throws `Error` with `invalid_argument`
+    /// inside a callback, which would wait for itself.
+    void stop();
+
+    // ---- For sinks and servers
+
+    /// The cursor of a retained event: reading goes on with it.
+    std::optional<Cursor> cursor_of(TaskId event) const { return store_.cursor_of(event); }
+    /// The id of the event right before a cursor, if it is retained.
+    std::optional<TaskId> event_before(Cursor cursor) const { return store_.event_before(cursor); }
+    /// The cursor of the oldest event that is retained.
+    Cursor oldest() const { return store_.oldest(); }
+    /// The cursor behind the newest event: that of the next one.
+    Cursor newest() const { return store_.newest(); }
+
     /// How each sink stands, by name.
     std::vector<SinkStatus> sinks() const { return store_.sinks(); }
     /// At most `limit` dead letters of a sink, in order of emission, behind the one with
@@ -6393,156 +7508,186 @@ public:
     /// until that is stored.  Throws `Error` with `unknown_sink`, or with `sink_listed`
     /// while it is one of those given to `Sinks`.
     void forget_sink(const std::string& sink);
-
-    /// For who delivers to sinks (`Sinks` does).  Makes these the sinks that are delivered
-    /// to: one that the journal does not know begins with the first event that this
-    /// object emits, or with the oldest that is retained; `others` says what becomes of
-    /// those that are not named here.  Blocks until that is stored.  Throws `Error`.
-    /// Once at a time: until close_sinks(), it throws `Error` with `invalid_argument`.
-    void open_sinks(const std::vector<detail::SinkSetup>& setups, Unlisted others = Unlisted::keep);
+    /// Makes these the sinks that are delivered to: one that the journal does not know begins
+    /// with the first event that this object emits, or with the oldest that is retained;
+    /// `others` says what becomes of those that are not named here.  Blocks until that is
+    /// stored.  Once at a time: until close_sinks(), it throws `Error` with
+    /// `invalid_argument`.
+    void open_sinks(const std::vector<SinkSetup>& setups, Unlisted others = Unlisted::keep);
     /// Lets open_sinks() be called again; what the sinks have taken stays.
     void close_sinks();
     /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
-    /// active; a hook tells when that may have changed.
+    /// active; `Companion::notify` tells when that may have changed.
     std::optional<Delivery> next_delivery(const std::string& sink) const {
         return store_.next_delivery(sink);
     }
     /// Remembers what became of a delivery.  A failure with a time to wait is one more
     /// failed attempt; without, the event is a dead letter, and the call blocks until
-    /// that is stored.  One that was postponed is only counted.  Throws `Error`.
+    /// that is stored.  Throws `Error`.
     void settle(const Delivery& delivery, const Outcome& outcome) {
         store_.settle(delivery, outcome);
     }
-    /// Hands a sentence to `Options::log`.
-    void log(const std::string& line) const {
-        if (store_.options().log) store_.options().log(line);
-    }
-
-    /// Calls `hook` after events were emitted, on the emitting thread, after a sink was
-    /// paused, resumed or told to deliver again, on the thread that did it, and once
-    /// when the scheduler stops.  It must not block.  Returns a handle to remove it by.
-    std::size_t add_emission_hook(std::function<void()> hook);
-    /// Removes a hook; it is not being called when this returns.
-    void remove_emission_hook(std::size_t handle);
-    /// Blocks until there is an event at or behind `seq` (true), or until `timeout`
-    /// has passed or the scheduler stops (false).
-    bool wait_for_event(std::uint64_t seq, milliseconds timeout) const;
-
-    /// Blocks until no task is pending and every callback has had every event, those of
-    /// tasks that callbacks schedule meanwhile included (true), or until the scheduler
-    /// stops (false).  It does not wait for sinks or streams.  Throws `Error` with
-    /// `invalid_argument` inside a callback, which would wait for itself.
-    bool drain();
-    /// Makes the scheduler look at its clock again; needed only with `Options::now`.
-    void clock_changed();
-    /// The scheduler's clock.
-    TimePoint now() const { return store_.now(); }
-    /// Figures of this moment.
-    Stats stats() const { return store_.stats(); }
-    /// Stops emitting, ends the callbacks and closes the journal.  What is pending
-    /// stays in the journal.  Every later change throws `Error` with `stopped`.  May be
-    /// called again, and by several threads at once: each call returns when all of this
-    /// is done.  Not to be called from a callback or a hook.
-    void stop();
+    /// Hands a sentence to `Options::log`.  Does not throw.
+    void log(std::string_view line) noexcept { store_.say(line); }
+    /// Whether the caller runs what is due.
+    Drive drive() const { return store_.options().drive; }
+    /// Adds what runs beside this; returns a handle to remove it by.
+    std::size_t add_companion(Companion companion);
+    /// Removes it; none of its functions is being called when this returns, unless this is
+    /// called by its `run`.
+    void remove_companion(std::size_t handle);
 
 private:
-    // A callback's thread, and the cursor of the first event that it has not finished.
-    struct Reader {
-        std::uint64_t next;
-        std::thread thread;
-    };
+    // A thread's turn in run_due().
+    class Turn;
 
     void run();
-    bool emit_due();
-    void run_callback(const Callback& callback, Reader& reader);
-    void call(const Callback& callback, const Event& event) noexcept;
-    std::optional<std::uint64_t> wait_for_last_emission();
-    bool wait_for_callbacks(std::uint64_t end);
+    bool emit_due(bool& emitted) noexcept;
+    void check_outside(const char* call) const;
+    void call_readers();
+    void run_companions();
+    std::shared_ptr<detail::Reader> add_reader(Callback callback, Cursor from);
+    void run_reader(const std::shared_ptr<detail::Reader>& reader);
+    bool read_on(const std::shared_ptr<detail::Reader>& reader);
+    void call(const Callback& callback, const Event& event) const noexcept;
     void wake_readers();
-    void call_hooks();
+    void notify_companions();
     void set_sink_state(const std::string& sink, SinkState state);
+    std::optional<Cursor> wait_for_last_emission();
+    bool wait_for_callbacks(Cursor end);
+    bool drain_here();
 
-    std::mutex listing_mutex_;  // held while it changes which sinks there are
-    bool sinks_open_ = false;   // guarded by listing_mutex_
     detail::Store store_;
-    const std::uint64_t first_seq_;            // of the first event that this object emits
+    const Cursor first_;                       // of the first event that this object emits
     std::condition_variable wake_;             // with the store's mutex
     std::condition_variable drained_;          // with the store's mutex: it may be empty, or stops
     std::optional<TimePoint> sleeping_until_;  // guarded by the store's mutex
     bool sleeping_ = false;                    // guarded by the store's mutex
     bool stopping_ = false;                    // guarded by the store's mutex
 
-    mutable std::mutex readers_mutex_;
-    mutable std::condition_variable emitted_;
-    std::uint64_t next_seq_;       // guarded by readers_mutex_: as the readers know it
-    bool readers_stop_ = false;    // guarded by readers_mutex_
-    std::list<Reader> callbacks_;  // guarded by readers_mutex_
-    std::mutex hooks_mutex_;
-    std::vector<std::function<void()>> hooks_;  // guarded by hooks_mutex_; empty: removed
-    std::mutex stop_mutex_;                     // before all others: of who stops
-    std::thread thread_;                        // last: starts when all the above exists
+    const std::shared_ptr<detail::ReaderHub> hub_ = std::make_shared<detail::ReaderHub>();
+    mutable std::mutex companions_mutex_;
+    std::vector<Companion> companions_;   // guarded by companions_mutex_; empty ones are removed
+    std::optional<std::size_t> running_;  // guarded by companions_mutex_: whose run() is called
+    std::thread::id running_on_;          // guarded by companions_mutex_
+    std::condition_variable ran_;         // with companions_mutex_
+    std::mutex listing_mutex_;            // held while it changes which sinks there are
+    bool sinks_open_ = false;             // guarded by listing_mutex_
+    std::mutex stop_mutex_;               // before all others: of who stops
+    std::thread thread_;                  // last: starts when all the above exists
 };
 
-inline Scheduler::Scheduler(Options options)
-    : store_(std::move(options)), first_seq_(store_.next_seq()), next_seq_(first_seq_) {
+inline Scheduler::Scheduler(Options options) : store_(std::move(options)), first_(store_.newest()) {
+    hub_->newest = first_;
     store_.on_due_changed = [this] {
         drained_.notify_all();
         if (!sleeping_) return;
         const auto wake = store_.next_wake_locked();
         if (wake && (!sleeping_until_ || *wake < *sleeping_until_)) wake_.notify_one();  // W2
     };
-    thread_ = std::thread([this] { run(); });
+    if (drive() == Drive::thread) thread_ = std::thread([this] { run(); });
 }
 
-namespace detail {
-
-// Before it is put into a larger text: a message is one value, and no more.
-inline void check_message(std::string_view message) {
-    const std::string problem = json_problem(message);
-    if (!problem.empty()) {
-        throw Error(Errc::invalid_argument, "The message is not valid JSON: " + problem);
-    }
-}
-
-}  // namespace detail
+// ---- Tasks -----------------------------------------------------------------
 
 inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
-    detail::check_message(message);
-    std::string json = R"({"timestamp":")" + format_time(due) + R"(","message":)";
-    json += message;
-    json += '}';
-    return schedule({TaskRequest::parse(json, now())}).ids.front();
+    Ticket ticket = submit({NewTask{due, std::string(message)}});
+    const TaskId id = ticket.ids().front();
+    ticket.wait();
+    return id;
 }
 
-inline Scheduled Scheduler::schedule(const std::vector<TaskRequest>& requests,
-                                     std::string_view key) {
-    auto [scheduled, unstored] = begin_schedule(requests, key);
-    if (unstored) wait(unstored);
-    return std::move(scheduled);  // what was stored is told, also without memory for a copy
+inline Ticket Scheduler::submit(const std::vector<NewTask>& tasks, std::string_view key) {
+    if (tasks.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
+    const TimePoint latest = one_year_after(now());
+    std::vector<detail::TaskRef> stored;
+    std::string identity;
+    std::string payload;
+    stored.reserve(tasks.size());
+    for (const NewTask& task : tasks) {
+        if (task.due > latest) throw Error(Errc::invalid_argument, detail::too_far_ahead(latest));
+        payload.assign(R"({"timestamp":")");
+        detail::append_time(payload, task.due);
+        payload += R"(","message":)";
+        detail::append_message(payload, task.message);
+        payload += '}';
+        stored.push_back(detail::TaskRef::make(TaskId(), task.due, payload));
+        if (!key.empty()) identity.append(payload) += '\n';
+    }
+    const std::string timestamp = format_time(tasks.front().due);
+    return store_.begin_schedule(std::move(stored), {key, identity, timestamp});
 }
 
-inline std::pair<Scheduled, detail::Store::Unstored> Scheduler::begin_schedule(
-    const std::vector<TaskRequest>& requests, std::string_view key) {
+inline Ticket Scheduler::submit(const std::vector<TaskRequest>& requests, std::string_view key) {
     if (requests.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
-    std::vector<detail::NewTask> tasks;
+    std::vector<detail::TaskRef> tasks;
     std::string identity;
     tasks.reserve(requests.size());
     for (const TaskRequest& request : requests) {
         if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
-        tasks.push_back({request.due, request.payload});
+        tasks.push_back(detail::TaskRef::make(TaskId(), request.due, request.payload));
         if (key.empty()) continue;
         identity += request.identity.empty() ? request.payload : request.identity;
         identity += '\n';
     }
-    return store_.begin_schedule(tasks, {key, identity, requests.front().timestamp});
+    return store_.begin_schedule(std::move(tasks), {key, identity, requests.front().timestamp});
 }
 
-inline Task Scheduler::change(TaskId id, const TaskRequest& change) {
+inline Ticket Scheduler::begin_change(TaskId id, const TaskChange& change) {
+    std::string message;
+    if (change.message) detail::append_message(message, *change.message);
+    const TimePoint latest = one_year_after(now());
+    if (change.due && *change.due > latest) {
+        throw Error(Errc::invalid_argument, detail::too_far_ahead(latest));
+    }
+    const std::string timestamp = change.due ? format_time(*change.due) : std::string();
+    return store_.begin_change(id, change.due, timestamp, message);
+}
+
+inline Ticket Scheduler::begin_change(TaskId id, const TaskRequest& change) {
     if (!change.errors.empty()) throw Error(Errc::invalid_argument, change.errors.front());
     const bool moved = !change.timestamp.empty();
-    return store_.change(id, moved ? std::optional(change.due) : std::nullopt, change.timestamp,
-                         change.message);
+    return store_.begin_change(id, moved ? std::optional(change.due) : std::nullopt,
+                               change.timestamp, change.message);
 }
+
+inline bool Scheduler::cancel(TaskId id) {
+    for (;;) {
+        try {
+            Ticket ticket = begin_cancel(id);
+            const bool again = ticket.again();
+            ticket.wait();
+            if (!again) return true;
+        } catch (const Error& error) {
+            if (error.code() == Errc::unknown_task) return false;
+            throw;
+        }
+    }
+}
+
+inline std::size_t Scheduler::cancel(const DueRange& range) {
+    Ticket ticket = begin_cancel(range);
+    ticket.wait();
+    return ticket.count();
+}
+
+inline Task Scheduler::change(TaskId id, const TaskChange& change) {
+    for (;;) {
+        Ticket ticket = begin_change(id, change);
+        ticket.wait();
+        if (!ticket.again()) return ticket.task();
+    }
+}
+
+inline std::size_t Scheduler::forget(const EventRange& range) {
+    for (;;) {
+        Ticket ticket = begin_forget(range);
+        ticket.wait();
+        if (!ticket.again()) return ticket.count();
+    }
+}
+
+// ---- Emission --------------------------------------------------------------
 
 // The kernel may delay a timer by 50 µs to save wake-ups; this thread asks it not to.
 inline void Scheduler::run() {
@@ -6552,8 +7697,10 @@ inline void Scheduler::run() {
         const auto wake = store_.next_wake_locked();
         if (wake && *wake <= store_.now()) {
             lock.unlock();
-            const bool well = emit_due();
+            bool emitted = false;
+            const bool well = emit_due(emitted);
             lock.lock();
+            if (store_.is_empty_locked()) drained_.notify_all();
             if (!well) wake_.wait_for(lock, std::chrono::seconds(1));
             continue;
         }
@@ -6568,41 +7715,331 @@ inline void Scheduler::run() {
     }
 }
 
-// False: there was no memory for it, and it is to be tried again.
-inline bool Scheduler::emit_due() {
+// False: there was no memory for all of it, and it is to be tried again.
+inline bool Scheduler::emit_due(bool& emitted) noexcept {
+    bool well = true;
     try {
-        if (store_.emit_due()) wake_readers();
-        store_.hand_over();
-        return true;
+        emitted = store_.emit_due();
     } catch (const std::exception& error) {
-        detail::tell(store_.options().log, error.what());
-        return false;
+        emitted = true;  // it may be
+        well = false;
+        store_.say(error.what());
     }
+    if (emitted) wake_readers();
+    return well;
 }
 
 inline void Scheduler::wake_readers() {
     {
-        std::lock_guard<std::mutex> guard(readers_mutex_);
-        next_seq_ = store_.next_seq();
+        const std::lock_guard<std::mutex> guard(hub_->mutex);
+        hub_->newest = store_.newest();
     }
-    emitted_.notify_all();
-    drained_.notify_all();
-    call_hooks();
+    hub_->changed.notify_all();
+    notify_companions();
 }
 
-inline void Scheduler::call_hooks() {
-    std::lock_guard<std::mutex> guard(hooks_mutex_);
-    for (const auto& hook : hooks_) {
-        if (hook) hook();
+inline void Scheduler::notify_companions() {
+    const std::lock_guard<std::mutex> guard(companions_mutex_);
+    for (const Companion& companion : companions_) {
+        if (companion.notify) companion.notify();
     }
 }
 
-inline void Scheduler::open_sinks(const std::vector<detail::SinkSetup>& setups, Unlisted others) {
+inline std::size_t Scheduler::add_companion(Companion companion) {
+    const std::lock_guard<std::mutex> guard(companions_mutex_);
+    companions_.push_back(std::move(companion));
+    return companions_.size() - 1;
+}
+
+inline void Scheduler::remove_companion(std::size_t handle) {
+    Companion removed;  // its functions end without the lock
+    std::unique_lock<std::mutex> lock(companions_mutex_);
+    std::swap(removed, companions_[handle]);
+    ran_.wait(lock, [this, handle] {
+        return running_ != handle || running_on_ == std::this_thread::get_id();
+    });
+    lock.unlock();
+}
+
+inline std::optional<TimePoint> Scheduler::next_wake() const {
+    std::optional<TimePoint> wake;
+    const auto add = [&wake](std::optional<TimePoint> one) {
+        if (one && (!wake || *one < *wake)) wake = one;
+    };
+    {
+        const std::lock_guard<std::mutex> guard(store_.mutex());
+        if (stopping_) return std::nullopt;
+        add(store_.next_wake_locked());
+        if (drive() == Drive::caller) add(store_.next_tending_locked());
+    }
+    if (drive() == Drive::thread) return wake;
+    {
+        const std::lock_guard<std::mutex> guard(hub_->mutex);
+        for (const auto& reader : hub_->readers) {
+            if (!reader->stopping && reader->next < hub_->newest) add(now());
+        }
+    }
+    const std::lock_guard<std::mutex> guard(companions_mutex_);
+    for (const Companion& companion : companions_) {
+        if (companion.next_wake) add(companion.next_wake());
+    }
+    return wake;
+}
+
+class Scheduler::Turn {
+public:
+    explicit Turn(detail::ReaderHub& hub) : hub_(hub) {
+        std::unique_lock<std::mutex> lock(hub_.mutex);
+        hub_.changed.wait(lock, [this] { return hub_.runner == std::thread::id(); });
+        hub_.runner = std::this_thread::get_id();
+    }
+    Turn(const Turn&) = delete;
+    Turn& operator=(const Turn&) = delete;
+    ~Turn() {
+        const std::lock_guard<std::mutex> guard(hub_.mutex);
+        hub_.runner = std::thread::id();
+        hub_.changed.notify_all();
+    }
+
+private:
+    detail::ReaderHub& hub_;
+};
+
+inline void Scheduler::check_outside(const char* call) const {
+    const std::lock_guard<std::mutex> guard(hub_->mutex);
+    if (!hub_->is_inside_locked()) return;
+    throw Error(Errc::invalid_argument,
+                std::string(call) + " inside a callback would wait for itself");
+}
+
+inline std::size_t Scheduler::run_due() {
+    if (drive() == Drive::thread) return 0;
+    {
+        const std::lock_guard<std::mutex> guard(hub_->mutex);
+        if (hub_->is_inside_locked()) return 0;
+    }
+    const Turn turn(*hub_);
+    const std::uint64_t before = stats().emitted;
+    const auto is_due = [this] {
+        const std::lock_guard<std::mutex> guard(store_.mutex());
+        const auto wake = store_.next_wake_locked();
+        return !stopping_ && wake && *wake <= store_.now();
+    };
+    {
+        const std::lock_guard<std::mutex> guard(store_.mutex());
+        if (stopping_) return 0;
+    }
+    store_.tend_now();
+    for (bool emitted = true; emitted && is_due();) {
+        if (!emit_due(emitted)) break;
+    }
+    call_readers();
+    run_companions();
+    store_.tend_now();
+    return static_cast<std::size_t>(stats().emitted - before);
+}
+
+// Calls all callbacks, in a thread's turn, until they have had every event.
+inline void Scheduler::call_readers() {
+    for (bool more = true; more;) {
+        more = false;
+        std::vector<std::shared_ptr<detail::Reader>> readers;
+        {
+            const std::lock_guard<std::mutex> guard(hub_->mutex);
+            readers.assign(hub_->readers.begin(), hub_->readers.end());
+        }
+        for (const auto& reader : readers) more = read_on(reader) || more;
+    }
+}
+
+inline void Scheduler::run_companions() {
+    const auto end = [this](void*) {
+        const std::lock_guard<std::mutex> guard(companions_mutex_);
+        running_.reset();
+        ran_.notify_all();
+    };
+    for (std::size_t i = 0;; ++i) {
+        std::function<void()> run;
+        {
+            const std::lock_guard<std::mutex> guard(companions_mutex_);
+            if (i >= companions_.size()) return;
+            run = companions_[i].run;
+            if (!run) continue;
+            running_ = i;
+            running_on_ = std::this_thread::get_id();
+        }
+        const std::unique_ptr<void, decltype(end)> running(this, end);
+        run();
+    }
+}
+
+// ---- Callbacks -------------------------------------------------------------
+
+inline std::shared_ptr<detail::Reader> Scheduler::add_reader(Callback callback, Cursor from) {
+    auto reader = std::make_shared<detail::Reader>();
+    reader->callback = std::move(callback);
+    hub_->drop_ended();
+    const std::lock_guard<std::mutex> guard(hub_->mutex);
+    if (hub_->stopping) throw Error(Errc::stopped, "the scheduler is shutting down");
+    reader->next = std::min(from, store_.newest());  // Cursor::now() is behind everything
+    hub_->readers.push_back(reader);
+    reader->ended = drive() == Drive::caller;
+    if (reader->ended) return reader;
+    try {
+        reader->thread = std::thread([this, reader] { run_reader(reader); });
+    } catch (...) {
+        hub_->readers.pop_back();
+        throw;
+    }
+    return reader;
+}
+
+inline Subscription Scheduler::subscribe(Callback callback, Cursor from) {
+    Subscription subscription;
+    subscription.reader_ = add_reader(std::move(callback), from);
+    subscription.hub_ = hub_;
+    return subscription;
+}
+
+inline void Scheduler::on_event(Callback callback) {
+    add_reader(std::move(callback), first_);
+}
+
+inline void Scheduler::run_reader(const std::shared_ptr<detail::Reader>& reader) {
+    const std::shared_ptr<detail::ReaderHub> hub = hub_;
+    std::unique_lock<std::mutex> lock(hub->mutex);
+    for (;;) {
+        hub->changed.wait(
+            lock, [&] { return hub->stopping || reader->stopping || reader->next < hub->newest; });
+        if (reader->stopping || !(reader->next < hub->newest)) break;
+        lock.unlock();
+        const bool well = read_on(reader);
+        lock.lock();
+        if (!well) hub->changed.wait_for(lock, std::chrono::seconds(1));
+    }
+    reader->ended = true;
+    hub->changed.notify_all();
+}
+
+// Calls the callback with the next events, at most a page of them.  False: there were none,
+// or there is no memory for a page.
+inline bool Scheduler::read_on(const std::shared_ptr<detail::Reader>& reader) {
+    EventQuery query;
+    {
+        const std::lock_guard<std::mutex> guard(hub_->mutex);
+        if (reader->stopping || !(reader->next < hub_->newest)) return false;
+        query.from = reader->next;
+        reader->caller = std::this_thread::get_id();
+    }
+    query.limit = detail::Store::batch;
+    EventPage page;
+    try {
+        page = events(query);
+    } catch (const std::exception&) {
+        page.next = query.from;
+    }
+    if (page.lost && query.from != Cursor::earliest()) {
+        log("a callback was too slow; events that it had not taken are gone");
+    }
+    for (const Event& event : page.events) {
+        {
+            const std::lock_guard<std::mutex> guard(hub_->mutex);
+            if (reader->stopping) break;
+        }
+        call(reader->callback, event);
+    }
+    const std::lock_guard<std::mutex> guard(hub_->mutex);
+    reader->next = page.next;
+    reader->caller = std::thread::id();
+    hub_->changed.notify_all();
+    return page.next != query.from;
+}
+
+// What a callback throws, and what telling of it throws, ends nothing.
+inline void Scheduler::call(const Callback& callback, const Event& event) const noexcept {
+    try {
+        callback(event);
+    } catch (...) {
+        try {
+            if (store_.options().on_error) store_.options().on_error(std::current_exception());
+        } catch (...) {
+        }
+    }
+}
+
+inline bool Scheduler::wait_for(Cursor cursor, milliseconds timeout) const {
+    constexpr milliseconds longest = std::chrono::hours(24 * 365 * 100);
+    std::unique_lock<std::mutex> lock(hub_->mutex);
+    if (cursor == Cursor::now()) cursor = store_.newest();
+    const auto ready = [this, cursor] { return hub_->stopping || cursor < hub_->newest; };
+    if (drive() == Drive::thread) {
+        hub_->changed.wait_for(lock, std::min(timeout, longest), ready);
+    }
+    return cursor < hub_->newest;
+}
+
+inline bool Scheduler::drain() {
+    check_outside("drain()");
+    if (drive() == Drive::caller) return drain_here();
+    // A callback may have scheduled more, so nothing counts until nothing has changed.
+    for (std::optional<Cursor> end = wait_for_last_emission(); end;) {
+        if (!wait_for_callbacks(*end)) return false;
+        const auto now = wait_for_last_emission();
+        if (now == end) return true;
+        end = now;
+    }
+    return false;
+}
+
+// Under Drive::caller, where the clock must go by itself.
+inline bool Scheduler::drain_here() {
+    for (;;) {
+        run_due();
+        std::unique_lock<std::mutex> lock(store_.mutex());
+        if (stopping_) return false;
+        if (store_.is_empty_locked()) return true;
+        const auto wake = store_.next_wake_locked();
+        if (!wake) {
+            drained_.wait(lock);  // what another thread has begun is on its way
+        } else if (!store_.options().now) {
+            drained_.wait_until(lock, detail::to_system_time(*wake));
+        } else if (*wake > store_.now()) {
+            throw Error(Errc::invalid_argument, "drain() cannot wait for a clock that you set");
+        }
+    }
+}
+
+// Blocks until no task is pending, and returns the cursor behind the newest event.
+// Nothing: the scheduler stops.
+inline std::optional<Cursor> Scheduler::wait_for_last_emission() {
+    std::unique_lock<std::mutex> lock(store_.mutex());
+    store_.store_begun_locked();  // whose tickets this thread may hold
+    drained_.wait(lock, [this] { return stopping_ || store_.is_empty_locked(); });
+    if (stopping_) return std::nullopt;
+    return store_.newest_locked();
+}
+
+// Blocks until every callback has finished the events before `end`.  False: the
+// scheduler stops.
+inline bool Scheduler::wait_for_callbacks(Cursor end) {
+    std::unique_lock<std::mutex> lock(hub_->mutex);
+    const auto is_done = [end](const std::shared_ptr<detail::Reader>& reader) {
+        return reader->stopping || !(reader->next < end);
+    };
+    hub_->changed.wait(lock, [this, is_done] {
+        return hub_->stopping || std::all_of(hub_->readers.begin(), hub_->readers.end(), is_done);
+    });
+    return !hub_->stopping;
+}
+
+// ---- Sinks -----------------------------------------------------------------
+
+inline void Scheduler::open_sinks(const std::vector<SinkSetup>& setups, Unlisted others) {
     const std::lock_guard<std::mutex> guard(listing_mutex_);
     if (sinks_open_) {
         throw Error(Errc::invalid_argument, "this scheduler's sinks are already delivered to");
     }
-    store_.open_sinks(setups, first_seq_, others);
+    store_.open_sinks(setups, first_, others);
     sinks_open_ = true;
 }
 
@@ -6619,154 +8056,53 @@ inline void Scheduler::forget_sink(const std::string& sink) {
 
 inline std::size_t Scheduler::redeliver(const std::string& sink, std::optional<TaskId> id) {
     const std::size_t count = store_.redeliver(sink, id);
-    call_hooks();
+    notify_companions();
     return count;
 }
 
 inline void Scheduler::set_sink_state(const std::string& sink, SinkState state) {
     store_.set_sink_state(sink, state);
-    call_hooks();
+    notify_companions();
 }
 
-inline bool Scheduler::wait_for_event(std::uint64_t seq, milliseconds timeout) const {
-    std::unique_lock<std::mutex> lock(readers_mutex_);
-    const auto ready = [this, seq] { return readers_stop_ || next_seq_ > seq; };
-    if (timeout == milliseconds::max()) {
-        emitted_.wait(lock, ready);
-    } else {
-        emitted_.wait_for(lock, timeout, ready);
-    }
-    return next_seq_ > seq;
-}
-
-inline void Scheduler::on_event(Callback callback) {
-    std::lock_guard<std::mutex> guard(readers_mutex_);
-    if (readers_stop_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    Reader& reader = callbacks_.emplace_back(Reader{first_seq_, {}});
-    try {
-        reader.thread = std::thread(
-            [this, &reader, callback = std::move(callback)] { run_callback(callback, reader); });
-    } catch (...) {
-        callbacks_.pop_back();
-        throw;
-    }
-}
-
-inline void Scheduler::run_callback(const Callback& callback, Reader& reader) {
-    std::uint64_t seq = first_seq_;
-    while (wait_for_event(seq, milliseconds::max())) {
-        EventPage page;
-        try {
-            page = events_from(seq, detail::Store::batch);
-        } catch (const std::exception& error) {  // there is no memory now
-            detail::tell(store_.options().log, "a callback waits: ", error.what());
-            std::unique_lock<std::mutex> lock(readers_mutex_);
-            const auto stops = [this] { return readers_stop_; };
-            if (emitted_.wait_for(lock, milliseconds(100), stops)) return;
-            continue;
-        }
-        if (page.lost) {
-            detail::tell(store_.options().log,
-                         "a callback was too slow; events that it had not taken are gone");
-        }
-        seq = page.next;
-        for (const Event& event : page.events) call(callback, event);
-        {
-            std::lock_guard<std::mutex> guard(readers_mutex_);
-            reader.next = seq;
-        }
-        emitted_.notify_all();
-    }
-}
-
-inline void Scheduler::call(const Callback& callback, const Event& event) noexcept {
-    try {
-        try {
-            callback(event);
-        } catch (...) {
-            if (store_.options().on_error) store_.options().on_error(std::current_exception());
-        }
-    } catch (...) {
-        detail::tell(store_.options().log, "the handler of a callback's errors has failed itself");
-    }
-}
-
-inline bool Scheduler::drain() {
-    {
-        std::lock_guard<std::mutex> guard(readers_mutex_);
-        for (const Reader& reader : callbacks_) {
-            if (reader.thread.get_id() != std::this_thread::get_id()) continue;
-            throw Error(Errc::invalid_argument, "drain() inside a callback would wait for itself");
-        }
-    }
-    // A callback may have scheduled more, so nothing counts until nothing has changed.
-    for (std::optional<std::uint64_t> end = wait_for_last_emission(); end;) {
-        if (!wait_for_callbacks(*end)) return false;
-        const auto now = wait_for_last_emission();
-        if (now == end) return true;
-        end = now;
-    }
-    return false;
-}
-
-// Blocks until no task is pending, and returns the cursor behind the newest event.
-// Nothing: the scheduler stops.
-inline std::optional<std::uint64_t> Scheduler::wait_for_last_emission() {
-    std::unique_lock<std::mutex> lock(store_.mutex());
-    drained_.wait(lock, [this] { return stopping_ || store_.is_empty_locked(); });
-    if (stopping_) return std::nullopt;
-    return store_.next_seq_locked();
-}
-
-// Blocks until every callback has finished the events before `end`.  False: the
-// scheduler stops.
-inline bool Scheduler::wait_for_callbacks(std::uint64_t end) {
-    std::unique_lock<std::mutex> lock(readers_mutex_);
-    const auto is_done = [end](const Reader& reader) { return reader.next >= end; };
-    emitted_.wait(lock, [this, is_done] {
-        return readers_stop_ || std::all_of(callbacks_.begin(), callbacks_.end(), is_done);
-    });
-    return !readers_stop_;
-}
-
-inline std::size_t Scheduler::add_emission_hook(std::function<void()> hook) {
-    std::lock_guard<std::mutex> guard(hooks_mutex_);
-    hooks_.push_back(std::move(hook));
-    return hooks_.size() - 1;
-}
-
-inline void Scheduler::remove_emission_hook(std::size_t handle) {
-    std::lock_guard<std::mutex> guard(hooks_mutex_);
-    hooks_[handle] = nullptr;
-}
+// ---- The end ---------------------------------------------------------------
 
 inline void Scheduler::clock_changed() {
-    std::lock_guard<std::mutex> guard(store_.mutex());
+    const std::lock_guard<std::mutex> guard(store_.mutex());
     wake_.notify_one();
 }
 
 inline void Scheduler::stop() {
+    check_outside("stop()");
     const std::lock_guard<std::mutex> one_at_a_time(stop_mutex_);
     {
-        std::lock_guard<std::mutex> guard(store_.mutex());
+        const std::lock_guard<std::mutex> guard(store_.mutex());
         stopping_ = true;
         wake_.notify_one();
         drained_.notify_all();
     }
     if (thread_.joinable()) thread_.join();
-    std::list<Reader> callbacks;
-    {
-        std::lock_guard<std::mutex> guard(readers_mutex_);
-        readers_stop_ = true;
-        callbacks.swap(callbacks_);
+    if (drive() == Drive::caller) {
+        const Turn turn(*hub_);
+        call_readers();
     }
-    emitted_.notify_all();
-    for (Reader& callback : callbacks) callback.thread.join();
+    std::list<std::shared_ptr<detail::Reader>> readers;
+    {
+        const std::lock_guard<std::mutex> guard(hub_->mutex);
+        hub_->stopping = true;
+        readers = hub_->readers;
+    }
+    hub_->changed.notify_all();
+    for (const auto& reader : readers) {
+        std::unique_lock<std::mutex> lock(hub_->mutex);
+        hub_->join(lock, reader);
+        hub_->readers.remove(reader);
+    }
     store_.close();
-    std::lock_guard<std::mutex> guard(hooks_mutex_);
-    for (auto& hook : hooks_) {
-        if (hook) hook();
-        hook = nullptr;  // handles stay valid
+    const std::lock_guard<std::mutex> guard(companions_mutex_);
+    for (Companion& companion : companions_) {
+        if (companion.notify) companion.notify();
+        companion = Companion();  // handles stay valid
     }
 }
 
@@ -6870,6 +8206,10 @@ private:
         std::minstd_rand random{std::random_device{}()};
         milliseconds postponement{0};  // how long the last one was, if no attempt was made since
         bool done = false;             // guarded by mutex_
+        // Under Drive::caller: what became of a delivery and could not be stored yet, and
+        // whether that, or a postponed attempt, waits for the next round.
+        std::optional<std::pair<Delivery, Outcome>> unsettled;
+        bool waits = false;
         std::thread thread;
     };
 
@@ -6881,6 +8221,8 @@ private:
     void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
     bool settle(const Delivery& delivery, const Outcome& outcome) const;
     void deliver_next(Worker& worker);
+    void run_here();
+    std::optional<TimePoint> next_wake() const;
     template <class... Parts>
     void say(const Parts&... parts) const noexcept {
         detail::tell([this](const std::string& line) { scheduler_.log(line); }, parts...);
@@ -6899,15 +8241,15 @@ private:
     Scheduler& scheduler_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    std::uint64_t changes_ = 0;  // guarded by mutex_: how often a hook was called
+    std::uint64_t changes_ = 0;  // guarded by mutex_: how often it was notified
     bool stopping_ = false;      // guarded by mutex_
     std::vector<std::unique_ptr<Worker>> workers_;
-    std::optional<std::size_t> hook_;
+    std::optional<std::size_t> companion_;
 };
 
 inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlisted others)
     : scheduler_(scheduler) {
-    std::vector<detail::SinkSetup> setups;
+    std::vector<SinkSetup> setups;
     std::set<std::string> names;
     std::map<std::string, int> targets;
     for (SinkOptions& options : sinks) {
@@ -6933,13 +8275,19 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlist
     }
     scheduler_.open_sinks(setups, others);
     try {
-        hook_ = scheduler_.add_emission_hook([this] {
+        const auto notify = [this] {
             {
                 const std::lock_guard<std::mutex> guard(mutex_);
                 ++changes_;
             }
             changed_.notify_all();
-        });
+        };
+        if (scheduler_.drive() == Drive::caller) {
+            companion_ = scheduler_.add_companion(
+                {notify, [this] { run_here(); }, [this] { return next_wake(); }});
+            return;
+        }
+        companion_ = scheduler_.add_companion({notify, nullptr, nullptr});
         for (const auto& worker : workers_) {
             worker->thread = std::thread([this, &w = *worker] { run(w); });
         }
@@ -6966,7 +8314,7 @@ inline void Sinks::stop() {
     for (const auto& worker : workers_) {
         if (worker->thread.joinable()) worker->thread.join();
     }
-    if (hook_) scheduler_.remove_emission_hook(*hook_);
+    if (companion_) scheduler_.remove_companion(*companion_);
     scheduler_.close_sinks();
 }
 
@@ -7010,6 +8358,36 @@ inline void Sinks::deliver_next(Worker& worker) {
     }
 }
 
+// Under Drive::caller: delivers all that may be delivered now, inside run_due().
+inline void Sinks::run_here() {
+    for (const auto& worker : workers_) {
+        worker->waits = false;
+        const auto& unsettled = worker->unsettled;
+        if (unsettled && !settle(unsettled->first, unsettled->second)) {
+            worker->waits = true;
+            continue;
+        }
+        worker->unsettled.reset();
+        while (!worker->waits) {
+            const auto delivery = scheduler_.next_delivery(worker->options.name);
+            if (!delivery || delivery->wait > milliseconds(0)) break;
+            attempt(*worker, *delivery);
+        }
+    }
+}
+
+inline std::optional<TimePoint> Sinks::next_wake() const {
+    std::optional<TimePoint> wake;
+    for (const auto& worker : workers_) {
+        const auto delivery = scheduler_.next_delivery(worker->options.name);
+        if (!delivery) continue;
+        const milliseconds wait = worker->waits ? milliseconds(1'000) : delivery->wait;
+        const TimePoint at = scheduler_.now() + wait;
+        if (!wake || at < *wake) wake = at;
+    }
+    return wake;
+}
+
 inline bool Sinks::is_ready(Worker& worker, const Delivery& delivery) const {
     if (delivery.wait == milliseconds(0)) return true;
     const auto now = std::chrono::steady_clock::now();
@@ -7037,6 +8415,11 @@ inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
     // What cannot be stored now is tried again, and the delivery is not.
     milliseconds wait = first_wait;
     while (!settle(delivery, outcome)) {
+        if (scheduler_.drive() == Drive::caller) {
+            worker.unsettled = {delivery, outcome};
+            worker.waits = true;
+            return;
+        }
         if (!wait_to_retry(wait)) return;
     }
 }
@@ -7058,7 +8441,8 @@ inline void Sinks::postpone(Worker& worker, const Delivery& delivery, const Outc
         say("sink ", worker.shown, ": no attempt can be made, so it waits until one can: ",
             detail::printable(outcome.error, 200));
     }
-    wait_to_retry(worker.postponement);
+    worker.waits = scheduler_.drive() == Drive::caller;
+    if (!worker.waits) wait_to_retry(worker.postponement);
 }
 
 inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) const {
@@ -9013,11 +10397,11 @@ struct HttpAnswer {
     std::string body;
     std::optional<StreamStart> stream;  // what follows the head, in place of a body
     bool closes = false;                // the connection ends behind it
-    Store::Unstored unstored;           // what it tells, see HttpApi::finish()
-    bool is_begun = false;   // what was asked for may be stored: no error may be answered
-    bool is_silent = false;  // the connection ends in place of it
-    bool has_length = true;             // the head tells the size of the body
-    std::optional<Refusal> refusal;     // what it counts as, if the status does not say so
+    std::optional<Ticket> ticket;       // what it tells of, see HttpApi::finish()
+    bool is_begun = false;           // what was asked for may be stored: no error may be answered
+    bool is_silent = false;          // the connection ends in place of it
+    bool has_length = true;          // the head tells the size of the body
+    std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
 };
 
 inline std::string_view reason_of(int status) {
@@ -9133,7 +10517,11 @@ struct Frames {
 };
 
 inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq) {
-    const EventPage page = scheduler.events_from(seq, 1'024, std::size_t{1} << 18);
+    EventQuery query;
+    query.limit = 1'024;
+    query.from = Cursor(seq);
+    query.max_bytes = std::size_t{1} << 18;
+    const EventPage page = scheduler.events(query);
     Frames frames;
     frames.lost = page.lost;
     for (const Event& event : page.events) {
@@ -9153,7 +10541,7 @@ constexpr std::string_view keep_alive_comment = ":keepalive\n\n";
 inline std::string gap_text(const Scheduler& scheduler, std::string_view requested) {
     std::string json = "{";
     append_member(json, "requested", printable(requested, 64));
-    const EventPage page = scheduler.events_from(0, 1);
+    const EventPage page = scheduler.events({1});
     if (page.events.empty()) {
         json += R"(,"oldest":null)";
     } else {
@@ -9163,7 +10551,7 @@ inline std::string gap_text(const Scheduler& scheduler, std::string_view request
 }
 
 inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
-    const auto before = scheduler.id_before(seq);
+    const auto before = scheduler.event_before(Cursor(seq));
     return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
 }
 
@@ -9272,7 +10660,7 @@ inline void StreamWriter::write_or_wake() {
     constexpr std::uint64_t few_events = 8;
     const std::unique_lock<std::mutex> lock(writing_mutex_, std::try_to_lock);
     if (!lock || more_ || streams_.size() > few_streams ||
-        scheduler_.next_seq() - next_seq_ > few_events) {
+        scheduler_.newest().seq() - next_seq_ > few_events) {
         return wake();
     }
     try {
@@ -9393,7 +10781,7 @@ inline void StreamWriter::on_socket(Stream& stream, std::uint32_t events) {
 
 inline void StreamWriter::pump_all() {
     more_ = false;
-    next_seq_ = scheduler_.next_seq();
+    next_seq_ = scheduler_.newest().seq();
     for (std::size_t i = streams_.size(); i-- > 0;) {  // closing moves the last one forward
         if (pump(*streams_[i])) more_ = true;
     }
@@ -9419,7 +10807,7 @@ inline bool StreamWriter::pump(Stream& stream) {
         return false;
     }
     if (frames->lost) {  // between frames, the reader is told
-        stream.seq = scheduler_.first_seq();
+        stream.seq = scheduler_.oldest().seq();
         stream.head = gap_text(scheduler_, "") + cursor_text(scheduler_, stream.seq);
         return true;
     }
@@ -10136,21 +11524,22 @@ private:
     std::mutex mutex_;
     std::condition_variable changed_;
     bool stopping_ = false;  // guarded by mutex_
-    std::size_t hook_ = 0;
+    std::size_t companion_ = 0;
 };
 
 inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler), options_(std::move(options)) {
     options_.check();
-    hook_ = scheduler_.add_emission_hook([this] {
+    const auto notify = [this] {
         { std::lock_guard<std::mutex> guard(mutex_); }
         changed_.notify_all();
-    });
+    };
+    companion_ = scheduler_.add_companion({notify, nullptr, nullptr});
 }
 
 inline HttpApi::~HttpApi() {
     stop();
-    scheduler_.remove_emission_hook(hook_);
+    scheduler_.remove_companion(companion_);
 }
 
 inline void HttpApi::stop() {
@@ -10320,18 +11709,19 @@ inline detail::HttpAnswer HttpApi::begin(const detail::HttpRequest& request) {
 
 // An answer tells only what is stored.
 inline void HttpApi::finish(detail::HttpAnswer& answer) {
-    if (answer.unstored) wait_for(answer);
+    if (answer.ticket) wait_for(answer);
     refusals_.count(answer);
 }
 
 inline void HttpApi::wait_for(detail::HttpAnswer& answer) {
-    const detail::Store::Unstored unstored = std::exchange(answer.unstored, {});
+    Ticket ticket = std::move(*answer.ticket);
+    answer.ticket.reset();
     const auto is_of_success = [](const auto& field) {
         return field.first == "Location" || field.first == "Cache-Control";
     };
     guard(answer, [&] {
         try {
-            scheduler_.wait(unstored);
+            ticket.wait();
         } catch (...) {
             answer.is_begun = false;  // it is known not to be stored
             auto& fields = answer.fields;
@@ -10550,23 +11940,23 @@ inline void HttpApi::post_schedule(Call& call) {
         TaskRequest& only = requests.front();
         only.identity = '[' + (only.identity.empty() ? only.payload : only.identity);
     }
-    const auto [scheduled, unstored] = call.made(scheduler_.begin_schedule(requests, key));
-    call.answer.unstored = unstored;
+    call.answer.ticket = call.made(scheduler_.submit(requests, key));
+    const Ticket& scheduled = *call.answer.ticket;
     std::string json;
-    json.reserve(many ? 64 + 39 * scheduled.ids.size() : 127);
+    json.reserve(many ? 64 + 39 * scheduled.ids().size() : 127);
     json += '{';
     if (many) {
-        const std::string count = std::to_string(scheduled.ids.size());
+        const std::string count = std::to_string(scheduled.ids().size());
         detail::append_member(json, "message", "Scheduled " + count + " tasks");
         json += ",\"ids\":[";
-        for (const TaskId id : scheduled.ids) {
+        for (const TaskId id : scheduled.ids()) {
             if (json.back() != '[') json += ',';
             detail::append_quoted(json, id.str());
         }
         json += ']';
     } else {
-        const std::string id = scheduled.ids.front().str();
-        detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp);
+        const std::string id = scheduled.ids().front().str();
+        detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp());
         detail::append_member(json, "id", id);
         call.answer.fields.emplace_back("Location", "/tasks/" + id);
     }
@@ -10615,8 +12005,13 @@ inline void HttpApi::patch_task(Call& call) {
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
     if (!id) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
     std::string json;
-    detail::append_task(json, call.made(scheduler_.change(*id, change)));
-    answer(call, 200, json);
+    for (;;) {
+        Ticket ticket = scheduler_.begin_change(*id, change);
+        ticket.wait();
+        if (ticket.again()) continue;
+        detail::append_task(json, call.made(ticket.task()));
+        return answer(call, 200, json);
+    }
 }
 
 // What deletes takes a range, or says that it means everything: leaving out, or
@@ -10645,17 +12040,20 @@ inline void HttpApi::delete_tasks(Call& call) {
 inline void HttpApi::delete_events(Call& call) {
     const std::vector<std::string> errors = range_errors(call, "start_id", "end_id");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    std::uint64_t begin = 0;
-    std::uint64_t end = scheduler_.next_seq();
+    EventRange range{Cursor::earliest(), scheduler_.newest()};
     for (const char* name : {"start_id", "end_id"}) {
         const auto text = call.request.param(name);
         if (!text) continue;
         const auto id = TaskId::parse(*text);
-        const auto seq = id ? scheduler_.seq_of(*id) : std::nullopt;
-        if (!seq) return refuse_event(call, *text);
-        (name[0] == 's' ? begin : end) = name[0] == 's' ? *seq : *seq + 1;
+        const auto cursor = id ? scheduler_.cursor_of(*id) : std::nullopt;
+        if (!cursor) return refuse_event(call, *text);
+        if (name[0] == 's') {
+            range.begin = *cursor;
+        } else {
+            range.end = Cursor(cursor->seq() + 1);
+        }
     }
-    const std::size_t deleted = begin < end ? call.made(scheduler_.forget(begin, end)) : 0;
+    const std::size_t deleted = range.begin < range.end ? call.made(scheduler_.forget(range)) : 0;
     answer(call, 200, "{\"deleted\":" + std::to_string(deleted) + '}');
 }
 
@@ -10770,16 +12168,18 @@ inline void HttpApi::get_events(Call& call) {
     const auto before = call.request.param("before");
     if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    EventPage page;
+    EventQuery query;
+    query.limit = limit;
     if (after || before) {
         const std::string& text = after ? *after : *before;
         const auto seq = seq_at(text);
         if (!seq) return refuse_event(call, text);
-        page = after ? scheduler_.events_from(text == earliest ? *seq : *seq + 1, limit)
-                     : scheduler_.events_before(*seq, limit);
+        if (after) query.from = Cursor(text == earliest ? *seq : *seq + 1);
+        if (before) query.before = Cursor(*seq);
     } else {
-        page = scheduler_.events_before(scheduler_.next_seq(), limit);
+        query.before = Cursor::now();
     }
+    const EventPage page = scheduler_.events(query);
     answer(call, 200,
            detail::page_json(
                page.total, page.events, page.more,
@@ -10788,13 +12188,14 @@ inline void HttpApi::get_events(Call& call) {
 
 // The seq of the event with this id; of the oldest one for "earliest".
 inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) const {
-    if (text == earliest) return scheduler_.first_seq();
+    if (text == earliest) return scheduler_.oldest().seq();
     const auto id = TaskId::parse(text);
-    return id ? scheduler_.seq_of(*id) : std::nullopt;
+    const auto cursor = id ? scheduler_.cursor_of(*id) : std::nullopt;
+    return cursor ? std::optional(cursor->seq()) : std::nullopt;
 }
 
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
-    const EventPage oldest = scheduler_.events_from(0, 1);
+    const EventPage oldest = scheduler_.events({1});
     refuse(call, 404,
            "The history has no event " + detail::printable(text, 64) +
                (oldest.events.empty() ? "; it is empty."
@@ -10907,10 +12308,10 @@ inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
     for (const char* name : {"lastEventId", "lastEventID", "last_event_id"}) {
         if (last.empty()) last = call.request.param(name).value_or("");
     }
-    detail::StreamStart start{"retry: 3000\n", scheduler_.next_seq()};
+    detail::StreamStart start{"retry: 3000\n", scheduler_.newest().seq()};
     if (!last.empty()) {
         const auto seq = seq_at(last);
-        start.seq = !seq ? scheduler_.first_seq() : last == earliest ? *seq : *seq + 1;
+        start.seq = !seq ? scheduler_.oldest().seq() : last == earliest ? *seq : *seq + 1;
         if (!seq) start.preamble += detail::gap_text(scheduler_, last);
     }
     start.preamble += detail::cursor_text(scheduler_, start.seq);
@@ -10936,14 +12337,14 @@ inline std::string HttpApi::next_text(std::uint64_t& seq) {
     {
         std::unique_lock<std::mutex> lock(mutex_);
         const bool due = changed_.wait_for(lock, options_.keep_alive, [this, &seq] {
-            return stopping_ || scheduler_.next_seq() > seq;
+            return stopping_ || scheduler_.newest().seq() > seq;
         });
         if (stopping_) return "";
         if (!due) return std::string(detail::keep_alive_comment);
     }
     const detail::Frames frames = detail::make_frames(scheduler_, seq);
     if (frames.lost) {
-        seq = scheduler_.first_seq();
+        seq = scheduler_.oldest().seq();
         return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, seq);
     }
     if (!frames.ends.empty()) seq = frames.ends.back().next;
@@ -11149,7 +12550,7 @@ private:
     Scheduler& scheduler_;
     HttpApi api_;
     detail::StreamWriters streams_;
-    std::size_t hook_;
+    std::size_t companion_;
     int listener_ = -1;
     std::size_t sinks_ = 0;  // when it began to listen
     const detail::Descriptor epoll_;
@@ -11182,7 +12583,7 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler),
       api_(scheduler, std::move(options)),
       streams_(scheduler, api_.options_.keep_alive, [this] { api_.count_stream_out(); }),
-      hook_(scheduler.add_emission_hook([this] { streams_.write_or_wake(); })),
+      companion_(scheduler.add_companion({[this] { streams_.write_or_wake(); }, nullptr, nullptr})),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
@@ -11441,9 +12842,9 @@ inline bool HttpServer::begin_request(Client& client, std::size_t& size) {
 inline bool HttpServer::finish_batch() {
     bool stored = true;
     for (Begun& begun : batch_) {
-        if (!stored || !begun.answer.unstored) continue;
-        stored = scheduler_.store(begun.answer.unstored);
-        if (stored) begun.answer.unstored = {};
+        if (!stored || !begun.answer.ticket) continue;
+        stored = begun.answer.ticket->try_store();
+        if (stored) begun.answer.ticket.reset();
     }
     if (stored) {
         finish(batch_);
@@ -11678,7 +13079,7 @@ inline void HttpServer::stop() {
         finished_.clear();
     }
     if (listener_ >= 0) ::close(listener_);
-    scheduler_.remove_emission_hook(hook_);
+    scheduler_.remove_companion(companion_);
     streams_.stop();
 }
 
@@ -12765,7 +14166,7 @@ struct ClientOptions {
 };
 
 /// Which events to list: the newest, or those right after or before one.
-struct EventQuery {
+struct HistoryQuery {
     std::size_t limit = 100;  ///< how many at most, up to 1000
     std::string after;        ///< only those after this id, or `earliest`; or empty
     std::string before;       ///< only those before this id; or empty
@@ -12807,7 +14208,7 @@ public:
     /// Pending tasks by due time; `query.limit` is at most 1000.
     TaskPage tasks(const TaskQuery& query = {}) const;
     /// Past events in order of emission.  Their `seq`, and the page's `next`, are 0.
-    EventPage events(const EventQuery& query = {}) const;
+    EventPage events(const HistoryQuery& query = {}) const;
     /// How each sink stands.
     std::vector<SinkStatus> sinks() const;
     /// Dead letters of a sink, in order of emission, behind the one with the id `after`;
@@ -12910,7 +14311,7 @@ inline Task read_task(std::string_view json) {
         if (key == "status" && text == "missed") task.status = Status::missed;
         if (key == "payload") payload = value;
     });
-    task.payload = Payload(RecordRef::make(task.id, task.due, payload));
+    task.payload = PayloadAccess::make(TaskRef::make(task.id, task.due, payload));
     return task;
 }
 
@@ -13040,9 +14441,8 @@ inline void Client::refuse(int status, const std::string& body) const {
 
 inline TaskId Client::schedule(std::string body, std::string_view message,
                                const std::string& key) const {
-    detail::check_message(message);
     body += R"(,"message":)";
-    body += message;
+    detail::append_message(body, message);
     body += '}';
     httplib::Headers more;
     if (!key.empty()) more.emplace("Idempotency-Key", key);
@@ -13087,7 +14487,7 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
     return page;
 }
 
-inline EventPage Client::events(const EventQuery& query) const {
+inline EventPage Client::events(const HistoryQuery& query) const {
     std::string path = "/events?limit=" + std::to_string(query.limit);
     if (!query.after.empty()) path += "&after=" + query.after;
     if (!query.before.empty()) path += "&before=" + query.before;

@@ -208,7 +208,7 @@ inline void Follower::take(scheduler::TaskId id, std::string_view payload) {
 inline bool Follower::print_page(scheduler::TaskId id) {
     ahead_.clear();
     bool found = false;
-    scheduler::EventQuery query;
+    scheduler::HistoryQuery query;
     query.limit = 1'000;
     query.after = last_;
     try {
@@ -258,7 +258,7 @@ inline int events(const Arguments& arguments) {
             number(arguments.get("-n", follows ? "0" : "10"), 0, 1'000));
     });
     const scheduler::Client client = client_for(arguments);
-    scheduler::EventQuery query;
+    scheduler::HistoryQuery query;
     query.limit = std::max<std::size_t>(count, 1);  // one tells where to follow from
     std::string last = "earliest";
     for (const scheduler::Event& event : client.events(query).events) {

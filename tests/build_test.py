@@ -245,7 +245,8 @@ class Surroundings(TestCase):
             "unordered_map": "unordered_multimap",
             "utility": "as_const declval exchange forward index_sequence make_pair move pair "
                        "piecewise_construct swap",
-            "variant": "get_if holds_alternative in_place_type monostate visit",
+            "variant": "get get_if holds_alternative in_place_type monostate "
+                       "variant_alternative_t variant_size_v visit",
         }
         home = {name: header for header, names in homes.items() for name in names.split()}
         included = set(re.findall(r"^#include <([\w/.]+)>$", HEADER, re.M))

@@ -4,7 +4,7 @@
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
-using support::ManualClock;
+using support::TestClock;
 
 namespace {
 
@@ -24,7 +24,7 @@ struct Service {
         return Client(made);
     }
 
-    ManualClock clock;
+    TestClock clock;
     Scheduler tasks;
     HttpServer server;
     int port = 0;
@@ -114,11 +114,11 @@ TEST_SUITE("client") {
         }
         CHECK(count == 25);
         service.clock.advance(service.tasks, std::chrono::minutes(1));
-        REQUIRE(service.tasks.wait_for_event(24, milliseconds(10'000)));
-        EventQuery newest;
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(24), milliseconds(10'000)));
+        HistoryQuery newest;
         newest.limit = 5;
         CHECK(client.events(newest).events.size() == 5);
-        EventQuery all;
+        HistoryQuery all;
         all.after = "earliest";
         const EventPage page = client.events(all);
         CHECK(page.events.size() == 25);
@@ -186,7 +186,7 @@ TEST_SUITE("client") {
         CHECK(errc_of([&] { client.schedule(support::at("2030-01-01"), "\"x\""); }) ==
               Errc::invalid_argument);
         const TaskId id = client.schedule(milliseconds(0), "\"x\"");
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         CHECK(errc_of([&] { client.cancel(id); }) == Errc::already_emitted);
         client.schedule(milliseconds(1), "\"x\"", "key");
         CHECK(errc_of([&] { client.schedule(milliseconds(2), "\"x\"", "key"); }) ==
@@ -196,7 +196,7 @@ TEST_SUITE("client") {
     }
 
     TEST_CASE("a subscription gets every event across a restart of the server") {
-        ManualClock clock;
+        TestClock clock;
         Options options;
         options.now = clock.source();
         Scheduler tasks(options);
@@ -219,7 +219,7 @@ TEST_SUITE("client") {
     TEST_CASE("a gap is reported, and what is left comes") {
         Service service;
         service.tasks.schedule(milliseconds(0), "\"x\"");
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         Seen seen;
         std::atomic<int> gaps{0};
         const auto subscription = service.client().subscribe(
@@ -328,7 +328,7 @@ TEST_SUITE("client") {
         const Client client = service.client();
         const TaskId id = client.schedule(milliseconds(0), R"({"n":1.10,"n":2})");
         client.schedule(std::chrono::hours(1), "\"x\"");
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         httplib::Client wire("127.0.0.1", service.port);
         CHECK(wire.Get("/tasks/" + id.str())->body == to_json(*client.find(id)));
         const std::string events = wire.Get("/events")->body;

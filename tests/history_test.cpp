@@ -10,15 +10,17 @@ using namespace scheduler::detail;
 namespace {
 
 void erase(History& history, std::size_t first, std::size_t last) {
-    std::size_t dropped = 0;
-    history.erase(first, last, [&dropped](Record*) { ++dropped; });
-    REQUIRE(dropped == last - first);
+    std::vector<StoredTask*> expected;
+    for (std::size_t i = first; i < last; ++i) expected.push_back(history.at(i));
+    std::vector<StoredTask*> taken(last - first);
+    history.take(first, last - first, taken.data());
+    REQUIRE(taken == expected);
 }
 
 // A history with the records that it points to.
 struct Kept {
     void append(std::uint64_t seq) {
-        records.push_back(support::record_of(seq, TimePoint()));
+        records.push_back(support::task_of(seq, TimePoint()));
         records.back()->seq = seq;
         history.append(records.back().get());
     }
@@ -27,7 +29,7 @@ struct Kept {
         for (std::size_t i = 0; i < history.size(); ++i) all.push_back(history.at(i)->seq);
         return all;
     }
-    std::vector<RecordRef> records;
+    std::vector<TaskRef> records;
     History history;
 };
 
@@ -45,9 +47,9 @@ TEST_SUITE("history") {
 
     TEST_CASE("the history keeps its order and finds a place by seq") {
         History history;
-        std::vector<RecordRef> records;
+        std::vector<TaskRef> records;
         for (std::uint64_t seq = 0; seq < 1'000; seq += 2) {  // every second place is empty
-            records.push_back(support::record_of(seq, TimePoint()));
+            records.push_back(support::task_of(seq, TimePoint()));
             records.back()->seq = seq;
             history.reserve(1);
             history.append(records.back().get());

@@ -6,7 +6,7 @@
 using namespace scheduler;
 using support::eventually;
 using support::FailingFiles;
-using support::ManualClock;
+using support::TestClock;
 using support::TempDir;
 
 namespace {
@@ -129,7 +129,7 @@ struct Service {
         return tasks.schedule(delay, message);
     }
 
-    ManualClock clock;
+    TestClock clock;
     Scheduler tasks;
     HttpServer server;
     int port = 0;
@@ -214,7 +214,7 @@ TEST_SUITE("http") {
         Service service;
         const std::string id = service.task().str();
         const std::string past = service.task("\"past\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         const std::string none = "00000000-0000-7000-8000-000000000000";
         struct Case {
             std::string line;
@@ -286,8 +286,8 @@ TEST_SUITE("http") {
         Service service;
         const std::string id = service.task().str();
         service.task("\"past\"", milliseconds(0));
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
-        const std::string past = service.tasks.events_from(0).events.front().id.str();
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        const std::string past = support::events_from(service.tasks, 0).events.front().id.str();
         struct Case {
             std::string line;
             const char* known;  // what the refusal says
@@ -343,7 +343,7 @@ TEST_SUITE("http") {
         Service service;
         service.task();
         const std::string past = service.task("\"past\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         for (const std::string line :
              {"DELETE /events", "DELETE /events?all=false", "DELETE /events?all=1",
               "DELETE /events?all=TRUE", "DELETE /events?all", "DELETE /tasks",
@@ -514,7 +514,7 @@ TEST_SUITE("http") {
              {"127.0.0.1", "127.1", "127.8.9.10", "::1", "0:0:0:0:0:0:0:1", "::ffff:127.0.0.1",
               "::ffff:7f00:1", "::FFFF:127.8.9.10", "0:0:0:0:0:ffff:127.0.0.1"}) {
             CAPTURE(host);
-            ManualClock clock;
+            TestClock clock;
             Options options;
             options.now = clock.source();
             Scheduler tasks(options);
@@ -549,7 +549,7 @@ TEST_SUITE("http") {
         early.say(schedule_request());
         CHECK_THROWS_WITH_AS(HttpListener("127.0.0.1", listener.port()),
                              doctest::Contains("in use"), std::runtime_error);
-        ManualClock clock;
+        TestClock clock;
         Options options;
         options.now = clock.source();
         Scheduler tasks(options);
@@ -1229,7 +1229,7 @@ TEST_SUITE("http") {
         Service service;
         std::vector<TaskId> ids;
         for (int i = 0; i < 3'000; ++i) ids.push_back(service.task("\"x\"", milliseconds(0)));
-        REQUIRE(service.tasks.wait_for_event(2'999, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(2'999), milliseconds(10'000)));
         ids = support::event_ids(service.tasks);
         const std::string last = ids[9].str();
         for (const std::string& request : {stream_request("", "Last-Event-ID: " + last + "\r\n"),
@@ -1253,9 +1253,9 @@ TEST_SUITE("http") {
     TEST_CASE("a stream resumes by what polyfills of EventSource send, before what its page gave") {
         Service service;
         const std::string first = service.task("\"1\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         const std::string second = service.task("\"2\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for_event(1, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
         for (const std::string& query :
              {"?lastEventId=" + first, "?lastEventID=" + first,
               "?last_event_id=earliest&lastEventId=" + first, "?lastEventId=&lastEventID=" + first,
@@ -1271,7 +1271,7 @@ TEST_SUITE("http") {
     TEST_CASE("a stream that asks for what is no more is told so, and gets the rest") {
         Service service;
         const TaskId id = service.task("\"x\"", milliseconds(0));
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         Wire stream(service.port);
         stream.say(stream_request("", "Last-Event-ID: gone\r\n")).hear("\r\n\r\n");
         CHECK(stream.hear("\n\n") ==
@@ -1351,7 +1351,7 @@ TEST_SUITE("http") {
         slow.hear("\n\n");
         const std::string large = '"' + std::string(1'000'000, 'x') + '"';
         for (int i = 0; i < 30; ++i) service.task(large.c_str(), milliseconds(0));
-        REQUIRE(service.tasks.wait_for_event(29, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(29), milliseconds(10'000)));
         service.clock.advance(service.tasks, std::chrono::minutes(2));
         REQUIRE(eventually([&] { return service.tasks.stats().retained == 1; }));
         const std::string text = slow.hear("event: gap");
@@ -1369,16 +1369,16 @@ TEST_SUITE("http") {
         const TaskId first = service.task("\"first\"", milliseconds(0));
         const std::string large = '"' + std::string(30'000'000, 'a') + '"';
         const TaskId half = service.task(large.c_str(), milliseconds(0));
-        REQUIRE(service.tasks.wait_for_event(1, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
         // The slow one has begun to get the large event when its start is here.
         REQUIRE(slow.hear("\n") == "id: " + first.str() + "\n");
         slow.hear("\n\n");
         REQUIRE(slow.hear("\n") == "id: " + half.str() + "\n");
-        const std::uint64_t seq = *service.tasks.seq_of(half);
-        CHECK(service.tasks.forget(seq, seq + 1) == 1);
+        const std::uint64_t seq = service.tasks.cursor_of(half)->seq();
+        CHECK(service.tasks.forget({scheduler::Cursor(seq), scheduler::Cursor(seq + 1)}) == 1);
         const std::string other = '"' + std::string(30'000'000, 'b') + '"';
         service.task(other.c_str(), milliseconds(0));
-        REQUIRE(service.tasks.wait_for_event(seq + 1, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(seq + 1), milliseconds(10'000)));
         const std::string rest = slow.hear("\n\n");  // all of it, or the stream has ended
         CHECK(rest.find('b') == std::string::npos);
     }
@@ -1422,7 +1422,7 @@ TEST_SUITE("http") {
         options.max_tasks = 3;
         Service service(http, options);
         const std::string past = service.task("\"past\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for_event(0, milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         std::map<std::string, int> expected;
         const auto ask = [&](const std::string& reason, const std::string& text) {
             CAPTURE(text.substr(0, 60));
@@ -1508,7 +1508,7 @@ TEST_SUITE("http") {
     }
 
     TEST_CASE("the API stands on any httplib::Server, streams and all") {
-        ManualClock clock;
+        TestClock clock;
         Options options;
         options.now = clock.source();
         Scheduler tasks(options);

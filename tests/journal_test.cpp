@@ -146,7 +146,7 @@ TEST_SUITE("journal") {
             Scheduler tasks(options);
             const TaskRequest request = TaskRequest::parse(body, tasks.now());
             REQUIRE(request.errors.empty());
-            id = tasks.schedule({request}).ids.front();
+            id = support::schedule(tasks, {request}).ids.front();
         }
         Scheduler tasks(options);
         REQUIRE(tasks.find(id));
@@ -394,10 +394,9 @@ TEST_SUITE("journal") {
         detail::seal_line(text, 0);
         const TimePoint noon = support::at("2026-03-01T11:00:00Z");
         for (const std::uint64_t number : {2U, 1U}) {
-            const auto task = support::record_of(number, noon);
-            const std::array<detail::Record*, 1> one{task.get()};
-            detail::append_schedule_record(text, one, noon);
-            detail::append_end_record(text, R"("emit","seq":)" + std::to_string(number), noon, one);
+            const auto task = support::task_of(number, noon);
+            detail::write(text, detail::ScheduleRecord{noon, {}, {task}});
+            detail::write(text, detail::EmitRecord{noon, number, {task->id}});
         }
         const TempDir dir;
         dir.write("tasks.jsonl", text);
@@ -436,8 +435,8 @@ TEST_SUITE("journal") {
         CHECK(stats.pending == 2);
         CHECK(stats.retained == 1);
         CHECK(stats.damaged_lines == 0);
-        const auto key = tasks.schedule(
-            {TaskRequest::parse(R"({"timestamp":"2026-09-01T00:00:00Z","message":"keyed"})",
+        const auto key = support::schedule(
+            tasks, {TaskRequest::parse(R"({"timestamp":"2026-09-01T00:00:00Z","message":"keyed"})",
                                 tasks.now())},
             "key-1");
         CHECK(tasks.find(key.ids.front()));

@@ -6,7 +6,7 @@
 #include <random>
 
 using namespace scheduler;
-using support::ManualClock;
+using support::TestClock;
 using support::TempDir;
 
 namespace {
@@ -53,7 +53,7 @@ TEST_SUITE("model") {
             CAPTURE(seed);
             std::mt19937 random(seed);
             const TempDir dir;
-            ManualClock clock;
+            TestClock clock;
             Model model;
             Options options;
             if (seed % 4 != 0) options.journal = dir.journal();
@@ -78,8 +78,8 @@ TEST_SUITE("model") {
                     std::advance(moved, random() % model.pending.size());
                     const TaskId id = moved->first.second;
                     const TimePoint due = clock.now() + ahead + milliseconds(1);
-                    const Task task = tasks->change(
-                        id, TaskRequest::parse_change(
+                    const Task task = support::change(
+                        *tasks, id, TaskRequest::parse_change(
                                 R"({"timestamp":")" + format_time(due) + "\"}", clock.now()));
                     model.pending.erase(moved);
                     model.pending[{due, id}] = task.payload.str();

@@ -7,100 +7,19 @@
 #include <future>
 
 using namespace scheduler;
+using support::AskingFiles;
 using support::errc_of;
 using support::eventually;
-using support::ManualClock;
+using support::Gate;
 using support::TempDir;
+using support::TestClock;
 
 namespace {
-
-// Where one thread waits until another lets it go on; twenty seconds at most.
-class Gate {
-public:
-    void pass() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        reached_ = true;
-        changed_.notify_all();
-        changed_.wait_for(lock, std::chrono::seconds(20), [this] { return open_; });
-    }
-    bool was_reached() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        return changed_.wait_for(lock, std::chrono::seconds(20), [this] { return reached_; });
-    }
-    void open() {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        open_ = true;
-        changed_.notify_all();
-    }
-
-private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    bool reached_ = false;
-    bool open_ = false;
-};
-
-// A file system that asks before some calls what to do: a number but 0 makes the call fail with
-// that error.  It asks without a lock, and an answer may take its time.
-class AskingFiles : public FileOps {
-public:
-    struct Call {
-        std::string name;
-        std::string path;
-        std::string_view text;  // what is to be written
-    };
-    using Ask = std::function<int(const Call&)>;
-
-    void ask(Ask ask) {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        ask_ = std::move(ask);
-    }
-    int open(const char* path, int flags, mode_t mode) override {
-        const int fd = FileOps::open(path, flags, mode);
-        const std::lock_guard<std::mutex> guard(mutex_);
-        paths_[fd] = path;
-        return fd;
-    }
-    ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
-        const std::string_view text(static_cast<const char*>(from), size);
-        return refuses("pwrite", fd, text) ? -1 : FileOps::pwrite(fd, from, size, to);
-    }
-    int fdatasync(int fd) override {
-        return refuses("fdatasync", fd) ? -1 : FileOps::fdatasync(fd);
-    }
-    int fsync(int fd) override { return refuses("fsync", fd) ? -1 : FileOps::fsync(fd); }
-    int rename(const char* from, const char* to) override {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        for (auto& [fd, path] : paths_) {
-            if (path == to) path += " (replaced)";
-            if (path == from) path = to;
-        }
-        return FileOps::rename(from, to);
-    }
-
-private:
-    bool refuses(const char* call, int fd, std::string_view text = {}) {
-        Ask ask;
-        std::string path;
-        {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            ask = ask_;
-            path = paths_[fd];
-        }
-        const int error = ask ? ask({call, path, text}) : 0;
-        errno = error;
-        return error != 0;
-    }
-
-    std::mutex mutex_;
-    Ask ask_;
-    std::map<int, std::string> paths_;
-};
 
 // A journal that asks before its calls, and a clock that stands still.
 struct Asked {
     TempDir dir;
-    ManualClock clock;
+    TestClock clock;
     std::shared_ptr<AskingFiles> files = std::make_shared<AskingFiles>();
 
     Options options() {
@@ -130,7 +49,7 @@ std::vector<TaskId> schedule_many(Scheduler& tasks, int count) {
         requests.push_back(TaskRequest::parse(
             R"({"timestamp":")" + format_time(due) + R"(","message":{}})", tasks.now()));
     }
-    return tasks.schedule(requests).ids;
+    return support::schedule(tasks, requests).ids;
 }
 
 bool ends_tasks(const AskingFiles::Call& call) {
@@ -155,7 +74,7 @@ TEST_SUITE("promises") {
             const auto run = std::make_shared<Run>();
             run->tasks.on_event([run = run.get()](const Event&) { run->ended = true; });
             run->tasks.schedule(milliseconds(0), "{}");
-            REQUIRE(run->tasks.wait_for_event(0, milliseconds(10'000)));
+            REQUIRE(run->tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
             std::vector<std::thread> threads;
             for (int i = 0; i < 4; ++i) {
                 threads.emplace_back([run] {
@@ -236,7 +155,7 @@ TEST_SUITE("promises") {
                 stored = true;
             });
             asked.clock.advance(tasks, std::chrono::hours(1));
-            CHECK(tasks.wait_for_event(0, soon));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), soon));
             CHECK(tasks.find(id)->status == Status::emitted);
             CHECK_FALSE(stored);
             gate->open();
@@ -264,7 +183,7 @@ TEST_SUITE("promises") {
         asked.files->ask([&](const AskingFiles::Call& call) {
             const bool is_new = call.path.find(".new") != std::string::npos;
             if (call.name == "fdatasync" && !is_new && armed.exchange(false)) sync.pass();
-            if (call.name == "pwrite" && is_new) prepared.pass();
+            if (call.name == "open" && is_new) prepared.pass();
             return 0;
         });
         armed = true;
@@ -272,12 +191,12 @@ TEST_SUITE("promises") {
             [&] { tasks.schedule(std::chrono::hours(30), '"' + std::string(3'000, 'x') + '"'); });
         REQUIRE(sync.was_reached());
         asked.clock.advance(tasks, std::chrono::hours(1));  // which sees that the journal is large
-        REQUIRE(tasks.wait_for_event(0, soon));
+        REQUIRE(tasks.wait_for(scheduler::Cursor(0), soon));
         REQUIRE(prepared.was_reached());
         for (std::uint64_t seq = 1; seq < 20; ++seq) {
             CAPTURE(seq);
             asked.clock.advance(tasks, std::chrono::hours(1));
-            if (!tasks.wait_for_event(seq, soon)) {
+            if (!tasks.wait_for(scheduler::Cursor(seq), soon)) {
                 CHECK_MESSAGE(false, "a task waits for the sync");
                 break;
             }
@@ -287,6 +206,7 @@ TEST_SUITE("promises") {
         group.join();
         CHECK(eventually([&] { return tasks.stats().journal_rewrites == 2; }));
         CHECK(support::event_ids(tasks) == ids);
+        asked.files->ask(nullptr);
     }
 
     TEST_CASE("an event says when it was shown, not when its record was begun") {
@@ -303,11 +223,12 @@ TEST_SUITE("promises") {
         CHECK(tasks.find(id)->status == Status::pending);
         asked.clock.advance(std::chrono::seconds(7));  // a slow disk
         gate.open();
-        REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
-        const Event event = tasks.events_from(0).events.front();
+        REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        const Event event = support::events_from(tasks, 0).events.front();
         CHECK(event.late() == std::chrono::seconds(7));
         CHECK(event.emitted_at == asked.clock.now());
         CHECK(tasks.stats().late == 1);
+        asked.files->ask(nullptr);
     }
 
     TEST_CASE("whatever is said is said while no lock is held: a log may ask the scheduler") {
@@ -323,7 +244,7 @@ TEST_SUITE("promises") {
             void ask(const std::string& line) {
                 auto answer = std::async(std::launch::async, [this] {
                     tasks->stats();
-                    tasks->wait_for_event(0, milliseconds(0));
+                    tasks->wait_for(Cursor(0), milliseconds(0));
                 });
                 const bool free = answer.wait_for(soon) == std::future_status::ready;
                 const std::lock_guard<std::mutex> guard(mutex);
@@ -345,7 +266,7 @@ TEST_SUITE("promises") {
         {
             Scheduler tasks(options);
             tasks.schedule(milliseconds(0), "{}");
-            REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         }
         options.log = [&asker](const std::string& line) {
             if (asker.tasks) asker.ask(line);
@@ -368,7 +289,7 @@ TEST_SUITE("promises") {
         tasks.open_sinks({{"slow", "test", "", false}});
         for (std::uint64_t seq = 1; seq <= 8; ++seq) {
             tasks.schedule(milliseconds(0), "{}");
-            REQUIRE(tasks.wait_for_event(seq, milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(seq), milliseconds(10'000)));
             if (seq > 2) continue;
             tasks.settle(*tasks.next_delivery("slow"), Outcome::failed("it does not like it"));
         }
@@ -394,7 +315,7 @@ TEST_SUITE("promises") {
         tasks.schedule(std::chrono::hours(2), R"("shown")");
         asked.clock.advance(tasks, std::chrono::hours(2));
         REQUIRE(gate.was_reached());
-        CHECK(tasks.wait_for_event(0, soon));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), soon));
         gate.open();
         tasks.stop();
     }
@@ -441,21 +362,23 @@ TEST_SUITE("promises") {
             TaskRequest::parse(R"({"timestamp":"2026-03-01T13:30:00Z","message":{}})", tasks.now());
         const std::vector<TaskRequest> batch(2'000, later);
         std::vector<TaskId> come;
-        std::vector<detail::Store::Unstored> unstored;
+        std::vector<Ticket> tickets;
         int rounds = 0;
         asked.files->ask([&](const AskingFiles::Call& call) {
             if (!ends_tasks(call) || ++rounds > 50) return 0;
-            auto [scheduled, ticket] = tasks.begin_schedule(batch);
-            come.insert(come.end(), scheduled.ids.begin(), scheduled.ids.end());
-            unstored.push_back(ticket);
+            // On a thread of its own, as whoever writes holds the file.
+            std::thread([&] { tickets.push_back(tasks.submit(batch)); }).join();
+            const std::vector<TaskId>& ids = tickets.back().ids();
+            come.insert(come.end(), ids.begin(), ids.end());
             return 0;
         });
         CHECK(tasks.cancel(DueRange{}) == many);
         CHECK(rounds <= 50);
         asked.files->ask(nullptr);
-        for (const auto& ticket : unstored) tasks.wait(ticket);
+        for (Ticket& ticket : tickets) ticket.wait();
         CHECK(!come.empty());
         CHECK((support::pending_ids(tasks) == come));
+        asked.files->ask(nullptr);
     }
 
     TEST_CASE("while tasks are cancelled in bulk they are shown, and everything else goes on") {
@@ -481,7 +404,7 @@ TEST_SUITE("promises") {
         CHECK(support::pending_ids(tasks).size() == many + 1);
         CHECK(tasks.find(ids[5'000])->status == Status::pending);
         asked.clock.advance(tasks, std::chrono::hours(2));  // some of them are due by now
-        CHECK(tasks.wait_for_event(0, soon));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), soon));
         CHECK((support::event_ids(tasks) == std::vector<TaskId>{other}));
         CHECK(support::pending_ids(tasks).size() == many);
         CHECK_FALSE(cancelled);
@@ -491,6 +414,7 @@ TEST_SUITE("promises") {
         CHECK(tasks.stats().cancelled == many);
         CHECK_FALSE(tasks.find(ids[5'000]));
         CHECK((support::event_ids(tasks) == std::vector<TaskId>{other}));
+        asked.files->ask(nullptr);
     }
 
     TEST_CASE("a journal that ends before the last line of a bulk cancel has cancelled nothing") {
@@ -554,7 +478,7 @@ TEST_SUITE("promises") {
     }
 
     TEST_CASE("single changes beside bulk cancels: each task is ended once, by one of them") {
-        ManualClock clock;
+        TestClock clock;
         Options options;
         options.now = clock.source();
         for (int round = 0; round < 5; ++round) {
@@ -575,7 +499,7 @@ TEST_SUITE("promises") {
                 const auto move = TaskRequest::parse_change(R"({"delay":"30m"})", clock.now());
                 for (std::size_t i = ids.size(); i-- > 0;) {
                     try {
-                        tasks.change(ids[i], move);
+                        support::change(tasks, ids[i], move);
                     } catch (const Error& error) {
                         CHECK(error.code() == Errc::unknown_task);
                     }

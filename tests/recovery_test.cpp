@@ -7,7 +7,7 @@
 
 using namespace scheduler;
 using support::FailingFiles;
-using support::ManualClock;
+using support::TestClock;
 using support::TempDir;
 
 namespace {
@@ -35,7 +35,7 @@ std::map<std::string, std::size_t> messages_in(const Scheduler& tasks) {
         found[message_of(task.payload)].insert(task.id);
     }
     std::set<TaskId> seen;
-    for (const Event& event : tasks.events_from(0, 100'000).events) {
+    for (const Event& event : support::events_from(tasks, 0, 100'000).events) {
         REQUIRE(seen.insert(event.id).second);
         found[message_of(event.payload)].insert(event.id);
     }
@@ -91,7 +91,7 @@ void check_kept(const Scheduler& tasks, const Promises& promises) {
 }
 
 // Every kind of work, on a journal that is rewritten again and again.
-void work(Scheduler& tasks, ManualClock& clock, Promises& promises) {
+void work(Scheduler& tasks, TestClock& clock, Promises& promises) {
     const TimePoint start = clock.now();
     for (int i = 0; i < 6; ++i) {
         schedule(tasks, promises, "a" + std::to_string(i), start + std::chrono::seconds(10 * i));
@@ -102,7 +102,7 @@ void work(Scheduler& tasks, ManualClock& clock, Promises& promises) {
     cancel(tasks, promises, "a1");  // too late, if it was stored
     try {
         const auto moved = TaskRequest::parse_change(R"({"timestamp":"2026-08-01"})", clock.now());
-        if (promises.stored.count("a5")) tasks.change(promises.ids.at("a5"), moved);
+        if (promises.stored.count("a5")) support::change(tasks, promises.ids.at("a5"), moved);
     } catch (const Error&) {
     }
     const auto parse = [&](const char* name) {
@@ -110,14 +110,14 @@ void work(Scheduler& tasks, ManualClock& clock, Promises& promises) {
             R"({"timestamp":"2026-08-01","message":")" + std::string(name) + "\"}", clock.now());
     };
     try {
-        tasks.schedule({parse("b0"), parse("b1")}, "key");
+        support::schedule(tasks, {parse("b0"), parse("b1")}, "key");
         promises.stored.insert({"b0", "b1"});
     } catch (const Error&) {
         promises.refused.insert({"b0", "b1"});
     }
 }
 
-Options options_for(const std::string& journal, ManualClock& clock, std::shared_ptr<FileOps> files,
+Options options_for(const std::string& journal, TestClock& clock, std::shared_ptr<FileOps> files,
                     Fsync fsync = Fsync::always) {
     Options options;
     options.journal = journal;
@@ -518,7 +518,7 @@ private:
 class Worker {
 public:
     // One that leads also moves the clock, and looks at what is emitted.
-    Worker(unsigned seed, bool leads, ManualClock& clock, Operations& operations)
+    Worker(unsigned seed, bool leads, TestClock& clock, Operations& operations)
         : random_(seed),
           prefix_(leads ? "a" : "b"),
           leads_(leads),
@@ -590,7 +590,7 @@ private:
         const auto requests = operation.requests;
         const auto key = operation.key;
         const bool granted = is_granted(std::move(operation), [&] {
-            const Scheduled scheduled = tasks.schedule(requests, key);
+            const support::Scheduled scheduled = support::schedule(tasks, requests, key);
             for (std::size_t i = 0; i < count; ++i) added[names[i]].id = scheduled.ids[i];
             return scheduled.ids;
         });
@@ -602,7 +602,7 @@ private:
         Live& live = live_[name];
         const Version version = version_of(name);
         const bool granted = is_granted({Operation::Kind::change, {{name, version}}}, [&] {
-            tasks.change(live.id, TaskRequest::parse_change(version.payload, clock_.now()));
+            support::change(tasks, live.id, TaskRequest::parse_change(version.payload, clock_.now()));
             return std::vector<TaskId>{};
         });
         if (granted) live.version = version;
@@ -636,8 +636,8 @@ private:
         }
     }
     void look(Scheduler& tasks) {
-        const EventPage page = tasks.events_from(next_, 100'000);
-        next_ = page.next;
+        const EventPage page = support::events_from(tasks, next_, 100'000);
+        next_ = page.next.seq();
         for (const Event& event : page.events) {
             const std::string name = name_of(event.payload);
             live_.erase(name);
@@ -655,7 +655,7 @@ private:
     std::mt19937 random_;
     const std::string prefix_;
     const bool leads_;
-    ManualClock& clock_;
+    TestClock& clock_;
     Operations& operations_;
     std::map<std::string, Live> live_;
     unsigned count_ = 0;
@@ -758,7 +758,7 @@ const char* const powerless_journal = "/nowhere/tasks.jsonl";
 struct PoweredRun {
     unsigned seed = 0;
     Fsync fsync = Fsync::always;
-    ManualClock clock;
+    TestClock clock;
     Operations operations;
     std::shared_ptr<PowerlessFiles> files = std::make_shared<PowerlessFiles>();
     std::vector<Operation> at_loss;
@@ -778,7 +778,7 @@ struct PoweredRun {
 
 // What a journal holds.  The clock is behind it and not trusted: nothing is emitted.
 Fates fates_in(const std::shared_ptr<PowerlessFiles>& files) {
-    ManualClock before("2026-03-01T11:00:00Z");
+    TestClock before("2026-03-01T11:00:00Z");
     const Scheduler again(options_for(powerless_journal, before, files));
     Fates fates;
     TaskQuery query;
@@ -787,7 +787,7 @@ Fates fates_in(const std::shared_ptr<PowerlessFiles>& files) {
         const Fate fate{Fate::State::pending, {task.due, task.payload.str()}};
         REQUIRE(fates.emplace(Worker::name_of(task.payload), fate).second);
     }
-    for (const Event& event : again.events_from(0, 100'000).events) {
+    for (const Event& event : support::events_from(again, 0, 100'000).events) {
         const Fate fate{Fate::State::emitted, {event.due, event.payload.str()}};
         REQUIRE(fates.emplace(Worker::name_of(event.payload), fate).second);
     }
@@ -823,7 +823,7 @@ void check_explained(PoweredRun& run) {
             return fate != fates.end() && fate->second.version.payload == task.second.payload;
         });
         if (!operation.must_hold && !is_there) continue;
-        REQUIRE(again.schedule(operation.requests, operation.key).ids == operation.ids);
+        REQUIRE(support::schedule(again, operation.requests, operation.key).ids == operation.ids);
     }
 }
 
@@ -838,7 +838,7 @@ TEST_SUITE("recovery") {
                     CAPTURE(number);
                     CAPTURE(error);
                     const TempDir dir;
-                    ManualClock clock;
+                    TestClock clock;
                     Promises promises;
                     auto files = std::make_shared<FailingFiles>();
                     files->fail_call(number, error);
@@ -863,7 +863,7 @@ TEST_SUITE("recovery") {
         for (bool failed = true; failed && number < 100; ++number) {
             CAPTURE(number);
             const TempDir dir;
-            ManualClock clock;
+            TestClock clock;
             Promises promises;
             {
                 Scheduler tasks(options_for(dir.journal(), clock, nullptr));
@@ -898,7 +898,7 @@ TEST_SUITE("recovery") {
         add(R"({"op":"emit","seq":0,"at":"2026-03-01T11:00:00.000Z","ids":[")" + id + R"("])");
         add(R"({"op":"forget","at":"2026-03-01T11:00:00.000Z","seq":5,"end":0)");
         dir.write("tasks.jsonl", lines);
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(options_for(dir.journal(), clock, nullptr));
         CHECK(tasks.stats().retained == 1);
         CHECK(support::event_ids(tasks).size() == 1);
@@ -925,7 +925,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("after a failed sync tasks are refused, and then the journal is replaced") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Promises promises;
         auto files = std::make_shared<FailingFiles>();
         {
@@ -949,7 +949,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("a full disk refuses tasks, and stops neither emission nor cancelling") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Promises promises;
         auto files = std::make_shared<FailingFiles>();
         {
@@ -975,7 +975,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("what is due is emitted though the journal cannot be written") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         auto files = std::make_shared<FailingFiles>();
         Scheduler tasks(options_for(dir.journal(), clock, files));
         tasks.schedule(std::chrono::seconds(10), "\"x\"");
@@ -987,7 +987,7 @@ TEST_SUITE("recovery") {
     TEST_CASE("a sync that fails on one thread is not believed on another") {
         // The kernel reports a failure once, to whoever asks first.
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Gate gate;
         std::atomic<bool> reported{false};
         auto files = std::make_shared<AskingFiles>();
@@ -1015,7 +1015,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("an emission that could not be written beside a rewrite is in the new journal") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Gate gate;
         std::atomic<bool> full{false};
         std::atomic<bool> rewriting{false};
@@ -1036,7 +1036,7 @@ TEST_SUITE("recovery") {
             REQUIRE(gate.was_reached());
             full = true;
             clock.advance(tasks, std::chrono::seconds(10));
-            CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
             CHECK(support::event_ids(tasks) == std::vector<TaskId>{id});
             full = false;
             gate.open();
@@ -1049,7 +1049,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("what is forgotten does not take along what is emitted meanwhile") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Gate gate;
         std::atomic<bool> syncing{false};
         auto files = std::make_shared<AskingFiles>();
@@ -1057,7 +1057,7 @@ TEST_SUITE("recovery") {
         {
             Scheduler tasks(options_for(dir.journal(), clock, files));
             tasks.schedule(milliseconds(0), "\"forgotten\"");
-            CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
             id = tasks.schedule(std::chrono::seconds(10), "\"x\"");
             files->ask([&](const std::string& call, const std::string&) {
                 if (call == "fdatasync" && !syncing.exchange(true)) gate.pass();
@@ -1065,11 +1065,11 @@ TEST_SUITE("recovery") {
             });
             std::thread leader([&] { tasks.schedule(std::chrono::hours(1), "\"y\""); });
             REQUIRE(gate.was_reached());
-            std::thread forgetter([&] { tasks.forget(0, static_cast<std::uint64_t>(-1)); });
+            std::thread forgetter([&] { support::forget(tasks, 0, static_cast<std::uint64_t>(-1)); });
             // Long enough for it to wait for its group; if it is not, nothing is proved.
             for (int i = 0; i < 20; ++i) std::this_thread::sleep_for(milliseconds(1));
             clock.advance(tasks, std::chrono::seconds(10));
-            CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
             gate.open();
             leader.join();
             forgetter.join();
@@ -1081,7 +1081,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("a rewrite that goes well is never shown as a journal that has failed") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Gate gate;
         std::atomic<bool> renamed{false};
         auto files = std::make_shared<AskingFiles>();
@@ -1103,7 +1103,7 @@ TEST_SUITE("recovery") {
 
     TEST_CASE("a refused task is in no copy of the journal, whatever else fails with it") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Gate gate;
         std::atomic<bool> syncing{false};
         std::atomic<bool> full{false};
@@ -1164,7 +1164,7 @@ TEST_SUITE("recovery") {
                         mine.push_back(id);
                         const TaskId other = mine[random() % mine.size()];
                         const bool cancelled = random() % 3 == 0 && is_cancelled(tasks, other);
-                        if (random() % 16 == 0) tasks.forget(0, tasks.next_seq());
+                        if (random() % 16 == 0) support::forget(tasks, 0, tasks.newest().seq());
                         const std::lock_guard<std::mutex> guard(mutex);
                         stored.insert(id);
                         if (delay > milliseconds(5)) far.insert(id);

@@ -7,12 +7,12 @@ using namespace scheduler;
 using support::at;
 using support::errc_of;
 using support::eventually;
-using support::ManualClock;
+using support::TestClock;
 using support::TempDir;
 
 namespace {
 
-Options with(ManualClock& clock) {
+Options with(TestClock& clock) {
     Options options;
     options.now = clock.source();
     return options;
@@ -51,15 +51,15 @@ std::vector<std::string> errors_of(const char* json) {
 
 TEST_SUITE("scheduler") {
     TEST_CASE("a task is emitted at its time and not a millisecond before") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         const TaskId id = tasks.schedule(std::chrono::seconds(10), R"({"n": 1.10})");
         clock.advance(tasks, milliseconds(9'999));
-        CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
+        CHECK_FALSE(tasks.wait_for(scheduler::Cursor(0), milliseconds(20)));
         CHECK(tasks.find(id)->status == Status::pending);
         clock.advance(tasks, milliseconds(1));
-        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
-        const Event event = tasks.events_from(0).events.front();
+        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        const Event event = support::events_from(tasks, 0).events.front();
         CHECK(event.id == id);
         CHECK(event.late() == milliseconds(0));
         CHECK(event.payload.str() ==
@@ -72,10 +72,10 @@ TEST_SUITE("scheduler") {
         for (int i = 0; i < 20; ++i) {
             const TimePoint due = wall_clock() + milliseconds(5 + i % 7);
             tasks.schedule(due, "\"x\"");
-            REQUIRE(tasks.wait_for_event(static_cast<std::uint64_t>(i), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(static_cast<std::uint64_t>(i)), milliseconds(10'000)));
             REQUIRE(wall_clock() >= due);
         }
-        for (const Event& event : tasks.events_from(0).events) {
+        for (const Event& event : support::events_from(tasks, 0).events) {
             CHECK(event.late() >= milliseconds(0));
         }
     }
@@ -84,11 +84,11 @@ TEST_SUITE("scheduler") {
         Scheduler tasks;
         tasks.schedule(std::chrono::hours(1), "\"later\"");
         tasks.schedule(milliseconds(20), "\"sooner\"");
-        CHECK(tasks.wait_for_event(0, milliseconds(5'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(5'000)));
     }
 
     TEST_CASE("what is due together is emitted by due time, ties in order of arrival") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         std::vector<TaskId> expected(3'000);
         for (std::size_t i = 0; i < 3'000; ++i) {
@@ -97,27 +97,27 @@ TEST_SUITE("scheduler") {
             expected[(2 - group) * 1'000 + i / 3] = tasks.schedule(due, "\"x\"");
         }
         clock.advance(tasks, std::chrono::seconds(30));
-        CHECK(tasks.wait_for_event(2'999, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(2'999), milliseconds(10'000)));
         CHECK(support::event_ids(tasks) == expected);
     }
 
     TEST_CASE("a clock that steps forward emits at once, and one that steps back emits nothing") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         tasks.schedule(std::chrono::hours(1), "\"a\"");
         tasks.schedule(std::chrono::hours(2), "\"b\"");
         clock.advance(tasks, std::chrono::minutes(90));
-        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
-        CHECK(tasks.events_from(0).events.front().late() == std::chrono::minutes(30));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(support::events_from(tasks, 0).events.front().late() == std::chrono::minutes(30));
         clock.advance(tasks, std::chrono::hours(-24));
-        CHECK_FALSE(tasks.wait_for_event(1, milliseconds(20)));
+        CHECK_FALSE(tasks.wait_for(scheduler::Cursor(1), milliseconds(20)));
         clock.advance(tasks, std::chrono::hours(25));
-        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
         CHECK(tasks.stats().emitted == 2);
     }
 
     TEST_CASE("a callback gets every event, in order, and may use the scheduler") {
-        ManualClock clock;
+        TestClock clock;
         Collector seen;
         Scheduler tasks(with(clock));
         const TaskId victim = tasks.schedule(std::chrono::hours(1), "\"victim\"");
@@ -135,17 +135,17 @@ TEST_SUITE("scheduler") {
     }
 
     TEST_CASE("a callback that comes late still gets the events of this object") {
-        ManualClock clock;
+        TestClock clock;
         Collector seen;
         Scheduler tasks(with(clock));
         tasks.schedule(milliseconds(0), "\"early bird\"");
-        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         tasks.on_event(seen.callback());
         CHECK(seen.wait_for(1).size() == 1);
     }
 
     TEST_CASE("what a callback throws is reported, and the next event comes all the same") {
-        ManualClock clock;
+        TestClock clock;
         std::atomic<int> errors{0};
         std::atomic<int> calls{0};
         Options options = with(clock);
@@ -162,12 +162,12 @@ TEST_SUITE("scheduler") {
     }
 
     TEST_CASE("stopping hands out what was emitted, and refuses every later change") {
-        ManualClock clock;
+        TestClock clock;
         Collector seen;
         Scheduler tasks(with(clock));
         tasks.on_event(seen.callback());
         for (int i = 0; i < 100; ++i) tasks.schedule(milliseconds(0), "\"x\"");
-        CHECK(tasks.wait_for_event(99, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(99), milliseconds(10'000)));
         const TaskId left = tasks.schedule(std::chrono::hours(1), "\"left\"");
         tasks.stop();
         CHECK(seen.payloads().size() == 100);
@@ -198,7 +198,7 @@ TEST_SUITE("scheduler") {
     }
 
     TEST_CASE("draining ends when the last task is cancelled, or given up") {
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.max_lateness = milliseconds(1'000);
         Scheduler tasks(options);
@@ -241,53 +241,53 @@ TEST_SUITE("scheduler") {
     }
 
     TEST_CASE("a hook is called for events, and not after it was removed") {
-        ManualClock clock;
+        TestClock clock;
         std::atomic<int> calls{0};
         Scheduler tasks(with(clock));
-        const std::size_t hook = tasks.add_emission_hook([&] { ++calls; });
+        const std::size_t hook = tasks.add_companion({[&] { ++calls; }, nullptr, nullptr});
         tasks.schedule(milliseconds(0), "\"x\"");
         CHECK(eventually([&] { return calls == 1; }));
-        tasks.remove_emission_hook(hook);
+        tasks.remove_companion(hook);
         tasks.schedule(milliseconds(0), "\"x\"");
-        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
         tasks.stop();
         CHECK(calls == 1);
     }
 
     TEST_CASE("a cancelled task is gone, and cancelling tells what it met") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         const TaskId id = tasks.schedule(std::chrono::hours(1), "\"x\"");
         const TaskId done = tasks.schedule(milliseconds(0), "\"y\"");
-        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         CHECK(tasks.cancel(id));
         CHECK_FALSE(tasks.cancel(id));
         CHECK_FALSE(tasks.find(id));
         CHECK(errc_of([&] { tasks.cancel(done); }) == Errc::already_emitted);
         clock.advance(tasks, std::chrono::hours(2));
-        CHECK_FALSE(tasks.wait_for_event(1, milliseconds(20)));
+        CHECK_FALSE(tasks.wait_for(scheduler::Cursor(1), milliseconds(20)));
     }
 
     TEST_CASE("a task is changed in place and emitted at its new time only") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         const TaskId id = tasks.schedule(std::chrono::minutes(1), "\"old\"");
         const auto change = TaskRequest::parse_change(
             R"({"timestamp":"2026-03-01T12:10:00Z","message":{"new":1.0}})", noon);
-        const Task task = tasks.change(id, change);
+        const Task task = support::change(tasks, id, change);
         CHECK(task.id == id);
         CHECK(task.payload.str() ==
               R"({"timestamp":"2026-03-01T12:10:00Z","message":{"new":1.0}})");
         clock.advance(tasks, std::chrono::minutes(5));
-        CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
+        CHECK_FALSE(tasks.wait_for(scheduler::Cursor(0), milliseconds(20)));
         clock.advance(tasks, std::chrono::minutes(5));
-        CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
-        CHECK(errc_of([&] { tasks.change(id, change); }) == Errc::already_emitted);
-        CHECK(errc_of([&] { tasks.change(support::id_of(5), change); }) == Errc::unknown_task);
+        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(errc_of([&] { support::change(tasks, id, change); }) == Errc::already_emitted);
+        CHECK(errc_of([&] { support::change(tasks, support::id_of(5), change); }) == Errc::unknown_task);
     }
 
     TEST_CASE("tasks are cancelled by range, bounds excluded") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         for (int i = 0; i < 5'000; ++i) tasks.schedule(milliseconds(1'000 + i), "\"x\"");
         CHECK(tasks.cancel(DueRange{noon + milliseconds(1'000), noon + milliseconds(4'000)}) ==
@@ -297,7 +297,7 @@ TEST_SUITE("scheduler") {
     }
 
     TEST_CASE("a limit refuses what is too much and nothing else") {
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.max_tasks = 3;
         options.max_bytes = 1'000;
@@ -313,42 +313,42 @@ TEST_SUITE("scheduler") {
     }
 
     TEST_CASE("the history keeps the newest events, and each for a minute") {
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.history = 5;
         Scheduler tasks(options);
         for (int i = 0; i < 20; ++i) tasks.schedule(milliseconds(0), "\"x\"");
-        CHECK(tasks.wait_for_event(19, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(19), milliseconds(10'000)));
         CHECK(tasks.stats().retained == 20);
         clock.advance(tasks, milliseconds(59'999));
         CHECK(tasks.stats().retained == 20);
         clock.advance(tasks, milliseconds(1));
         CHECK(eventually([&] { return tasks.stats().retained == 5; }));
-        CHECK(tasks.first_seq() == 15);
-        CHECK(tasks.events_from(0).lost);
+        CHECK(tasks.oldest().seq() == 15);
+        CHECK(support::events_from(tasks, 0).lost);
     }
 
     TEST_CASE("events are forgotten on demand, also across a restart") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         {
             Scheduler tasks(options);
             for (int i = 0; i < 10; ++i) tasks.schedule(milliseconds(0), "\"x\"");
-            CHECK(tasks.wait_for_event(9, milliseconds(10'000)));
-            CHECK(tasks.forget(2, 5) == 3);
+            CHECK(tasks.wait_for(scheduler::Cursor(9), milliseconds(10'000)));
+            CHECK(support::forget(tasks, 2, 5) == 3);
             CHECK(tasks.stats().retained == 7);
         }
         Scheduler tasks(options);
         CHECK(tasks.stats().retained == 7);
-        CHECK(tasks.next_seq() == 10);
-        CHECK(tasks.forget(0, 100) == 7);
+        CHECK(tasks.newest().seq() == 10);
+        CHECK(support::forget(tasks, 0, 100) == 7);
     }
 
     TEST_CASE("a task and its place in history survive a restart") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         TaskId emitted;
@@ -357,21 +357,21 @@ TEST_SUITE("scheduler") {
             Scheduler tasks(options);
             emitted = tasks.schedule(milliseconds(0), "\"emitted\"");
             pending = tasks.schedule(std::chrono::hours(1), "\"pending\"");
-            CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         }
         Scheduler tasks(options);
         CHECK(tasks.stats().recovered == 1);
-        CHECK(tasks.seq_of(emitted) == 0U);
-        CHECK(tasks.next_seq() == 1);
+        CHECK(tasks.cursor_of(emitted) == scheduler::Cursor(0U));
+        CHECK(tasks.newest().seq() == 1);
         CHECK(pending < tasks.schedule(std::chrono::hours(1), "\"newer\""));
         clock.advance(tasks, std::chrono::hours(2));
-        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
-        CHECK(tasks.id_before(2) == pending);
+        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.event_before(scheduler::Cursor(2)) == pending);
     }
 
     TEST_CASE("what fell due while nobody ran is emitted at start, in order, with its lateness") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         {
@@ -381,15 +381,15 @@ TEST_SUITE("scheduler") {
         }
         clock.advance(std::chrono::minutes(5));
         Scheduler tasks(options);
-        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
-        const auto events = tasks.events_from(0).events;
+        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        const auto events = support::events_from(tasks, 0).events;
         CHECK(events[0].late() == std::chrono::minutes(4));
         CHECK(events[1].late() == std::chrono::minutes(3));
     }
 
     TEST_CASE("what is later than the largest lateness is given up, and stays so") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         options.max_lateness = std::chrono::minutes(1);
@@ -402,19 +402,19 @@ TEST_SUITE("scheduler") {
         clock.advance(std::chrono::minutes(5));
         for (int restart = 0; restart < 2; ++restart) {
             Scheduler tasks(options);
-            CHECK(tasks.wait_for_event(0, milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
             CHECK(eventually([&] { return tasks.find(missed)->status == Status::missed; }));
             CHECK(support::event_ids(tasks).size() == 1);
             CHECK_FALSE(tasks.cancel(missed));
         }
         Scheduler tasks(options);
         tasks.schedule(noon, "\"long past, but just come\"");
-        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
     }
 
     TEST_CASE("a clock that starts behind the journal is not trusted until it has caught up") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         TaskId id;
@@ -427,18 +427,18 @@ TEST_SUITE("scheduler") {
         CHECK_FALSE(tasks.stats().clock_trusted);
         CHECK(errc_of([&] { tasks.schedule(milliseconds(0), "\"y\""); }) == Errc::clock_untrusted);
         const TaskRequest later = TaskRequest::parse_change(R"({"delay":9})", clock.now());
-        CHECK(errc_of([&] { tasks.change(id, later); }) == Errc::clock_untrusted);
-        CHECK_FALSE(tasks.wait_for_event(0, milliseconds(20)));
+        CHECK(errc_of([&] { support::change(tasks, id, later); }) == Errc::clock_untrusted);
+        CHECK_FALSE(tasks.wait_for(scheduler::Cursor(0), milliseconds(20)));
         clock.advance(tasks, std::chrono::hours(1));
         CHECK(eventually([&] { return tasks.stats().clock_trusted; }));
         tasks.schedule(milliseconds(0), "\"y\"");
         clock.advance(tasks, std::chrono::seconds(5));
-        CHECK(tasks.wait_for_event(1, milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
     }
 
     TEST_CASE("a clock that once ran ahead does not lock a scheduler out") {
         const TempDir dir;
-        ManualClock clock("2030-01-01T00:00:00Z");
+        TestClock clock("2030-01-01T00:00:00Z");
         Options options = with(clock);
         options.journal = dir.journal();
         {
@@ -462,21 +462,21 @@ TEST_SUITE("scheduler") {
 
     TEST_CASE("an event of a clock that ran ahead does not keep the history from being trimmed") {
         const TempDir dir;
-        ManualClock clock("2030-01-01T00:00:00Z");
+        TestClock clock("2030-01-01T00:00:00Z");
         Options options = with(clock);
         options.journal = dir.journal();
         options.history = 2;
         {
             Scheduler tasks(options);
             tasks.schedule(milliseconds(0), "\"from the future\"");
-            REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         }
         clock.set(noon);
         options.trust_clock = true;
         Scheduler tasks(options);
         for (std::uint64_t i = 1; i <= 5; ++i) {
             tasks.schedule(milliseconds(0), "\"now\"");
-            REQUIRE(tasks.wait_for_event(i, milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(i), milliseconds(10'000)));
         }
         clock.advance(tasks, std::chrono::minutes(2));
         CHECK(eventually([&] { return tasks.stats().retained == 2; }));
@@ -484,7 +484,7 @@ TEST_SUITE("scheduler") {
 
     TEST_CASE("a repeated request changes nothing and gets the first answer") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         options.rewrite_min_bytes = 0;
@@ -492,39 +492,39 @@ TEST_SUITE("scheduler") {
             return TaskRequest::parse(json, clock.now());
         };
         const char* json = R"({"delay":60,"message":"x"})";
-        Scheduled first;
+        support::Scheduled first;
         {
             Scheduler tasks(options);
-            first = tasks.schedule({request(json)}, "key");
+            first = support::schedule(tasks, {request(json)}, "key");
             clock.advance(tasks, std::chrono::seconds(1));
-            const Scheduled again = tasks.schedule({request(json)}, "key");
+            const support::Scheduled again = support::schedule(tasks, {request(json)}, "key");
             CHECK(again.ids == first.ids);
             CHECK(again.timestamp == first.timestamp);
             CHECK(errc_of([&] {
-                      tasks.schedule({request(R"({"delay":61,"message":"x"})")}, "key");
+                      support::schedule(tasks, {request(R"({"delay":61,"message":"x"})")}, "key");
                   }) == Errc::key_reused);
-            CHECK(tasks.schedule({request(json)}, "other key").ids != first.ids);
+            CHECK(support::schedule(tasks, {request(json)}, "other key").ids != first.ids);
         }
         clock.advance(std::chrono::hours(23));
         {
             Scheduler tasks(options);
-            CHECK(tasks.schedule({request(json)}, "key").ids == first.ids);
+            CHECK(support::schedule(tasks, {request(json)}, "key").ids == first.ids);
             CHECK(eventually([&] { return tasks.stats().pending == 0; }));
         }
         clock.advance(std::chrono::hours(2));
         Scheduler tasks(options);
-        CHECK(tasks.schedule({request(json)}, "key").ids != first.ids);
+        CHECK(support::schedule(tasks, {request(json)}, "key").ids != first.ids);
     }
 
     TEST_CASE("a key is known for as long as its task is pending") {
-        ManualClock clock;
+        TestClock clock;
         Scheduler tasks(with(clock));
         const auto request = [&] {
             return TaskRequest::parse(R"({"timestamp":"2026-05-01","message":"x"})", clock.now());
         };
-        const Scheduled first = tasks.schedule({request()}, "key");
+        const support::Scheduled first = support::schedule(tasks, {request()}, "key");
         clock.advance(tasks, std::chrono::hours(24 * 30));
-        CHECK(tasks.schedule({request()}, "key").ids == first.ids);
+        CHECK(support::schedule(tasks, {request()}, "key").ids == first.ids);
     }
 
     TEST_CASE("keys that were chosen to collide cost no more than any others") {
@@ -553,11 +553,11 @@ TEST_SUITE("scheduler") {
         const auto request = TaskRequest::parse(R"({"delay":"1h","message":"x"})", wall_clock());
         const auto fastest_repeat = [&](const std::vector<std::string>& keys) {
             Scheduler tasks;
-            for (const std::string& key : keys) tasks.schedule({request}, key);
+            for (const std::string& key : keys) support::schedule(tasks, {request}, key);
             auto best = std::chrono::nanoseconds::max();
             for (int round = 0; round < 5; ++round) {
                 const auto start = std::chrono::steady_clock::now();
-                for (std::size_t i = 0; i < count; i += 16) tasks.schedule({request}, keys[i]);
+                for (std::size_t i = 0; i < count; i += 16) support::schedule(tasks, {request}, keys[i]);
                 best = std::min<std::chrono::nanoseconds>(best,
                                                           std::chrono::steady_clock::now() - start);
             }
@@ -568,7 +568,7 @@ TEST_SUITE("scheduler") {
 
     TEST_CASE("the key of a large batch takes little of the journal, and tells all its ids") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         options.history = 0;
@@ -579,7 +579,7 @@ TEST_SUITE("scheduler") {
         std::vector<TaskId> ids;
         {
             Scheduler tasks(options);
-            ids = tasks.schedule(batch, "key").ids;
+            ids = support::schedule(tasks, batch, "key").ids;
             clock.advance(tasks, std::chrono::seconds(1));
             CHECK(eventually([&] { return tasks.stats().retained + tasks.stats().pending == 0; }));
             CHECK(eventually([&] { return tasks.stats().journal_bytes < 2'000; }));
@@ -587,7 +587,7 @@ TEST_SUITE("scheduler") {
         CHECK(std::set<TaskId>(ids.begin(), ids.end()).size() == batch.size());
         CHECK(std::is_sorted(ids.begin(), ids.end()));
         Scheduler tasks(options);
-        CHECK(tasks.schedule(batch, "key").ids == ids);
+        CHECK(support::schedule(tasks, batch, "key").ids == ids);
     }
 
     TEST_CASE("requests with one key at the same time schedule one task") {
@@ -602,7 +602,7 @@ TEST_SUITE("scheduler") {
         for (int i = 0; i < 8; ++i) {
             clients.emplace_back([&] {
                 for (int n = 0; n < 20; ++n) {
-                    const Scheduled got = tasks.schedule({request}, "key" + std::to_string(n));
+                    const support::Scheduled got = support::schedule(tasks, {request}, "key" + std::to_string(n));
                     const std::lock_guard<std::mutex> guard(mutex);
                     ids.insert(got.ids.front());
                 }
@@ -681,7 +681,7 @@ TEST_SUITE("scheduler") {
                         try {
                             if (n % 3 == 1 && tasks.cancel(id)) continue;
                             if (n % 5 == i % 5) {
-                                tasks.change(id, TaskRequest::parse_change("{\"message\":\"y\"}",
+                                support::change(tasks, id, TaskRequest::parse_change("{\"message\":\"y\"}",
                                                                            tasks.now()));
                             }
                         } catch (const Error& error) {
@@ -703,7 +703,7 @@ TEST_SUITE("scheduler") {
 
     TEST_CASE("a key that has had its day belongs to its next request, also after a restart") {
         const TempDir dir;
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.journal = dir.journal();
         const auto parse = [&](const char* message) {
@@ -714,36 +714,36 @@ TEST_SUITE("scheduler") {
         std::vector<TaskId> second;
         {
             Scheduler tasks(options);
-            tasks.schedule({parse("first")}, "key");
+            support::schedule(tasks, {parse("first")}, "key");
             clock.advance(tasks, std::chrono::hours(25));
-            REQUIRE(tasks.wait_for_event(0, milliseconds(10'000)));
-            second = tasks.schedule({parse("second")}, "key").ids;
+            REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            second = support::schedule(tasks, {parse("second")}, "key").ids;
         }
         Scheduler tasks(options);
-        CHECK(tasks.schedule({parse("second")}, "key").ids == second);
-        CHECK(errc_of([&] { tasks.schedule({parse("third")}, "key"); }) == Errc::key_reused);
+        CHECK(support::schedule(tasks, {parse("second")}, "key").ids == second);
+        CHECK(errc_of([&] { support::schedule(tasks, {parse("third")}, "key"); }) == Errc::key_reused);
     }
 
     TEST_CASE("a hook may be removed after the scheduler has stopped") {
         Scheduler tasks;
         std::atomic<int> calls{0};
-        const std::size_t hook = tasks.add_emission_hook([&] { ++calls; });
+        const std::size_t hook = tasks.add_companion({[&] { ++calls; }, nullptr, nullptr});
         tasks.stop();
         CHECK(calls == 1);
-        tasks.remove_emission_hook(hook);
+        tasks.remove_companion(hook);
         tasks.stop();
         CHECK(calls == 1);
     }
 
     TEST_CASE("a change takes no place beside the task that it changes") {
-        ManualClock clock;
+        TestClock clock;
         Options options = with(clock);
         options.max_tasks = 1;
         Scheduler tasks(options);
         const TaskId id = tasks.schedule(std::chrono::hours(1), "\"x\"");
         options.max_bytes = tasks.stats().bytes;
         const auto longer = TaskRequest::parse_change(R"({"message":"longer"})", clock.now());
-        CHECK(tasks.change(id, longer).payload.str().find("longer") != std::string::npos);
+        CHECK(support::change(tasks, id, longer).payload.str().find("longer") != std::string::npos);
         CHECK(tasks.stats().pending == 1);
     }
 }

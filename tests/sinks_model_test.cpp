@@ -9,7 +9,7 @@
 
 using namespace scheduler;
 using support::eventually;
-using support::ManualClock;
+using support::TestClock;
 using support::TempDir;
 
 namespace {
@@ -162,7 +162,7 @@ private:
             case 3:
                 return redeliver_one(any_sink());
             case 4:
-                tasks_->forget(tasks_->first_seq(), tasks_->next_seq());
+                tasks_->forget({tasks_->oldest(), tasks_->newest()});
                 return;
             case 5:
                 return clock_.advance(*tasks_, milliseconds(below(20'000)));
@@ -246,7 +246,7 @@ private:
     }
 
     TempDir dir_;
-    ManualClock clock_;
+    TestClock clock_;
     Options options_;
     std::mt19937_64 random_;
     std::map<std::string, std::shared_ptr<Receiver>> receivers_;

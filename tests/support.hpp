@@ -76,22 +76,15 @@ private:
 };
 
 // Time that stands still until it is moved.
-class ManualClock {
+class TestClock : public scheduler::ManualClock {
 public:
-    explicit ManualClock(const char* start = "2026-03-01T12:00:00Z") : now_(at(start)) {}
-    TimePoint now() const { return now_.load(); }
-    void set(TimePoint time) { now_ = time; }
-    void advance(milliseconds by) { now_ = now_.load() + by; }
+    explicit TestClock(const char* start = "2026-03-01T12:00:00Z")
+        : scheduler::ManualClock(at(start)) {}
+    using scheduler::ManualClock::advance;
     void advance(scheduler::Scheduler& tasks, milliseconds by) {
         advance(by);
         tasks.clock_changed();
     }
-    std::function<TimePoint()> source() {
-        return [this] { return now(); };
-    }
-
-private:
-    std::atomic<TimePoint> now_;
 };
 
 // A file system that counts its calls and makes chosen ones fail.
@@ -197,6 +190,94 @@ private:
     std::atomic<bool> failed_{false};
 };
 
+// Where one thread waits until another lets it go on; twenty seconds at most.
+class Gate {
+public:
+    void pass() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        reached_ = true;
+        changed_.notify_all();
+        changed_.wait_for(lock, std::chrono::seconds(20), [this] { return open_; });
+    }
+    bool was_reached() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        return changed_.wait_for(lock, std::chrono::seconds(20), [this] { return reached_; });
+    }
+    void open() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        open_ = true;
+        changed_.notify_all();
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    bool reached_ = false;
+    bool open_ = false;
+};
+
+// A file system that asks before some calls what to do: a number but 0 makes the call fail with
+// that error.  It asks without a lock, and an answer may take its time.
+class AskingFiles : public scheduler::FileOps {
+public:
+    struct Call {
+        std::string name;
+        std::string path;
+        std::string_view text;  // what is to be written
+    };
+    using Ask = std::function<int(const Call&)>;
+
+    void ask(Ask ask) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        ask_ = std::move(ask);
+    }
+    int open(const char* path, int flags, mode_t mode) override {
+        const int fd = FileOps::open(path, flags, mode);
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            paths_[fd] = path;
+        }
+        const int error = errno;
+        if (refuses("open", fd)) return -1;
+        errno = error;
+        return fd;
+    }
+    ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
+        const std::string_view text(static_cast<const char*>(from), size);
+        return refuses("pwrite", fd, text) ? -1 : FileOps::pwrite(fd, from, size, to);
+    }
+    int fdatasync(int fd) override {
+        return refuses("fdatasync", fd) ? -1 : FileOps::fdatasync(fd);
+    }
+    int fsync(int fd) override { return refuses("fsync", fd) ? -1 : FileOps::fsync(fd); }
+    int rename(const char* from, const char* to) override {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        for (auto& [fd, path] : paths_) {
+            if (path == to) path += " (replaced)";
+            if (path == from) path = to;
+        }
+        return FileOps::rename(from, to);
+    }
+
+private:
+    bool refuses(const char* call, int fd, std::string_view text = {}) {
+        Ask ask;
+        std::string path;
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            ask = ask_;
+            path = paths_[fd];
+        }
+        const int error = ask ? ask({call, path, text}) : 0;
+        errno = error;
+        return error != 0;
+    }
+
+    std::mutex mutex_;
+    Ask ask_;
+    std::map<int, std::string> paths_;
+};
+
 // Waits, for ten seconds at most if nothing else is said, until something that another thread does is so.
 template <class Condition>
 bool eventually(Condition condition, milliseconds most = milliseconds(10'000)) {
@@ -212,9 +293,55 @@ inline scheduler::TaskId id_of(std::uint64_t number) {
     return {number, std::uint64_t{1} << 63};
 }
 
-inline scheduler::detail::RecordRef record_of(std::uint64_t number, TimePoint due,
-                                              std::string_view payload = "{}") {
-    return scheduler::detail::RecordRef::make(id_of(number), due, payload);
+inline scheduler::detail::TaskRef task_of(std::uint64_t number, TimePoint due,
+                                          std::string_view payload = "{}") {
+    return scheduler::detail::TaskRef::make(id_of(number), due, payload);
+}
+
+// What was answered to a request.
+struct Scheduled {
+    std::vector<scheduler::TaskId> ids;
+    std::string timestamp;
+};
+
+// Schedules what clients asked for, and returns when that is stored.
+inline Scheduled schedule(scheduler::Scheduler& tasks,
+                          const std::vector<scheduler::TaskRequest>& requests,
+                          std::string_view key = {}) {
+    Scheduled scheduled;  // with room for what is told, which takes no memory once it is stored
+    scheduled.ids.reserve(requests.size());
+    scheduled.timestamp.reserve(64);
+    scheduler::Ticket ticket = tasks.submit(requests, key);
+    scheduled.ids = ticket.ids();
+    scheduled.timestamp = ticket.timestamp();
+    ticket.wait();
+    return scheduled;
+}
+
+// Changes a task as a client asked for, and returns when that is stored.
+inline scheduler::Task change(scheduler::Scheduler& tasks, scheduler::TaskId id,
+                              const scheduler::TaskRequest& request) {
+    for (;;) {
+        scheduler::Ticket ticket = tasks.begin_change(id, request);
+        ticket.wait();
+        if (!ticket.again()) return ticket.task();
+    }
+}
+
+inline std::size_t forget(scheduler::Scheduler& tasks, std::uint64_t begin, std::uint64_t end) {
+    return tasks.forget({scheduler::Cursor(begin), scheduler::Cursor(end)});
+}
+
+inline scheduler::EventPage events_from(const scheduler::Scheduler& tasks, std::uint64_t seq,
+                                        std::size_t limit = 100,
+                                        std::size_t max_bytes = std::size_t{4} << 20) {
+    return tasks.events({limit, scheduler::Cursor(seq), std::nullopt, max_bytes});
+}
+
+inline scheduler::EventPage events_before(const scheduler::Scheduler& tasks, std::uint64_t seq,
+                                          std::size_t limit = 100,
+                                          std::size_t max_bytes = std::size_t{4} << 20) {
+    return tasks.events({limit, {}, scheduler::Cursor(seq), max_bytes});
 }
 
 // The ids of all pending tasks, by due time.
@@ -230,7 +357,7 @@ inline std::vector<scheduler::TaskId> pending_ids(const scheduler::Scheduler& ta
 inline std::vector<scheduler::TaskId> event_ids(const scheduler::Scheduler& tasks) {
     std::vector<scheduler::TaskId> ids;
     const std::size_t all = static_cast<std::size_t>(-1);
-    for (const auto& event : tasks.events_from(0, all, all).events) ids.push_back(event.id);
+    for (const auto& event : events_from(tasks, 0, all, all).events) ids.push_back(event.id);
     return ids;
 }
 

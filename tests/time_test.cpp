@@ -282,7 +282,7 @@ TEST_SUITE("time") {
             const std::string json = R"({"timestamp":")" + std::string(due) + R"(","message":[]})";
             Scheduler tasks(options);
             const TaskRequest request = TaskRequest::parse(json, tasks.now());
-            if (request.errors.empty()) tasks.schedule({request});
+            if (request.errors.empty()) support::schedule(tasks, {request});
         }
         CHECK_NOTHROW(Scheduler{options});
     }

@@ -100,7 +100,8 @@ private:
 Delivery delivery_of(std::string_view payload = R"({"message":"x"})") {
     Delivery delivery;
     delivery.event.id = TaskId::parse("01a20d6e-bbe5-75dd-a110-84e4e0715a01").value();
-    delivery.event.payload = Payload(detail::RecordRef::make(delivery.event.id, {}, payload));
+    delivery.event.payload =
+        detail::PayloadAccess::make(detail::TaskRef::make(delivery.event.id, {}, payload));
     return delivery;
 }
 
