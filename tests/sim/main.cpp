@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: MIT
+//
+// The simulation: one process, one thread, one seed.
+//
+//     sim [--seconds N] [--seed S] [--trace] [--marks]
+//
+// Runs one world after the other, each with the next seed, until the time is over; with --seed
+// that one alone.  Its last line is "N passed, N failed".
+
+#include "world.hpp"
+
+#include <time.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+// Allocations fail where the simulation says so.  Not inlined, as compilers that see both halves
+// of a pair wonder at free().
+[[gnu::noinline]] void* operator new(std::size_t size) {
+    if (!sim::Memory::fails()) {
+        if (void* memory = std::malloc(size == 0 ? 1 : size)) return memory;
+    }
+    throw std::bad_alloc();
+}
+[[gnu::noinline]] void* operator new(std::size_t size, const std::nothrow_t&) noexcept {
+    return sim::Memory::fails() ? nullptr : std::malloc(size == 0 ? 1 : size);
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
+    std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, const std::nothrow_t&) noexcept {
+    std::free(memory);
+}
+
+// The library's sources of chance and of steady time, so that a seed decides everything.  They
+// take the place of those in libstdc++; with another library a run is as good, but no two of
+// the same seed are alike.
+#ifdef __GLIBCXX__
+namespace sim {
+inline std::uint64_t device_state = 0;
+}
+std::random_device::result_type std::random_device::_M_getval() {
+    return static_cast<result_type>(sim::Random(sim::device_state++).next());
+}
+std::chrono::steady_clock::time_point std::chrono::steady_clock::now() noexcept {
+    return time_point(sim::steady_time);
+}
+#endif
+
+namespace {
+
+double seconds_of(clockid_t clock) {
+    timespec now{};
+    ::clock_gettime(clock, &now);
+    return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+struct Totals {
+    std::uint64_t passed = 0;
+    std::uint64_t failed = 0;
+    std::uint64_t operations = 0;
+    std::int64_t simulated = 0;  // in milliseconds
+};
+
+void run_one(std::uint64_t seed, bool trace, sim::Marks& marks, Totals& totals) {
+    sim::steady_time = std::chrono::hours(1);
+    sim::Memory::work();
+#ifdef __GLIBCXX__
+    sim::device_state = seed;
+#endif
+    sim::World world(seed, marks, trace);
+    try {
+        world.run();
+        ++totals.passed;
+    } catch (const std::exception& failure) {
+        ++totals.failed;
+        std::printf("seed %llu, operation %llu: %s\n    repeat: tests/sim/run --seed %llu\n",
+                    static_cast<unsigned long long>(seed),
+                    static_cast<unsigned long long>(world.operations()), failure.what(),
+                    static_cast<unsigned long long>(seed));
+        std::fflush(stdout);
+    }
+    totals.operations += world.operations();
+    totals.simulated += world.simulated().count();
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    double seconds = 60;
+    std::uint64_t seed = 0;
+    bool one = false;
+    bool trace = false;
+    bool show_marks = false;
+    for (int i = 1; i < count; ++i) {
+        const bool more = i + 1 < count;
+        if (std::strcmp(words[i], "--seconds") == 0 && more) {
+            seconds = std::atof(words[++i]);
+        } else if (std::strcmp(words[i], "--seed") == 0 && more) {
+            seed = std::strtoull(words[++i], nullptr, 10);
+            one = true;
+        } else if (std::strcmp(words[i], "--from") == 0 && more) {
+            seed = std::strtoull(words[++i], nullptr, 10);
+        } else if (std::strcmp(words[i], "--trace") == 0) {
+            trace = true;
+        } else if (std::strcmp(words[i], "--marks") == 0) {
+            show_marks = true;
+        } else {
+            std::fputs("usage: sim [--seconds N] [--seed S | --from S] [--trace] [--marks]\n",
+                       stderr);
+            return 2;
+        }
+    }
+    if (!one && seed == 0) seed = 1;
+    sim::Marks marks;
+    Totals totals;
+    const double begin = seconds_of(CLOCK_MONOTONIC);
+    do {
+        run_one(seed++, trace, marks, totals);
+    } while (!one && totals.failed < 10 && seconds_of(CLOCK_MONOTONIC) - begin < seconds);
+    std::printf("%llu operations in %.1f s, %.1f years of simulated time\n",
+                static_cast<unsigned long long>(totals.operations),
+                seconds_of(CLOCK_MONOTONIC) - begin,
+                static_cast<double>(totals.simulated) / (1000.0 * 86'400 * 365));
+    for (std::size_t i = 0; i < sim::mark_names.size(); ++i) {
+        const bool never = marks.count(i) == 0;
+        if (show_marks || (never && !one)) {
+            std::printf("%8llu %s\n", static_cast<unsigned long long>(marks.count(i)),
+                        std::string(sim::mark_names[i]).c_str());
+        }
+        if (one) continue;
+        ++(never ? totals.failed : totals.passed);
+    }
+    std::printf("%llu passed, %llu failed\n", static_cast<unsigned long long>(totals.passed),
+                static_cast<unsigned long long>(totals.failed));
+    return totals.failed == 0 ? 0 : 1;
+}

@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: MIT
+//
+// Which of the events that matter have happened: a full run in which one never did proves less
+// than it claims, and fails.
+
+#ifndef TESTS_SIM_MARKS_HPP
+#define TESTS_SIM_MARKS_HPP
+
+#include "memory.hpp"
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+
+namespace sim {
+
+constexpr std::array<std::string_view, 50> mark_names{
+    "a crash of the process inside a call",
+    "a loss of power",
+    "a loss of power that kept writes out of order",
+    "a crash during a replacement",
+    "a crash between a rename and the sync of its directory",
+    "a crash while the journal was opened",
+    "a crash of which a begun change was kept",
+    "a crash of which a begun change was lost",
+    "a group of several changes cut by a crash",
+    "a bulk cancel cut by a crash between its parts",
+    "a bulk cancel in several parts",
+    "a bulk cancel that failed and was undone",
+    "a group that failed and was undone",
+    "a group stored by the wait of another ticket",
+    "a ticket that was dropped and stored all the same",
+    "a ticket stored by try_store()",
+    "a change that met another on its way",
+    "a clean end that stored what was begun",
+    "an acknowledged change lost under everysec or no",
+    "an emission lost with the power and repeated",
+    "a key repeated",
+    "a key repeated while on its way",
+    "a key with another request",
+    "a key known after a restart",
+    "a key forgotten after its day",
+    "a failed sync, then a replacement",
+    "a journal that failed and emitted all the same",
+    "an emission owed to the journal",
+    "a disk that was full, and then free",
+    "a cancel on a full disk",
+    "an opening that failed and changed nothing",
+    "a salvage of damaged lines",
+    "a torn tail cut off",
+    "a failed allocation that refused a change",
+    "a failed allocation while running",
+    "a clock that stepped back",
+    "a clock that was not trusted",
+    "a clock that caught up",
+    "a task that was missed",
+    "a change that met a bulk cancel on its way",
+    "a bulk cancel that took a task whose change was on its way",
+    "events that were forgotten",
+    "history that was trimmed",
+    "a subscription resumed",
+    "a subscription resumed after a restart",
+    "an overflow of a sink",
+    "a dead letter",
+    "a dead letter redelivered",
+    "a sink that was disabled",
+    "a sink that was unlisted and listed again",
+};
+
+class Marks {
+public:
+    void hit(std::string_view name) {
+        for (std::size_t i = 0; i < mark_names.size(); ++i) {
+            if (mark_names[i] != name) continue;
+            ++counts_[i];
+            return;
+        }
+        throw std::logic_error("there is no mark " + std::string(name));
+    }
+    std::uint64_t count(std::size_t mark) const { return counts_[mark]; }
+
+private:
+    std::array<std::uint64_t, mark_names.size()> counts_{};
+};
+
+}  // namespace sim
+
+#endif  // TESTS_SIM_MARKS_HPP

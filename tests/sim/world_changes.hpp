@@ -1,0 +1,648 @@
+// SPDX-License-Identifier: MIT
+//
+// What clients change, and what must come of that.
+
+#ifndef TESTS_SIM_WORLD_CHANGES_HPP
+#define TESTS_SIM_WORLD_CHANGES_HPP
+
+#include "world.hpp"
+
+namespace sim {
+
+// ---- What is asked for ---------------------------------------------------------
+
+// A message as a client writes it, and what is to be kept of it: every token, and no white
+// space between them.  The number makes each the only one of its kind.
+inline std::string World::message(std::string& kept) {
+    const std::string number = std::to_string(++numbers_);
+    switch (random_.below(5)) {
+        case 0:
+            kept = "{\"n\":" + number + ",\"b\":1.10,\"b\":1e400,\"a\":12345678901234567890}";
+            return "{ \"n\" : " + number +
+                   ",\n\"b\":1.10 , \"b\":1e400,\t\"a\":12345678901234567890}";
+        case 1:
+            kept = "[" + number + ",\"\\u00e9\\/ x\",{}]";
+            return " [ " + number + " , \"\\u00e9\\/ x\",{ } ]\n";
+        case 2:
+            kept = "\"" + number + " {\\\"op\\\":\\\"cancel\\\"}\"";
+            return kept;
+        case 3:
+            kept =
+                "{\"n\":" + number + ",\"text\":\"" + std::string(random_.below(300), 'x') + "\"}";
+            return kept;
+        default:
+            kept = "{\"n\":" + number + "}";
+            return kept;
+    }
+}
+
+inline std::string payload_of(TimePoint due, const std::string& kept) {
+    return "{\"timestamp\":\"" + scheduler::format_time(due) + "\",\"message\":" + kept + "}";
+}
+
+inline TimePoint World::draw_due() {
+    const std::uint64_t kind = random_.below(100);
+    if (kind < 8) return now() - milliseconds(random_.below(5'000));
+    if (kind < 40) return now() + milliseconds(random_.below(5'000));
+    if (kind < 70) return now() + milliseconds(random_.below(600'000));
+    if (kind < 95) return now() + milliseconds(random_.below(86'400'000));
+    return now() + std::chrono::hours(random_.below(24 * 300));
+}
+
+inline std::optional<TaskId> World::draw_pending() {
+    if (live_.pending.empty()) return std::nullopt;
+    auto at = live_.pending.begin();
+    std::advance(at, static_cast<std::ptrdiff_t>(random_.below(live_.pending.size())));
+    return at->first;
+}
+
+inline void World::schedule(std::size_t count, bool wait) {
+    if (live_.pending.size() > (plan_.large ? 20'000U : 250U)) return;
+    std::vector<scheduler::NewTask> tasks;
+    Effect effect;
+    const bool same = random_.chance(30);
+    const TimePoint due = draw_due();
+    for (std::size_t i = 0; i < count; ++i) {
+        std::string kept;
+        scheduler::NewTask task;
+        task.message = message(kept);
+        task.due = same ? due : draw_due();
+        effect.tasks.push_back({TaskId(), task.due, payload_of(task.due, kept)});
+        tasks.push_back(std::move(task));
+    }
+    if (plan_.weight(Act::repeat_key) > 0 && random_.chance(40)) {
+        effect.key = "key-" + std::to_string(++numbers_);
+    }
+    submit(tasks, std::move(effect), wait);
+}
+
+inline void World::submit(const std::vector<scheduler::NewTask>& tasks, Effect effect, bool wait) {
+    update_trust();
+    effect.kind = Effect::Kind::schedule;
+    effect.at = now();
+    for (const ModelTask& task : effect.tasks) effect.identity += task.payload + '\n';
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->submit(tasks, effect.key)); });
+    if (!result.ok) return refused(result, "scheduling");
+    if (!stamp_known_) trusted_ = tasks_->stats().clock_trusted;
+    require(trusted_, "a task was taken although the clock is not trusted");
+    if (!effect.key.empty()) requests_[effect.key] = {tasks, effect, processes_};
+    take_submitted(std::move(*ticket), std::move(effect), wait);
+}
+
+inline void World::take_submitted(scheduler::Ticket ticket, Effect effect, bool wait) {
+    require(ticket.ids().size() == effect.tasks.size(), "a ticket has other ids than tasks");
+    TaskId last;
+    if (!live_.pending.empty()) last = live_.pending.rbegin()->first;
+    if (!live_.event_of.empty()) last = std::max(last, live_.event_of.rbegin()->first);
+    for (std::size_t i = 0; i < effect.tasks.size(); ++i) {
+        effect.tasks[i].id = ticket.ids()[i];
+        if (!(last < ticket.ids()[i])) {
+            fail("id " + ticket.ids()[i].str() + " is not greater than " + last.str());
+        }
+        last = ticket.ids()[i];
+    }
+    if (!effect.key.empty()) answers_[effect.key].insert(effect.tasks.front().id);
+    if (!effect.key.empty()) trace("with " + effect.key + ':');
+    begun(std::move(ticket), std::move(effect), wait);
+}
+
+// Sends a request with a key once more, or another one with the same key.
+inline void World::repeat_key() {
+    if (requests_.empty()) return;
+    auto at = requests_.begin();
+    std::advance(at, static_cast<std::ptrdiff_t>(random_.below(requests_.size())));
+    if (random_.chance(50)) {
+        for (const BegunRef& one : open_) {
+            const auto found = requests_.find(one->effect.key);
+            if (found != requests_.end()) at = found;
+        }
+    }
+    const std::string key = at->first;
+    if (random_.chance(25)) {
+        std::string kept;
+        scheduler::NewTask other;
+        other.message = message(kept);
+        other.due = draw_due();
+        Effect effect;
+        effect.tasks.push_back({TaskId(), other.due, payload_of(other.due, kept)});
+        return submit_again(key, {other}, std::move(effect), true);
+    }
+    submit_again(key, at->second.tasks, at->second.effect, false);
+}
+
+// The key may be known for certain, or have had its day, in which case the scheduler may
+// know it or not.
+inline void World::submit_again(const std::string& key,
+                                const std::vector<scheduler::NewTask>& tasks, Effect effect,
+                                bool is_other) {
+    update_trust();
+    const Effect* first = nullptr;  // the request that is on its way
+    for (const BegunRef& one : open_) {
+        if (one->effect.key == key) first = &one->effect;
+    }
+    const auto known = live_.keys.find(key);
+    const bool certain = first || (live_.knows(key, latest_) && unsure_.count(key) == 0);
+    std::vector<TaskId> ids;
+    if (first) {
+        for (const ModelTask& task : first->tasks) ids.push_back(task.id);
+    } else if (certain) {
+        ids = known->second.ids;
+    }
+    // One that may have been forgotten, or lost with the power, has one of these answers.
+    const auto& answers = answers_[key];
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->submit(tasks, key)); });
+    if (result.code == Errc::key_reused) {
+        require(is_other || !certain, "a key is said to be of another request, and is not");
+        return marks_.hit("a key with another request");
+    }
+    if (!result.ok) return refused(result, "a repeated request");
+    const bool known_answer = answers.count(ticket->ids().front()) != 0;
+    if (certain ? ticket->ids() == ids : known_answer) {
+        require(!is_other, "another request got the answer of the first");
+        return take_repeated(std::move(*ticket), key, first != nullptr);
+    }
+    if (certain) fail("key " + key + " must be known and was forgotten");
+    if (known != live_.keys.end()) marks_.hit("a key forgotten after its day");
+    unsure_.erase(key);
+    live_.keys.erase(key);
+    effect.key = key;
+    effect.at = now();
+    effect.identity.clear();
+    for (const ModelTask& task : effect.tasks) effect.identity += task.payload + '\n';
+    requests_[key] = {tasks, effect, processes_};
+    take_submitted(std::move(*ticket), std::move(effect), true);
+}
+
+inline void World::take_repeated(scheduler::Ticket ticket, const std::string& key,
+                                 bool on_its_way) {
+    marks_.hit(on_its_way ? "a key repeated while on its way" : "a key repeated");
+    if (requests_[key].process != processes_) marks_.hit("a key known after a restart");
+    auto one = std::make_shared<Begun>();
+    one->group = on_its_way ? group_ : 0;
+    if (!on_its_way) one->stored = true;
+    one->ticket.emplace(std::move(ticket));
+    tickets_.push_back(one);
+    if (random_.chance(50)) wait_for(one);
+}
+
+inline void World::cancel(bool wait) {
+    std::optional<TaskId> id = draw_pending();
+    if (!id) return;
+    Effect effect;
+    effect.kind = Effect::Kind::cancel;
+    effect.at = now();
+    effect.ids.push_back(*id);
+    const bool meets = busy().count(*id) != 0;
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->begin_cancel(*id)); });
+    if (!result.ok) return refused(result, "cancelling");
+    require(ticket->again() == meets, "a change does not see that another is on its way");
+    begun_or_met(std::move(*ticket), std::move(effect), *id, wait);
+}
+
+inline void World::change(bool wait) {
+    std::optional<TaskId> id = draw_pending();
+    if (!id) return;
+    update_trust();
+    std::string kept;
+    scheduler::TaskChange changed;
+    Effect effect;
+    effect.kind = Effect::Kind::change;
+    effect.at = now();
+    changed.message = message(kept);
+    ModelTask task = live_.pending.at(*id);
+    if (random_.chance(60)) task.due = *(changed.due = draw_due());
+    task.payload = payload_of(task.due, kept);
+    effect.tasks.push_back(task);
+    const bool meets = busy().count(*id) != 0;
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->begin_change(*id, changed)); });
+    if (!result.ok) return refused(result, "changing");
+    require(ticket->again() == meets, "a change does not see that another is on its way");
+    begun_or_met(std::move(*ticket), std::move(effect), *id, wait);
+}
+
+inline void World::cancel_range(bool wait) {
+    scheduler::DueRange range;
+    if (random_.chance(70)) range.after = draw_due();
+    if (random_.chance(70))
+        range.before =
+            (range.after ? *range.after : draw_due()) + milliseconds(random_.below(7'200'000));
+    Effect effect;
+    effect.kind = Effect::Kind::cancel;
+    effect.at = now();
+    const std::set<TaskId> held = busy();
+    for (const auto& [due, id] : live_.order) {
+        if (range.after && due <= *range.after) continue;
+        if (range.before && due >= *range.before) continue;
+        if (held.count(id) == 0) effect.ids.push_back(id);
+    }
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->begin_cancel(range)); });
+    if (!result.ok) return refused(result, "cancelling in bulk");
+    require(ticket->count() == effect.ids.size(), "a bulk cancel takes another number of tasks");
+    if (effect.ids.size() > 4'096) marks_.hit("a bulk cancel in several parts");
+    auto one = std::make_shared<Begun>();
+    one->bulk = true;
+    one->range = range;
+    one->before = open_;
+    if (!live_.pending.empty()) one->last = live_.pending.rbegin()->first;
+    one->ticket.emplace(std::move(*ticket));
+    one->effect = std::move(effect);
+    tickets_.push_back(one);
+    bulks_.push_back(one);
+    trace("begun: " + describe(*one));
+    if (wait) wait_for(one);
+}
+
+// Sinks keep what they have not taken.
+inline void World::forget() {
+    if (sinks_adopted_) return;  // how far they are is known only about
+    observe();
+    Effect effect;
+    effect.kind = Effect::Kind::forget;
+    effect.at = now();
+    scheduler::EventRange range;
+    std::uint64_t wanted = live_.next_seq;
+    for (const auto& [name, sink] : live_.sinks) wanted = std::min(wanted, sink.seq);
+    if (random_.chance(70) && live_.next_seq > 0) {
+        effect.seq = random_.below(live_.next_seq);
+        range.begin = Cursor(effect.seq);
+    }
+    effect.end = wanted;
+    if (random_.chance(70)) {
+        range.end = Cursor(effect.seq + random_.below(10));
+        effect.end = std::min(wanted, range.end.seq());
+    }
+    std::size_t count = 0;
+    if (effect.seq < effect.end)
+        count = live_.count_from(effect.seq) - live_.count_from(effect.end);
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->begin_forget(range)); });
+    if (!result.ok) return refused(result, "forgetting");
+    require(ticket->count() == count, "another number of events is forgotten");
+    if (effect.seq >= effect.end) return;
+    begun(std::move(*ticket), std::move(effect), true);
+    marks_.hit("events that were forgotten");
+}
+
+// A call that begins something and does not wait is refused for few reasons.
+inline void World::refused(const Result& result, const char* what) {
+    trace(std::string(what) + " was refused: " + result.what);
+    if (result.memory) return marks_.hit("a failed allocation that refused a change");
+    if (result.code == Errc::clock_untrusted && !trusted_) return;
+    fail(std::string(what) + " was refused: " + result.what);
+}
+
+inline World::BegunRef World::begun(scheduler::Ticket ticket, Effect effect, bool wait) {
+    auto one = std::make_shared<Begun>();
+    one->group = group_;
+    one->ticket.emplace(std::move(ticket));
+    one->effect = std::move(effect);
+    tickets_.push_back(one);
+    open_.push_back(one);
+    trace("begun: " + describe(*one));
+    if (wait) wait_for(one);
+    return one;
+}
+
+// A change of a task, which may have met another one.
+inline void World::begun_or_met(scheduler::Ticket ticket, Effect effect, TaskId id, bool wait) {
+    if (!ticket.again()) {
+        begun(std::move(ticket), std::move(effect), wait);
+        return;
+    }
+    marks_.hit("a change that met another on its way");
+    auto one = std::make_shared<Begun>();
+    one->again = true;
+    one->group = group_;
+    one->ticket.emplace(std::move(ticket));
+    for (const BegunRef& bulk : bulks_) {
+        const std::vector<TaskId>& ids = bulk->effect.ids;
+        if (std::find(ids.begin(), ids.end(), id) != ids.end()) one->holder = bulk;
+    }
+    if (one->holder) marks_.hit("a change that met a bulk cancel on its way");
+    tickets_.push_back(one);
+    if (wait) wait_for(one);
+}
+
+inline World::BegunRef World::draw_ticket() {
+    return tickets_.empty() ? nullptr : tickets_[random_.below(tickets_.size())];
+}
+
+inline std::string World::describe(const Begun& begun) const {
+    if (begun.again) return begun.holder ? "a bulk cancel that was met" : "a change that was met";
+    const Effect& effect = begun.effect;
+    std::string text = begun.bulk ? "a bulk cancel of " : "a forgetting of ";
+    if (effect.kind == Effect::Kind::schedule) text = "a schedule of ";
+    if (effect.kind == Effect::Kind::change) text = "a change of ";
+    if (effect.kind == Effect::Kind::cancel && !begun.bulk) text = "a cancel of ";
+    text += std::to_string(effect.tasks.size() + effect.ids.size());
+    if (!effect.tasks.empty()) text += ' ' + effect.tasks.front().id.str();
+    if (!effect.ids.empty()) text += ' ' + effect.ids.front().str();
+    return text + " in group " + std::to_string(begun.group);
+}
+
+inline void World::wait_for(const BegunRef& begun) {
+    const BegunRef bulk = begun->bulk ? begun : begun->holder;
+    const bool was_settled =
+        bulk ? bulk->stored.has_value() : begun->stored || begun->group != group_;
+    const std::uint64_t failures = tasks_->stats().journal_failures;
+    const Result result = call([&] { begun->ticket->wait(); });
+    const bool failed = tasks_->stats().journal_failures != failures;
+    trace(std::string("waited for ") + describe(*begun) + ": " +
+          (result.ok ? "stored" : result.what));
+    if (!was_settled && !result.ok && !result.code) {
+        require(result.memory, "bad_alloc although memory was there");
+    }
+    if (!was_settled && bulk) resolve_bulks(bulk, failed, result);
+    if (!was_settled && !bulk) resolve(true, result, begun.get());
+    if (!has_crashed() && begun->stored && !begun->again && !begun->taken) {
+        require(result.ok == *begun->stored, result.ok ? "a ticket is stored, and is not"
+                                                       : "a ticket has failed, and is stored");
+    }
+    if (begun->bulk && result.ok && !begun->taken && !has_crashed()) {
+        require(begun->ticket->count() == begun->effect.ids.size(),
+                "a bulk cancel took another number of tasks");
+    }
+    const bool stored = begun->stored && *begun->stored;
+    advance_bounds(!was_settled && result.ok && stored && !begun->effect.ids.empty(), false,
+                   result);
+    forget_ticket(begun);
+    if (has_crashed()) return;
+    for (const TaskId id : begun->effect.ids) check_task(id);
+    for (const ModelTask& task : begun->effect.tasks) check_task(task.id);
+}
+
+// One that would take long is left alone: then nothing has failed.
+inline void World::try_store() {
+    const BegunRef begun = draw_ticket();
+    if (!begun) return;
+    const bool was_settled = begun->stored || begun->group != group_;
+    bool stored = false;
+    const std::uint64_t failures = tasks_->stats().journal_failures;
+    const Result result = call([&] { stored = begun->ticket->try_store(); });
+    require(result.ok, "try_store() has thrown");
+    if (was_settled || begun->bulk || begun->again) return;
+    if (!stored && !has_crashed() && tasks_->stats().journal_failures == failures) return;
+    resolve(true, result, begun.get());
+    if (has_crashed()) return;
+    if (begun->stored) require(stored == *begun->stored, "try_store() says what is not so");
+    if (stored) marks_.hit("a ticket stored by try_store()");
+    advance_bounds(stored, false, result);
+}
+
+inline void World::drop_ticket() {
+    if (const BegunRef begun = draw_ticket()) forget_ticket(begun);
+}
+
+inline void World::forget_ticket(const BegunRef& begun) {
+    begun->ticket.reset();
+    tickets_.erase(std::remove(tickets_.begin(), tickets_.end(), begun), tickets_.end());
+}
+
+// The tasks that a change or a cancel on its way is about.
+inline std::set<TaskId> World::busy() const {
+    std::set<TaskId> ids;
+    for (const auto* all : {&open_, &bulks_}) {
+        for (const BegunRef& one : *all) {
+            if (one->effect.kind == Effect::Kind::schedule) continue;
+            for (const ModelTask& task : one->effect.tasks) ids.insert(task.id);
+            ids.insert(one->effect.ids.begin(), one->effect.ids.end());
+        }
+    }
+    return ids;
+}
+
+// ---- What came of them -----------------------------------------------------------
+
+// Whether the scheduler shows that an effect has happened.
+inline bool World::is_applied(const Effect& effect) const {
+    if (effect.kind == Effect::Kind::schedule) {
+        const bool first = tasks_->find(effect.tasks.front().id).has_value();
+        const bool last = tasks_->find(effect.tasks.back().id).has_value();
+        require(first == last, "a batch was stored by halves");
+        return first;
+    }
+    if (effect.kind == Effect::Kind::change) {
+        const auto task = tasks_->find(effect.tasks.front().id);
+        return task && task->text() == effect.tasks.front().payload;
+    }
+    if (effect.kind == Effect::Kind::forget) {
+        const auto events = tasks_->events({1, Cursor(effect.seq), std::nullopt, all_of_them});
+        return events.events.empty() || events.events.front().seq >= effect.end;
+    }
+    if (effect.ids.empty()) return true;
+    const bool first = !tasks_->find(effect.ids.front());
+    require(first == !tasks_->find(effect.ids.back()), "tasks were cancelled by halves");
+    return first;
+}
+
+// Whether a bulk call may have taken the task of a change, or of a cancel that failed, so that nothing shows what became of
+// that.
+inline bool World::is_taken(const Begun& begun, const Result& result) const {
+    const bool cancels = begun.effect.kind == Effect::Kind::cancel && result.faulted;
+    if (begun.effect.kind != Effect::Kind::change && !cancels) return false;
+    const TaskId id = cancels ? begun.effect.ids.front() : begun.effect.tasks.front().id;
+    if (tasks_->find(id)) return false;
+    const auto before_it = [&begun](const BegunRef& one) { return one.get() == &begun; };
+    const auto old = live_.pending.find(id);
+    return std::any_of(bulks_.begin(), bulks_.end(), [&](const BegunRef& bulk) {
+        const bool wants = (old != live_.pending.end() && bulk->wants(old->second)) ||
+                           (!cancels && bulk->wants(begun.effect.tasks.front()));
+        return wants && std::any_of(bulk->before.begin(), bulk->before.end(), before_it);
+    });
+}
+
+// Finds out what became of the open group, which a call may have committed.
+inline void World::resolve(bool committed, const Result& result, const Begun* waited) {
+    if (open_.empty()) {
+        if (committed) ++group_;
+        return;
+    }
+    std::size_t stored = 0;
+    std::size_t told = 0;
+    for (const BegunRef& one : open_) {
+        // Events that are gone may also have been dropped, so that a ticket has to tell.
+        const bool forgets = one->effect.kind == Effect::Kind::forget;
+        one->taken = is_taken(*one, result);
+        if (one->taken) continue;
+        ++told;
+        stored += forgets && one.get() == waited ? result.ok : is_applied(one->effect);
+    }
+    const bool all = told > 0 ? stored == told : !result.faulted && !has_crashed();
+    if (!all && !committed && !has_crashed()) return;
+    require(all || stored == 0 || has_crashed(), "a group was stored by halves");
+    settle_open(all, result, waited);
+}
+
+inline void World::settle_open(bool stored, const Result& result, const Begun* waited) {
+    const bool cancels = std::all_of(open_.begin(), open_.end(), [](const BegunRef& one) {
+        return one->effect.kind == Effect::Kind::cancel;
+    });
+    if (!stored && !has_crashed()) judge_failure(result, cancels);
+    if (!stored && has_crashed() && open_.size() > 1) {
+        marks_.hit("a group of several changes cut by a crash");
+    }
+    for (const BegunRef& one : open_) {
+        one->stored = stored;
+        if (!stored) {
+            log_ghost(one->effect, result);
+            continue;
+        }
+        if (!one->ticket) marks_.hit("a ticket that was dropped and stored all the same");
+        if (waited && one.get() != waited)
+            marks_.hit("a group stored by the wait of another ticket");
+        if (cancels && disk_.is_full()) marks_.hit("a cancel on a full disk");
+        log(one->effect);
+    }
+    // What a failed group has let go may have been taken, or not, as far as anybody sees.
+    for (const BegunRef& bulk : bulks_) bulk->taken = bulk->taken || result.faulted;
+    const std::vector<BegunRef> settled = std::exchange(open_, {});
+    ++group_;
+    for (const BegunRef& one : settled) offer(one);
+}
+
+// A task whose change was on its way when a bulk call came, and that is pending then, belongs
+// to that call.
+inline void World::offer(const BegunRef& settled) {
+    const Effect& effect = settled->effect;
+    if (effect.kind == Effect::Kind::schedule || effect.kind == Effect::Kind::forget) return;
+    const TaskId id = effect.ids.empty() ? effect.tasks.front().id : effect.ids.front();
+    const auto task = live_.pending.find(id);
+    if (task == live_.pending.end() || busy().count(id) != 0) return;
+    for (const BegunRef& bulk : bulks_) {
+        const auto& before = bulk->before;
+        if (std::find(before.begin(), before.end(), settled) == before.end()) continue;
+        if (!bulk->wants(task->second)) continue;
+        bulk->effect.ids.push_back(id);
+        return marks_.hit("a bulk cancel that took a task whose change was on its way");
+    }
+}
+
+inline void World::resolve_bulk(const BegunRef& begun, const Result& result) {
+    const bool stored = is_applied(begun->effect);
+    begun->stored = stored;
+    bulks_.erase(std::remove(bulks_.begin(), bulks_.end(), begun), bulks_.end());
+    if (stored) return log(begun->effect);
+    log_ghost(begun->effect, result);
+    if (!has_crashed()) {
+        judge_failure(result, false);
+        marks_.hit("a bulk cancel that failed and was undone");
+    } else if (begun->effect.ids.size() > 4'096) {
+        marks_.hit("a bulk cancel cut by a crash between its parts");
+    }
+    for (const TaskId id : begun->effect.ids) offer_released(id);
+}
+
+// What a bulk call that failed lets go belongs to the next that wants it.
+inline void World::offer_released(TaskId id) {
+    const auto task = live_.pending.find(id);
+    if (task == live_.pending.end()) return;
+    for (const BegunRef& bulk : bulks_) {
+        if (bulk->last < id || !bulk->wants(task->second)) continue;
+        return bulk->effect.ids.push_back(id);
+    }
+}
+
+// Bulk calls are stored in order, each after the group that was open when it came.
+inline void World::resolve_bulks(const BegunRef& last, bool failed, const Result& result) {
+    const auto end = std::find(bulks_.begin(), bulks_.end(), last) + 1;
+    const std::vector<BegunRef> all(bulks_.begin(), end);
+    const bool commits = std::any_of(all.begin(), all.end(), [](const BegunRef& one) {
+        return !one->effect.ids.empty() || (!one->before.empty() && !one->before.front()->stored);
+    });
+    // One that fails for lack of memory may not have come so far.
+    resolve(failed || (commits && !result.memory), result, nullptr);
+    for (const BegunRef& one : all) resolve_bulk(one, result);
+}
+
+// A run stores whatever was begun.
+inline void World::resolve_all(const Result& result) {
+    resolve(true, result, nullptr);
+    const std::vector<BegunRef> all = bulks_;
+    for (const BegunRef& one : all) resolve_bulk(one, result);
+}
+
+// A change fails only if something else has.
+inline void World::judge_failure(const Result& result, bool only_cancels) {
+    marks_.hit("a group that failed and was undone");
+    if (result.faulted || result.failed_before) return;
+    require(disk_.is_full(), "a change failed although nothing else did");
+    // What sinks make of events is not reserved for, and takes of that space.
+    require(!only_cancels || !has_reserved_ || plan_.sinks, "a full disk blocked a cancel");
+}
+
+// Moves the bounds after a call that may have written to the journal.
+inline void World::advance_bounds(bool acknowledged, bool ran, const Result& result) {
+    if (has_crashed()) return;
+    const std::size_t rewrites = tasks_->stats().journal_rewrites;
+    const bool replaced = std::exchange(rewrites_, rewrites) != rewrites;
+    const bool well = !result.faulted && !journal_failed_ && !disk_.is_full();
+    if (replaced && result.failed_before) marks_.hit("a failed sync, then a replacement");
+    const bool always = plan_.options.fsync == scheduler::Fsync::always;
+    if (acknowledged) owed_ = false;
+    if (acknowledged && !disk_.is_full()) has_reserved_ = true;
+    if (replaced && well) owed_ = false;
+    if (!acknowledged && !(replaced && well) && !well) owed_ = true;
+    if (!owed_) kept_by_crash_ = log_.size();
+    // What came after the replacement, in the same call, is not known to be synced.
+    if (replaced && well) kept_by_power_ = std::max(kept_by_power_, logged_at_call_);
+    if (!owed_ && always && (acknowledged || (ran && well))) kept_by_power_ = log_.size();
+    if (plan_.options.fsync == scheduler::Fsync::everysec) advance_by_age(ran && well);
+    absorb();
+}
+
+// Under everysec a run syncs what is older than a second.
+inline void World::advance_by_age(bool ran_well) {
+    if (ages_.empty() || ages_.back().second != log_.size()) {
+        ages_.emplace_back(steady_time, log_.size());
+    }
+    if (!ran_well || owed_) return;
+    while (!ages_.empty() && ages_.front().first + std::chrono::seconds(1) <= steady_time) {
+        kept_by_power_ = std::max(kept_by_power_, ages_.front().second);
+        ages_.erase(ages_.begin());
+    }
+}
+
+// What no fault can take away any more needs no log.
+inline void World::absorb() {
+    const std::size_t count = std::min(kept_by_crash_, kept_by_power_);
+    for (std::size_t i = 0; i < count; ++i) {
+        if (log_[i].ghost == Ghost::none) base_.apply(log_[i].effect);
+    }
+    log_.erase(log_.begin(), log_.begin() + static_cast<std::ptrdiff_t>(count));
+    kept_by_crash_ -= count;
+    kept_by_power_ -= count;
+    for (auto& [time, size] : ages_) size -= std::min(size, count);
+}
+
+inline void World::check_task(TaskId id) const {
+    const auto task = tasks_->find(id);
+    const auto pending = live_.pending.find(id);
+    if (pending != live_.pending.end()) {
+        require(task && task->status == scheduler::Status::pending, "a task is not pending");
+        require(task->due == pending->second.due, "a task has another due time");
+        require(task->text() == pending->second.payload, "a task has another payload");
+        return;
+    }
+    const auto event = live_.event_of.find(id);
+    if (event != live_.event_of.end()) {
+        const ModelEvent& expected = live_.events[event->second];
+        const bool retained = !expected.forgotten && expected.seq >= live_.trimmed;
+        require(!!task == retained, "an event is there and should not be, or the other way round");
+        return;
+    }
+    if (live_.missed.count(id) == 0) require(!task, "a task is there that should not be");
+}
+
+inline void World::check_all() const {
+    const std::string found = difference(live_, Observed(*tasks_));
+    if (!found.empty()) fail(found);
+}
+
+}  // namespace sim
+
+#endif  // TESTS_SIM_WORLD_CHANGES_HPP

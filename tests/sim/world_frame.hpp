@@ -1,0 +1,280 @@
+// SPDX-License-Identifier: MIT
+//
+// How the world runs: one act after another, each call of the scheduler watched.
+
+#ifndef TESTS_SIM_WORLD_FRAME_HPP
+#define TESTS_SIM_WORLD_FRAME_HPP
+
+#include "world.hpp"
+
+namespace sim {
+
+inline World::World(std::uint64_t seed, Marks& marks, bool traced)
+    : seed_(seed),
+      marks_(marks),
+      trace_(traced),
+      random_(seed),
+      plan_(random_),
+      clock_(scheduler::parse_time("2026-03-01T12:00:00Z").value()),
+      disk_(random_) {
+    plan_.options.now = clock_.source();
+    plan_.options.log = [this](const std::string& line) {
+        const Memory::Pause pause;
+        last_log_ = line;
+        if (trace_) trace("log: " + line);
+    };
+    base_.max_dead = live_.max_dead = plan_.options.max_dead;
+    latest_ = now();
+    if (!plan_.sinks) return;
+    for (const char* name : {"alpha", "beta", "gamma"}) {
+        sink_plans_.push_back(
+            {name, static_cast<std::size_t>(random_.below(3)), random_.chance(50)});
+        if (random_.chance(70)) listed_.insert(name);
+    }
+}
+
+inline World::~World() {
+    disk_.end_process();
+    sinks_.reset();
+    tickets_.clear();
+    bulks_.clear();
+    open_.clear();
+    readers_.clear();
+    tasks_.reset();
+}
+
+inline void World::trace(const std::string& line) const {
+    if (!trace_) return;
+    const std::string text = scheduler::format_time(now()) + ' ' + line + '\n';
+    std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+inline void World::fail(const std::string& what) const {
+    std::string text = what;
+    if (!last_log_.empty()) text += " (the log's last line: " + last_log_ + ")";
+    throw Failure(text);
+}
+
+inline void World::run() {
+    open();
+    for (std::size_t i = 0; i < plan_.steps; ++i) step();
+    mend_disk();
+    restart(true, false);
+    check_all();
+}
+
+inline void World::step() {
+    ++operations_;
+    act(plan_.draw(random_));
+    if (has_crashed()) restart(false, random_.chance(40));
+    if (operations_ % 64 == 0) check_all();
+}
+
+// Makes a call of the scheduler, which may fail by whatever was armed for it.
+template <class Call>
+World::Result World::call(Call made) {
+    Result result;
+    const std::uint64_t disk_before = disk_.failures();
+    const std::uint64_t memory_before = Memory::failures();
+    failures_at_call_ = disk_before;
+    result.failed_before = journal_failed_;
+    failed_at_call_ = journal_failed_;
+    logged_at_call_ = log_.size();
+    memory_at_call_ = memory_before;
+    const bool was_armed = std::exchange(memory_armed_, false);
+    if (was_armed) Memory::fail(random_.between(1, 40), random_.chance(50) ? 1 : 1'000'000);
+    try {
+        made();
+        Memory::work();
+        result.ok = true;
+    } catch (const Error& error) {
+        Memory::work();
+        result.code = error.code();
+        result.what = error.what();
+    } catch (const std::bad_alloc&) {
+        Memory::work();
+        result.what = "out of memory";
+    }
+    if (tasks_) journal_failed_ = tasks_->stats().journal_failed;
+    result.memory = Memory::failures() != memory_before;
+    result.faulted = result.memory || disk_.failures() != disk_before;
+    if (!said_.empty()) throw Failure(said_);
+    return result;
+}
+
+// How the call that is being made stands, for whoever is called back by it.
+inline World::Result World::result_so_far() const {
+    Result result;
+    result.failed_before = failed_at_call_;
+    result.memory = Memory::failures() != memory_at_call_;
+    result.faulted = result.memory || disk_.failures() != failures_at_call_;
+    return result;
+}
+
+inline void World::log(Effect effect) {
+    if (effect.kind != Effect::Kind::trim && effect.at >= live_.stamp) stamp_known_ = true;
+    live_.apply(effect);
+    log_.push_back({std::move(effect), Ghost::none});
+}
+
+inline void World::log_ghost(Effect effect, const Result& result) {
+    const bool failed = journal_failed_ || tasks_->stats().journal_failed;
+    if (!has_crashed() && !result.faulted && !failed) return;
+    const bool any = has_crashed() || failed;
+    log_.push_back({std::move(effect), any ? Ghost::any : Ghost::power});
+}
+
+inline void World::act(Act what) {
+    switch (what) {
+        case Act::schedule:
+            return schedule(1, true);
+        case Act::batch:
+            return schedule(plan_.large ? random_.between(500, 3'000) : random_.between(2, 20),
+                            random_.chance(70));
+        case Act::begin_schedule:
+            return schedule(1, false);
+        case Act::repeat_key:
+            return repeat_key();
+        case Act::cancel:
+            return cancel(true);
+        case Act::begin_cancel:
+            return cancel(false);
+        case Act::change:
+            return change(true);
+        case Act::begin_change:
+            return change(false);
+        case Act::cancel_range:
+            return cancel_range(true);
+        case Act::begin_cancel_range:
+            return cancel_range(false);
+        case Act::forget:
+            return forget();
+        case Act::wait:
+            if (const BegunRef ticket = draw_ticket()) wait_for(ticket);
+            return;
+        case Act::try_store:
+            return try_store();
+        case Act::drop_ticket:
+            return drop_ticket();
+        case Act::run:
+            return run_due();
+        case Act::advance:
+            return draw_advance();
+        case Act::skip:
+            return advance(std::chrono::hours(random_.between(1, 24 * 20)));
+        case Act::step_back:
+            return step_back();
+        case Act::subscribe:
+            return subscribe();
+        case Act::unsubscribe:
+            return unsubscribe();
+        case Act::restart:
+            return restart(true, random_.chance(30));
+        case Act::crash:
+            return restart(false, false);
+        case Act::crash_inside:
+            disk_.crash_in = random_.between(1, 30);
+            return;
+        case Act::lose_power:
+            return restart(false, true);
+        case Act::write_back:
+            disk_.write_back();
+            if (owed_ || journal_failed_) return;
+            kept_by_power_ = std::max(kept_by_power_, kept_by_crash_);
+            return absorb();
+        case Act::break_disk:
+            return break_disk();
+        case Act::mend_disk:
+            return mend_disk();
+        case Act::fill_disk:
+            return disk_.fill();
+        case Act::free_disk:
+            if (disk_.is_full()) marks_.hit("a disk that was full, and then free");
+            return disk_.empty();
+        case Act::fail_memory:
+            memory_armed_ = true;
+            return;
+        case Act::sink_state:
+            return set_sink_state();
+        case Act::redeliver:
+            return redeliver();
+        case Act::relist:
+            return relist();
+        case Act::count:
+            return;
+    }
+}
+
+inline void World::break_disk() {
+    Disk::Faults& faults = disk_.faults;
+    faults = {};
+    switch (plan_.fault_kind) {
+        case 0:
+            faults.rate = 5;
+            break;
+        case 1:
+            faults.rate = 50;
+            faults.syncs_only = true;
+            break;
+        case 2:
+            faults.all = true;
+            break;
+        default:
+            faults.shorten = true;
+            faults.rate = 1;
+    }
+    trace("the disk breaks");
+}
+
+inline void World::mend_disk() {
+    disk_.faults = {};
+    disk_.empty();
+    memory_armed_ = false;
+}
+
+// ---- Time --------------------------------------------------------------------
+
+inline void World::advance(milliseconds by) {
+    clock_.advance(by);
+    steady_time += by;
+    simulated_ += by;
+    latest_ = std::max(latest_, now());
+    tasks_->clock_changed();
+    trace("the clock goes on by " + std::to_string(by.count()) + " ms");
+    if (random_.chance(60)) run_due();
+}
+
+inline void World::draw_advance() {
+    // Often to just when there is something to do, or right before that.
+    const auto wake = tasks_->next_wake();
+    if (wake && *wake > now() && random_.chance(50)) {
+        return advance(std::max(*wake - now() - milliseconds(random_.below(2)), milliseconds(1)));
+    }
+    const std::uint64_t kind = random_.below(100);
+    if (kind < 50) return advance(milliseconds(random_.between(1, 3'000)));
+    if (kind < 85) return advance(milliseconds(random_.between(1'000, 600'000)));
+    advance(milliseconds(random_.between(60'000, 86'400'000)));
+}
+
+// Somebody sets the wall clock back; the steady one knows nothing of that.
+inline void World::step_back() {
+    const milliseconds by(random_.chance(50) ? random_.between(1, 8'000)
+                                             : random_.between(10'000, 7'200'000));
+    clock_.advance(-by);
+    has_stepped_back_ = true;
+    tasks_->clock_changed();
+    marks_.hit("a clock that stepped back");
+    trace("the clock steps back by " + std::to_string(by.count()) + " ms");
+}
+
+// A clock that is behind the journal is trusted when it has passed that.
+inline void World::update_trust() {
+    if (trusted_ || (stamp_known_ && now() < live_.stamp)) return;
+    if (!stamp_known_ && !tasks_->stats().clock_trusted) return;
+    trusted_ = true;
+    marks_.hit("a clock that caught up");
+}
+
+}  // namespace sim
+
+#endif  // TESTS_SIM_WORLD_FRAME_HPP
