@@ -2688,6 +2688,9 @@ inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
 // spare, the entries between it and the nearest room move up (see shift_to_room).
 inline void DueQueue::promise(std::size_t count) {
     const std::size_t wanted = promised_ + count;
+    // So that remove_block() can keep whatever room was promised.
+    const std::size_t kept = wanted / Block::capacity + 2;
+    if (kept > spare_.capacity()) spare_.reserve(2 * kept);
     while (room() < wanted) {
         const std::size_t blocks = blocks_.size() + spare_.size() + 1;
         if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);

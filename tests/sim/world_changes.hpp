@@ -440,8 +440,8 @@ inline bool World::is_applied(const Effect& effect) const {
     return first;
 }
 
-// Whether a bulk call may have taken the task of a change, or of a cancel that failed, so that nothing shows what became of
-// that.
+// Whether a bulk call may have taken the task of a change, or of a cancel that failed, so that
+// nothing shows what became of that.
 inline bool World::is_taken(const Begun& begun, const Result& result) const {
     const bool cancels = begun.effect.kind == Effect::Kind::cancel && result.faulted;
     if (begun.effect.kind != Effect::Kind::change && !cancels) return false;
