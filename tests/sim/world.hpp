@@ -60,7 +60,8 @@ private:
         // Of a bulk call: its range, and the changes that were on their way when it came.
         scheduler::DueRange range;
         std::vector<std::shared_ptr<Begun>> before;
-        TaskId last;  // no task above it was stored when it came
+        TaskId last;           // no task above it was stored when it came
+        std::size_t sure = 0;  // how many tasks it held when it was begun
 
         bool wants(const ModelTask& task) const {
             return (!range.after || task.due > *range.after) &&

@@ -250,6 +250,7 @@ inline void World::cancel_range(bool wait) {
     one->before = open_;
     if (!live_.pending.empty()) one->last = live_.pending.rbegin()->first;
     one->ticket.emplace(std::move(*ticket));
+    one->sure = effect.ids.size();
     one->effect = std::move(effect);
     tickets_.push_back(one);
     bulks_.push_back(one);
@@ -523,6 +524,15 @@ inline void World::offer(const BegunRef& settled) {
 }
 
 inline void World::resolve_bulk(const BegunRef& begun, const Result& result) {
+    // Whether it got what a failed group has let go shows only in what is there.
+    if (begun->taken && !begun->effect.ids.empty()) {
+        auto& ids = begun->effect.ids;
+        const bool gone = !tasks_->find(ids.front());
+        const auto last =
+            std::remove_if(ids.begin() + static_cast<std::ptrdiff_t>(begun->sure), ids.end(),
+                           [&](TaskId id) { return !tasks_->find(id).has_value() != gone; });
+        ids.erase(last, ids.end());
+    }
     const bool stored = is_applied(begun->effect);
     begun->stored = stored;
     bulks_.erase(std::remove(bulks_.begin(), bulks_.end(), begun), bulks_.end());

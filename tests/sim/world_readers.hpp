@@ -175,7 +175,11 @@ inline void World::start(Reader& reader) {
 
 inline void World::on_read(Reader& reader, const Event& event) {
     if (!said_.empty()) return;
-    const ModelEvent* const expected = live_.event_from(reader.next);
+    const ModelEvent* expected = live_.event_from(reader.next);
+    if (!has_crashed() && (!expected || expected->seq != event.seq)) {
+        observe();
+        expected = live_.event_from(reader.next);
+    }
     if (!expected) {
         said_ = "a subscription was given event " + std::to_string(event.seq) + ", behind " +
                 std::to_string(reader.next);
