@@ -6044,10 +6044,12 @@ inline void Store::commit(Lock& lock, const std::shared_ptr<Group>& group) {
     if (group->error) throw_failure(lock, *group);
 }
 
-// Everything under the lock here is free of allocations.
+// What can fail under the lock comes first: begin() has made the next group already.
 inline void Store::lead(Lock& lock) {
+    if (!next_) next_ = std::make_shared<Group>();
     committing_ = std::move(open_);
-    open_ = next_ ? std::move(next_) : std::make_shared<Group>();
+    open_ = std::move(next_);
+    next_ = nullptr;
     open_->number = ++last_number_;
     Group& group = *committing_;
     // A full disk must not stop a cancel: it takes the place that was kept for its task's end.
@@ -13396,7 +13398,7 @@ using Resolve = decltype(WebhookOptions::resolve);
 using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
 
 // Finds a receiver's addresses on a thread of its own, because getaddrinfo() cannot be
-// interrupted.  Who waits no longer leaves the thread behind.  There is one at most: until
+// interrupted.  Whoever gives up waiting leaves the thread behind.  There is one at most: until
 // it has ended, whoever asks again waits for the same answer.
 class Lookup {
 public:

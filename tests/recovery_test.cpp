@@ -6,6 +6,7 @@
 #include <random>
 
 using namespace scheduler;
+using support::Gate;
 using support::FailingFiles;
 using support::TestClock;
 using support::TempDir;
@@ -127,32 +128,6 @@ Options options_for(const std::string& journal, TestClock& clock, std::shared_pt
     options.rewrite_min_bytes = 600;  // so that the work is full of rewrites
     return options;
 }
-
-// Where one thread waits until another lets it go on; ten seconds at most.
-class Gate {
-public:
-    void pass() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        reached_ = true;
-        changed_.notify_all();
-        changed_.wait_for(lock, std::chrono::seconds(10), [this] { return open_; });
-    }
-    bool was_reached() {
-        std::unique_lock<std::mutex> lock(mutex_);
-        return changed_.wait_for(lock, std::chrono::seconds(10), [this] { return reached_; });
-    }
-    void open() {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        open_ = true;
-        changed_.notify_all();
-    }
-
-private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    bool reached_ = false;
-    bool open_ = false;
-};
 
 // A file system that asks before some calls: a number but 0 makes one fail with it.
 class AskingFiles : public FileOps {
