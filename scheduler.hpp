@@ -8883,806 +8883,6 @@ inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus
     return text;
 }
 
-// The HTTP interface as an OpenAPI document, but for its version.
-// clang-format off
-inline constexpr std::string_view openapi_template =
-    R"({
-  "openapi": "3.1.0",
-  "info": {
-    "title": "Task Scheduler", "version": "@VERSION@",
-    "description": "Keeps JSON messages, emits each at its due time. Errors are )"
-    R"({\"errors\": [...]}, all that is wrong at once. Where a secret is configured it comes )"
-    R"(with every request: as the header x-pd-secret, as Authorization: Bearer, as the member )"
-    R"(secret of a body, or, for /sse only, as the query parameter secret.",
-    "license": {"name": "MIT", "identifier": "MIT"}
-  },
-  "servers": [{"url": "/"}], "security": [{}, {"secretHeader": []}, {"bearer": []}],
-  "paths": {
-    "/schedule": {
-      "post": {
-        "operationId": "schedule",
-        "summary": "Schedules a task, or an array of tasks, all or none.",
-        "parameters": [
-          {
-            "name": "Idempotency-Key", "in": "header",
-            "description": "Requests with the same key are one request, for a day and )"
-    R"(while its task is pending.",
-            "schema": {"type": "string", "minLength": 1, "maxLength": 255}
-          }
-        ],
-        "requestBody": {
-          "required": true,
-          "content": {
-            "application/json": {
-              "schema": {
-                "oneOf": [
-                  {"$ref": "#/components/schemas/NewTask"},
-                  {
-                    "type": "array", "items": {"$ref": "#/components/schemas/NewTask"},
-                    "minItems": 1, "maxItems": 10000
-                  }
-                ]
-              }
-            }
-          }
-        },
-        "responses": {
-          "200": {
-            "description": "Stored.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "oneOf": [
-                    {"$ref": "#/components/schemas/Scheduled"},
-                    {"$ref": "#/components/schemas/ScheduledMany"}
-                  ]
-                }
-              }
-            },
-            "headers": {
-              "Location": {
-                "description": "The task, if it is one.", "schema": {"type": "string"}
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "413": {"$ref": "#/components/responses/TooLarge"},
-          "415": {"$ref": "#/components/responses/Encoded"},
-          "422": {"$ref": "#/components/responses/KeyReused"},
-          "503": {"$ref": "#/components/responses/Unavailable"},
-          "507": {"$ref": "#/components/responses/Full"}
-        }
-      }
-    },
-    "/cancel": {
-      "post": {
-        "operationId": "cancel", "summary": "Cancels a task.",
-        "requestBody": {
-          "required": true,
-          "content": {
-            "application/json": {
-              "schema": {
-                "type": "object", "required": ["id"],
-                "properties": {"id": {"type": "string"}, "secret": {"type": "string"}}
-              }
-            }
-          }
-        },
-        "responses": {
-          "200": {
-            "description": "Cancelled.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "409": {"$ref": "#/components/responses/AlreadyEmitted"},
-          "413": {"$ref": "#/components/responses/TooLarge"},
-          "415": {"$ref": "#/components/responses/Encoded"},
-          "503": {"$ref": "#/components/responses/Unavailable"}
-        }
-      }
-    },
-    "/tasks": {
-      "get": {
-        "operationId": "listTasks", "summary": "Pending tasks by due time.",
-        "parameters": [
-          {
-            "name": "limit", "in": "query", "description": "How many at most.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
-          },
-          {
-            "name": "after", "in": "query", "description": "The end_cursor of a page.",
-            "schema": {"type": "string"}
-          },
-          {
-            "name": "due_after", "in": "query",
-            "description": "Only those due later than this.",
-            "schema": {"type": "string", "format": "date-time"}
-          },
-          {
-            "name": "due_before", "in": "query",
-            "description": "Only those due earlier than this.",
-            "schema": {"type": "string", "format": "date-time"}
-          }
-        ],
-        "responses": {
-          "200": {
-            "description": "A page.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["page_info", "data"],
-                  "properties": {
-                    "page_info": {"$ref": "#/components/schemas/PageInfo"},
-                    "data": {
-                      "type": "array", "items": {"$ref": "#/components/schemas/Task"}
-                    }
-                  }
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"}
-        }
-      },
-      "delete": {
-        "operationId": "cancelTasks",
-        "summary": "Cancels the pending tasks that are due in a range, or all.",
-        "parameters": [
-          {
-            "name": "due_after", "in": "query",
-            "description": "Only those due later than this.",
-            "schema": {"type": "string", "format": "date-time"}
-          },
-          {
-            "name": "due_before", "in": "query",
-            "description": "Only those due earlier than this.",
-            "schema": {"type": "string", "format": "date-time"}
-          },
-          {
-            "name": "all", "in": "query", "description": "All of them, in place of a range.",
-            "schema": {"const": "true"}
-          }
-        ],
-        "responses": {
-          "200": {
-            "description": "Cancelled.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["cancelled"],
-                  "properties": {"cancelled": {"type": "integer"}}
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "503": {"$ref": "#/components/responses/Unavailable"}
-        }
-      }
-    },
-    "/tasks/{id}": {
-      "parameters": [
-        {
-          "name": "id", "in": "path", "required": true,
-          "schema": {"$ref": "#/components/schemas/Id"}
-        }
-      ],
-      "get": {
-        "operationId": "getTask", "summary": "A task.",
-        "responses": {
-          "200": {
-            "description": "The task.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Task"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"}
-        }
-      },
-      "patch": {
-        "operationId": "changeTask", "summary": "Changes a pending task in place.",
-        "requestBody": {
-          "required": true,
-          "content": {
-            "application/json": {"schema": {"$ref": "#/components/schemas/Change"}}
-          }
-        },
-        "responses": {
-          "200": {
-            "description": "The changed task.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Task"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "409": {"$ref": "#/components/responses/AlreadyEmitted"},
-          "413": {"$ref": "#/components/responses/TooLarge"},
-          "415": {"$ref": "#/components/responses/Encoded"},
-          "503": {"$ref": "#/components/responses/Unavailable"},
-          "507": {"$ref": "#/components/responses/Full"}
-        }
-      },
-      "delete": {
-        "operationId": "cancelTask", "summary": "Cancels a task.",
-        "responses": {
-          "200": {
-            "description": "Cancelled.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "409": {"$ref": "#/components/responses/AlreadyEmitted"},
-          "503": {"$ref": "#/components/responses/Unavailable"}
-        }
-      }
-    },
-    "/events": {
-      "get": {
-        "operationId": "listEvents",
-        "summary": "Past events in order of emission: the newest, or those right after )"
-    R"(or before one.",
-        "parameters": [
-          {
-            "name": "limit", "in": "query", "description": "How many at most.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
-          },
-          {
-            "name": "after", "in": "query", "description": "An event's id, or earliest.",
-            "schema": {"type": "string"}
-          },
-          {
-            "name": "before", "in": "query", "description": "An event's id.",
-            "schema": {"type": "string"}
-          }
-        ],
-        "responses": {
-          "200": {
-            "description": "A page.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["page_info", "data"],
-                  "properties": {
-                    "page_info": {"$ref": "#/components/schemas/PageInfo"},
-                    "data": {
-                      "type": "array", "items": {"$ref": "#/components/schemas/Event"}
-                    }
-                  }
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"}
-        }
-      },
-      "delete": {
-        "operationId": "forgetEvents",
-        "summary": "Forgets past events, an inclusive range or all.",
-        "parameters": [
-          {
-            "name": "start_id", "in": "query", "description": "The first.",
-            "schema": {"$ref": "#/components/schemas/Id"}
-          },
-          {
-            "name": "end_id", "in": "query", "description": "The last.",
-            "schema": {"$ref": "#/components/schemas/Id"}
-          },
-          {
-            "name": "all", "in": "query", "description": "All of them, in place of a range.",
-            "schema": {"const": "true"}
-          }
-        ],
-        "responses": {
-          "200": {
-            "description": "Forgotten.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["deleted"],
-                  "properties": {"deleted": {"type": "integer"}}
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "503": {"$ref": "#/components/responses/Unavailable"}
-        }
-      }
-    },
-    "/sse": {
-      "get": {
-        "operationId": "stream",
-        "summary": "The event stream: id is the task's id, data its payload. It resumes )"
-    R"(behind Last-Event-ID.",
-        "parameters": [
-          {"name": "Last-Event-ID", "in": "header", "schema": {"type": "string"}},
-          {
-            "name": "last_event_id", "in": "query",
-            "description": "The same, for who cannot set headers; or earliest.",
-            "schema": {"type": "string"}
-          },
-          {
-            "name": "lastEventId", "in": "query",
-            "description": "The same, as polyfills of EventSource send it.",
-            "schema": {"type": "string"}
-          },
-          {
-            "name": "lastEventID", "in": "query",
-            "description": "The same, as other polyfills send it.",
-            "schema": {"type": "string"}
-          },
-          {
-            "name": "secret", "in": "query", "description": "The secret, likewise.",
-            "schema": {"type": "string"}
-          }
-        ],
-        "responses": {
-          "200": {
-            "description": "Events. event: cursor comes first, event: gap where events )"
-    R"(are missing; over the limit of streams, retry: 30000 and the end.",
-            "content": {"text/event-stream": {"schema": {"type": "string"}}}
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"}
-        }
-      }
-    },
-    "/sinks": {
-      "get": {
-        "operationId": "listSinks", "summary": "How each sink stands.",
-        "responses": {
-          "200": {
-            "description": "All sinks.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["data"],
-                  "properties": {
-                    "data": {
-                      "type": "array", "items": {"$ref": "#/components/schemas/Sink"}
-                    }
-                  }
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"}
-        }
-      }
-    },
-    "/sinks/{name}": {
-      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
-      "delete": {
-        "operationId": "forgetSink",
-        "summary": "Forgets an unlisted sink's cursor and dead letters.",
-        "responses": {
-          "200": {
-            "description": "Forgotten.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Message"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "409": {
-            "description": "The sink is configured.",
-            "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-          },
-          "503": {"$ref": "#/components/responses/Unavailable"},
-          "507": {"$ref": "#/components/responses/Full"}
-        }
-      }
-    },
-    "/sinks/{name}/dead": {
-      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
-      "get": {
-        "operationId": "listDeadLetters",
-        "summary": "The events that a sink did not take, in order of emission.",
-        "parameters": [
-          {
-            "name": "limit", "in": "query", "description": "How many at most.",
-            "schema": {"type": "integer", "minimum": 1, "maximum": 1000, "default": 100}
-          },
-          {
-            "name": "after", "in": "query", "description": "The end_cursor of a page.",
-            "schema": {"type": "string"}
-          }
-        ],
-        "responses": {
-          "200": {
-            "description": "A page.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["page_info", "data"],
-                  "properties": {
-                    "page_info": {"$ref": "#/components/schemas/PageInfo"},
-                    "data": {
-                      "type": "array", "items": {"$ref": "#/components/schemas/DeadLetter"}
-                    }
-                  }
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"}
-        }
-      }
-    },
-    "/sinks/{name}/redeliver": {
-      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
-      "post": {
-        "operationId": "redeliver",
-        "summary": "Has a dead letter delivered again, or without a body all of them.",
-        "requestBody": {
-          "content": {
-            "application/json": {
-              "schema": {
-                "type": "object",
-                "properties": {"id": {"type": "string"}, "secret": {"type": "string"}}
-              }
-            }
-          }
-        },
-        "responses": {
-          "200": {
-            "description": "They are tried again, once each.",
-            "content": {
-              "application/json": {
-                "schema": {
-                  "type": "object", "required": ["redelivering"],
-                  "properties": {"redelivering": {"type": "integer"}}
-                }
-              }
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "413": {"$ref": "#/components/responses/TooLarge"},
-          "415": {"$ref": "#/components/responses/Encoded"},
-          "503": {"$ref": "#/components/responses/Unavailable"},
-          "507": {"$ref": "#/components/responses/Full"}
-        }
-      }
-    },
-    "/sinks/{name}/pause": {
-      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
-      "post": {
-        "operationId": "pauseSink", "summary": "Holds back a sink's events.",
-        "responses": {
-          "200": {
-            "description": "The sink.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Sink"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "413": {"$ref": "#/components/responses/TooLarge"},
-          "415": {"$ref": "#/components/responses/Encoded"},
-          "503": {"$ref": "#/components/responses/Unavailable"},
-          "507": {"$ref": "#/components/responses/Full"}
-        }
-      }
-    },
-    "/sinks/{name}/resume": {
-      "parameters": [{"$ref": "#/components/parameters/SinkName"}],
-      "post": {
-        "operationId": "resumeSink",
-        "summary": "Goes on with a sink's events at once, also if it was disabled.",
-        "responses": {
-          "200": {
-            "description": "The sink.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/Sink"}}
-            }
-          },
-          "400": {"$ref": "#/components/responses/Invalid"},
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "404": {"$ref": "#/components/responses/NotFound"},
-          "413": {"$ref": "#/components/responses/TooLarge"},
-          "415": {"$ref": "#/components/responses/Encoded"},
-          "503": {"$ref": "#/components/responses/Unavailable"},
-          "507": {"$ref": "#/components/responses/Full"}
-        }
-      }
-    },
-    "/openapi.json": {
-      "get": {
-        "operationId": "describe", "summary": "This description.",
-        "responses": {
-          "200": {
-            "description": "OpenAPI 3.1.",
-            "content": {
-              "application/json": {
-                "schema": {"type": "object", "required": ["openapi", "paths"]}
-              }
-            }
-          },
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"}
-        }
-      }
-    },
-    "/metrics": {
-      "get": {
-        "operationId": "metrics", "summary": "Figures in Prometheus's text format.",
-        "responses": {
-          "200": {
-            "description": "Figures.",
-            "content": {"text/plain": {"schema": {"type": "string"}}}
-          },
-          "401": {"$ref": "#/components/responses/Unauthorized"},
-          "403": {"$ref": "#/components/responses/Forbidden"}
-        }
-      }
-    },
-    "/healthz": {
-      "get": {
-        "operationId": "alive", "summary": "Whether it is alive.", "security": [],
-        "responses": {
-          "200": {
-            "description": "It is.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/State"}}
-            }
-          },
-          "403": {"$ref": "#/components/responses/Forbidden"}
-        }
-      }
-    },
-    "/readyz": {
-      "get": {
-        "operationId": "ready", "summary": "Whether tasks are accepted and emitted.",
-        "security": [],
-        "responses": {
-          "200": {
-            "description": "It is.",
-            "content": {
-              "application/json": {"schema": {"$ref": "#/components/schemas/State"}}
-            }
-          },
-          "403": {"$ref": "#/components/responses/Forbidden"},
-          "503": {"$ref": "#/components/responses/Unavailable"}
-        }
-      }
-    }
-  },
-  "components": {
-    "securitySchemes": {
-      "secretHeader": {"type": "apiKey", "in": "header", "name": "x-pd-secret"},
-      "bearer": {"type": "http", "scheme": "bearer"}
-    },
-    "parameters": {
-      "SinkName": {
-        "name": "name", "in": "path", "required": true, "schema": {"type": "string"}
-      }
-    },
-    "responses": {
-      "Invalid": {
-        "description": "The request is not valid, or has a query parameter that is not )"
-    R"(described here.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "Unauthorized": {
-        "description": "The secret is missing or wrong.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "Forbidden": {
-        "description": "A foreign Origin or Host.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "NotFound": {
-        "description": "There is no such task, event or sink.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "AlreadyEmitted": {
-        "description": "The task was already emitted.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "TooLarge": {
-        "description": "The body is too large.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "Encoded": {
-        "description": "The body is encoded.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "KeyReused": {
-        "description": "The Idempotency-Key came with another request before.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "Unavailable": {
-        "description": "The journal has failed, the clock is not trusted, or the server )"
-    R"(is stopping.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      },
-      "Full": {
-        "description": "A limit is reached or the disk is full.",
-        "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
-      }
-    },
-    "schemas": {
-      "Id": {"type": "string", "format": "uuid"},
-      "Errors": {
-        "type": "object", "required": ["errors"],
-        "properties": {
-          "errors": {"type": "array", "items": {"type": "string"}, "minItems": 1}
-        }
-      },
-      "Message": {
-        "type": "object", "required": ["message"],
-        "properties": {"message": {"type": "string"}}
-      },
-      "State": {
-        "type": "object", "required": ["status"],
-        "properties": {"status": {"type": "string"}, "damaged_lines": {"type": "integer"}}
-      },
-      "Delay": {
-        "type": ["number", "string"],
-        "description": "Seconds, or a duration such as 90s or 1h30m."
-      },
-      "NewTask": {
-        "type": "object", "required": ["message"],
-        "oneOf": [{"required": ["timestamp"]}, {"required": ["delay"]}],
-        "properties": {
-          "timestamp": {"type": "string", "description": "ISO 8601, at most a year ahead."},
-          "delay": {"$ref": "#/components/schemas/Delay"},
-          "message": {
-            "type": ["object", "array", "string"], "description": "Emitted token for token."
-          },
-          "secret": {"type": "string"}
-        }
-      },
-      "Change": {
-        "type": "object", "minProperties": 1,
-        "properties": {
-          "timestamp": {"type": "string"}, "delay": {"$ref": "#/components/schemas/Delay"},
-          "message": {
-            "type": ["object", "array", "string"], "description": "Emitted token for token."
-          },
-          "secret": {"type": "string"}
-        },
-        "additionalProperties": false
-      },
-      "Scheduled": {
-        "type": "object", "required": ["message", "id"],
-        "properties": {
-          "message": {"type": "string"}, "id": {"$ref": "#/components/schemas/Id"}
-        }
-      },
-      "ScheduledMany": {
-        "type": "object", "required": ["message", "ids"],
-        "properties": {
-          "message": {"type": "string"},
-          "ids": {"type": "array", "items": {"$ref": "#/components/schemas/Id"}}
-        }
-      },
-      "PageInfo": {
-        "type": "object",
-        "required": ["total_count", "count", "start_cursor", "end_cursor"],
-        "properties": {
-          "total_count": {"type": "integer"}, "count": {"type": "integer"},
-          "start_cursor": {"type": ["string", "null"]},
-          "end_cursor": {
-            "type": ["string", "null"], "description": "Null when nothing follows."
-          }
-        }
-      },
-      "Task": {
-        "type": "object", "required": ["id", "status", "due", "payload"],
-        "properties": {
-          "id": {"$ref": "#/components/schemas/Id"},
-          "status": {"enum": ["pending", "emitted", "missed"]},
-          "due": {"type": "string", "format": "date-time"},
-          "emitted_at": {"type": "string", "format": "date-time"},
-          "late_ms": {"type": "integer"}, "payload": {"type": "object"}
-        }
-      },
-      "Event": {
-        "type": "object", "required": ["id", "due", "emitted_at", "late_ms", "payload"],
-        "properties": {
-          "id": {"$ref": "#/components/schemas/Id"},
-          "due": {"type": "string", "format": "date-time"},
-          "emitted_at": {"type": "string", "format": "date-time"},
-          "late_ms": {"type": "integer"}, "payload": {"type": "object"}
-        }
-      },
-      "SinkState": {
-        "enum": ["active", "paused", "disabled", "unlisted"],
-        "description": "unlisted: it is not configured any more, and kept until it is or )"
-    R"(is forgotten."
-      },
-      "Sink": {
-        "type": "object",
-        "required": [
-          "name", "kind", "target", "state", "cursor", "lag", "attempts", "next_attempt",
-          "last_error", "delivered", "failed", "postponed", "dead", "dropped"
-        ],
-        "properties": {
-          "name": {"type": "string"}, "kind": {"enum": ["webhook", "exec", "callback", ""]},
-          "target": {"type": "string"}, "state": {"$ref": "#/components/schemas/SinkState"},
-          "cursor": {"type": ["string", "null"], "description": "The last event it has taken."},
-          "lag": {"type": "integer", "description": "Events it has not taken yet."},
-          "attempts": {"type": "integer", "description": "That failed at the event at hand."},
-          "next_attempt": {"type": ["string", "null"], "format": "date-time"},
-          "last_error": {"type": ["string", "null"]},
-          "delivered": {"type": "integer"}, "failed": {"type": "integer"},
-          "postponed": {
-            "type": "integer",
-            "description": "Times that an attempt could not be made for want of a )"
-    R"(descriptor, memory or a thread."
-          },
-          "dead": {"type": "integer"}, "dropped": {"type": "integer"}
-        }
-      },
-      "DeadLetter": {
-        "type": "object",
-        "required": [
-          "id", "due", "emitted_at", "late_ms", "payload", "given_up_at", "attempts", "error",
-          "redelivering"
-        ],
-        "properties": {
-          "id": {"$ref": "#/components/schemas/Id"},
-          "due": {"type": "string", "format": "date-time"},
-          "emitted_at": {"type": "string", "format": "date-time"},
-          "late_ms": {"type": "integer"}, "payload": {"type": "object"},
-          "given_up_at": {"type": "string", "format": "date-time"},
-          "attempts": {"type": "integer"}, "error": {"type": "string"},
-          "redelivering": {"type": "boolean"}
-        }
-      }
-    }
-  }
-})";
-// clang-format on
-
-inline std::string openapi_text() {
-    std::string text(openapi_template);
-    constexpr std::string_view mark = "@VERSION@";
-    return text.replace(text.find(mark), mark.size(), SCHEDULER_VERSION);
-}
-
 // Why a scheduler is not ready, a sentence each.
 inline std::vector<std::string> unready(const Stats& stats) {
     std::vector<std::string> reasons;
@@ -9695,6 +8895,448 @@ inline std::vector<std::string> unready(const Stats& stats) {
             "emitted and tasks are refused until it has caught up.");
     }
     return reasons;
+}
+
+// ---- The HTTP interface as an OpenAPI document ------------------------------
+
+// A JSON object that grows member by member.
+class JsonObject {
+public:
+    // The value is JSON already.
+    JsonObject& add(std::string_view name, std::string_view json) {
+        text_ += text_.size() > 1 ? "," : "";
+        append_quoted(text_, name);
+        text_.append(":").append(json);
+        return *this;
+    }
+    JsonObject& add_text(std::string_view name, std::string_view text) {
+        return add(name, quoted(text));
+    }
+    std::string str() const { return text_ + '}'; }
+
+    static std::string quoted(std::string_view text) {
+        std::string json;
+        append_quoted(json, text);
+        return json;
+    }
+
+private:
+    std::string text_ = "{";
+};
+
+inline std::string json_array(const std::vector<std::string>& items) {
+    std::string json = "[";
+    for (const std::string& item : items) {
+        if (json.size() > 1) json += ',';
+        json += item;
+    }
+    return json + ']';
+}
+
+inline std::vector<std::string_view> split(std::string_view text, char mark) {
+    std::vector<std::string_view> parts;
+    for (;;) {
+        const std::size_t end = std::min(text.find(mark), text.size());
+        parts.push_back(text.substr(0, end));
+        if (end == text.size()) return parts;
+        text.remove_prefix(end + 1);
+    }
+}
+
+// A member of an object.  A name that ends with ? may be absent.  The type is written as
+// schema_of() reads it.
+struct ApiMember {
+    std::string_view name;
+    std::string_view type;
+    std::string_view description = {};
+};
+
+// A type with a name, which others refer to by that name.
+struct ApiSchema {
+    std::string_view name;
+    std::string_view type;
+    std::vector<ApiMember> members = {};  // of an object
+    std::string_view description = {};
+    std::string_view more = {};  // what else JSON Schema says of it: members, without braces
+};
+
+inline std::string schema_of(std::string_view type);
+
+inline std::string described(std::string schema, std::string_view description) {
+    if (description.empty()) return schema;
+    schema.back() = ',';
+    return schema + "\"description\":" + JsonObject::quoted(description) + '}';
+}
+
+inline std::string schema_of_object(const std::vector<ApiMember>& members) {
+    std::vector<std::string> required;
+    JsonObject properties;
+    for (const ApiMember& member : members) {
+        std::string_view name = member.name;
+        if (name.back() == '?') {
+            name.remove_suffix(1);
+        } else {
+            required.push_back(JsonObject::quoted(name));
+        }
+        properties.add(name, described(schema_of(member.type), member.description));
+    }
+    JsonObject object;
+    object.add_text("type", "object");
+    if (!required.empty()) object.add("required", json_array(required));
+    return object.add("properties", properties.str()).str();
+}
+
+// The schema of a choice: of words in quotes, of JSON's own types, or of any others.
+inline std::string schema_of_choice(const std::vector<std::string_view>& choices) {
+    const bool has_words = choices.front().front() == '\'';
+    const bool has_names = std::any_of(choices.begin(), choices.end(),
+                                       [](auto one) { return one[0] >= 'A' && one[0] <= 'Z'; });
+    JsonObject schema;
+    std::vector<std::string> items;
+    for (std::string_view choice : choices) {
+        if (has_words) choice = choice.substr(1, choice.size() - 2);
+        if (choice == "time") schema.add_text("format", "date-time");
+        items.push_back(has_names ? schema_of(choice)
+                                  : JsonObject::quoted(choice == "time" ? "string" : choice));
+    }
+    return schema.add(has_words ? "enum" : has_names ? "oneOf" : "type", json_array(items)).str();
+}
+
+// The JSON Schema of a type in short: `string`, `integer` and JSON's other types; `time` and
+// `uuid` for strings of that kind; a name with a capital for a type of api_schemas(); `Task[]`
+// for an array; `string|null` or `'on'|'off'` for a choice; `{a:Task,b:integer}` for an object.
+// What has a quote right behind its brace is JSON Schema already.
+inline std::string schema_of(std::string_view type) {
+    JsonObject schema;
+    if (type.front() == '{' && type.substr(1, 1) == "\"") return std::string(type);
+    if (type.front() == '{') {
+        std::vector<ApiMember> members;
+        for (const std::string_view one : split(type.substr(1, type.size() - 2), ',')) {
+            members.push_back({one.substr(0, one.find(':')), one.substr(one.find(':') + 1)});
+        }
+        return schema_of_object(members);
+    }
+    if (type.find('|') != std::string_view::npos) return schema_of_choice(split(type, '|'));
+    if (type.back() == ']') {
+        const std::string item = schema_of(type.substr(0, type.size() - 2));
+        return schema.add_text("type", "array").add("items", item).str();
+    }
+    if (type.front() >= 'A' && type.front() <= 'Z') {
+        return schema.add_text("$ref", "#/components/schemas/" + std::string(type)).str();
+    }
+    const bool is_time = type == "time";
+    if (!is_time && type != "uuid") return schema.add_text("type", type).str();
+    return schema.add_text("type", "string").add_text("format", is_time ? "date-time" : type).str();
+}
+
+// What the types of the interface are called, and what they hold.
+inline const std::vector<ApiSchema>& api_schemas() {
+    constexpr std::string_view verbatim = "Emitted token for token.";
+    constexpr std::string_view sentences =
+        R"({"type":"array","items":{"type":"string"},"minItems":1})";
+    // clang-format off
+    static const std::vector<ApiSchema> schemas{
+        {"Id", "uuid"},
+        {"Errors", "object", {{"errors", sentences}}},
+        {"Message", "object", {{"message", "string"}}},
+        {"State", "object", {{"status", "string"}, {"damaged_lines?", "integer"}}},
+        {"Delay", "number|string", {}, "Seconds, or a duration such as 90s or 1h30m."},
+        {"NewTask", "object", {
+            {"timestamp?", "string", "ISO 8601, at most a year ahead."},
+            {"delay?", "Delay"},
+            {"message", "object|array|string", verbatim},
+            {"secret?", "string"}},
+            "", R"("oneOf":[{"required":["timestamp"]},{"required":["delay"]}])"},
+        {"Change", "object", {
+            {"timestamp?", "string"},
+            {"delay?", "Delay"},
+            {"message?", "object|array|string", verbatim},
+            {"secret?", "string"}},
+            "", R"("minProperties":1,"additionalProperties":false)"},
+        {"Scheduled", "object", {{"message", "string"}, {"id", "Id"}}},
+        {"ScheduledMany", "object", {{"message", "string"}, {"ids", "Id[]"}}},
+        {"PageInfo", "object", {
+            {"total_count", "integer"},
+            {"count", "integer"},
+            {"start_cursor", "string|null"},
+            {"end_cursor", "string|null", "Null when nothing follows."}}},
+        {"Task", "object", {
+            {"id", "Id"},
+            {"status", "'pending'|'emitted'|'missed'"},
+            {"due", "time"},
+            {"emitted_at?", "time"},
+            {"late_ms?", "integer"},
+            {"payload", "object"}}},
+        {"Event", "object", {
+            {"id", "Id"},
+            {"due", "time"},
+            {"emitted_at", "time"},
+            {"late_ms", "integer"},
+            {"payload", "object"}}},
+        {"SinkState", "'active'|'paused'|'disabled'|'unlisted'", {},
+            "unlisted: it is not configured any more, and kept until it is or is forgotten."},
+        {"Sink", "object", {
+            {"name", "string"},
+            {"kind", "'webhook'|'exec'|'callback'|''"},
+            {"target", "string"},
+            {"state", "SinkState"},
+            {"cursor", "string|null", "The last event it has taken."},
+            {"lag", "integer", "Events it has not taken yet."},
+            {"attempts", "integer", "That failed at the event at hand."},
+            {"next_attempt", "time|null"},
+            {"last_error", "string|null"},
+            {"delivered", "integer"},
+            {"failed", "integer"},
+            {"postponed", "integer",
+                "Times that an attempt could not be made for want of a descriptor, memory or a "
+                "thread."},
+            {"dead", "integer"},
+            {"dropped", "integer"}}},
+        {"DeadLetter", "object", {
+            {"id", "Id"},
+            {"due", "time"},
+            {"emitted_at", "time"},
+            {"late_ms", "integer"},
+            {"payload", "object"},
+            {"given_up_at", "time"},
+            {"attempts", "integer"},
+            {"error", "string"},
+            {"redelivering", "boolean"}}},
+    };
+    // clang-format on
+    return schemas;
+}
+
+// The refusals that several requests have in common.
+struct ApiRefusal {
+    int status;
+    std::string_view name;
+    std::string_view description;
+};
+
+inline constexpr std::array<ApiRefusal, 10> api_refusals{{
+    {400, "Invalid",
+     "The request is not valid, or has a query parameter that is not described here."},
+    {401, "Unauthorized", "The secret is missing or wrong."},
+    {403, "Forbidden", "A foreign Origin or Host."},
+    {404, "NotFound", "There is no such task, event or sink."},
+    {409, "AlreadyEmitted", "The task was already emitted."},
+    {413, "TooLarge", "The body is too large."},
+    {415, "Encoded", "The body is encoded."},
+    {422, "KeyReused", "The Idempotency-Key came with another request before."},
+    {503, "Unavailable",
+     "The journal has failed, the clock is not trusted, or the server is stopping."},
+    {507, "Full", "A limit is reached or the disk is full."},
+}};
+
+// One request of the interface: what is checked before its handler is called, and what the
+// OpenAPI document says of it.  Types are written as schema_of() reads them.  Its functions
+// add to it and return it, so that a table of requests reads like their description.
+struct Operation {
+    struct Param {
+        std::string_view in;  // query or header
+        ApiMember what;
+    };
+    struct Answer {
+        int status;
+        std::string_view type;
+        std::string_view description;
+        std::string_view media;
+        ApiMember field = {};  // of its head
+    };
+
+    Operation(std::string_view its_method, std::string_view its_path, std::string_view its_id,
+              std::string_view its_summary)
+        : method(its_method), path(its_path), id(its_id), summary(its_summary) {}
+
+    Operation& query(std::string_view name, std::string_view type, std::string_view description) {
+        params.push_back({"query", {name, type, description}});
+        return *this;
+    }
+    Operation& header(std::string_view name, std::string_view type,
+                      std::string_view description = {}) {
+        params.push_back({"header", {name, type, description}});
+        return *this;
+    }
+    Operation& body(std::string_view type) {
+        body_type = type;
+        return *this;
+    }
+    Operation& optional_body(std::string_view type) {
+        needs_body = false;
+        return body(type);
+    }
+    Operation& answers(std::string_view type, std::string_view description,
+                       std::string_view media = "application/json") {
+        all_answers.push_back({200, type, description, media});
+        return *this;
+    }
+    // The answer before has this field in its head.
+    Operation& with_field(std::string_view name, std::string_view description) {
+        all_answers.back().field = {name, "string", description};
+        return *this;
+    }
+    // Those of `api_refusals` that refusals_of() does not derive, and one of its own.
+    Operation& refuses(std::initializer_list<int> statuses) {
+        refusals.insert(statuses);
+        return *this;
+    }
+    Operation& refuses(int status, std::string_view description) {
+        all_answers.push_back({status, "Errors", description, "application/json"});
+        return *this;
+    }
+    Operation& without_secret() {
+        is_free = true;
+        return *this;
+    }
+    Operation& with_any_query() {
+        takes_any_query = true;
+        return *this;
+    }
+
+    std::string_view method;
+    std::string_view path;  // in which {id} or {name} may stand for a segment
+    std::string_view id;
+    std::string_view summary;
+    std::vector<Param> params;
+    std::string_view body_type;
+    bool needs_body = true;
+    std::vector<Answer> all_answers;
+    std::set<int> refusals;
+    bool is_free = false;          // of the secret
+    bool takes_any_query = false;  // it passes over parameters that it does not know
+};
+
+// What a request may be refused with: what follows from its kind, and what it names.
+inline std::set<int> refusals_of(const Operation& operation) {
+    std::set<int> statuses = operation.refusals;
+    statuses.insert(403);
+    if (!operation.is_free) statuses.insert(401);
+    if (!operation.takes_any_query) statuses.insert(400);
+    if (operation.method != "GET") statuses.insert(503);
+    if (operation.method != "GET" && operation.method != "DELETE") statuses.insert({413, 415});
+    return statuses;
+}
+
+inline std::string content_json(std::string_view media, std::string_view type) {
+    return JsonObject().add(media, JsonObject().add("schema", schema_of(type)).str()).str();
+}
+
+inline std::string response_json(const Operation::Answer& answer) {
+    JsonObject response;
+    response.add_text("description", answer.description);
+    response.add("content", content_json(answer.media, answer.type));
+    if (answer.field.name.empty()) return response.str();
+    JsonObject field;
+    field.add_text("description", answer.field.description);
+    field.add("schema", schema_of(answer.field.type));
+    return response.add("headers", JsonObject().add(answer.field.name, field.str()).str()).str();
+}
+
+inline std::string responses_json(const Operation& operation) {
+    std::map<int, std::string> responses;
+    const std::set<int> refusals = refusals_of(operation);
+    for (const ApiRefusal& refusal : api_refusals) {
+        if (refusals.count(refusal.status) == 0) continue;
+        const std::string place = "#/components/responses/" + std::string(refusal.name);
+        responses[refusal.status] = JsonObject().add_text("$ref", place).str();
+    }
+    for (const Operation::Answer& answer : operation.all_answers) {
+        responses[answer.status] = response_json(answer);
+    }
+    JsonObject json;
+    for (const auto& [status, response] : responses) json.add(std::to_string(status), response);
+    return json.str();
+}
+
+inline std::string operation_json(const Operation& operation) {
+    JsonObject json;
+    json.add_text("operationId", operation.id).add_text("summary", operation.summary);
+    std::vector<std::string> params;
+    for (const Operation::Param& param : operation.params) {
+        JsonObject one;
+        one.add_text("name", param.what.name).add_text("in", param.in);
+        if (!param.what.description.empty()) {
+            one.add_text("description", param.what.description);
+        }
+        params.push_back(one.add("schema", schema_of(param.what.type)).str());
+    }
+    if (!params.empty()) json.add("parameters", json_array(params));
+    if (!operation.body_type.empty()) {
+        JsonObject body;
+        if (operation.needs_body) body.add("required", "true");
+        body.add("content", content_json("application/json", operation.body_type));
+        json.add("requestBody", body.str());
+    }
+    if (operation.is_free) json.add("security", "[]");
+    return json.add("responses", responses_json(operation)).str();
+}
+
+// What the paths refer to.
+inline std::string api_components() {
+    JsonObject responses;
+    for (const ApiRefusal& refusal : api_refusals) {
+        responses.add(refusal.name, response_json({refusal.status, "Errors", refusal.description,
+                                                   "application/json"}));
+    }
+    JsonObject schemas;
+    for (const ApiSchema& schema : api_schemas()) {
+        std::string json = schema.members.empty()
+                               ? described(schema_of(schema.type), schema.description)
+                               : schema_of_object(schema.members);
+        if (!schema.more.empty())
+            json.replace(json.size() - 1, 1, "," + std::string(schema.more) + '}');
+        schemas.add(schema.name, json);
+    }
+    return JsonObject()
+        .add("securitySchemes",
+             R"({"secretHeader":{"type":"apiKey","in":"header","name":"x-pd-secret"},)"
+             R"("bearer":{"type":"http","scheme":"bearer"}})")
+        .add("parameters", R"({"SinkName":{"name":"name","in":"path","required":true,)"
+                           R"("schema":{"type":"string"}}})")
+        .add("responses", responses.str())
+        .add("schemas", schemas.str())
+        .str();
+}
+
+// The OpenAPI document of these requests, of which those of one path stand together; they are
+// reached behind a prefix.
+inline std::string openapi_text(const std::vector<const Operation*>& operations,
+                                std::string_view prefix) {
+    JsonObject paths;
+    JsonObject path;
+    for (std::size_t i = 0; i < operations.size(); ++i) {
+        const Operation& operation = *operations[i];
+        std::string method(operation.method);
+        for (char& c : method) c = static_cast<char>(c | 0x20);
+        path.add(method, operation_json(operation));
+        if (i + 1 < operations.size() && operations[i + 1]->path == operation.path) continue;
+        if (operation.path.find("{id}") != std::string_view::npos) {
+            path.add("parameters", R"([{"name":"id","in":"path","required":true,)"
+                                   R"("schema":{"$ref":"#/components/schemas/Id"}}])");
+        } else if (operation.path.find("{name}") != std::string_view::npos) {
+            path.add("parameters", R"([{"$ref":"#/components/parameters/SinkName"}])");
+        }
+        paths.add(operation.path, std::exchange(path, {}).str());
+    }
+    constexpr std::string_view description =
+        "Keeps JSON messages, emits each at its due time. Errors are {\"errors\": [...]}, all that "
+        "is wrong at once. Where a secret is configured it comes with every request: as the header "
+        "x-pd-secret, as Authorization: Bearer, as the member secret of a body, or, for /sse only, "
+        "as the query parameter secret.";
+    JsonObject info;
+    info.add_text("title", "Task Scheduler").add_text("version", SCHEDULER_VERSION);
+    info.add_text("description", description);
+    info.add("license", R"({"name":"MIT","identifier":"MIT"})");
+    const std::string server = JsonObject().add_text("url", prefix.empty() ? "/" : prefix).str();
+    return JsonObject()
+        .add_text("openapi", "3.1.0")
+        .add("info", info.str())
+        .add("servers", json_array({server}))
+        .add("security", R"([{},{"secretHeader":[]},{"bearer":[]}])")
+        .add("paths", paths.str())
+        .add("components", api_components())
+        .str();
 }
 
 }  // namespace detail
@@ -10230,11 +9872,11 @@ inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
     return TaskCursor{TimePoint(milliseconds(due)), *id};
 }
 
-// Whether a path is like a pattern, in which one {} may stand for a segment: `id`.
+// Whether a path is like a pattern, in which a name in braces may stand for a segment: `id`.
 inline bool matches(std::string_view pattern, std::string_view path, std::string& id) {
-    const std::size_t place = pattern.find("{}");
+    const std::size_t place = pattern.find('{');
     if (place == std::string_view::npos) return path == pattern;
-    const std::string_view rest = pattern.substr(place + 2);
+    const std::string_view rest = pattern.substr(pattern.find('}') + 1);
     if (path.size() <= place + rest.size() || path.substr(0, place) != pattern.substr(0, place) ||
         path.substr(path.size() - rest.size()) != rest) {
         return false;
@@ -10243,6 +9885,33 @@ inline bool matches(std::string_view pattern, std::string_view path, std::string
     if (segment.find('/') != std::string_view::npos) return false;
     id = segment;
     return true;
+}
+
+// Whether paths may begin with this: nothing, or segments that need no escape and mean themselves.
+inline bool is_prefix(std::string_view text) {
+    if (text.empty()) return true;
+    if (text.front() != '/') return false;
+    const std::vector<std::string_view> segments = split(text.substr(1), '/');
+    return std::all_of(segments.begin(), segments.end(), [](std::string_view segment) {
+        return !segment.empty() && segment != "." && segment != ".." &&
+               std::all_of(segment.begin(), segment.end(), [](char c) {
+                   return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
+                          (c != '\0' && std::strchr("._~-", c));
+               });
+    });
+}
+
+// The regular expression that a path is for cpp-httplib.  It takes stack for each character that
+// an expression without bounds would match, so a segment is bounded.
+inline std::string path_pattern(std::string_view path) {
+    std::string pattern;
+    for (const char c : path.substr(0, path.find('{'))) {
+        if (c == '.') pattern += '\\';
+        pattern += c;
+    }
+    const std::size_t end = path.find('}');
+    if (end == std::string_view::npos) return pattern;
+    return pattern + "[^/]{1,128}" + std::string(path.substr(end + 1));
 }
 
 // GET, HEAD for GET.
@@ -10272,14 +9941,19 @@ inline std::string url_decoded(std::string_view text, bool plus) {
 struct HttpRequest {
     std::string_view method;
     std::string_view target;  // path and query, as they were sent
+    std::string_view prefix;  // of every path, where the API is mounted behind one
     std::vector<std::pair<std::string_view, std::string_view>> fields;
     std::string body;
     int body_status = 200;  // or why there is no body
     std::string body_error;
 
+    // The path behind the prefix, decoded.
     std::string path() const {
-        const std::string_view path = target.substr(0, target.find('?'));
-        return path.empty() ? "/" : url_decoded(path, false);
+        std::string path = url_decoded(target.substr(0, target.find('?')), false);
+        if (std::string_view(path).substr(0, prefix.size()) == prefix) {
+            path.erase(0, prefix.size());
+        }
+        return path.empty() ? "/" : path;
     }
     // The first field with this name, if there is one.
     std::optional<std::string_view> field(std::string_view name) const;
@@ -10336,12 +10010,16 @@ inline std::string quoted_list(const std::vector<std::string_view>& names) {
     return list;
 }
 
-// What is wrong with the names of a query's parameters, of which these are known: a
-// sentence for each that is not, or that comes more than once, up to some.
+// What is wrong with the names of a query's parameters: a sentence for each that the operation
+// does not know, or that comes more than once, up to some.
 inline std::vector<std::string> query_errors(const HttpRequest& request,
-                                             const std::vector<std::string_view>& known) {
+                                             const Operation& operation) {
     constexpr std::size_t most_errors = 16;
     std::vector<std::string> errors;
+    std::vector<std::string_view> known;
+    for (const Operation::Param& param : operation.params) {
+        if (param.in == "query") known.push_back(param.what.name);
+    }
     std::set<std::string> seen;
     request.for_each_param([&](const std::string& name, std::string_view) {
         if (errors.size() >= most_errors) return;
@@ -10426,6 +10104,7 @@ inline std::string_view reason_of(int status) {
         {422, "Unprocessable Content"},
         {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"},
+        {501, "Not Implemented"},
         {503, "Service Unavailable"},
         {507, "Insufficient Storage"}};
     for (const auto& [known, reason] : reasons) {
@@ -10444,6 +10123,7 @@ inline Refusal refusal_of(int status) {
         case 404:
             return Refusal::not_found;
         case 405:
+        case 501:
             return Refusal::method;
         case 408:
             return Refusal::timeout;
@@ -11413,10 +11093,12 @@ public:
     HttpApi(const HttpApi&) = delete;
     HttpApi& operator=(const HttpApi&) = delete;
 
-    /// Adds the routes to `server`.  Each open event stream holds one of its
-    /// threads.  What other paths answer stays the server's business.  Throws `Error` with
-    /// `invalid_argument` if an installed cpp-httplib needs flags that are missing.
-    void mount(httplib::Server& server);
+    /// Adds the routes to `server`, behind `prefix` if there is one, such as `/scheduler`.  What
+    /// other paths answer stays the server's business.  Each open event stream holds one of the
+    /// server's threads.  Throws `Error` with `invalid_argument` if the prefix is not made of
+    /// segments, each a slash and some of `A-Za-z0-9._~-`, or if an installed cpp-httplib needs
+    /// flags that are missing.
+    void mount(httplib::Server& server, const std::string& prefix = "");
     /// Ends the event streams.  Call it before `httplib::Server::stop()`, which
     /// waits for them.
     void stop();
@@ -11435,16 +11117,18 @@ private:
             return result;
         }
     };
+    // An entry in the table of all that can be asked for.
     struct Route {
-        const char* method;
-        const char* path;  // with {} where an id or a name stands
-        bool is_free;      // of the secret
+        detail::Operation operation;
         void (HttpApi::*handler)(Call&);
-        std::vector<std::string_view> params = {};  // the query's that it knows
-        bool takes_any_param = false;               // it passes over unknown ones
     };
 
     static const std::vector<Route>& routes();
+    static std::vector<Route> task_routes();
+    static std::vector<Route> event_routes();
+    static std::vector<Route> sink_routes();
+    static std::vector<Route> state_routes();
+    static const Route* find_route(Call& call);
     detail::HttpAnswer answer(const detail::HttpRequest& request);
     static bool is_quick(const detail::HttpRequest& request);
     detail::HttpAnswer begin(const detail::HttpRequest& request);
@@ -11458,6 +11142,7 @@ private:
     bool from_allowed_origin(Call& call) const;
     bool is_listed_origin(const detail::HttpRequest& request) const;
     bool is_allowed_host(std::string_view host) const;
+    void answer_without_route(Call& call) const;
     void preflight(Call& call, const std::string& allow) const;
 
     void post_schedule(Call& call);
@@ -11495,10 +11180,11 @@ private:
     void refuse_event(Call& call, const std::string& text) const;
     detail::StreamStart stream_start(const Call& call) const;
 
-    void serve(const httplib::Request& request, httplib::Response& response,
+    void serve(const std::string& prefix, const httplib::Request& from, httplib::Response& to,
                const httplib::ContentReader* reader);
+    static std::string problem_of(const httplib::Request& request);
     bool read_body(detail::HttpRequest& request, const httplib::ContentReader& reader) const;
-    void answer_and_end(httplib::Response& response, detail::HttpAnswer made);
+    void answer_and_end(httplib::Response& response, detail::HttpAnswer& made);
     static void end_without_answer(httplib::Response& response);
     void stream_here(httplib::Response& response, detail::StreamStart start);
     std::string next_text(std::uint64_t& seq);
@@ -11518,6 +11204,9 @@ private:
     static int status_of(Errc code);
 
     static constexpr const char* earliest = "earliest";
+    static constexpr std::string_view page_limit =
+        R"({"type":"integer","minimum":1,"maximum":1000,"default":100})";
+    static constexpr std::string_view just_true = R"({"const":"true"})";
     static constexpr std::size_t max_batch = 10'000;
 
     Scheduler& scheduler_;
@@ -11555,56 +11244,190 @@ inline void HttpApi::stop() {
     changed_.notify_all();
 }
 
+// Adding to the interface takes an entry here and a handler.  The methods of a path stand
+// together.
 inline const std::vector<HttpApi::Route>& HttpApi::routes() {
-    static const std::vector<Route> routes{
-        {"POST", "/schedule", false, &HttpApi::post_schedule},
-        {"POST", "/cancel", false, &HttpApi::post_cancel},
-        {"GET",
-         "/tasks",
-         false,
-         &HttpApi::get_tasks,
-         {"limit", "after", "due_after", "due_before"}},
-        {"DELETE", "/tasks", false, &HttpApi::delete_tasks, {"due_after", "due_before", "all"}},
-        {"GET", "/tasks/{}", false, &HttpApi::get_task},
-        {"PATCH", "/tasks/{}", false, &HttpApi::patch_task},
-        {"DELETE", "/tasks/{}", false, &HttpApi::delete_task},
-        {"GET", "/events", false, &HttpApi::get_events, {"limit", "after", "before"}},
-        {"DELETE", "/events", false, &HttpApi::delete_events, {"start_id", "end_id", "all"}},
-        {"GET",
-         "/sse",
-         false,
-         &HttpApi::get_sse,
-         {"last_event_id", "lastEventId", "lastEventID", "secret"}},
-        {"GET", "/sinks", false, &HttpApi::get_sinks},
-        {"GET", "/sinks/{}/dead", false, &HttpApi::get_dead, {"limit", "after"}},
-        {"POST", "/sinks/{}/redeliver", false, &HttpApi::post_redeliver},
-        {"POST", "/sinks/{}/pause", false, &HttpApi::post_pause},
-        {"POST", "/sinks/{}/resume", false, &HttpApi::post_resume},
-        {"DELETE", "/sinks/{}", false, &HttpApi::delete_sink},
-        {"GET", "/healthz", true, &HttpApi::get_healthz, {}, true},
-        {"GET", "/readyz", true, &HttpApi::get_readyz, {}, true},
-        {"GET", "/metrics", false, &HttpApi::get_metrics, {}, true},
-        {"GET", "/openapi.json", false, &HttpApi::get_openapi, {}, true},
-    };
-    return routes;
+    static const std::vector<Route> all = [] {
+        std::vector<Route> routes;
+        for (const auto part : {task_routes, event_routes, sink_routes, state_routes}) {
+            for (Route& route : part()) routes.push_back(std::move(route));
+        }
+        return routes;
+    }();
+    return all;
 }
 
-inline void HttpApi::mount(httplib::Server& server) {
+inline std::vector<HttpApi::Route> HttpApi::task_routes() {
+    using detail::Operation;
+    constexpr std::string_view key = R"({"type":"string","minLength":1,"maxLength":255})";
+    constexpr std::string_view one_or_many =
+        R"({"oneOf":[{"$ref":"#/components/schemas/NewTask"},{"type":"array",)"
+        R"("items":{"$ref":"#/components/schemas/NewTask"},"minItems":1,"maxItems":10000}]})";
+    return {
+        {Operation("POST", "/schedule", "schedule",
+                   "Schedules a task, or an array of tasks, all or none.")
+             .header("Idempotency-Key", key,
+                     "Requests with the same key are one request, for a day and while its task is "
+                     "pending.")
+             .body(one_or_many)
+             .answers("Scheduled|ScheduledMany", "Stored.")
+             .with_field("Location", "The task, if it is one.")
+             .refuses({422, 507}),
+         &HttpApi::post_schedule},
+        {Operation("POST", "/cancel", "cancel", "Cancels a task.")
+             .body("{id:string,secret?:string}")
+             .answers("Message", "Cancelled.")
+             .refuses({404, 409}),
+         &HttpApi::post_cancel},
+        {Operation("GET", "/tasks", "listTasks", "Pending tasks by due time.")
+             .query("limit", page_limit, "How many at most.")
+             .query("after", "string", "The end_cursor of a page.")
+             .query("due_after", "time", "Only those due later than this.")
+             .query("due_before", "time", "Only those due earlier than this.")
+             .answers("{page_info:PageInfo,data:Task[]}", "A page."),
+         &HttpApi::get_tasks},
+        {Operation("DELETE", "/tasks", "cancelTasks",
+                   "Cancels the pending tasks that are due in a range, or all.")
+             .query("due_after", "time", "Only those due later than this.")
+             .query("due_before", "time", "Only those due earlier than this.")
+             .query("all", just_true, "All of them, in place of a range.")
+             .answers("{cancelled:integer}", "Cancelled."),
+         &HttpApi::delete_tasks},
+        {Operation("GET", "/tasks/{id}", "getTask", "A task.")
+             .answers("Task", "The task.")
+             .refuses({404}),
+         &HttpApi::get_task},
+        {Operation("PATCH", "/tasks/{id}", "changeTask", "Changes a pending task in place.")
+             .body("Change")
+             .answers("Task", "The changed task.")
+             .refuses({404, 409, 507}),
+         &HttpApi::patch_task},
+        {Operation("DELETE", "/tasks/{id}", "cancelTask", "Cancels a task.")
+             .answers("Message", "Cancelled.")
+             .refuses({404, 409}),
+         &HttpApi::delete_task},
+    };
+}
+
+inline std::vector<HttpApi::Route> HttpApi::event_routes() {
+    using detail::Operation;
+    return {
+        {Operation("GET", "/events", "listEvents",
+                   "Past events in order of emission: the newest, or those right after or before "
+                   "one.")
+             .query("limit", page_limit, "How many at most.")
+             .query("after", "string", "An event's id, or earliest.")
+             .query("before", "string", "An event's id.")
+             .answers("{page_info:PageInfo,data:Event[]}", "A page.")
+             .refuses({404}),
+         &HttpApi::get_events},
+        {Operation("DELETE", "/events", "forgetEvents",
+                   "Forgets past events, an inclusive range or all.")
+             .query("start_id", "Id", "The first.")
+             .query("end_id", "Id", "The last.")
+             .query("all", just_true, "All of them, in place of a range.")
+             .answers("{deleted:integer}", "Forgotten.")
+             .refuses({404}),
+         &HttpApi::delete_events},
+        {Operation("GET", "/sse", "stream",
+                   "The event stream: id is the task's id, data its payload. It resumes behind "
+                   "Last-Event-ID.")
+             .header("Last-Event-ID", "string")
+             .query("last_event_id", "string", "The same, for who cannot set headers; or earliest.")
+             .query("lastEventId", "string", "The same, as polyfills of EventSource send it.")
+             .query("lastEventID", "string", "The same, as other polyfills send it.")
+             .query("secret", "string", "The secret, likewise.")
+             .answers("string",
+                      "Events. event: cursor comes first, event: gap where events are missing; "
+                      "over the limit of streams, retry: 30000 and the end.",
+                      "text/event-stream"),
+         &HttpApi::get_sse},
+    };
+}
+
+inline std::vector<HttpApi::Route> HttpApi::sink_routes() {
+    using detail::Operation;
+    return {
+        {Operation("GET", "/sinks", "listSinks", "How each sink stands.")
+             .answers("{data:Sink[]}", "All sinks."),
+         &HttpApi::get_sinks},
+        {Operation("DELETE", "/sinks/{name}", "forgetSink",
+                   "Forgets an unlisted sink's cursor and dead letters.")
+             .answers("Message", "Forgotten.")
+             .refuses(409, "The sink is configured.")
+             .refuses({404, 507}),
+         &HttpApi::delete_sink},
+        {Operation("GET", "/sinks/{name}/dead", "listDeadLetters",
+                   "The events that a sink did not take, in order of emission.")
+             .query("limit", page_limit, "How many at most.")
+             .query("after", "string", "The end_cursor of a page.")
+             .answers("{page_info:PageInfo,data:DeadLetter[]}", "A page.")
+             .refuses({404}),
+         &HttpApi::get_dead},
+        {Operation("POST", "/sinks/{name}/redeliver", "redeliver",
+                   "Has a dead letter delivered again, or without a body all of them.")
+             .optional_body("{id?:string,secret?:string}")
+             .answers("{redelivering:integer}", "They are tried again, once each.")
+             .refuses({404, 507}),
+         &HttpApi::post_redeliver},
+        {Operation("POST", "/sinks/{name}/pause", "pauseSink", "Holds back a sink's events.")
+             .answers("Sink", "The sink.")
+             .refuses({404, 507}),
+         &HttpApi::post_pause},
+        {Operation("POST", "/sinks/{name}/resume", "resumeSink",
+                   "Goes on with a sink's events at once, also if it was disabled.")
+             .answers("Sink", "The sink.")
+             .refuses({404, 507}),
+         &HttpApi::post_resume},
+    };
+}
+
+inline std::vector<HttpApi::Route> HttpApi::state_routes() {
+    using detail::Operation;
+    constexpr std::string_view document = R"({"type":"object","required":["openapi","paths"]})";
+    return {
+        {Operation("GET", "/healthz", "alive", "Whether it is alive.")
+             .without_secret()
+             .with_any_query()
+             .answers("State", "It is."),
+         &HttpApi::get_healthz},
+        {Operation("GET", "/readyz", "ready", "Whether tasks are accepted and emitted.")
+             .without_secret()
+             .with_any_query()
+             .answers("State", "It is.")
+             .refuses({503}),
+         &HttpApi::get_readyz},
+        {Operation("GET", "/metrics", "metrics", "Figures in Prometheus's text format.")
+             .with_any_query()
+             .answers("string", "Figures.", "text/plain"),
+         &HttpApi::get_metrics},
+        {Operation("GET", "/openapi.json", "describe", "This description.")
+             .with_any_query()
+             .answers(document, "OpenAPI 3.1."),
+         &HttpApi::get_openapi},
+    };
+}
+
+inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
     detail::check_httplib();
-    const auto plain = [this](const httplib::Request& request, httplib::Response& response) {
-        serve(request, response, nullptr);
+    if (!detail::is_prefix(prefix)) {
+        throw Error(Errc::invalid_argument,
+                    "the prefix \"" + detail::printable(prefix, 128) +
+                        "\" must be empty or like /scheduler: segments of letters, digits and "
+                        "._~- that begin with a slash each, and no slash at the end");
+    }
+    const auto plain = [this, prefix](const httplib::Request& from, httplib::Response& to) {
+        serve(prefix, from, to, nullptr);
     };
-    const auto with_body = [this](const httplib::Request& request, httplib::Response& response,
-                                  const httplib::ContentReader& reader) {
-        serve(request, response, &reader);
+    const auto with_body = [this, prefix](const httplib::Request& from, httplib::Response& to,
+                                          const httplib::ContentReader& reader) {
+        serve(prefix, from, to, &reader);
     };
-    std::string last;
+    std::string_view last;
     for (const Route& route : routes()) {
-        if (last == route.path) continue;  // the methods of a path stand together
-        last = route.path;
-        std::string pattern = last;
-        const std::size_t id = last.find("{}");
-        if (id != std::string::npos) pattern.replace(id, 2, "[^/]{1,64}");
+        if (last == route.operation.path) continue;  // the methods of a path stand together
+        last = route.operation.path;
+        const std::string pattern = detail::path_pattern(prefix + std::string(last));
         server.Get(pattern, plain);
         server.Options(pattern, plain);
         server.Post(pattern, with_body);
@@ -11614,33 +11437,73 @@ inline void HttpApi::mount(httplib::Server& server) {
     }
 }
 
-inline void HttpApi::serve(const httplib::Request& from, httplib::Response& to,
-                           const httplib::ContentReader* reader) {
-    detail::HttpRequest request;
-    request.method = from.method;
-    request.target = from.target;
-    for (const auto& field : from.headers) {
-        request.fields.emplace_back(field.first, field.second);
-    }
-    const bool has_body =
-        request.field("Transfer-Encoding") || request.field("Content-Length").value_or("0") != "0";
-    const bool unread = has_body && !(reader && read_body(request, *reader));
-    detail::HttpAnswer made = answer(request);
-    if (made.is_silent) return end_without_answer(to);
+// What cannot be answered for want of memory ends the connection, whatever was read of it.
+inline void HttpApi::serve(const std::string& prefix, const httplib::Request& from,
+                           httplib::Response& to, const httplib::ContentReader* reader) {
+    // There are no ranges here, and a server may pass over them (RFC 9110, 14.2); some releases
+    // would send a range over and over.  The request is the server's own, and not constant.
+    const_cast<httplib::Request&>(from).ranges.clear();
+    detail::HttpAnswer made;
     try {
+        detail::HttpRequest request;
+        request.method = from.method;
+        request.target = from.target;
+        request.prefix = prefix;
+        for (const auto& field : from.headers) {
+            request.fields.emplace_back(field.first, field.second);
+        }
+        const std::string problem = problem_of(from);
+        if (!problem.empty()) request.refuse_body(400, problem);
+        const bool has_body = request.field("Transfer-Encoding") ||
+                              request.field("Content-Length").value_or("0") != "0";
+        const bool unread =
+            !problem.empty() || (has_body && !(reader && read_body(request, *reader)));
+        made = answer(request);
+        if (made.is_silent) return end_without_answer(to);
         to.status = made.status;
         for (const auto& field : made.fields) to.set_header(std::string(field.first), field.second);
         if (unread) {
-            answer_and_end(to, std::move(made));
+            answer_and_end(to, made);
         } else if (made.stream && request.method != "HEAD") {
-            stream_here(to, std::move(*made.stream));
+            stream_here(to, *made.stream);
         } else if (made.status != 204) {
             to.set_content(std::move(made.body), std::string(made.type));
         }
-    } catch (const std::bad_alloc&) {
-        if (!made.is_begun) throw;
+    } catch (const std::exception&) {
+        if (made.stream) --streams_;
         end_without_answer(to);
     }
+}
+
+// Why a head is refused that cpp-httplib lets pass, as some releases do: one that a proxy may
+// understand otherwise.  Empty: it is good.
+inline std::string HttpApi::problem_of(const httplib::Request& request) {
+    for (const auto& field : request.headers) {
+        if (!detail::is_token(field.first)) {
+            return "A header field must be a name, a colon and a value on one line.";
+        }
+    }
+    if (request.version != "HTTP/1.0" && !request.has_header("Host")) {
+        return "A request must have exactly one Host field.";
+    }
+    for (const char* name : {"Host", "Origin", "Content-Length", "Transfer-Encoding"}) {
+        if (request.get_header_value_count(name) > 1) {
+            return std::string("A request must have at most one ") + name + " field.";
+        }
+    }
+    const bool chunked = request.has_header("Transfer-Encoding");
+    if (chunked && request.has_header("Content-Length")) {
+        return "Content-Length and Transfer-Encoding must not come together.";
+    }
+    if (chunked &&
+        !detail::equal_ignoring_case(request.get_header_value("Transfer-Encoding"), "chunked")) {
+        return "The only Transfer-Encoding that is accepted is chunked.";
+    }
+    const std::string length = request.get_header_value("Content-Length");
+    if (length.size() > 18 || length.find_first_not_of("0123456789") != std::string::npos) {
+        return "Content-Length must be a plain number.";
+    }
+    return "";
 }
 
 // The server must write a head.  To any client this one announces the answer, which never
@@ -11655,8 +11518,7 @@ inline void HttpApi::end_without_answer(httplib::Response& response) {
 
 // Some releases run a body that was not read as the next request, whatever the answer
 // says of the connection; none goes on after a provider that has failed.
-inline void HttpApi::answer_and_end(httplib::Response& response, detail::HttpAnswer made) {
-    if (made.stream) --streams_;
+inline void HttpApi::answer_and_end(httplib::Response& response, detail::HttpAnswer& made) {
     response.set_header("Connection", "close");
     if (made.body.empty()) made.body = " ";
     const std::size_t size = made.body.size();
@@ -11666,6 +11528,7 @@ inline void HttpApi::answer_and_end(httplib::Response& response, detail::HttpAns
             sink.write(text.data(), text.size());
             return false;
         });
+    if (made.stream) --streams_;
 }
 
 // What cannot be read is noted, and judged after the secret.
@@ -11764,25 +11627,15 @@ void HttpApi::guard(detail::HttpAnswer& made, Fn fn) noexcept {
 
 // First the secret (H1), then where the request comes from, then what it is.
 inline void HttpApi::dispatch(Call& call) {
-    const std::string path = call.request.path();
-    const std::string_view method = call.request.method == "HEAD" ? "GET" : call.request.method;
-    const Route* route = nullptr;
-    bool known = false;
-    for (const Route& candidate : routes()) {
-        if (!detail::matches(candidate.path, path, call.id)) continue;
-        known = true;
-        if (method != candidate.method) continue;
-        route = &candidate;
-        break;
-    }
+    const Route* const route = find_route(call);
     if (is_listed_origin(call.request)) {  // so that its page sees also a refusal
         call.answer.fields.emplace_back("Access-Control-Allow-Origin",
                                         std::string(*call.request.field("Origin")));
         call.answer.fields.emplace_back("Vary", "Origin");
     }
-    const bool is_preflight = method == "OPTIONS" && is_listed_origin(call.request) &&
+    const bool is_preflight = call.request.method == "OPTIONS" && is_listed_origin(call.request) &&
                               call.request.field("Access-Control-Request-Method");
-    if (!(route && route->is_free) && !is_preflight && !authorized(call)) {
+    if (!(route && route->operation.is_free) && !is_preflight && !authorized(call)) {
         call.answer.fields.emplace_back("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
         return refuse(call, 401,
                       "The secret is missing or wrong; give it as the header "
@@ -11790,26 +11643,50 @@ inline void HttpApi::dispatch(Call& call) {
                       "\"secret\" of the body.");
     }
     if (!from_allowed_origin(call)) return;
-    if (!known) return refuse(call, 404, "There is nothing at this path.");
-    if (!route) {
-        std::string allow;
-        for (const Route& candidate : routes()) {
-            if (!detail::matches(candidate.path, path, call.id)) continue;
-            if (!allow.empty()) allow += ", ";
-            allow += detail::method_list(candidate.method);
-        }
-        if (method == "OPTIONS") return preflight(call, allow);
-        call.answer.fields.emplace_back("Allow", allow + ", OPTIONS");
-        return refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
-    }
+    if (!route) return answer_without_route(call);
     if (call.request.body_status != 200) {
         return refuse(call, call.request.body_status, call.request.body_error);
     }
-    if (!route->takes_any_param) {
-        const std::vector<std::string> errors = detail::query_errors(call.request, route->params);
+    if (!route->operation.takes_any_query) {
+        const auto errors = detail::query_errors(call.request, route->operation);
         if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     }
     (this->*route->handler)(call);
+}
+
+inline const HttpApi::Route* HttpApi::find_route(Call& call) {
+    const std::string path = call.request.path();
+    const std::string_view method = call.request.method == "HEAD" ? "GET" : call.request.method;
+    for (const Route& route : routes()) {
+        if (method == route.operation.method &&
+            detail::matches(route.operation.path, path, call.id)) {
+            return &route;
+        }
+    }
+    return nullptr;
+}
+
+// Answers OPTIONS, and refuses what nothing else answers (RFC 9110, 15.5.6 and 15.6.2).
+inline void HttpApi::answer_without_route(Call& call) const {
+    const std::string_view method = call.request.method;
+    const std::string path = call.request.path();
+    const bool is_of_all = method == "OPTIONS" && path == "*";  // what the server knows at all
+    std::string allow;
+    for (const Route& route : routes()) {
+        const std::string list = detail::method_list(route.operation.method);
+        if (!is_of_all && !detail::matches(route.operation.path, path, call.id)) continue;
+        if (allow.find(list) == std::string::npos) allow += (allow.empty() ? "" : ", ") + list;
+    }
+    constexpr std::array<std::string_view, 9> known{"GET",   "HEAD",    "POST",    "PUT",   "PATCH",
+                                                    "TRACE", "OPTIONS", "CONNECT", "DELETE"};
+    const bool is_known = std::find(known.begin(), known.end(), method) != known.end();
+    if (!is_known || (method == "CONNECT" && allow.empty())) {
+        return refuse(call, 501, "This server does not know this method.");
+    }
+    if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
+    if (method == "OPTIONS") return preflight(call, allow);
+    call.answer.fields.emplace_back("Allow", allow + ", OPTIONS");
+    refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
 }
 
 inline bool HttpApi::knows(std::string_view secret) const {
@@ -11884,8 +11761,13 @@ inline void HttpApi::preflight(Call& call, const std::string& allow) const {
     fields.emplace_back("Allow", allow + ", OPTIONS");
     if (!is_listed_origin(call.request)) return;
     fields.emplace_back("Access-Control-Allow-Methods", allow);
-    fields.emplace_back("Access-Control-Allow-Headers",
-                        "authorization, content-type, idempotency-key, last-event-id, x-pd-secret");
+    std::string headers = "Authorization, Content-Type, x-pd-secret";
+    for (const Route& route : routes()) {
+        for (const auto& param : route.operation.params) {
+            if (param.in == "header") headers.append(", ").append(param.what.name);
+        }
+    }
+    fields.emplace_back("Access-Control-Allow-Headers", headers);
     fields.emplace_back("Access-Control-Max-Age", "600");
 }
 
@@ -11963,7 +11845,8 @@ inline void HttpApi::post_schedule(Call& call) {
         const std::string id = scheduled.ids().front().str();
         detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp());
         detail::append_member(json, "id", id);
-        call.answer.fields.emplace_back("Location", "/tasks/" + id);
+        call.answer.fields.emplace_back("Location",
+                                        std::string(call.request.prefix) + "/tasks/" + id);
     }
     json += '}';
     answer(call, 200, std::move(json));
@@ -12111,7 +11994,9 @@ inline void HttpApi::get_readyz(Call& call) {
 }
 
 inline void HttpApi::get_openapi(Call& call) {
-    answer(call, 200, detail::openapi_text());
+    std::vector<const detail::Operation*> operations;
+    for (const Route& route : routes()) operations.push_back(&route.operation);
+    answer(call, 200, detail::openapi_text(operations, call.request.prefix));
 }
 
 inline void HttpApi::get_metrics(Call& call) {

@@ -6,8 +6,8 @@
 using namespace scheduler;
 using support::eventually;
 using support::FailingFiles;
-using support::TestClock;
 using support::TempDir;
+using support::TestClock;
 
 namespace {
 
@@ -266,8 +266,11 @@ TEST_SUITE("http") {
             {"PUT /tasks", "{}", 405, "GET, HEAD, DELETE"},
             {"GET /schedule", "", 405, "it knows POST"},
             {"TRACE /schedule", "", 405, "it knows POST"},
-            {"BREW /tasks", "", 405, "GET, HEAD, DELETE"},
-            {"BREW /nothing", "", 404, "nothing at this path"},
+            {"TRACE /nothing", "", 404, "nothing at this path"},
+            {"BREW /tasks", "", 501, "does not know this method"},
+            {"BREW /nothing", "", 501, "does not know this method"},
+            {"CONNECT /nothing", "", 501, "does not know this method"},
+            {"CONNECT /tasks", "", 405, "GET, HEAD, DELETE"},
         };
         for (const Case& one : cases) {
             CAPTURE(one.line);
@@ -1505,6 +1508,74 @@ TEST_SUITE("http") {
         const std::string refused = service.ask("POST /schedule", good);
         CHECK(status_of(refused) == 507);
         CHECK(refused.find("\r\nRetry-After: ") != std::string::npos);
+    }
+
+    TEST_CASE("a type in short says what JSON Schema says at length") {
+        using detail::schema_of;
+        CHECK(schema_of("integer") == R"({"type":"integer"})");
+        CHECK(schema_of("time") == R"({"type":"string","format":"date-time"})");
+        CHECK(schema_of("Task") == R"({"$ref":"#/components/schemas/Task"})");
+        CHECK(schema_of("Task[]") ==
+              R"({"type":"array","items":{"$ref":"#/components/schemas/Task"}})");
+        CHECK(schema_of("time|null") == R"({"format":"date-time","type":["string","null"]})");
+        CHECK(schema_of("'on'|''") == R"({"enum":["on",""]})");
+        CHECK(schema_of("A|B[]") ==
+              R"({"oneOf":[{"$ref":"#/components/schemas/A"},{"type":"array",)"
+              R"("items":{"$ref":"#/components/schemas/B"}}]})");
+        CHECK(schema_of("{a:string,b?:Id[]}") ==
+              R"({"type":"object","required":["a"],"properties":{"a":{"type":"string"},)"
+              R"("b":{"type":"array","items":{"$ref":"#/components/schemas/Id"}}}})");
+        CHECK(detail::described(schema_of(R"({"const":"true"})"), "Why.") ==
+              R"({"const":"true","description":"Why."})");
+    }
+
+    TEST_CASE("a prefix that no path can begin with is refused") {
+        Scheduler tasks;
+        HttpApi api(tasks);
+        for (const char* bad : {"/", "scheduler", "/scheduler/", "//a", "/a//b", "/..", "/a/./b",
+                                "/{id}", "/a b", "/a%20b", "/(a|b)", "/[a]", "/a?b", "/\xC3\xBC"}) {
+            CAPTURE(bad);
+            httplib::Server server;
+            CHECK_THROWS_WITH_AS(api.mount(server, bad), doctest::Contains("prefix"), Error);
+        }
+        for (const char* good_one : {"", "/scheduler", "/a/b.c/~d_e-1"}) {
+            httplib::Server server;
+            api.mount(server, good_one);
+        }
+    }
+
+    TEST_CASE("one API stands behind several prefixes, and each answer names its own") {
+        Scheduler tasks;
+        HttpApi api(tasks);
+        httplib::Server server;
+        api.mount(server, "/a");
+        api.mount(server, "/b.c");
+        const int port = server.bind_to_any_port("127.0.0.1");
+        std::thread listening([&] { server.listen_after_bind(); });
+        const auto ask = [&](const std::string& line, const std::string& body) {
+            return Wire(port)
+                .say(line + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" +
+                     "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body)
+                .hear_all();
+        };
+        const char* const later = R"({"delay":"1h","message":"x"})";
+        for (const std::string prefix : {"/a", "/b.c"}) {
+            CAPTURE(prefix);
+            const std::string answer = ask("POST " + prefix + "/schedule", later);
+            CHECK(status_of(answer) == 200);
+            CHECK(answer.find("\r\nLocation: " + prefix + "/tasks/0") != std::string::npos);
+            CHECK(ask("GET " + prefix + "/openapi.json", "")
+                      .find(R"("servers":[{"url":")" + prefix + "\"}]") != std::string::npos);
+            CHECK(status_of(ask("OPTIONS " + prefix + "/tasks", "")) == 204);
+        }
+        CHECK(tasks.stats().pending == 2);
+        for (const char* path : {"/schedule", "/b/schedule", "/bXc/schedule", "/a/a/schedule"}) {
+            CAPTURE(path);
+            CHECK(status_of(ask(std::string("POST ") + path, later)) == 404);
+        }
+        api.stop();
+        server.stop();
+        listening.join();
     }
 
     TEST_CASE("the API stands on any httplib::Server, streams and all") {

@@ -21,7 +21,7 @@ import tempfile
 import time
 import unittest
 
-BINARY = WORK = None
+BINARY = MOUNTED = WORK = None
 LONG = False
 SEED = 0
 SOFT_FILES = 1024  # the soft limit of open files that a Debian login gives
@@ -33,9 +33,9 @@ STAMP = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 UNKNOWN = "00000000-0000-7000-8000-000000000000"  # an id that no server gives
 
 
-def configure(binary, work, long, seed):
-    global BINARY, WORK, LONG, SEED
-    BINARY, WORK, LONG = str(binary), str(work), long
+def configure(binary, work, long, seed, mounted=None):
+    global BINARY, MOUNTED, WORK, LONG, SEED
+    BINARY, MOUNTED, WORK, LONG = str(binary), mounted and str(mounted), str(work), long
     SEED = random.randrange(1 << 32) if seed is None else seed
 
 
@@ -110,16 +110,17 @@ class Closed(Exception):
 
 
 class Wire:
-    """A TCP connection that sends any bytes and reads answers."""
+    """A TCP connection that sends any bytes and reads answers.  Each path that is given as one
+    goes out behind the prefix."""
 
-    def __init__(self, port, seconds=10.0, receive_buffer=None):
+    def __init__(self, port, seconds=10.0, receive_buffer=None, prefix=""):
         self.socket = socket.socket()
         if receive_buffer:  # must be set before the connection is made
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.port, self.buffer = port, b""
+        self.port, self.prefix, self.buffer = port, prefix, b""
 
     def __enter__(self):
         return self
@@ -216,7 +217,7 @@ class Wire:
     def request(self, method, path, content=None, headers=(), host=None):
         """Sends one request, framed by Content-Length, in one piece."""
         content = content.encode() if isinstance(content, str) else content
-        lines = [f"{method} {path} HTTP/1.1", f"Host: {host or f'127.0.0.1:{self.port}'}"]
+        lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {host or f'127.0.0.1:{self.port}'}"]
         lines += [f"{name}: {value}" for name, value in headers]
         if content is not None:
             lines.append(f"Content-Length: {len(content)}")
@@ -262,8 +263,8 @@ class Event:
 class Stream(Wire):
     """GET /sse, read event by event."""
 
-    def __init__(self, port, last=None, query="", headers=(), seconds=10.0, receive_buffer=None):
-        super().__init__(port, seconds, receive_buffer)
+    def __init__(self, port, last=None, query="", headers=(), **options):
+        super().__init__(port, **options)
         self.retry, self.cursor, self.last = None, None, last
         headers = [*headers, ("Accept", "text/event-stream")]
         if last is not None:
@@ -310,9 +311,12 @@ class Stream(Wire):
 
 
 class Server:
-    """The binary in a directory of its own, on a free port that it keeps over restarts."""
+    """The binary in a directory of its own, on a free port that it keeps over restarts.  Or
+    another program that takes its flags, and has its paths behind a prefix."""
 
-    def __init__(self, *flags, env=None, soft_files=None, hard_files=None, errors=None):
+    def __init__(self, *flags, env=None, soft_files=None, hard_files=None, errors=None,
+                 program=None, prefix=""):
+        self.program, self.prefix = program or BINARY, prefix
         self.dir = tempfile.mkdtemp(prefix="server-", dir=WORK)
         self.flags, self.env = flags, dict(env or {})
         self.limits = (soft_files, hard_files)
@@ -328,10 +332,10 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SCHEDULER_")}
         with open(os.path.join(self.dir, "stderr"), "ab") as errors:
             self.process = subprocess.Popen(
-                [BINARY, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
+                [self.program, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=errors if self.errors is None else self.errors,
-                env={**environment, **self.env}, preexec_fn=end_with_parent(*self.limits))
+                env={**environment, "TESTS_PREFIX": self.prefix, **self.env}, preexec_fn=end_with_parent(*self.limits))
         if not select.select([self.process.stdout], [], [], 20)[0]:
             self.kill()
             raise AssertionError("the server printed nothing within 20 s: " + self.stderr())
@@ -373,10 +377,10 @@ class Server:
         self.start(*flags)
 
     def wire(self, **options):
-        return Wire(self.port, **options)
+        return Wire(self.port, prefix=self.prefix, **options)
 
     def stream(self, *args, **options):
-        return Stream(self.port, *args, **options).open()
+        return Stream(self.port, *args, prefix=self.prefix, **options).open()
 
     def call(self, method, path, content=None, headers=(), host=None):
         with self.wire() as wire:
@@ -421,6 +425,8 @@ class Server:
 
 
 class TestCase(unittest.TestCase):
+    where = {}  # how its servers are made, beside what a test says
+
     def setUp(self):
         self.notes = []
 
@@ -429,7 +435,7 @@ class TestCase(unittest.TestCase):
         self.notes.append(text)
 
     def server(self, *flags, **options):
-        server = Server(*flags, **options)
+        server = Server(*flags, **{**self.where, **options})
         self.addCleanup(self.end, server)
         return server
 

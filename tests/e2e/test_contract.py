@@ -16,7 +16,8 @@ class Schedule(TestCase):
             self.assertEqual(answer.status, 200, answer)
             self.assertRegex(answer.body.decode(), r'^\{"message":"Scheduled task at ' +
                              re.escape(stamp) + r'","id":"' + UUID + r'"\}$')
-            self.assertEqual(answer.header("Location"), "/tasks/" + answer.json["id"])
+            self.assertEqual(answer.header("Location"),
+                             f"{server.prefix}/tasks/{answer.json['id']}")
             self.assertEqual(answer.header("Content-Type").split(";")[0], "application/json")
 
     def test_the_payload_is_the_request_as_an_object_minified_and_without_secret(self):
@@ -343,7 +344,7 @@ class Routes(TestCase):
             ("GET", "/cancel", {"POST"}), ("POST", "/tasks/" + task, {"GET", "DELETE"}),
             ("PUT", "/tasks/" + task, {"GET", "DELETE"}), ("POST", "/tasks", {"GET"}),
             ("PUT", "/events", {"GET"}), ("POST", "/sse", {"GET"}), ("DELETE", "/sse", {"GET"}),
-            ("POST", "/healthz", {"GET"}), ("BREW", "/schedule", {"POST"}),
+            ("POST", "/healthz", {"GET"}),
         ):
             with self.subTest(f"{method} {path}"):
                 answer = server.call(method, path, "{}")
@@ -352,6 +353,20 @@ class Routes(TestCase):
                 self.assertLessEqual(allowed, allow)
                 self.assertNotIn(method, allow)
         self.assertEqual(server.pending(), 1)
+
+    def test_a_method_that_is_none_is_501_and_connect_is_for_proxies(self):
+        server = self.server()
+        for method, path in (("BREW", "/schedule"), ("BREW", "/nope"), ("get", "/tasks"),
+                             ("CONNECT", "/nope")):
+            with self.subTest(f"{method} {path}"):
+                self.assert_errors(server.call(method, path), 501)
+
+    def test_options_of_the_whole_server_names_every_method(self):
+        server = self.server()
+        answer = server.call("OPTIONS", "*")
+        self.assertEqual(answer.status, 204, answer)
+        self.assertEqual(set(answer.header("Allow").split(", ")),
+                         {"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"})
 
     def test_head_is_get_without_the_body(self):
         server = self.server()

@@ -6,7 +6,7 @@ import os
 from support import UNKNOWN, TestCase, Wire, body
 
 SECRET = "s3cret-Of_Tests~42"
-# Every route, and what is no route or no request: the secret is judged before all else.
+# Every route, and what is no request: the secret is judged before all else.
 ROUTES = [
     ("POST", "/schedule", body("x")), ("POST", "/cancel", json.dumps({"id": UNKNOWN})),
     ("DELETE", "/tasks/" + UNKNOWN, None), ("GET", "/tasks/" + UNKNOWN, None),
@@ -14,7 +14,7 @@ ROUTES = [
     ("HEAD", "/tasks", None),
 ]
 JUDGED_LATER = [
-    ("GET", "/nope", None), ("POST", "/nope", "{}"), ("PUT", "/schedule", "{}"),
+    ("PUT", "/schedule", "{}"),
     ("GET", "/schedule", None), ("POST", "/healthz", "{}"), ("POST", "/schedule", ""),
     ("POST", "/schedule", "no json"), ("POST", "/schedule", "{}"), ("POST", "/cancel", "[]"),
     ("POST", "/schedule", "[" * 100_000), ("GET", "/tasks?limit=0", None),
@@ -22,7 +22,12 @@ JUDGED_LATER = [
 ]
 
 
+NOWHERE = [("GET", "/nope", None), ("POST", "/nope", "{}")]
+
+
 class Secret(TestCase):
+    nowhere = NOWHERE  # paths that are no route
+
     def guarded(self, **options):
         return self.server(env={"SCHEDULER_SECRET": SECRET}, **options)
 
@@ -40,7 +45,7 @@ class Secret(TestCase):
                  [("Authorization", SECRET)], [("Cookie", "secret=" + SECRET)],
                  [("secret", SECRET)], [("Content-Encoding", "gzip")],
                  [("Origin", "http://evil.example")]]
-        for method, path, content in ROUTES + JUDGED_LATER:
+        for method, path, content in ROUTES + JUDGED_LATER + self.nowhere:
             for headers in wrong:
                 with self.subTest(f"{method} {path} {(content or '')[:20]} {headers}"):
                     answer = server.call(method, path, content, headers)
@@ -76,7 +81,8 @@ class Secret(TestCase):
                         wire.request(method, path, content, headers)
                         status = wire.head().status
                     self.assertEqual(status, 404 if UNKNOWN in path + (content or "") else 200)
-            self.assert_errors(server.call("GET", "/nope", None, headers), 404)
+            for method, path, content in self.nowhere:
+                self.assert_errors(server.call(method, path, content, headers), 404)
             self.assert_errors(server.call("PUT", "/schedule", "{}", headers), 405)
             self.assert_errors(server.call("POST", "/schedule", "{}", headers), 400, 2)
 
@@ -146,9 +152,10 @@ class Secret(TestCase):
 
 
 class Origin(TestCase):
+    nowhere = NOWHERE
     PATHS = [("GET", "/tasks", None), ("GET", "/events", None), ("GET", "/sse", None),
              ("POST", "/schedule", body("x")), ("POST", "/cancel", "{}"),
-             ("DELETE", "/tasks/" + UNKNOWN, None), ("GET", "/nope", None)]
+             ("DELETE", "/tasks/" + UNKNOWN, None)]
 
     def test_a_foreign_origin_is_403_and_gets_no_cors_headers(self):
         server = self.server()
@@ -156,7 +163,7 @@ class Origin(TestCase):
         for origin in ("http://evil.example", "https://evil.example:443", "null", "file://",
                        "http://127.0.0.1", "http://127.0.0.1:1", own + ".evil.example", own + "0",
                        "http://evil.example:" + str(server.port)):
-            for method, path, content in self.PATHS:
+            for method, path, content in self.PATHS + self.nowhere:
                 with self.subTest(f"{method} {path} from {origin}"):
                     answer = server.call(method, path, content, [("Origin", origin)])
                     self.assert_errors(answer, 403)
@@ -181,7 +188,7 @@ class Origin(TestCase):
         for host in ("evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}",
                      "localhost.evil.example", "xlocalhost", "10.0.0.1", f"192.168.0.1:{port}",
                      "localhost@evil.example", "127.0.0.1evil", "[::2]"):
-            for method, path, content in self.PATHS:
+            for method, path, content in self.PATHS + self.nowhere:
                 with self.subTest(f"{method} {path} at {host}"):
                     self.assert_errors(server.call(method, path, content, [], host), 403)
         self.assertEqual(server.pending(), 0)
@@ -202,8 +209,9 @@ class Origin(TestCase):
         # RFC 9112 asks for 400; the contract's Host check for 403.
         server = self.server()
         with Wire(server.port) as wire:
-            wire.send("GET /tasks HTTP/1.1\r\n\r\n")
+            wire.send(f"GET {server.prefix}/tasks HTTP/1.1\r\n\r\n")
             self.assertIn(wire.answer().status, (400, 403))
         with Wire(server.port) as wire:
-            wire.send("GET /tasks HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\n\r\n")
+            wire.send(f"GET {server.prefix}/tasks HTTP/1.1\r\n"
+                      "Host: localhost\r\nHost: evil.example\r\n\r\n")
             self.assertIn(wire.answer().status, (400, 403))
