@@ -5,8 +5,8 @@
     run.py BINARY [--work DIR] [--long] [--seed N] [-k PATTERN]
 
 They need Python 3.11; curl and openssl; strace for the idle test; and, skipped where they are not
-installed, node, npm and chromium for the tests of other clients.  Prints a line for each test and
-ends with "N passed, N failed".
+installed, node, npm and chromium for the tests of other clients, and nginx and haproxy for those of
+proxies.  Prints a line for each test and ends with "N passed, N failed".
 """
 import argparse
 import fnmatch

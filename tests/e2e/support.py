@@ -139,6 +139,13 @@ class Wire:
     def send(self, data):
         self.socket.sendall(data.encode() if isinstance(data, str) else data)
 
+    def wait(self, seconds):
+        """Waits until it can be read or written; which of the two it is."""
+        poll = select.poll()  # select() knows no descriptor beyond 1023
+        poll.register(self.socket, select.POLLIN | select.POLLOUT)
+        events = sum(event for _, event in poll.poll(seconds * 1000))
+        return bool(events & ~select.POLLOUT), bool(events & select.POLLOUT)
+
     def send_until_answered(self, chunks):
         """Sends chunk after chunk until an answer comes or the server stops taking more; returns
         the bytes sent.  A client that only writes would never see why it was refused."""
@@ -147,7 +154,7 @@ class Wire:
             for chunk in chunks:
                 view = memoryview(chunk)
                 while view:
-                    readable, writable, _ = select.select([self.socket], [self.socket], [], 10)
+                    readable, writable = self.wait(10)
                     if readable or not writable:
                         return sent
                     count = self.socket.send(view[:65536])
@@ -335,8 +342,11 @@ class Server:
                 [self.program, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=errors if self.errors is None else self.errors,
-                env={**environment, "TESTS_PREFIX": self.prefix, **self.env}, preexec_fn=end_with_parent(*self.limits))
-        if not select.select([self.process.stdout], [], [], 20)[0]:
+                env={**environment, "TESTS_PREFIX": self.prefix, **self.env},
+                preexec_fn=end_with_parent(*self.limits))
+        poll = select.poll()
+        poll.register(self.process.stdout, select.POLLIN)
+        if not poll.poll(20_000):
             self.kill()
             raise AssertionError("the server printed nothing within 20 s: " + self.stderr())
         self.line = self.process.stdout.readline().decode()
@@ -419,9 +429,24 @@ class Server:
     def pending(self):
         return self.page("/tasks?limit=1")["page_info"]["total_count"]
 
-    def resident_mib(self):
+    def status_of_process(self, name):
+        """A number in /proc/PID/status."""
         with open(f"/proc/{self.process.pid}/status") as file:
-            return int(re.search(r"VmRSS:\s+(\d+)", file.read())[1]) / 1024
+            return int(re.search(rf"^{name}:\s+(\d+)", file.read(), re.M)[1])
+
+    def resident_mib(self):
+        return self.status_of_process("VmRSS") / 1024
+
+    def peak_mib(self):
+        """The most that was resident since the start, or since reset_peak()."""
+        return self.status_of_process("VmHWM") / 1024
+
+    def reset_peak(self):
+        with open(f"/proc/{self.process.pid}/clear_refs", "w") as file:
+            file.write("5")
+
+    def threads(self):
+        return self.status_of_process("Threads")
 
 
 class TestCase(unittest.TestCase):
