@@ -355,6 +355,7 @@ public:
         return static_cast<double>(read_clock(clock)) / 1e3;
     }
     Memory memory() const;
+    double threads() const;
 
 private:
     [[noreturn]] static void exec(char** arguments, int in, int out) {
@@ -395,6 +396,11 @@ Memory Child::memory() const {
     }
     if (memory.resident == 0) throw std::runtime_error("cannot read smaps_rollup");
     return memory;
+}
+
+double Child::threads() const {
+    const fs::directory_iterator tasks("/proc/" + std::to_string(pid_) + "/task");
+    return static_cast<double>(std::distance(begin(tasks), end(tasks)));
 }
 
 // The port in the line that a server announces itself with.
@@ -770,11 +776,19 @@ void run_stock(std::size_t threads) {
     server.listen_after_bind();
 }
 
+std::string bare_answer(const std::string& body) {
+    return "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(body.size()) +
+           "\r\nLocation: " + constant_location + "\r\n\r\n" + body;
+}
+
 // The least that answers a request or writes an event to many streams: one epoll loop.  On
-// its standard input come moments, at each of which it writes an event to every stream.
+// its standard input come moments, at each of which it writes an event to every stream.  Its
+// answers have bodies of `size` bytes, or of as many as our server's to a schedule.
 class BareLoop {
 public:
-    BareLoop() : epoll_(epoll_create1(EPOLL_CLOEXEC)) {
+    explicit BareLoop(std::size_t size)
+        : epoll_(epoll_create1(EPOLL_CLOEXEC)),
+          answer_(bare_answer(size > 0 ? std::string(size, 'x') : constant_answer)) {
         auto [listener, port] = listen_anywhere();
         listener_ = std::move(listener);
         watch(listener_.get());
@@ -813,7 +827,7 @@ private:
         if (n <= 0) {
             close(fd);
             streams_.erase(fd);
-        } else if (buffer[0] == 'G') {
+        } else if (std::string_view(buffer, 9) == "GET /sse ") {
             streams_.insert(fd);
             write_all(fd, "HTTP/1.1 200 OK\r\n\r\nevent: cursor\ndata: {}\n\n");
         } else {
@@ -832,9 +846,7 @@ private:
     Fd epoll_;
     Fd listener_;
     std::set<int> streams_;
-    const std::string answer_ =
-        "HTTP/1.1 200 OK\r\nContent-Length: " + std::to_string(constant_answer.size()) +
-        "\r\nLocation: " + constant_location + "\r\n\r\n" + constant_answer;
+    const std::string answer_;
 };
 
 // Tasks as a program without any promise would keep them: a heap of moments and strings.
@@ -850,7 +862,7 @@ void run_heap(std::size_t count) {
 
 int run_reference(const std::string& kind, std::size_t size) {
     if (kind == "stock") run_stock(size);
-    if (kind == "bare") BareLoop().run();
+    if (kind == "bare") BareLoop(size).run();
     if (kind == "heap") run_heap(size);
     return 2;
 }
@@ -909,6 +921,169 @@ void measure_schedule(Bench& bench) {
         add("", "requests/s", &Load::rate, loads.bare, {});
         add("", "generator's CPU %", &Load::busy, loads.bare, {});
     }
+}
+
+// ---- change ----------------------------------------------------------------
+
+std::string change_of(const std::string& id, const std::string& body) {
+    return "PATCH /tasks/" + id +
+           " HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + std::to_string(body.size()) +
+           "\r\n\r\n" + body;
+}
+
+std::string cancel_of(const std::string& id) {
+    return "DELETE /tasks/" + id + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
+}
+
+// As many requests as there are ids, each with the next of them.
+Load load_of_ids(const Server& server, std::size_t connections, const std::vector<std::string>& ids,
+                 const std::function<std::string(const std::string& id)>& request) {
+    std::string text;
+    const auto next = [&, n = std::size_t{0}]() mutable -> const std::string& {
+        return text = request(ids[n++]);
+    };
+    return LoadGenerator(server.port(), connections, next)
+        .run(server.child(), ids.size(), no_limit);
+}
+
+// On one server in turn: tasks are scheduled, others are changed, and these are cancelled.
+void measure_change(Bench& bench) {
+    constexpr std::size_t connections = 64;
+    const std::size_t count = bench.pick<std::size_t>(60'000, 2'000);
+    const std::int64_t day = distant_midnight();
+    const std::string body = "{\"timestamp\":\"" + iso(day + 3'600 * ns_a_second) + "\"}";
+    bench.report.against("scheduling on the same server");
+    for (const std::string& policy : policies) {
+        std::vector<Load> scheduled;
+        std::vector<Load> changed;
+        std::vector<Load> cancelled;
+        for (int round = 0; round < bench.rounds(5); ++round) {
+            const Server server(bench, policy);
+            const auto ids = schedule_arrays(server.port(), count, day, true);
+            scheduled.push_back(schedule_singly(server, connections, count));
+            changed.push_back(load_of_ids(server, connections, ids, [&](const std::string& id) {
+                return change_of(id, body);
+            }));
+            cancelled.push_back(load_of_ids(server, connections, ids, cancel_of));
+        }
+        const std::string where = connections_of(connections) + ", " + policy + ": ";
+        for (const auto& [what, ours] :
+             {std::pair("change", &changed), std::pair("cancel", &cancelled)}) {
+            bench.report.add({where + what, "requests/s", column(scheduled, &Load::rate),
+                              column(*ours, &Load::rate), ">= 0.8 x"});
+            bench.report.add({where + what, "CPU us", column(scheduled, &Load::cpu_us),
+                              column(*ours, &Load::cpu_us)});
+        }
+    }
+}
+
+// ---- get -------------------------------------------------------------------
+
+void measure_get(Bench& bench) {
+    constexpr std::size_t connections = 64;
+    const Server server(bench, "no");
+    const auto ids = schedule_arrays(server.port(), 10'000, distant_midnight(), true);
+    const Fd fd = connect_to(server.port());
+    schedule_arrays(server.port(), 1'000, now_ns() - ns_a_second, false);
+    while (pending(fd) > ids.size()) std::this_thread::sleep_for(10ms);
+    const double seconds = bench.pick(2.0, 0.2);
+    const std::vector<std::pair<const char*, std::string>> requests{
+        {"GET /tasks/{id}", get("/tasks/" + ids[ids.size() / 2])},
+        {"GET /events?limit=10", get("/events?limit=10")}};
+    bench.report.against("a bare epoll loop with answers of the same size");
+    for (const auto& [what, request] : requests) {
+        const std::string answer = ask(fd, request);
+        const Reference bare("bare", answer.size() - answer.find("\r\n\r\n") - 4);
+        const auto load = [&, &text = request](const auto& target) {
+            const auto next = [&]() -> const std::string& { return text; };
+            return LoadGenerator(target.port(), connections, next)
+                .run(target.child(), SIZE_MAX, seconds);
+        };
+        std::vector<Load> reference;
+        std::vector<Load> ours;
+        for (int round = 0; round < bench.rounds(5); ++round) {
+            reference.push_back(load(bare));
+            ours.push_back(load(server));
+        }
+        for (const auto& [unit, member] :
+             {std::pair("requests/s", &Load::rate), std::pair("p50 us", &Load::p50_us),
+              std::pair("p99 us", &Load::p99_us), std::pair("CPU us", &Load::cpu_us)}) {
+            bench.report.add({what, unit, column(reference, member), column(ours, member)});
+        }
+    }
+}
+
+// ---- slow ------------------------------------------------------------------
+
+struct Normal {
+    double p50_ms = 0;  // from connecting to the answer
+    double p99_ms = 0;
+    double own = 0;      // bytes
+    double threads = 0;  // of the server
+};
+
+// Schedules from one client after the other.
+Normal normal_requests(const Bench& bench, const Server& server) {
+    Task task(distant_midnight(), post_head(body_size));
+    Values ms;
+    for (std::size_t n = 0; n < bench.pick<std::size_t>(1'000, 50); ++n) {
+        const std::int64_t began = now_ns();
+        ask(connect_to(server.port()), task.scattered(n));
+        ms.push_back(seconds_between(began, now_ns()) * 1e3);
+    }
+    return {percentile(ms, 0.5), percentile(ms, 0.99), server.child().memory().own,
+            server.child().threads()};
+}
+
+// A client that takes little at a time.
+Fd narrow_client(int port) {
+    Fd fd = connect_to(port);
+    const int size = 4'096;
+    setsockopt(fd.get(), SOL_SOCKET, SO_RCVBUF, &size, sizeof size);
+    return fd;
+}
+
+void measure_slow_who(Bench& bench, const std::string& who, const std::string& request,
+                      std::size_t count, const std::string& bytes_budget) {
+    std::vector<Normal> alone;
+    std::vector<Normal> beside;
+    Values each;
+    for (int round = 0; round < bench.rounds(3); ++round) {
+        const Server server(bench, "no", {"--max-connections", std::to_string(count + 100)});
+        schedule_arrays(server.port(), 1'000, distant_midnight(), true);
+        ask(connect_to(server.port()), get("/tasks?limit=1000"));
+        alone.push_back(normal_requests(bench, server));
+        std::vector<Fd> clients;
+        for (std::size_t n = 0; n < count; ++n) {
+            clients.push_back(narrow_client(server.port()));
+            write_all(clients.back().get(), request);
+        }
+        beside.push_back(normal_requests(bench, server));
+        const double grown = beside.back().own - alone.back().own;
+        each.push_back(grown / static_cast<double>(count));
+    }
+    const std::string what = std::to_string(count) + ' ' + who;
+    bench.report.add(
+        {what, "p50 ms", column(alone, &Normal::p50_ms), column(beside, &Normal::p50_ms), ""});
+    bench.report.add(
+        {what, "p99 ms", column(alone, &Normal::p99_ms), column(beside, &Normal::p99_ms), "<= 20"});
+    bench.report.add({what, "threads", column(alone, &Normal::threads),
+                      column(beside, &Normal::threads), "1 x"});
+    bench.report.add({what, "private bytes each", {}, each, bytes_budget});
+}
+
+void measure_slow(Bench& bench) {
+    const auto count = bench.pick<std::size_t>(4'000, 200);
+    if (!allow_descriptors(count + 300)) {
+        bench.report.note("left out: that many files may not be open here (ulimit -n)");
+        return;
+    }
+    bench.report.against("the same request without the slow clients");
+    const std::string head = "GET / HTTP/1.1\r\nHost: localhost\r\nX: ";
+    measure_slow_who(bench, "slow heads", head, count, "<= 20480");
+    measure_slow_who(bench, "slow bodies", post_head(1'000) + "{", count, "<= 20480");
+    measure_slow_who(bench, "who read nothing", get("/tasks?limit=1000"), count,
+                     "<= 20480, and 64 MiB");
 }
 
 // ---- lateness --------------------------------------------------------------
@@ -1447,10 +1622,7 @@ const std::vector<Operation> operations{
          const std::string& id = grown.ids[grown.ids.size() - 1 - n];
          return get("/tasks/" + id);
      }},
-    {"cancel",
-     [](const Grown& grown, std::size_t n) {
-         return "DELETE /tasks/" + grown.ids[n] + " HTTP/1.1\r\nHost: localhost\r\n\r\n";
-     }},
+    {"cancel", [](const Grown& grown, std::size_t n) { return cancel_of(grown.ids[n]); }},
 };
 
 Load cost_of(const Operation& operation, const Grown& grown, std::size_t first,
@@ -1554,6 +1726,9 @@ struct Measurement {
 
 const std::vector<Measurement> measurements{
     {"schedule", "requests a second and their latency, for each fsync policy", measure_schedule},
+    {"change", "changes and cancels beside schedules, 64 connections", measure_change},
+    {"get", "a task, and a page of events, 64 connections", measure_get},
+    {"slow", "a normal request beside thousands of slow clients", measure_slow},
     {"lateness", "from an event's due time to a subscriber, idle and under load", measure_lateness},
     {"burst", "many tasks at one instant, and whether each event comes once and in order",
      measure_burst},
