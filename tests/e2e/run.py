@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: MIT
 """The end-to-end tests: the real binary, driven from outside with real clients.
 
-    run.py BINARY [--work DIR] [--long] [--seed N] [-k PATTERN]
+    run.py BINARY [--mounted PROGRAM] [--work DIR] [--long] [--seed N] [-k PATTERN]
 
-They need Python 3.11; curl and openssl; strace for the idle test; and, skipped where they are not
+Without PROGRAM, which is made of mounted.cpp, the tests of a mounted HttpApi are skipped.  They
+need Python 3.11; curl and openssl; strace for the idle test; and, skipped where they are not
 installed, node, npm and chromium for the tests of other clients, and nginx and haproxy for those of
 proxies.  Prints a line for each test and ends with "N passed, N failed".
 """
@@ -96,6 +97,7 @@ def all_tests(suite):
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("binary", type=pathlib.Path)
+    parser.add_argument("--mounted", type=pathlib.Path, help="what mounted.cpp makes")
     parser.add_argument("--work", type=pathlib.Path, help="where npm packages and journals go")
     parser.add_argument("--long", action="store_true", help="more rounds, real waits: minutes")
     parser.add_argument("--seed", type=int, help="repeats what chance chose in another run")
@@ -109,7 +111,8 @@ def main():
 
     work = options.work or pathlib.Path(tempfile.mkdtemp(prefix="task-scheduler-e2e-"))
     work.mkdir(parents=True, exist_ok=True)
-    support.configure(options.binary.resolve(), work.resolve(), options.long, options.seed)
+    support.configure(options.binary.resolve(), work.resolve(), options.long, options.seed,
+                      options.mounted and options.mounted.resolve())
     print(f"seed {support.SEED} (--seed repeats it)", flush=True)
     tests = list(all_tests(unittest.TestLoader().discover(str(HERE), pattern="test_*.py")))
     if options.k:

@@ -224,7 +224,8 @@ class Wire:
     def request(self, method, path, content=None, headers=(), host=None):
         """Sends one request, framed by Content-Length, in one piece."""
         content = content.encode() if isinstance(content, str) else content
-        lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {host or f'127.0.0.1:{self.port}'}"]
+        host = host or f"127.0.0.1:{self.port}"
+        lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {host}"]
         lines += [f"{name}: {value}" for name, value in headers]
         if content is not None:
             lines.append(f"Content-Length: {len(content)}")
