@@ -158,6 +158,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/uio.h>
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
 #include <openssl/err.h>
@@ -9361,9 +9362,15 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
 //   H5  A stream costs its socket and its cursor.  One thread writes them all, or
 //       from some thousand on one for each processor, but for a few events to a few
 //       streams; what a slow one has not taken stays in the history and nowhere else.
-//   H6  What several clients schedule at once is stored at once: one loop reads from
-//       all connections.  It waits for nothing but them; what may take longer, a sync
-//       too, has a thread, and an idle connection has none.
+//   H6  No request and no client has a thread.  Beside the streams' writers there are
+//       three, whatever clients do: the loop, which owns every connection that is no
+//       stream and never waits for anything else; the committer, which waits for
+//       tickets; and the worker, which does what takes long.
+//   H7  What several clients ask for at once is stored at once: by the loop, if that
+//       is one quick write, else by the committer.
+//   H8  A client costs what it has sent, and what is on its way to it.  All of them
+//       together have a limit of connections, streams, descriptors, bodies and answers;
+//       beyond it a request is answered with 503.
 
 /// How `HttpApi` and `HttpServer` behave.
 struct HttpOptions {
@@ -9388,6 +9395,8 @@ struct HttpOptions {
 
     /// `HttpServer`: how many bytes of large answers may be on their way at once.
     std::size_t max_answers = std::size_t{64} << 20;
+    /// `HttpServer`: how many bytes of large bodies may be on their way at once.
+    std::size_t max_bodies = std::size_t{64} << 20;
     /// `HttpServer`: how many connections may be open, event streams not counted.  A few
     /// descriptors of the process's limit are left to others, whatever this says.
     std::size_t max_connections = 4'096;
@@ -9442,16 +9451,6 @@ inline std::string_view trimmed(std::string_view text) {
     return text;
 }
 
-// The size of the head that `text` begins with, with its empty line; 0: not whole yet.
-inline std::size_t head_end(std::string_view text) {
-    for (std::size_t at = text.find('\n'); at != std::string_view::npos;
-         at = text.find('\n', at + 1)) {
-        if (text.substr(at + 1, 1) == "\n") return at + 2;
-        if (text.substr(at + 1, 2) == "\r\n") return at + 3;
-    }
-    return 0;
-}
-
 // What a name in HTTP may hold (RFC 9110, 5.6.2).
 inline bool is_token_char(char c) {
     return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
@@ -9460,107 +9459,6 @@ inline bool is_token_char(char c) {
 
 inline bool is_token(std::string_view text) {
     return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
-}
-
-// Takes a body in chunks apart (RFC 9112, 7.1), as its bytes come.
-class ChunkDecoder {
-public:
-    // Takes bytes from the front of `text` until they are used up or the body is at its
-    // end, and calls fn(data) for what belongs to the body.  Returns how many it took.
-    template <class Fn>
-    std::size_t take(std::string_view text, Fn fn);
-    bool is_done() const { return state_ == State::done; }
-    bool is_bad() const { return state_ == State::bad; }
-
-private:
-    enum class State {
-        size,
-        extension,
-        size_end,
-        data,
-        data_cr,
-        data_lf,
-        trailer_start,
-        trailer_name,
-        trailer,
-        trailer_lf,
-        last_lf,
-        done,
-        bad
-    };
-    State next(char c);
-    State next_of_size(char c);
-
-    static constexpr std::size_t max_extras = 8'192;  // bytes of extensions and trailers
-
-    State state_ = State::size;
-    std::uint64_t left_ = 0;  // of the chunk
-    int digits_ = 0;
-    std::size_t extras_ = 0;
-};
-
-template <class Fn>
-std::size_t ChunkDecoder::take(std::string_view text, Fn fn) {
-    std::size_t at = 0;
-    while (at < text.size() && !is_done() && !is_bad()) {
-        if (state_ != State::data) {
-            state_ = next(text[at++]);
-            continue;
-        }
-        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(left_, text.size() - at));
-        fn(text.substr(at, n));
-        at += n;
-        left_ -= n;
-        if (left_ == 0) state_ = State::data_cr;
-    }
-    return at;
-}
-
-inline ChunkDecoder::State ChunkDecoder::next(char c) {
-    const auto expect = [c](char wanted, State then) { return c == wanted ? then : State::bad; };
-    switch (state_) {
-        case State::size:
-            return next_of_size(c);
-        case State::extension:
-            if (c == '\r') return State::size_end;
-            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
-        case State::trailer_name:
-            if (c == ':') return State::trailer;
-            return !is_token_char(c) || ++extras_ > max_extras ? State::bad : state_;
-        case State::trailer:
-            if (c == '\r') return State::trailer_lf;
-            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
-        case State::size_end:
-            digits_ = 0;
-            return expect('\n', left_ > 0 ? State::data : State::trailer_start);
-        case State::data_cr:
-            return expect('\r', State::data_lf);
-        case State::data_lf:
-            return expect('\n', State::size);
-        case State::trailer_start:
-            if (c == '\r') return State::last_lf;
-            return is_token_char(c) ? State::trailer_name : State::bad;
-        case State::trailer_lf:
-            return expect('\n', State::trailer_start);
-        case State::last_lf:
-            return expect('\n', State::done);
-        case State::data:
-        case State::done:
-        case State::bad:
-            break;
-    }
-    return State::bad;
-}
-
-inline ChunkDecoder::State ChunkDecoder::next_of_size(char c) {
-    const int value = hex_value(c);
-    if (value >= 0) {
-        left_ = left_ << 4 | static_cast<unsigned>(value);
-        return ++digits_ > 15 ? State::bad : State::size;
-    }
-    if (digits_ == 0) return State::bad;
-    if (c == '\r') return State::size_end;
-    return c == ';' || c == ' ' || c == '\t' ? State::extension : State::bad;
 }
 
 inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
@@ -9598,6 +9496,19 @@ inline bool is_loopback_name(std::string_view host) {
     in6_addr v6{};
     const std::string inside(host.substr(1, host.size() - 2));
     return ::inet_pton(AF_INET6, inside.c_str(), &v6) == 1 && is_loopback(v6);
+}
+
+// What Host may say (RFC 9110, 7.2): a host, in as many characters as RFC 3986 allows, and
+// perhaps a port; or nothing.
+inline bool is_host_value(std::string_view text) {
+    const std::string_view host = host_without_port(text);
+    const std::string_view port = text.substr(host.size());
+    const char* const others = text.substr(0, 1) == "[" ? "[]:.%" : "-._~%!$&'()*+,;=";
+    return port.find_first_not_of("0123456789", 1) == std::string_view::npos &&
+           std::all_of(host.begin(), host.end(), [others](char c) {
+               return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
+                      (c != '\0' && std::strchr(others, c));
+           });
 }
 
 // The host and the port of an authority (RFC 3986, 3.2), without user information.
@@ -9837,6 +9748,23 @@ inline std::string to_json(const DeadLetter& letter) {
 
 namespace detail {
 
+// About how many bytes a page of these takes.
+inline std::size_t size_of(const Task& task) {
+    return task.text().size() + 192;
+}
+inline std::size_t size_of(const Event& event) {
+    return event.text().size() + 192;
+}
+inline std::size_t size_of(const DeadLetter& letter) {
+    return size_of(letter.event) + letter.error.size() + 96;
+}
+template <class Item>
+std::size_t size_of(const std::vector<Item>& items) {
+    std::size_t size = 0;
+    for (const Item& item : items) size += size_of(item);
+    return size;
+}
+
 // A page of things and where it stands among all: the answer of a list.
 template <class Items, class Cursor, class Append>
 std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
@@ -9937,14 +9865,30 @@ inline std::string url_decoded(std::string_view text, bool plus) {
     return decoded;
 }
 
-// A request as the API sees it, whatever server it came to, which owns the texts.
-struct HttpRequest {
-    std::string_view method;
-    std::string_view target;  // path and query, as they were sent
-    std::string_view prefix;  // of every path, where the API is mounted behind one
+// ---- 13.2 Messages ---------------------------------------------------------
+
+// A message's header fields and body.
+struct HttpMessage {
     std::vector<std::pair<std::string_view, std::string_view>> fields;
     std::string body;
-    int body_status = 200;  // or why there is no body
+
+    // The first field with this name, if there is one.
+    std::optional<std::string_view> field(std::string_view name) const;
+};
+
+inline std::optional<std::string_view> HttpMessage::field(std::string_view name) const {
+    for (const auto& [known, value] : fields) {
+        if (equal_ignoring_case(known, name)) return value;
+    }
+    return std::nullopt;
+}
+
+// A request as the API sees it, whatever server it came to, which owns the texts.
+struct HttpRequest : HttpMessage {
+    std::string_view method;
+    std::string_view target;  // path and query, as they were sent; of CONNECT, an authority
+    std::string_view prefix;  // of every path, where the API is mounted behind one
+    int body_status = 200;    // or why there is no body
     std::string body_error;
 
     // The path behind the prefix, decoded.
@@ -9955,8 +9899,6 @@ struct HttpRequest {
         }
         return path.empty() ? "/" : path;
     }
-    // The first field with this name, if there is one.
-    std::optional<std::string_view> field(std::string_view name) const;
     // The first parameter of the query with this name.
     std::optional<std::string> param(std::string_view name) const;
     // Calls fn(name, value) for each parameter of the query, the value as it was sent.
@@ -9969,13 +9911,6 @@ struct HttpRequest {
         body_error = std::move(error);
     }
 };
-
-inline std::optional<std::string_view> HttpRequest::field(std::string_view name) const {
-    for (const auto& [known, value] : fields) {
-        if (equal_ignoring_case(known, name)) return value;
-    }
-    return std::nullopt;
-}
 
 template <class Fn>
 void HttpRequest::for_each_param(Fn fn) const {
@@ -9999,6 +9934,547 @@ inline std::optional<std::string> HttpRequest::param(std::string_view name) cons
     });
     return found;
 }
+
+// Why a body is not taken, if that can be told from the head.
+inline void judge_body_fields(HttpRequest& request, std::uint64_t size, std::size_t most) {
+    constexpr std::string_view multipart = "multipart/";
+    const std::string_view type = request.field("Content-Type").value_or("");
+    if (request.field("Content-Encoding")) {
+        request.refuse_body(415, "A body must be sent as it is, without Content-Encoding.");
+    } else if (equal_ignoring_case(type.substr(0, multipart.size()), multipart)) {
+        request.refuse_body(415, "The body must be JSON, not a multipart form.");
+    } else if (size > most) {
+        request.refuse_body(
+            413, "The body is too large; at most " + std::to_string(most) + " bytes are accepted.");
+    }
+}
+
+// Takes a body in chunks apart (RFC 9112, 7.1), as its bytes come.
+class ChunkDecoder {
+public:
+    // Takes bytes from the front of `text` until they are used up or the body is at its
+    // end, and calls fn(data) for what belongs to the body.  Returns how many it took.
+    template <class Fn>
+    std::size_t take(std::string_view text, Fn fn);
+    bool is_done() const { return state_ == State::done; }
+    bool is_bad() const { return state_ == State::bad; }
+
+private:
+    enum class State {
+        size,
+        extension,
+        size_end,
+        data,
+        data_cr,
+        data_lf,
+        trailer_start,
+        trailer_name,
+        trailer,
+        trailer_lf,
+        last_lf,
+        done,
+        bad
+    };
+    State next(char c);
+    State next_of_size(char c);
+
+    static constexpr std::size_t max_extras = 8'192;  // bytes of extensions and trailers
+
+    State state_ = State::size;
+    std::uint64_t left_ = 0;  // of the chunk
+    int digits_ = 0;
+    std::size_t extras_ = 0;
+};
+
+template <class Fn>
+std::size_t ChunkDecoder::take(std::string_view text, Fn fn) {
+    std::size_t at = 0;
+    while (at < text.size() && !is_done() && !is_bad()) {
+        if (state_ != State::data) {
+            state_ = next(text[at++]);
+            continue;
+        }
+        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(left_, text.size() - at));
+        fn(text.substr(at, n));
+        at += n;
+        left_ -= n;
+        if (left_ == 0) state_ = State::data_cr;
+    }
+    return at;
+}
+
+inline ChunkDecoder::State ChunkDecoder::next(char c) {
+    const auto expect = [c](char wanted, State then) { return c == wanted ? then : State::bad; };
+    switch (state_) {
+        case State::size:
+            return next_of_size(c);
+        case State::extension:
+            if (c == '\r') return State::size_end;
+            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
+        case State::trailer_name:
+            if (c == ':') return State::trailer;
+            return !is_token_char(c) || ++extras_ > max_extras ? State::bad : state_;
+        case State::trailer:
+            if (c == '\r') return State::trailer_lf;
+            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
+        case State::size_end:
+            digits_ = 0;
+            return expect('\n', left_ > 0 ? State::data : State::trailer_start);
+        case State::data_cr:
+            return expect('\r', State::data_lf);
+        case State::data_lf:
+            return expect('\n', State::size);
+        case State::trailer_start:
+            if (c == '\r') return State::last_lf;
+            return is_token_char(c) ? State::trailer_name : State::bad;
+        case State::trailer_lf:
+            return expect('\n', State::trailer_start);
+        case State::last_lf:
+            return expect('\n', State::done);
+        case State::data:
+        case State::done:
+        case State::bad:
+            break;
+    }
+    return State::bad;
+}
+
+inline ChunkDecoder::State ChunkDecoder::next_of_size(char c) {
+    const int value = hex_value(c);
+    if (value >= 0) {
+        left_ = left_ << 4 | static_cast<unsigned>(value);
+        return ++digits_ > 15 ? State::bad : State::size;
+    }
+    if (digits_ == 0) return State::bad;
+    if (c == '\r') return State::size_end;
+    return c == ';' || c == ' ' || c == '\t' ? State::extension : State::bad;
+}
+
+// Reads HTTP/1.1 messages (RFC 9112), requests or answers, out of bytes that come in pieces of
+// any size.  It knows no socket and no clock.
+//
+//     reader.feed(bytes);
+//     while (reader.next() == MessageReader::Step::whole) answer(reader.request());
+class MessageReader {
+public:
+    enum class Kind { requests, answers };
+    enum class Step {
+        incomplete,  // more bytes are needed
+        whole,       // a message has come, or as much of it as is to be read
+        refused      // this is no HTTP; refusal() says why, and nothing more is read
+    };
+    struct Refusal {
+        int status = 400;
+        const char* error = "";
+    };
+
+    // Of requests; those who answer were chosen by us, and may say more.
+    static constexpr std::size_t max_head = 16'384;
+    static constexpr std::size_t max_target = 8'192;
+    static constexpr std::size_t max_path = 2'048;
+    static constexpr std::size_t max_fields = 100;
+    static constexpr std::size_t max_answer_head = 65'536;
+
+    MessageReader(Kind kind, std::size_t max_body) : kind_(kind), max_body_(max_body) {}
+    MessageReader(const MessageReader&) = delete;
+    MessageReader& operator=(const MessageReader&) = delete;
+
+    // Takes bytes that have come.
+    void feed(std::string_view bytes);
+    // Reads on.  After `whole`, the next message begins, and what was said of this one ends.
+    Step next();
+    // Reads on when no more bytes come: a body without a length is whole then, any other is not.
+    Step end();
+    // Gives up a body that has not come whole: the message goes on without it.
+    Step give_up_body(int status, std::string error);
+
+    // The message at hand; of an answer, its fields and its body.
+    HttpRequest& request() { return message_; }
+    const HttpRequest& request() const { return message_; }
+    // Of an answer.
+    int status() const { return status_; }
+    const Refusal& refusal() const { return refusal_; }
+
+    // Whether a message has begun to come, and whether its head is whole.
+    bool has_begun() const { return stage_ != Stage::head || has_more(); }
+    bool has_head() const { return stage_ == Stage::body || stage_ == Stage::whole; }
+    // Whether the message was read to its end: if not, nothing may follow it (H4).
+    bool is_consumed() const;
+    // Whether another message may follow.
+    bool can_go_on() const { return persistent_ && is_consumed(); }
+    bool is_old() const { return old_; }  // HTTP/1.0
+    // True once, when the sender waits for leave to send the body (RFC 9110, 10.1.1).
+    bool takes_leave() { return wants_leave() && std::exchange(expects_continue_, false); }
+    // Whether bytes have come behind the message.
+    bool has_more() const { return at_ < in_.size(); }
+    // How many bytes it holds.
+    std::size_t size() const { return in_.size() - at_ + head_.size() + message_.body.size(); }
+
+private:
+    enum class Stage { head, body, whole, refused };
+
+    void begin();
+    bool wants_leave() const {
+        return expects_continue_ && !old_ && stage_ == Stage::body && at_ == in_.size();
+    }
+    std::size_t head_size();
+    Step read_head();
+    bool judge_head_size(std::size_t size);
+    bool judge();
+    bool judge_line(std::string_view line);
+    bool judge_request_line(std::string_view line);
+    bool judge_target(std::string_view target);
+    bool judge_status_line(std::string_view line);
+    bool judge_field(std::string_view line);
+    void judge_connection(std::string_view options);
+    bool judge_framing(std::string_view name, std::string_view value);
+    bool judge_whole();
+    void begin_body();
+    bool take_body();
+    void take_chunks(std::string_view arrived);
+    bool refuse(int status, const char* error) {
+        refusal_ = {status, error};
+        return false;
+    }
+
+    static constexpr std::size_t large = 65'536;  // a buffer that is not kept
+
+    const Kind kind_;
+    const std::size_t max_body_;
+    std::string in_;           // what has come
+    std::size_t at_ = 0;       // how much of it was read
+    std::size_t scanned_ = 0;  // how far the end of a head was looked for
+    Stage stage_ = Stage::head;
+    Refusal refusal_;
+
+    // Of the message at hand:
+    std::string head_;
+    std::string_view authority_;  // of a target in absolute form
+    HttpRequest message_;
+    int status_ = 0;
+    bool old_ = false;
+    bool persistent_ = true;
+    bool closes_ = false;  // a Connection field says so
+    bool framed_ = false;  // by Content-Length
+    bool chunked_ = false;
+    bool until_end_ = false;  // the body goes on until the end of the connection
+    bool expects_continue_ = false;
+    std::uint64_t body_left_ = 0;  // of a framed body
+    std::uint64_t body_size_ = 0;  // what has come of it
+    ChunkDecoder chunks_;
+    std::size_t hosts_ = 0;
+    std::size_t origins_ = 0;
+};
+
+inline void MessageReader::feed(std::string_view bytes) {
+    in_.erase(0, at_);
+    scanned_ -= std::min(scanned_, at_);
+    at_ = 0;
+    if (in_.empty() && in_.capacity() > large) in_.shrink_to_fit();
+    in_ += bytes;
+}
+
+// Whatever a large message took is given back.
+inline void MessageReader::begin() {
+    stage_ = Stage::head;
+    message_.method = message_.target = {};
+    message_.fields.clear();
+    message_.body.clear();
+    message_.body_status = 200;
+    if (message_.body.capacity() > large) message_.body.shrink_to_fit();
+    authority_ = {};
+    status_ = 0;
+    persistent_ = true;
+    old_ = closes_ = framed_ = chunked_ = until_end_ = expects_continue_ = false;
+    body_left_ = body_size_ = 0;
+    chunks_ = {};
+    hosts_ = origins_ = 0;
+    if (at_ == in_.size() && in_.capacity() > large) feed({});
+}
+
+inline MessageReader::Step MessageReader::next() {
+    if (stage_ == Stage::whole) begin();
+    if (stage_ == Stage::head) {
+        const Step step = read_head();
+        if (step != Step::whole) return step;
+    }
+    if (stage_ == Stage::refused) return Step::refused;
+    if (stage_ == Stage::body && !take_body()) return Step::incomplete;
+    stage_ = Stage::whole;
+    return Step::whole;
+}
+
+inline MessageReader::Step MessageReader::end() {
+    if (stage_ != Stage::body) return stage_ == Stage::refused ? Step::refused : Step::incomplete;
+    if (!until_end_) return give_up_body(400, "The body did not arrive whole.");
+    until_end_ = persistent_ = false;
+    stage_ = Stage::whole;
+    return Step::whole;
+}
+
+inline MessageReader::Step MessageReader::give_up_body(int status, std::string error) {
+    message_.refuse_body(status, std::move(error));
+    message_.body.shrink_to_fit();
+    stage_ = Stage::whole;
+    return Step::whole;
+}
+
+inline bool MessageReader::is_consumed() const {
+    if (chunked_) return chunks_.is_done();
+    return body_left_ == 0 && !until_end_;
+}
+
+// The size of the head that comes next, with its empty line; 0: it is not whole yet.
+inline std::size_t MessageReader::head_size() {
+    for (scanned_ = std::max(scanned_, at_);; ++scanned_) {
+        scanned_ = std::min(in_.find('\n', scanned_), in_.size());
+        const std::string_view behind =
+            std::string_view(in_).substr(std::min(scanned_ + 1, in_.size()), 2);
+        if (behind.empty() || behind == "\r") return 0;
+        if (behind[0] == '\n') return scanned_ + 2 - at_;
+        if (behind == "\r\n") return scanned_ + 3 - at_;
+    }
+}
+
+// Whole: a head was taken, and the body follows, if it has one.
+inline MessageReader::Step MessageReader::read_head() {
+    do {
+        // Empty lines before a message are nothing (RFC 9112, 2.2).
+        while (at_ < in_.size() && (in_[at_] == '\r' || in_[at_] == '\n')) ++at_;
+        const std::size_t size = head_size();
+        const bool good = judge_head_size(size);
+        if (good && size == 0) return Step::incomplete;
+        head_.assign(in_, at_, good ? size : 0);
+        at_ += head_.size();
+        if (!good || !judge()) {
+            stage_ = Stage::refused;
+            return Step::refused;
+        }
+        if (status_ / 100 == 1) begin();  // what only comes before an answer
+    } while (kind_ == Kind::answers && status_ == 0);
+    begin_body();
+    return Step::whole;
+}
+
+// A head of size 0 is not whole.
+inline bool MessageReader::judge_head_size(std::size_t size) {
+    const std::string_view unread = std::string_view(in_).substr(at_);
+    const std::size_t least = size > 0 ? size : unread.size();
+    if (kind_ == Kind::answers) {
+        return least <= max_answer_head || refuse(431, "Its head is too large.");
+    }
+    if (size == 0 && unread.size() > max_target + 32 && unread.find('\n') == unread.npos) {
+        return refuse(414, "The first line is too long; at most 8192 bytes are accepted.");
+    }
+    return least <= max_head ||
+           refuse(431, "The head is too large; at most 16384 bytes are accepted.");
+}
+
+inline bool MessageReader::judge() {
+    std::string_view raw = head_;
+    for (std::size_t count = 0; !raw.empty(); ++count) {
+        const std::size_t newline = raw.find('\n');
+        std::string_view line = raw.substr(0, newline);
+        raw.remove_prefix(newline + 1);
+        if (!line.empty() && line.back() == '\r') {
+            line.remove_suffix(1);
+        } else if (kind_ == Kind::requests) {
+            return refuse(400, "Every line of a head must end with CR LF.");
+        }
+        if (line.empty()) break;
+        if (count > max_fields && kind_ == Kind::requests) {
+            return refuse(431, "The head has too many fields; at most 100 are accepted.");
+        }
+        if (count == 0 ? !judge_line(line) : !judge_field(line)) return false;
+    }
+    return kind_ == Kind::answers || judge_whole();
+}
+
+inline bool MessageReader::judge_line(std::string_view line) {
+    return kind_ == Kind::requests ? judge_request_line(line) : judge_status_line(line);
+}
+
+inline bool MessageReader::judge_request_line(std::string_view line) {
+    const std::size_t first = line.find(' ');
+    const std::size_t second = line.find(' ', first == std::string_view::npos ? first : first + 1);
+    const std::string_view version =
+        second == std::string_view::npos ? std::string_view() : line.substr(second + 1);
+    old_ = version == "HTTP/1.0";
+    persistent_ = !old_;
+    if (version != "HTTP/1.1" && !old_) {
+        return refuse(400, "The first line must be a method, a target and HTTP/1.1.");
+    }
+    message_.method = line.substr(0, first);
+    if (!is_token(message_.method)) return refuse(400, "The method must be a word.");
+    return judge_target(line.substr(first + 1, second - first - 1));
+}
+
+inline bool MessageReader::judge_target(std::string_view target) {
+    constexpr std::string_view scheme = "http://";
+    if (message_.method == "CONNECT") {  // authority-form (RFC 9112, 3.2.3)
+        const auto authority = parse_authority(target);
+        if (!authority || authority->port.empty()) {
+            return refuse(400, "The target of CONNECT must be a host and a port.");
+        }
+        message_.target = target;
+        return true;
+    }
+    if (equal_ignoring_case(target.substr(0, scheme.size()), scheme)) {
+        // absolute-form (RFC 9112, 3.2.2): its host and path are what counts.
+        const std::size_t end = std::min(target.find_first_of("/?", scheme.size()), target.size());
+        authority_ = target.substr(scheme.size(), end - scheme.size());
+        target.remove_prefix(end);
+        if (authority_.empty()) return refuse(400, "The target must name a host.");
+        if (target.empty()) target = "/";
+    }
+    if (target.size() > max_target || std::min(target.find('?'), target.size()) > max_path) {
+        return refuse(414,
+                      "The target is too long; at most 2048 bytes of path and 8192 in all are "
+                      "accepted.");
+    }
+    const bool printable = std::all_of(target.begin(), target.end(),
+                                       [](unsigned char c) { return c > 0x20 && c < 0x7F; });
+    const bool absolute_query = !authority_.empty() && target[0] == '?';
+    const bool asterisk = target == "*" && message_.method == "OPTIONS";
+    if (!printable || target.empty() || (target[0] != '/' && !asterisk && !absolute_query)) {
+        return refuse(400, "The target must be a path that begins with a slash, in ASCII.");
+    }
+    message_.target = target;
+    return true;
+}
+
+inline bool MessageReader::judge_status_line(std::string_view line) {
+    const bool good = line.size() >= 12 && line.substr(0, 7) == "HTTP/1." && line[8] == ' ' &&
+                      line.find_first_not_of("0123456789", 9) >= 12 && line[9] != '0' &&
+                      (line.size() == 12 || line[12] == ' ');
+    if (!good) return refuse(400, "The first line must be HTTP/1.1 and a status.");
+    status_ = std::stoi(std::string(line.substr(9, 3)));
+    old_ = line[7] == '0';
+    persistent_ = !old_;
+    return true;
+}
+
+inline bool MessageReader::judge_field(std::string_view line) {
+    const std::size_t colon = line.find(':');
+    const std::string_view name = line.substr(0, colon);
+    if (colon == std::string_view::npos || !is_token(name)) {
+        return refuse(400, "A header field must be a name, a colon and a value on one line.");
+    }
+    const std::string_view value = trimmed(line.substr(colon + 1));
+    const bool control = std::any_of(value.begin(), value.end(), [](unsigned char c) {
+        return (c < 0x20 && c != '\t') || c == 0x7F;
+    });
+    if (control) return refuse(400, "A header field must not hold control characters.");
+    const bool is_host = equal_ignoring_case(name, "Host");
+    if (is_host && ++hosts_ && !is_host_value(value)) {
+        return refuse(400, "Host must be a host and perhaps a port.");
+    }
+    message_.fields.emplace_back(name, is_host && !authority_.empty() ? authority_ : value);
+    if (equal_ignoring_case(name, "Origin")) ++origins_;
+    if (equal_ignoring_case(name, "Connection")) judge_connection(value);
+    if (equal_ignoring_case(name, "Expect")) {
+        expects_continue_ = equal_ignoring_case(value, "100-continue");
+    }
+    return judge_framing(name, value);
+}
+
+// A list, in which close is stronger than keep-alive (RFC 9112, 9.6).
+inline void MessageReader::judge_connection(std::string_view options) {
+    bool close = false;
+    bool keep = false;
+    while (!options.empty()) {
+        const std::size_t end = std::min(options.find_first_of(", \t"), options.size());
+        close = close || equal_ignoring_case(options.substr(0, end), "close");
+        keep = keep || equal_ignoring_case(options.substr(0, end), "keep-alive");
+        options.remove_prefix(std::min(end + 1, options.size()));
+    }
+    closes_ = closes_ || close;
+    if (closes_ || keep) persistent_ = !closes_;
+}
+
+// One way to tell where the body ends, or none (RFC 9112, 6.3).
+inline bool MessageReader::judge_framing(std::string_view name, std::string_view value) {
+    if (equal_ignoring_case(name, "Transfer-Encoding")) {
+        if (chunked_ || !equal_ignoring_case(value, "chunked")) {
+            return refuse(400, "The only Transfer-Encoding that is accepted is chunked, once.");
+        }
+        chunked_ = true;
+    } else if (equal_ignoring_case(name, "Content-Length")) {
+        const bool digits =
+            std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
+        if (framed_ || value.empty() || value.size() > 18 || !digits) {
+            return refuse(400, "There must be at most one Content-Length, a plain number.");
+        }
+        framed_ = true;
+        body_left_ = std::strtoull(std::string(value).c_str(), nullptr, 10);
+    }
+    return true;
+}
+
+inline bool MessageReader::judge_whole() {
+    if (hosts_ > 1 || (hosts_ == 0 && !old_)) {
+        return refuse(400, "A request must have exactly one Host field.");
+    }
+    if (origins_ > 1) return refuse(400, "A request must have at most one Origin field.");
+    if (chunked_ && (framed_ || old_)) {
+        return refuse(400,
+                      "Content-Length and Transfer-Encoding must not come together, and "
+                      "HTTP/1.0 has no Transfer-Encoding.");
+    }
+    return true;
+}
+
+// Tells how the body ends, and whether it is read at all; what speaks against that is noted, and
+// judged after the secret.
+inline void MessageReader::begin_body() {
+    stage_ = Stage::body;
+    if (kind_ == Kind::requests) {
+        if (!is_consumed()) judge_body_fields(message_, body_left_, max_body_);
+        return;
+    }
+    if (status_ == 204 || status_ == 304) {
+        chunked_ = false;
+        body_left_ = 0;
+    } else if (chunked_) {
+        body_left_ = 0;
+    } else {
+        until_end_ = !framed_;
+    }
+    if (body_left_ > max_body_) message_.refuse_body(413, "The body is too large.");
+}
+
+// Takes what has come of the body.  False: there is more to come (H2).
+inline bool MessageReader::take_body() {
+    if (message_.body_status != 200 || is_consumed()) return true;
+    const std::string_view arrived = std::string_view(in_).substr(at_);
+    if (chunked_) {
+        take_chunks(arrived);
+        return is_consumed() || message_.body_status != 200;
+    }
+    const std::uint64_t most = until_end_ ? max_body_ - body_size_ : body_left_;
+    const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(arrived.size(), most));
+    message_.body.append(arrived.substr(0, n));
+    at_ += n;
+    body_size_ += n;
+    if (!until_end_) return (body_left_ -= n) == 0;
+    if (n == arrived.size()) return false;
+    message_.refuse_body(413, "The body is too large.");
+    return true;
+}
+
+inline void MessageReader::take_chunks(std::string_view arrived) {
+    at_ += chunks_.take(arrived, [this](std::string_view data) {
+        body_size_ += data.size();
+        if (body_size_ <= max_body_) {
+            message_.body.append(data);
+        } else {
+            judge_body_fields(message_, body_size_, max_body_);
+        }
+    });
+    if (chunks_.is_bad()) message_.refuse_body(400, "The chunks of the body are malformed.");
+}
+
+// ---- 13.3 Answers ----------------------------------------------------------
 
 // Names as a sentence lists them: "a", "b" and "c".
 inline std::string quoted_list(const std::vector<std::string_view>& names) {
@@ -10072,6 +10548,29 @@ inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::
                   "encoding",    "key_reused", "head_too_large", "failure",   "unavailable",
                   "connections", "streams",    "limit"};
 
+// A share of a limit that all connections have together, for as long as it lives.
+class Share {
+public:
+    Share() = default;
+    Share(std::atomic<std::size_t>& used, std::size_t size) : used_(&used), size_(size) {
+        used += size;
+    }
+    Share(Share&& other) noexcept
+        : used_(std::exchange(other.used_, nullptr)), size_(other.size_) {}
+    Share& operator=(Share&& other) noexcept {
+        std::swap(used_, other.used_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
+    ~Share() {
+        if (used_) *used_ -= size_;
+    }
+
+private:
+    std::atomic<std::size_t>* used_ = nullptr;
+    std::size_t size_ = 0;
+};
+
 // What the API answers.
 struct HttpAnswer {
     int status = 200;
@@ -10083,6 +10582,8 @@ struct HttpAnswer {
     std::optional<Ticket> ticket;       // what it tells of, see HttpApi::finish()
     bool is_begun = false;           // what was asked for may be stored: no error may be answered
     bool is_silent = false;          // the connection ends in place of it
+    bool is_for_worker = false;      // nothing was begun, as it may take long
+    Share share;                     // of what may be on its way, if it is large
     bool has_length = true;          // the head tells the size of the body
     std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
 };
@@ -10174,21 +10675,7 @@ private:
     std::array<std::atomic<std::uint64_t>, refusal_names.size()> counts_{};
 };
 
-// Why a body is not taken, if that can be told from the head.
-inline void judge_body_fields(HttpRequest& request, std::uint64_t size, std::size_t most) {
-    constexpr std::string_view multipart = "multipart/";
-    const std::string_view type = request.field("Content-Type").value_or("");
-    if (request.field("Content-Encoding")) {
-        request.refuse_body(415, "A body must be sent as it is, without Content-Encoding.");
-    } else if (equal_ignoring_case(type.substr(0, multipart.size()), multipart)) {
-        request.refuse_body(415, "The body must be JSON, not a multipart form.");
-    } else if (size > most) {
-        request.refuse_body(
-            413, "The body is too large; at most " + std::to_string(most) + " bytes are accepted.");
-    }
-}
-
-// ---- 13.2 Event streams ----------------------------------------------------
+// ---- 13.4 Event streams ----------------------------------------------------
 
 // The frames of a run of events, as the stream has them, and where each ends.
 struct Frames {
@@ -10621,462 +11108,9 @@ inline void StreamWriters::adopt(std::unique_ptr<StreamWriter::Stream> stream) {
     (*least())->adopt(std::move(stream));
 }
 
-// ---- 13.3 Connections ------------------------------------------------------
-
-// One HTTP/1.1 connection of an HttpServer (RFC 9112).  Requests are taken apart in
-// the buffer that they came in; answers are gathered, and go out in one call, at the
-// latest before the connection has to wait for more input.
-class Connection {
-public:
-    enum class Next { request, refused, closed, idle };
-    enum class Got { bytes, much, nothing, end };
-
-    static constexpr std::size_t max_head = 16'384;
-    static constexpr std::size_t max_target = 8'192;
-    static constexpr std::size_t max_path = 2'048;
-    static constexpr std::size_t max_fields = 100;
-    static constexpr std::size_t large = 65'536;  // what is not gathered
-
-    Connection(int fd, const HttpOptions& options) : fd_(fd), options_(options) {}
-    Connection(const Connection&) = delete;
-    Connection& operator=(const Connection&) = delete;
-    ~Connection() {
-        if (fd_ >= 0) ::close(fd_);
-    }
-
-    // Waits for a request and judges its head.  Refused: refusal() is the last answer.
-    // Idle: none has begun within the socket's timeout.
-    Next next_request();
-    const HttpAnswer& refusal() const { return refusal_; }
-    // Without waiting: takes what has come, sends what can be sent.  Much: there may be
-    // more.  False: the connection has failed.
-    Got receive_now();
-    bool flush_now();
-    // Whether next_request() need not wait; whether read_body() need not, nor read more.
-    bool has_head() {
-        skip_empty_lines();
-        return head_end(unread()) > 0;
-    }
-    bool has_body(std::size_t most) const {
-        return !chunked_ && body_left_ <= std::min(most, unread().size());
-    }
-    // Whether the request is read, and its answer is written as any other.
-    bool is_plain() const { return is_consumed() && !old_ && request_.method != "HEAD"; }
-    bool has_unread() const { return !unread().empty(); }
-    bool has_unsent() const { return !out_.empty(); }
-    // The request, valid until the next; its body after read_body().
-    HttpRequest& request() { return request_; }
-    void read_body();
-    // Whether the client wants to send another request, and can: this one was read to
-    // its end (H4).
-    bool can_go_on() const { return persistent_ && is_consumed(); }
-    bool is_consumed() const { return chunked_ ? chunks_.is_done() : body_left_ == 0; }
-    // Whether the client has sent more than its request.
-    bool has_input() const {
-        char c = 0;
-        return in_at_ < in_.size() || ::recv(fd_, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
-    }
-    // Writes an answer; with `last` it says that the connection ends.  False: it, or
-    // what was gathered before it, could not be sent.
-    bool write(const HttpAnswer& answer, bool last);
-    // The same without sending anything, for a request that was plain, whatever has been
-    // read since.
-    void gather(const HttpAnswer& answer, bool last);
-    // Sends what was written.
-    bool flush();
-    // Ends the connection so that the client gets the answer, whatever it is
-    // still sending.
-    void close_gently();
-    // What was written and not sent.
-    std::string take_written() { return std::move(out_); }
-    int fd() const { return fd_; }
-    // Gives up the socket.
-    int release() { return std::exchange(fd_, -1); }
-
-private:
-    using SteadyTime = std::chrono::steady_clock::time_point;
-
-    std::string_view unread() const { return std::string_view(in_).substr(in_at_); }
-    // Empty lines before a request are nothing (RFC 9112, 2.2).
-    void skip_empty_lines() {
-        while (in_at_ < in_.size() && (in_[in_at_] == '\r' || in_[in_at_] == '\n')) ++in_at_;
-    }
-    void tidy();
-    bool receive(bool idle = false);
-    bool wait_until_deadline();
-    bool judge();
-    bool judge_request_line(std::string_view line);
-    bool judge_target(std::string_view target);
-    bool judge_field(std::string_view line);
-    void judge_connection(std::string_view options);
-    bool judge_framing(std::string_view name, std::string_view value);
-    bool judge_whole();
-    bool take_body();
-    void write_head(const HttpAnswer& answer, bool last, bool old);
-    bool send_all(std::string_view text);
-    bool refuse(int status, const char* error) {
-        refusal_.status = status;
-        refusal_.body = errors_json({error});
-        return false;
-    }
-
-    int fd_;
-    const HttpOptions& options_;
-    std::string in_;         // received
-    std::size_t in_at_ = 0;  // how much of it was taken
-    std::string out_;        // to be sent
-    SteadyTime deadline_;    // of the request
-    bool timed_out_ = false;
-    bool idle_ = false;  // nothing has come within the socket's timeout
-
-    // Of the request at hand:
-    std::string head_;
-    std::string_view authority_;  // of a target in absolute form
-    HttpRequest request_;
-    HttpAnswer refusal_;
-    bool old_ = false;  // HTTP/1.0
-    bool persistent_ = true;
-    bool closes_ = false;  // a Connection field says so
-    bool framed_ = false;
-    bool chunked_ = false;
-    bool expects_continue_ = false;
-    std::uint64_t body_left_ = 0;
-    ChunkDecoder chunks_;
-    std::size_t hosts_ = 0;
-    std::size_t origins_ = 0;
-};
-
-// Forgets what was taken of in_; nothing points into it between requests.
-inline void Connection::tidy() {
-    in_.erase(0, in_at_);
-    in_at_ = 0;
-    if (!in_.empty()) return;
-    for (std::string* text : {&in_, &out_, &request_.body}) {
-        if (text->capacity() > large) text->shrink_to_fit();
-    }
-}
-
-// More bytes into in_; false at the end, after a failure, or after the deadline.
-// Between requests the socket's own timeout saves a call to poll().
-inline bool Connection::receive(bool idle) {
-    idle_ = false;
-    if (!flush()) return false;
-    tidy();
-    std::array<char, 16'384> buffer;
-    for (;;) {
-        if (!idle && !wait_until_deadline()) return false;
-        const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), 0);
-        if (n > 0) in_.append(buffer.data(), static_cast<std::size_t>(n));
-        if (n > 0) return true;
-        idle_ = idle && n < 0 && errno == EAGAIN;
-        if (n == 0 || errno != EINTR) return false;
-    }
-}
-
-inline Connection::Got Connection::receive_now() {
-    tidy();
-    std::array<char, 16'384> buffer;
-    const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), MSG_DONTWAIT);
-    try {
-        if (n > 0) in_.append(buffer.data(), static_cast<std::size_t>(n));
-    } catch (const std::bad_alloc&) {
-        return Got::end;
-    }
-    if (n > 0) return n == static_cast<ssize_t>(buffer.size()) ? Got::much : Got::bytes;
-    return n < 0 && (errno == EAGAIN || errno == EINTR) ? Got::nothing : Got::end;
-}
-
-inline bool Connection::flush_now() {
-    if (out_.empty()) return true;
-    const ssize_t n = ::send(fd_, out_.data(), out_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n > 0) out_.erase(0, static_cast<std::size_t>(n));
-    return n >= 0 || errno == EAGAIN || errno == EINTR;
-}
-
-inline bool Connection::wait_until_deadline() {
-    pollfd socket{fd_, POLLIN, 0};
-    const auto left =
-        std::chrono::duration_cast<milliseconds>(deadline_ - std::chrono::steady_clock::now());
-    const int ms = static_cast<int>(std::max<std::int64_t>(left.count(), 0));
-    if (ms > 0 && ::poll(&socket, 1, ms) != 0) return true;
-    timed_out_ = true;
-    return false;
-}
-
-inline Connection::Next Connection::next_request() {
-    request_.method = request_.target = {};
-    request_.fields.clear();
-    request_.body.clear();
-    request_.body_status = 200;
-    do {
-        skip_empty_lines();
-    } while (in_at_ == in_.size() && receive(true));
-    if (in_at_ == in_.size()) return idle_ ? Next::idle : Next::closed;
-    deadline_ = std::chrono::steady_clock::now() + options_.request_timeout;
-    std::size_t size = 0;
-    bool good = true;
-    while (good && (size = head_end(std::string_view(in_).substr(in_at_))) == 0) {
-        const std::string_view sofar = std::string_view(in_).substr(in_at_);
-        if (sofar.size() > max_target + 32 && sofar.find('\n') == std::string_view::npos) {
-            good = refuse(414,
-                          "The request's first line is too long; at most 8192 bytes are accepted.");
-        } else if (sofar.size() > max_head) {
-            break;
-        } else if (!receive()) {
-            if (!timed_out_) return Next::closed;
-            good = refuse(408, "The request took too long to arrive; send it again.");
-        }
-    }
-    if (good && (size == 0 || size > max_head)) {
-        good =
-            refuse(431, "The head of the request is too large; at most 16384 bytes are accepted.");
-    }
-    if (good) {
-        head_.assign(in_, in_at_, size);
-        in_at_ += size;
-        good = judge();
-    }
-    return good ? Next::request : Next::refused;
-}
-
-inline bool Connection::judge() {
-    persistent_ = true;
-    framed_ = chunked_ = expects_continue_ = old_ = closes_ = false;
-    body_left_ = 0;
-    chunks_ = {};
-    hosts_ = origins_ = 0;
-    authority_ = {};
-    std::string_view raw = head_;
-    for (std::size_t count = 0; !raw.empty(); ++count) {
-        const std::size_t newline = raw.find('\n');
-        std::string_view line = raw.substr(0, newline);
-        raw.remove_prefix(newline + 1);
-        if (line.empty() || line.back() != '\r') {
-            return refuse(400, "Every line of a request's head must end with CR LF.");
-        }
-        line.remove_suffix(1);
-        if (line.empty()) break;
-        if (count > max_fields) {
-            return refuse(431, "The request has too many header fields; at most 100 are accepted.");
-        }
-        if (count == 0 ? !judge_request_line(line) : !judge_field(line)) return false;
-    }
-    return judge_whole();
-}
-
-inline bool Connection::judge_whole() {
-    if (hosts_ > 1 || (hosts_ == 0 && !old_)) {
-        return refuse(400, "A request must have exactly one Host field.");
-    }
-    if (origins_ > 1) return refuse(400, "A request must have at most one Origin field.");
-    if (chunked_ && (framed_ || old_)) {
-        return refuse(400,
-                      "Content-Length and Transfer-Encoding must not come together, and "
-                      "HTTP/1.0 has no Transfer-Encoding.");
-    }
-    return true;
-}
-
-inline bool Connection::judge_request_line(std::string_view line) {
-    const std::size_t first = line.find(' ');
-    const std::size_t second = line.find(' ', first == std::string_view::npos ? first : first + 1);
-    const std::string_view version =
-        second == std::string_view::npos ? std::string_view() : line.substr(second + 1);
-    old_ = version == "HTTP/1.0";
-    persistent_ = !old_;
-    if (version != "HTTP/1.1" && !old_) {
-        return refuse(400, "The first line must be a method, a target and HTTP/1.1.");
-    }
-    request_.method = line.substr(0, first);
-    if (!is_token(request_.method)) return refuse(400, "The method must be a word.");
-    return judge_target(line.substr(first + 1, second - first - 1));
-}
-
-inline bool Connection::judge_target(std::string_view target) {
-    constexpr std::string_view scheme = "http://";
-    if (equal_ignoring_case(target.substr(0, scheme.size()), scheme)) {
-        // absolute-form (RFC 9112, 3.2.2): its host and path are what counts.
-        const std::size_t end = std::min(target.find_first_of("/?", scheme.size()), target.size());
-        authority_ = target.substr(scheme.size(), end - scheme.size());
-        target.remove_prefix(end);
-        if (authority_.empty()) return refuse(400, "The target must name a host.");
-        if (target.empty()) target = "/";
-    }
-    if (target.size() > max_target || std::min(target.find('?'), target.size()) > max_path) {
-        return refuse(414,
-                      "The target is too long; at most 2048 bytes of path and 8192 in all are "
-                      "accepted.");
-    }
-    const bool printable = std::all_of(target.begin(), target.end(),
-                                       [](unsigned char c) { return c > 0x20 && c < 0x7F; });
-    const bool absolute_query = !authority_.empty() && target[0] == '?';
-    if (!printable || target.empty() || (target[0] != '/' && target != "*" && !absolute_query)) {
-        return refuse(400, "The target must be a path that begins with a slash, in ASCII.");
-    }
-    request_.target = target;
-    return true;
-}
-
-inline bool Connection::judge_field(std::string_view line) {
-    const std::size_t colon = line.find(':');
-    const std::string_view name = line.substr(0, colon);
-    if (colon == std::string_view::npos || !is_token(name)) {
-        return refuse(400, "A header field must be a name, a colon and a value on one line.");
-    }
-    const std::string_view value = trimmed(line.substr(colon + 1));
-    const bool control = std::any_of(value.begin(), value.end(), [](unsigned char c) {
-        return (c < 0x20 && c != '\t') || c == 0x7F;
-    });
-    if (control) return refuse(400, "A header field must not hold control characters.");
-    const bool replaced = !authority_.empty() && equal_ignoring_case(name, "Host");
-    request_.fields.emplace_back(name, replaced ? authority_ : value);
-    if (equal_ignoring_case(name, "Host")) ++hosts_;
-    if (equal_ignoring_case(name, "Origin")) ++origins_;
-    if (equal_ignoring_case(name, "Connection")) judge_connection(value);
-    if (equal_ignoring_case(name, "Expect")) {
-        expects_continue_ = equal_ignoring_case(value, "100-continue");
-    }
-    return judge_framing(name, value);
-}
-
-// A list, in which close is stronger than keep-alive (RFC 9112, 9.6).
-inline void Connection::judge_connection(std::string_view options) {
-    bool close = false;
-    bool keep = false;
-    while (!options.empty()) {
-        const std::size_t end = std::min(options.find_first_of(", \t"), options.size());
-        close = close || equal_ignoring_case(options.substr(0, end), "close");
-        keep = keep || equal_ignoring_case(options.substr(0, end), "keep-alive");
-        options.remove_prefix(std::min(end + 1, options.size()));
-    }
-    closes_ = closes_ || close;
-    if (closes_ || keep) persistent_ = !closes_;
-}
-
-// One way to tell where the body ends, or none (RFC 9112, 6.3).
-inline bool Connection::judge_framing(std::string_view name, std::string_view value) {
-    if (equal_ignoring_case(name, "Transfer-Encoding")) {
-        if (chunked_ || !equal_ignoring_case(value, "chunked")) {
-            return refuse(400, "The only Transfer-Encoding that is accepted is chunked, once.");
-        }
-        chunked_ = true;
-    } else if (equal_ignoring_case(name, "Content-Length")) {
-        const bool digits =
-            std::all_of(value.begin(), value.end(), [](char c) { return c >= '0' && c <= '9'; });
-        if (framed_ || value.empty() || value.size() > 18 || !digits) {
-            return refuse(400, "There must be at most one Content-Length, a plain number.");
-        }
-        framed_ = true;
-        body_left_ = std::strtoull(std::string(value).c_str(), nullptr, 10);
-    }
-    return true;
-}
-
-// What cannot be read is noted, and judged after the secret.
-inline void Connection::read_body() {
-    if (is_consumed()) return;
-    judge_body_fields(request_, body_left_, options_.max_body);
-    if (request_.body_status != 200) return;
-    if (expects_continue_ && !old_ && in_at_ == in_.size()) out_ += "HTTP/1.1 100 Continue\r\n\r\n";
-    while (take_body() && !is_consumed()) {
-        if (receive()) continue;
-        if (timed_out_) {
-            request_.refuse_body(408, "The body took too long to arrive; send the request again.");
-        } else {
-            request_.refuse_body(400, "The body did not arrive whole.");
-        }
-        return;
-    }
-}
-
-// Takes what has arrived of the body; false if it is not to be read any further (H2).
-inline bool Connection::take_body() {
-    const std::string_view arrived = std::string_view(in_).substr(in_at_);
-    if (!chunked_) {
-        const auto n =
-            static_cast<std::size_t>(std::min<std::uint64_t>(arrived.size(), body_left_));
-        request_.body.append(arrived.substr(0, n));
-        in_at_ += n;
-        body_left_ -= n;
-        return true;
-    }
-    in_at_ += chunks_.take(arrived, [this](std::string_view data) {
-        if (data.size() <= options_.max_body - std::min(request_.body.size(), options_.max_body)) {
-            request_.body.append(data);
-        } else {
-            judge_body_fields(request_, options_.max_body + std::uint64_t{1}, options_.max_body);
-        }
-    });
-    if (chunks_.is_bad()) request_.refuse_body(400, "The chunks of the body are malformed.");
-    return request_.body_status == 200;
-}
-
-inline void Connection::write_head(const HttpAnswer& answer, bool last, bool old) {
-    const auto field = [this](std::string_view name, std::string_view value) {
-        out_.append(name).append(": ").append(value).append("\r\n");
-    };
-    out_.append("HTTP/1.1 ").append(std::to_string(answer.status)) += ' ';
-    out_.append(reason_of(answer.status)).append("\r\n");
-    for (const auto& [name, value] : answer.fields) field(name, value);
-    if (answer.status != 204) field("Content-Type", answer.type);
-    if (answer.has_length && answer.status != 204) {
-        field("Content-Length", std::to_string(answer.body.size()));
-    }
-    if (last) field("Connection", "close");
-    if (!last && old) field("Connection", "keep-alive");
-    out_ += "\r\n";
-}
-
-// Half an answer is none.
-inline void Connection::gather(const HttpAnswer& answer, bool last) {
-    const std::size_t size = out_.size();
-    try {
-        write_head(answer, last, false);
-        out_ += answer.body;
-    } catch (...) {
-        out_.resize(size);
-        throw;
-    }
-}
-
-inline bool Connection::write(const HttpAnswer& answer, bool last) {
-    write_head(answer, last, old_);
-    if (request_.method == "HEAD") return true;
-    if (answer.body.size() > large) return flush() && send_all(answer.body);
-    out_ += answer.body;
-    return out_.size() <= large || flush();
-}
-
-inline bool Connection::flush() {
-    if (!send_all(out_)) return false;
-    out_.clear();
-    return true;
-}
-
-inline bool Connection::send_all(std::string_view text) {
-    if (text.empty()) return true;
-    // It sends all, or its timeout, which is `request_timeout`, has passed.
-    const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
-    return n == static_cast<ssize_t>(text.size());
-}
-
-// Closing with unread input resets the connection, which may take the answer
-// away from the client: so the rest is read first, within limits.
-inline void Connection::close_gently() {
-    ::shutdown(fd_, SHUT_WR);
-    const timeval half_second{0, 500'000};
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &half_second, sizeof half_second);
-    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(2);
-    std::array<char, 65'536> ignored;
-    while (::recv(fd_, ignored.data(), ignored.size(), 0) > 0 &&
-           std::chrono::steady_clock::now() < end) {
-        continue;
-    }
-}
-
 }  // namespace detail
 
-// ---- 13.4 The API ----------------------------------------------------------
+// ---- 13.5 The API ----------------------------------------------------------
 
 /// Answers the HTTP requests of a scheduler, on any `httplib::Server`.
 ///
@@ -11109,6 +11143,7 @@ private:
     struct Call {
         const detail::HttpRequest& request;
         detail::HttpAnswer& answer;
+        bool may_block;  // this thread may wait, and take long
         std::string id;  // of the path, where it has one, or a name
         // Passes on the result of a change, which is made from here on.
         template <class Result>
@@ -11130,8 +11165,11 @@ private:
     static std::vector<Route> state_routes();
     static const Route* find_route(Call& call);
     detail::HttpAnswer answer(const detail::HttpRequest& request);
-    static bool is_quick(const detail::HttpRequest& request);
-    detail::HttpAnswer begin(const detail::HttpRequest& request);
+    static bool is_schedule(const detail::HttpRequest& request);
+    void begin(const detail::HttpRequest& request, detail::HttpAnswer& answer,
+               bool may_block) noexcept;
+    static bool leave_to_worker(Call& call);
+    bool admit(Call& call, std::size_t size);
     void finish(detail::HttpAnswer& answer);
     void wait_for(detail::HttpAnswer& answer);
     template <class Fn>
@@ -11149,6 +11187,8 @@ private:
     void read_requests(const Call& call, bool many, std::vector<TaskRequest>& requests,
                        std::vector<std::string>& errors);
     static std::string idempotency_key(const Call& call, std::vector<std::string>& errors);
+    template <class Begin>
+    static std::optional<Ticket> begin_change(Call& call, Begin begin);
     void patch_task(Call& call);
     void delete_tasks(Call& call);
     void delete_events(Call& call);
@@ -11200,9 +11240,10 @@ private:
     static void refuse(Call& call, int status, const std::string& error) {
         refuse(call.answer, status, error);
     }
-    static detail::HttpAnswer unavailable(const std::string& error);
     static int status_of(Errc code);
 
+    static constexpr std::size_t small = 16'384;  // bytes of a body
+    static constexpr std::size_t large = 65'536;  // bytes of a body or an answer
     static constexpr const char* earliest = "earliest";
     static constexpr std::string_view page_limit =
         R"({"type":"integer","minimum":1,"maximum":1000,"default":100})";
@@ -11212,6 +11253,7 @@ private:
     Scheduler& scheduler_;
     HttpOptions options_;
     std::atomic<std::size_t> streams_{0};
+    std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
     detail::Refusals refusals_;
 
     // The streams on foreign servers wait here.
@@ -11555,25 +11597,45 @@ inline bool HttpApi::read_body(detail::HttpRequest& request,
 }
 
 inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
-    detail::HttpAnswer made = begin(request);
+    detail::HttpAnswer made;
+    begin(request, made, true);
     finish(made);
     return made;
 }
 
-// Whether begin() does not block; what it tells is then stored by finish(), or before,
-// with that of others.
-inline bool HttpApi::is_quick(const detail::HttpRequest& request) {
+// Whether this is a request to schedule that begin() makes short work of.
+inline bool HttpApi::is_schedule(const detail::HttpRequest& request) {
     return request.method == "POST" && request.target == "/schedule" &&
-           !request.field("Idempotency-Key");
+           request.body.size() <= small;
 }
 
-inline detail::HttpAnswer HttpApi::begin(const detail::HttpRequest& request) {
-    detail::HttpAnswer made;
+// Begins what is asked for, and answers what it can.  A thread that must not block leaves what
+// may take long to another one, by `is_for_worker`.
+inline void HttpApi::begin(const detail::HttpRequest& request, detail::HttpAnswer& made,
+                           bool may_block) noexcept {
     guard(made, [&] {
-        Call call{request, made, {}};
+        Call call{request, made, may_block, {}};
         dispatch(call);
     });
-    return made;
+}
+
+// Whether this thread must not go on, and another one begins anew.
+inline bool HttpApi::leave_to_worker(Call& call) {
+    call.answer.is_for_worker = !call.may_block;
+    return call.answer.is_for_worker;
+}
+
+// Whether an answer of this size may be built, by this thread and now.
+inline bool HttpApi::admit(Call& call, std::size_t size) {
+    if (size <= large) return true;
+    if (leave_to_worker(call)) return false;
+    detail::Share share(answers_, size);
+    if (answers_ <= options_.max_answers) {
+        call.answer.share = std::move(share);
+        return true;
+    }
+    refuse(call, 503, "Too many large answers are on their way; try again later.");
+    return false;
 }
 
 // An answer tells only what is stored.
@@ -11781,14 +11843,6 @@ inline void HttpApi::answer(detail::HttpAnswer& made, int status, std::string js
     made.body = std::move(json);
 }
 
-inline detail::HttpAnswer HttpApi::unavailable(const std::string& error) {
-    detail::HttpAnswer made;
-    made.status = 503;
-    made.fields.emplace_back("Retry-After", "5");
-    made.body = detail::errors_json({error});
-    return made;
-}
-
 inline int HttpApi::status_of(Errc code) {
     switch (code) {
         case Errc::invalid_argument:
@@ -11818,6 +11872,7 @@ inline int HttpApi::status_of(Errc code) {
 }
 
 inline void HttpApi::post_schedule(Call& call) {
+    if (call.request.body.size() > large && leave_to_worker(call)) return;
     std::vector<std::string> errors;
     std::vector<TaskRequest> requests;
     const bool many = detail::JsonReader(call.request.body).enter_array();
@@ -11888,19 +11943,27 @@ inline std::string HttpApi::idempotency_key(const Call& call, std::vector<std::s
     return std::string(*field);
 }
 
+// A change that met another one of the same task has to be made again when that has ended.
+template <class Begin>
+std::optional<Ticket> HttpApi::begin_change(Call& call, Begin begin) {
+    for (;;) {
+        Ticket ticket = begin();
+        if (!ticket.again()) return call.made(std::move(ticket));
+        if (leave_to_worker(call)) return std::nullopt;
+        ticket.wait();
+    }
+}
+
 inline void HttpApi::patch_task(Call& call) {
     const auto id = TaskId::parse(call.id);
     const TaskRequest change = TaskRequest::parse_change(call.request.body, scheduler_.now());
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
     if (!id) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
+    call.answer.ticket = begin_change(call, [&] { return scheduler_.begin_change(*id, change); });
+    if (!call.answer.ticket) return;
     std::string json;
-    for (;;) {
-        Ticket ticket = scheduler_.begin_change(*id, change);
-        ticket.wait();
-        if (ticket.again()) continue;
-        detail::append_task(json, call.made(ticket.task()));
-        return answer(call, 200, json);
-    }
+    detail::append_task(json, call.answer.ticket->task());
+    answer(call, 200, std::move(json));
 }
 
 // What deletes takes a range, or says that it means everything: leaving out, or
@@ -11917,6 +11980,7 @@ inline std::vector<std::string> HttpApi::range_errors(const Call& call, std::str
 }
 
 inline void HttpApi::delete_tasks(Call& call) {
+    if (leave_to_worker(call)) return;
     std::vector<std::string> errors = range_errors(call, "due_after", "due_before");
     DueRange range;
     range.after = time_of(call, "due_after", errors);
@@ -11927,6 +11991,7 @@ inline void HttpApi::delete_tasks(Call& call) {
 }
 
 inline void HttpApi::delete_events(Call& call) {
+    if (leave_to_worker(call)) return;
     const std::vector<std::string> errors = range_errors(call, "start_id", "end_id");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     EventRange range{Cursor::earliest(), scheduler_.newest()};
@@ -11963,10 +12028,9 @@ inline void HttpApi::delete_task(Call& call) {
 
 inline void HttpApi::cancel(Call& call, const std::string& id_text) {
     const auto id = TaskId::parse(id_text);
-    if (!id || !scheduler_.cancel(*id)) {
-        return refuse(call, 404, "There is no task " + detail::printable(id_text, 64) + ".");
-    }
-    call.answer.is_begun = true;
+    if (!id) return refuse(call, 404, "There is no task " + detail::printable(id_text, 64) + ".");
+    call.answer.ticket = begin_change(call, [&] { return scheduler_.begin_cancel(*id); });
+    if (!call.answer.ticket) return;
     std::string json = "{";
     detail::append_member(json, "message", "Cancelled task " + id->str());
     answer(call, 200, json + '}');
@@ -12043,6 +12107,7 @@ inline void HttpApi::get_tasks(Call& call) {
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const TaskPage page = scheduler_.tasks(query);
+    if (!admit(call, detail::size_of(page.tasks))) return;
     answer(call, 200,
            detail::page_json(
                page.total, page.tasks, page.more,
@@ -12071,6 +12136,7 @@ inline void HttpApi::get_events(Call& call) {
         query.before = Cursor::now();
     }
     const EventPage page = scheduler_.events(query);
+    if (!admit(call, detail::size_of(page.events))) return;
     answer(call, 200,
            detail::page_json(
                page.total, page.events, page.more,
@@ -12112,6 +12178,7 @@ inline void HttpApi::get_dead(Call& call) {
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const DeadPage page = scheduler_.dead_letters(call.id, after, limit);
+    if (!admit(call, detail::size_of(page.letters))) return;
     answer(
         call, 200,
         detail::page_json(
@@ -12121,6 +12188,7 @@ inline void HttpApi::get_dead(Call& call) {
 
 // An empty body means all of them.
 inline void HttpApi::post_redeliver(Call& call) {
+    if (leave_to_worker(call)) return;
     std::optional<std::string> text;
     std::vector<std::string> errors;
     detail::JsonReader reader(call.request.body);
@@ -12151,18 +12219,21 @@ inline void HttpApi::post_redeliver(Call& call) {
 }
 
 inline void HttpApi::post_pause(Call& call) {
+    if (leave_to_worker(call)) return;
     scheduler_.pause(call.id);
     call.answer.is_begun = true;
     answer_sink(call);
 }
 
 inline void HttpApi::post_resume(Call& call) {
+    if (leave_to_worker(call)) return;
     scheduler_.resume(call.id);
     call.answer.is_begun = true;
     answer_sink(call);
 }
 
 inline void HttpApi::delete_sink(Call& call) {
+    if (leave_to_worker(call)) return;
     scheduler_.forget_sink(call.id);
     call.answer.is_begun = true;
     answer(call, 200, "{\"message\":\"Forgot sink " + call.id + "\"}");
@@ -12242,7 +12313,7 @@ inline std::string HttpApi::next_text(std::uint64_t& seq) {
     return frames.text;
 }
 
-// ---- 13.5 The server -------------------------------------------------------
+// ---- 13.6 The server -------------------------------------------------------
 
 /// An address that is taken, for an `HttpServer` that is made later.  Who connects
 /// meanwhile waits, and is answered when it listens.
@@ -12303,14 +12374,9 @@ inline int HttpListener::open(const addrinfo& at) {
     const int fd =
         ::socket(at.ai_family, at.ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, at.ai_protocol);
     if (fd < 0) return -1;
-    // Accepted sockets inherit all of these, and block.
-    const int on = 1;
-    const timeval linger{0, 20'000};  // a thread's, for the next request
-    const timeval send{30, 0};        // unless the server says otherwise
+    const int on = 1;  // accepted sockets inherit it
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
-    ::setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &linger, sizeof linger);
-    ::setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
     if (::bind(fd, at.ai_addr, at.ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) return fd;
     const int error = errno;
     ::close(fd);
@@ -12338,14 +12404,202 @@ inline bool HttpListener::is_loopback() const {
                : detail::is_loopback(reinterpret_cast<const sockaddr_in*>(&at)->sin_addr);
 }
 
+namespace detail {
+
+// Bytes that go out to a client: texts gathered for one call, and behind them perhaps a large
+// one, which is not copied.
+class OutBuffer {
+public:
+    static constexpr std::size_t large = 65'536;
+
+    bool empty() const { return sent_ == text_.size() + large_.size(); }
+    // Whether it takes more before it has been sent.
+    bool is_full() const { return !large_.empty() || text_.size() > large; }
+    // Puts an answer behind what is there: all of it or, when memory fails, nothing.
+    void append(const std::string& head, std::string&& body);
+    // Sends what the socket takes.  False: the connection has failed.
+    bool send(int fd);
+    // What has not been sent, taken out.
+    std::string take() { return std::exchange(text_, {}).substr(std::exchange(sent_, 0)); }
+
+private:
+    std::string text_;
+    std::string large_;
+    std::size_t sent_ = 0;  // of both
+};
+
+inline void OutBuffer::append(const std::string& head, std::string&& body) {
+    const bool is_large = body.size() > large;
+    text_.reserve(text_.size() + head.size() + (is_large ? 0 : body.size()));
+    text_ += head;
+    if (is_large) {
+        large_ = std::move(body);
+    } else {
+        text_ += body;
+    }
+}
+
+inline bool OutBuffer::send(int fd) {
+    while (!empty()) {
+        std::array<iovec, 2> parts{};
+        const std::size_t first = std::min(sent_, text_.size());
+        parts[0] = {text_.data() + first, text_.size() - first};
+        parts[1] = {large_.data() + (sent_ - first), large_.size() - (sent_ - first)};
+        msghdr message{};
+        message.msg_iov = parts.data();
+        message.msg_iovlen = large_.empty() ? 1 : 2;
+        const ssize_t n = ::sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return errno == EAGAIN;
+        sent_ += static_cast<std::size_t>(n);
+    }
+    sent_ = 0;
+    text_.clear();
+    if (text_.capacity() > large) text_.shrink_to_fit();
+    large_ = std::string();
+    return true;
+}
+
+// The head of an answer as it goes out.
+inline std::string head_text(const HttpAnswer& answer, bool is_last, bool is_old) {
+    std::string text;
+    text.reserve(256);
+    const auto field = [&text](std::string_view name, std::string_view value) {
+        text.append(name).append(": ").append(value).append("\r\n");
+    };
+    text.append("HTTP/1.1 ").append(std::to_string(answer.status)) += ' ';
+    text.append(reason_of(answer.status)).append("\r\n");
+    for (const auto& [name, value] : answer.fields) field(name, value);
+    if (answer.status != 204) field("Content-Type", answer.type);
+    if (answer.has_length && answer.status != 204) {
+        field("Content-Length", std::to_string(answer.body.size()));
+    }
+    if (is_last) field("Connection", "close");
+    if (!is_last && is_old) field("Connection", "keep-alive");
+    return text += "\r\n";
+}
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+// A connection of an HttpServer.
+//
+//                     +------------------- the answer is sent ------------------+
+//                     v                                                         |
+//    accepted -> `reading` -- a whole request -> `storing` or `waiting` -> `writing`
+//                  |  |                         answered by ticket or worker    |
+//                  |  +--------- answered at once -----------------------> `writing`
+//                  v                                                            v
+//    `closed` <- end, error, deadline                    the last one: `lingering` -> `closed`
+//
+// In `storing`, further requests to schedule are begun; in all other states one request is
+// answered before the next is looked at.
+struct Client {
+    enum class State {
+        reading,    // for a request, or for more of one
+        storing,    // its requests to schedule are begun, and wait for their tickets
+        waiting,    // its request waits for its ticket, or for the worker
+        writing,    // its answers go out
+        lingering,  // its last answer is sent; what still comes is thrown away, so that no
+                    // reset takes the answer from the client
+        closed      // forgotten when no exchange of it is on its way
+    };
+    enum class Wait { nothing, idle, request, write, linger };
+
+    explicit Client(std::size_t max_body) : reader(MessageReader::Kind::requests, max_body) {}
+
+    Descriptor socket;
+    MessageReader reader;
+    OutBuffer out;
+    Share large;  // of the limit of answers, until `out` is sent
+    State state = State::reading;
+    bool may_read = true;      // there may be bytes that were not received
+    bool has_ended = false;    // the client sends no more
+    bool has_request = false;  // one is whole in the reader, and not begun
+    bool is_last = false;      // nothing is read after the answer that is begun
+    bool is_ready = false;     // it is in HttpServer::ready_
+    int receives = 0;          // in this round
+    std::size_t begun = 0;     // its exchanges that are on their way
+    std::size_t counted = 0;   // bytes of its reader that are counted for all
+    Wait wait = Wait::nothing;
+    SteadyTime deadline;                                 // of what it waits for
+    std::multimap<SteadyTime, Client*>::iterator timer;  // not later than that
+    std::list<Client>::iterator self;
+};
+
+// A request that was begun, and its answer.
+struct Exchange {
+    Client* client = nullptr;
+    HttpAnswer answer;
+    bool is_last = false;  // the connection ends behind it
+    bool is_old = false;   // HTTP/1.0
+    bool is_head = false;
+};
+
+using Exchanges = std::list<Exchange>;
+
+// A thread, and the exchanges that it takes care of, in order.
+class Lane {
+public:
+    ~Lane() { stop(); }
+    // Starts the thread, which calls `work` with what has been pushed.
+    void start(std::function<void(Exchanges&)> work) {
+        thread_ = std::thread([this, work = std::move(work)] { run(work); });
+    }
+    // Takes the exchanges over.  Cannot fail.  Any thread.
+    void push(Exchanges& exchanges);
+    // Ends the thread when it has done what was pushed.
+    void stop();
+
+private:
+    void run(const std::function<void(Exchanges&)>& work);
+
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    Exchanges queue_;        // guarded by mutex_
+    bool stopping_ = false;  // guarded by mutex_
+    std::thread thread_;
+};
+
+inline void Lane::push(Exchanges& exchanges) {
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        queue_.splice(queue_.end(), exchanges);
+    }
+    changed_.notify_one();
+}
+
+inline void Lane::stop() {
+    if (!thread_.joinable()) return;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        stopping_ = true;
+    }
+    changed_.notify_one();
+    thread_.join();
+}
+
+inline void Lane::run(const std::function<void(Exchanges&)>& work) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
+        if (queue_.empty()) return;
+        Exchanges taken;
+        taken.swap(queue_);
+        lock.unlock();
+        work(taken);
+        lock.lock();
+    }
+}
+
+}  // namespace detail
+
 /// A hardened HTTP server for a scheduler.
 ///
 ///     scheduler::HttpServer server(tasks);
 ///     const int port = server.listen("127.0.0.1", 8080);
 ///
-/// One thread at a time reads from all connections and schedules what has come whole,
-/// all of it with one write; whatever may have to wait gets a thread for as long.  Event
-/// streams share one.  It sleeps when there is nothing to do.  The scheduler must outlive it.
+/// It has a few threads, however many clients there are and whatever they do, and sleeps when
+/// there is nothing to do.  The scheduler must outlive it.
 class HttpServer {
 public:
     explicit HttpServer(Scheduler& scheduler, HttpOptions options = {});
@@ -12363,117 +12617,101 @@ public:
     void stop();
 
 private:
-    using Next = detail::Connection::Next;
-    using SteadyTime = std::chrono::steady_clock::time_point;
+    using Client = detail::Client;
+    using State = Client::State;
+    using Wait = Client::Wait;
+    using Exchange = detail::Exchange;
+    using Exchanges = detail::Exchanges;
+    using SteadyTime = detail::SteadyTime;
+    using Step = detail::MessageReader::Step;
 
-    // A connection.  It is the loop's, or is lent: to a thread, or to the batch.
-    struct Client {
-        Client(int fd, const HttpOptions& options) : connection(fd, options) {}
-
-        // Of whom it is lent to:
-        detail::Connection connection;
-        std::optional<Next> next;   // what the loop has found already
-        bool needs_thread = false;  // when its answers are written
-        bool is_last = false;       // the answer that was written
-        bool is_unwatched = false;  // the loop is not told what comes
-        bool is_over = false;       // it is to be closed
-
-        // The loop's, also while it is lent:
-        std::list<Client>::iterator self;
-        SteadyTime idle_since;
-        bool is_lent = false;
-        bool has_news = false;   // something may have come
-        bool has_ended = false;  // the client sends no more
-
-        Client* following = nullptr;  // in a chain of those that have news, or come back
-    };
-    // An answer that tells what may not be stored yet.
-    struct Begun {
-        Client* client;
-        detail::HttpAnswer answer;
-        bool is_last;
-    };
-    using Batch = std::vector<Begun>;
-    // What a thread is to do: answer a client; null: the loop.
-    using Job = Client*;
-
-    void accept_some();
-    bool admit(int fd);
-    bool leaves_descriptors(int fd) const;
-    void reject(int fd);
-    void say_full(int fd, detail::Refusal why);
-    void forget(int fd);
-
+    // The loop:
     void loop();
-    bool take_given();
+    void take_news(const epoll_event& event);
+    int timeout() const;
+    void meet_deadlines();
+    void begin_to_end();
+    bool watch_listener(int operation);
+    void accept_some();
+    bool leaves_descriptors(int fd) const;
     void adopt(int fd);
-    bool watch(Client& client, int operation, std::uint32_t events) const;
-    void take_back(Client& client);
-    void note(Client& client, std::uint32_t events);
-    int do_what_is_due();
-    bool watch_listener(int operation, std::uint32_t events);
+    void reject(int fd);
+
+    // A client:
+    void make_ready(Client& client);
+    void advance(Client& client);
+    bool step(Client& client);
+    bool read_on(Client& client);
+    bool receive(Client& client);
+    bool end_of_input(Client& client);
+    bool pause(Client& client);
+    bool begin(Client& client);
+    bool begin_another(Client& client);
+    bool refuse(Client& client, int status, const char* error);
+    bool write_on(Client& client);
+    bool linger(Client& client);
+    bool hand_over(Client& client, Exchange& exchange);
+    void count(Client& client, std::size_t size);
+    void wait_for(Client& client, Wait wait);
+    void expire(Client& client);
     void close(Client& client);
-    void look_at(Client& client);
-    bool begin_request(Client& client, std::size_t& size);
-    bool finish_batch();
 
-    void finish(Batch& batch);
-    void finish(Client& client);
-    void lend(Client& client);
-    void give_back(Client& client);
-    void wake_loop_locked();
-    bool start(Job job);
-    bool start_thread_locked();
-    void work();
-    void serve(Client& client);
-    bool answer_all(Client& client);
-    bool write(detail::Connection& connection, const detail::HttpAnswer& answer, bool last);
-    void hand_over(Client& client, const detail::HttpAnswer& answer);
-    bool is_stopping() {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        return stopping_;
-    }
+    // Exchanges:
+    bool store_here();
+    void work(Exchanges& exchanges);
+    void commit(Exchanges& exchanges);
+    void note_write(SteadyTime since);
+    void give_back(Exchanges& exchanges);
+    void take_back();
+    void deliver(Exchanges& exchanges);
+    void answer(Client& client, Exchange& exchange);
 
-    static constexpr std::uint32_t edges = EPOLLIN | EPOLLRDHUP | EPOLLET;
-    static constexpr std::size_t max_parked = 32;
-    static constexpr std::size_t max_quick = 16'384;  // bytes of a client's requests in a batch
+    static constexpr std::size_t max_begun = 64;          // requests of a client at once
+    static constexpr std::size_t max_uncounted = 16'384;  // bytes that a client's reader holds
+    static constexpr int max_receives = 4;                // of a client in a round
+    static constexpr milliseconds slow_write{20};
+    static constexpr milliseconds wary_time{10'000};
+    static constexpr milliseconds linger_time{2'000};
+    static constexpr milliseconds end_time{500};
 
     Scheduler& scheduler_;
     HttpApi api_;
+    const HttpOptions& options_;
     detail::StreamWriters streams_;
     std::size_t companion_;
-    int listener_ = -1;
-    std::size_t sinks_ = 0;  // when it began to listen
     const detail::Descriptor epoll_;
-    const detail::Descriptor wake_;        // an eventfd, for the loop
-    std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
+    const detail::Descriptor wake_;  // an eventfd, for the loop
+    detail::Descriptor listener_;
+    std::size_t sinks_ = 0;  // when it began to listen
+    std::atomic<bool> stopping_{false};
+    std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
 
     // The loop's own:
-    std::list<Client> idle_;  // the longest first
-    std::list<Client> lent_;
-    Client* news_ = nullptr;
-    Batch batch_;
+    std::list<Client> clients_;
+    std::list<Client> closed_;    // until this round is over
+    std::vector<Client*> ready_;  // they have something to do
+    std::vector<Client*> turn_;   // those of this round
+    std::multimap<SteadyTime, Client*> timers_;
+    Exchanges begun_;             // in this round
+    SteadyTime now_;              // when it began
+    std::size_t bodies_ = 0;      // bytes that the readers hold of large messages
     detail::Descriptor reserve_;  // given up to take a client that is told there is none
     std::optional<SteadyTime> accepts_again_;
-    bool ends_ = false;  // as `stopping_`
+    std::optional<SteadyTime> ends_at_;  // it is stopping
 
-    std::mutex mutex_;
-    std::condition_variable wanted_;   // a job waits, or the end has come
-    std::condition_variable ended_;    // a connection or a thread has ended
-    bool stopping_ = false;            // guarded by mutex_
-    bool woken_ = false;               // guarded by mutex_: the loop
-    Client* returned_ = nullptr;       // guarded by mutex_: for the loop
-    std::deque<Job> jobs_;             // guarded by mutex_
-    std::set<int> open_;               // guarded by mutex_: connections, not streams
-    std::size_t parked_ = 0;           // guarded by mutex_: threads without a job
-    std::list<std::thread> threads_;   // guarded by mutex_
-    std::list<std::thread> finished_;  // guarded by mutex_: to be joined
+    std::mutex returned_mutex_;
+    Exchanges returned_;  // guarded by returned_mutex_: with their answers
+
+    detail::Lane committer_;
+    detail::Lane worker_;
+    std::thread loop_;
 };
 
 inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler),
       api_(scheduler, std::move(options)),
-      streams_(scheduler, api_.options_.keep_alive, [this] { api_.count_stream_out(); }),
+      options_(api_.options_),
+      streams_(scheduler, options_.keep_alive, [this] { api_.count_stream_out(); }),
       companion_(scheduler.add_companion({[this] { streams_.write_or_wake(); }, nullptr, nullptr})),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
@@ -12481,112 +12719,147 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
 inline int HttpServer::listen(HttpListener listener) {
     const int port = listener.port();
     sinks_ = scheduler_.sinks().size();
-    if (listener.is_loopback() && api_.options_.secrets.empty()) api_.options_.check_host = true;
-    listener_ = listener.release();
-    // Accepted sockets inherit it.
-    const milliseconds request = api_.options_.request_timeout;
-    const timeval send{static_cast<time_t>(request.count() / 1'000),
-                       static_cast<suseconds_t>(request.count() % 1'000 * 1'000)};
-    ::setsockopt(listener_, SOL_SOCKET, SO_SNDTIMEO, &send, sizeof send);
+    if (listener.is_loopback() && options_.secrets.empty()) api_.options_.check_host = true;
+    listener_.reset(listener.release());
     epoll_event event{};
-    event.events = EPOLLIN;
+    event.events = EPOLLIN | EPOLLET;  // so that it need not be read
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0 ||
-        !watch_listener(EPOLL_CTL_ADD, EPOLLIN)) {
+        !watch_listener(EPOLL_CTL_ADD)) {
         throw std::runtime_error("cannot watch connections: " +
                                  std::generic_category().message(errno));
     }
-    if (!start(nullptr)) throw std::runtime_error("cannot start a thread");
+    committer_.start([this](Exchanges& exchanges) { commit(exchanges); });
+    worker_.start([this](Exchanges& exchanges) { work(exchanges); });
+    loop_ = std::thread([this] { loop(); });
     return port;
 }
 
-inline void HttpServer::reject(int fd) {
-    say_full(fd, detail::Refusal::connections);
-    ::close(fd);
+inline void HttpServer::stop() {
+    stopping_ = true;
+    ::eventfd_write(wake_.get(), 1);
+    if (loop_.joinable()) loop_.join();
+    worker_.stop();
+    committer_.stop();
+    listener_.reset();
+    scheduler_.remove_companion(companion_);
+    streams_.stop();
 }
 
-// It takes no memory, which may be what there is not.
-inline void HttpServer::say_full(int fd, detail::Refusal why) {
-    api_.refusals_.count(why);
-    constexpr std::string_view text =
-        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
-        "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
-        R"({"errors":["Too many connections are open; try again later."]})";
-    ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    ::shutdown(fd, SHUT_WR);
-}
+// ---- The loop
 
-inline void HttpServer::forget(int fd) {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    open_.erase(fd);
-    ended_.notify_all();
-}
-
-inline void HttpServer::wake_loop_locked() {
-    if (!std::exchange(woken_, true)) ::eventfd_write(wake_.get(), 1);
-}
-
-// Epoll tells of edges: what comes to a connection while it is in the batch is noted, and
-// looked at when it is back; of one that a thread has it tells nothing.  Only the loop
-// closes connections, so that epoll names none that is gone.
 inline void HttpServer::loop() {
     std::array<epoll_event, 256> events;
-    while (take_given()) {
-        const int timeout = news_ ? 0 : do_what_is_due();
+    while (!ends_at_ || !clients_.empty()) {
         const int size = static_cast<int>(events.size());
-        const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout);
-        for (int i = 0; i < count; ++i) {
-            const epoll_event& event = events[static_cast<std::size_t>(i)];
-            if (event.data.ptr == &listener_) {
-                accept_some();
-            } else if (event.data.ptr) {
-                note(*static_cast<Client*>(event.data.ptr), event.events);
-            }
+        const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout());
+        now_ = std::chrono::steady_clock::now();
+        for (int i = 0; i < count; ++i) take_news(events[static_cast<std::size_t>(i)]);
+        take_back();
+        if (stopping_ && !ends_at_) begin_to_end();
+        turn_.swap(ready_);
+        for (Client* client : turn_) {
+            client->is_ready = false;
+            advance(*client);
         }
-        Client* client = std::exchange(news_, nullptr);
-        while (client) look_at(*std::exchange(client, client->following));
-        if (!finish_batch()) return;
+        turn_.clear();
+        if (store_here()) {
+            deliver(begun_);
+        } else {
+            for (Exchange& exchange : begun_) {  // nothing more is begun behind them
+                State& state = exchange.client->state;
+                if (state == State::storing) state = State::waiting;
+            }
+            committer_.push(begun_);
+        }
+        meet_deadlines();
+        closed_.clear();
     }
 }
 
-// Those that come back.  False: the end has come.
-inline bool HttpServer::take_given() {
-    Client* client = nullptr;
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        eventfd_t ignored = 0;
-        if (std::exchange(woken_, false)) ::eventfd_read(wake_.get(), &ignored);
-        client = std::exchange(returned_, nullptr);
-        ends_ = stopping_;
+// Epoll tells of edges: what it has told of a client holds until a call says that nothing is
+// left to be read, or no room to write.
+inline void HttpServer::take_news(const epoll_event& event) {
+    if (!event.data.ptr) return;  // give_back() or stop(), which are looked at anyway
+    if (event.data.ptr == &listener_) return accept_some();
+    Client& client = *static_cast<Client*>(event.data.ptr);
+    client.may_read = client.may_read || event.events != EPOLLOUT;
+    client.has_ended = client.has_ended || (event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    make_ready(client);
+}
+
+// For how long there will be nothing to do, in ms; -1: for ever.
+inline int HttpServer::timeout() const {
+    if (!ready_.empty() || !begun_.empty()) return 0;
+    SteadyTime next = timers_.empty() ? SteadyTime::max() : timers_.begin()->first;
+    if (accepts_again_) next = std::min(next, *accepts_again_);
+    if (ends_at_ && *ends_at_ > now_) next = std::min(next, *ends_at_);
+    if (next == SteadyTime::max()) return -1;
+    const auto left = next - std::chrono::steady_clock::now() + milliseconds(1);
+    const auto ms = std::chrono::duration_cast<milliseconds>(left).count();
+    return static_cast<int>(std::clamp<std::int64_t>(ms, 0, 60'000));
+}
+
+inline void HttpServer::meet_deadlines() {
+    if (accepts_again_ && *accepts_again_ <= now_) {
+        accepts_again_ = std::nullopt;
+        if (!watch_listener(EPOLL_CTL_ADD)) accepts_again_ = now_ + milliseconds(100);
     }
-    while (client) take_back(*std::exchange(client, client->following));
-    return !ends_ || !idle_.empty() || !lent_.empty();
+    while (!timers_.empty() && timers_.begin()->first <= now_) {
+        auto node = timers_.extract(timers_.begin());
+        Client& client = *node.mapped();
+        const bool is_over = client.deadline <= now_;
+        node.key() = is_over ? SteadyTime::max() : client.deadline;
+        client.timer = timers_.insert(std::move(node));
+        if (is_over) expire(client);
+    }
+    if (!ends_at_ || now_ < *ends_at_) return;
+    for (auto client = clients_.begin(); client != clients_.end();) close(*client++);
+}
+
+// Requests that have come are answered; the connections end behind them.
+inline void HttpServer::begin_to_end() {
+    ends_at_ = now_ + end_time;
+    accepts_again_ = std::nullopt;
+    ::shutdown(listener_.get(), SHUT_RDWR);
+    watch_listener(EPOLL_CTL_DEL);
+    for (Client& client : clients_) {
+        client.may_read = true;
+        make_ready(client);
+    }
+}
+
+inline bool HttpServer::watch_listener(int operation) {
+    epoll_event event{};
+    event.events = EPOLLIN;
+    event.data.ptr = &listener_;
+    return ::epoll_ctl(epoll_.get(), operation, listener_.get(), &event) == 0;
 }
 
 // A client that there is no descriptor for is told so by means of the one in reserve.
 // Any other lack passes when connections end, or by itself.
 inline void HttpServer::accept_some() {
     constexpr int most = 64;
+    constexpr int flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
     if (reserve_.get() < 0) reserve_.reset(::eventfd(0, EFD_CLOEXEC));
-    for (int i = 0; i < most; ++i) {
-        int fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+    for (int i = 0; i < most && !stopping_; ++i) {
+        int fd = ::accept4(listener_.get(), nullptr, nullptr, flags);
         if (fd >= 0) {
             adopt(fd);
             continue;
         }
         if ((errno == EMFILE || errno == ENFILE) && reserve_.get() >= 0) {
             reserve_.reset();
-            fd = ::accept4(listener_, nullptr, nullptr, SOCK_CLOEXEC);
+            fd = ::accept4(listener_.get(), nullptr, nullptr, flags);
             const int error = errno;
             if (fd >= 0) reject(fd);
             reserve_.reset(::eventfd(0, EFD_CLOEXEC));
             if (fd >= 0) continue;
             errno = error;
         }
-        const bool shut_down = errno == EINVAL;
-        const bool lacks =
-            errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM;
-        if (lacks) accepts_again_ = std::chrono::steady_clock::now() + milliseconds(100);
-        if (lacks || shut_down) watch_listener(EPOLL_CTL_DEL, 0);
+        if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
+            accepts_again_ = now_ + milliseconds(100);
+            watch_listener(EPOLL_CTL_DEL);
+        }
         return;
     }
 }
@@ -12600,378 +12873,410 @@ inline bool HttpServer::leaves_descriptors(int fd) const {
     return static_cast<rlim_t>(fd) + kept < limit.rlim_cur;
 }
 
-inline bool HttpServer::watch_listener(int operation, std::uint32_t events) {
-    epoll_event event{};
-    event.events = events;
-    event.data.ptr = &listener_;
-    return ::epoll_ctl(epoll_.get(), operation, listener_, &event) == 0;
-}
-
-// False: there is no room for another connection.
-inline bool HttpServer::admit(int fd) {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    if (stopping_ || open_.size() >= api_.options_.max_connections) return false;
-    if (!leaves_descriptors(fd)) return false;
-    open_.insert(fd);
-    return true;
-}
-
 inline void HttpServer::adopt(int fd) {
+    if (clients_.size() >= options_.max_connections || !leaves_descriptors(fd)) return reject(fd);
+    std::list<Client> one;
     try {
-        if (!admit(fd)) return reject(fd);
-        idle_.emplace_back(fd, api_.options_);
+        for (auto* list : {&ready_, &turn_}) {  // make_ready() cannot fail
+            if (list->capacity() <= clients_.size()) list->reserve(2 * clients_.size() + 16);
+        }
+        one.emplace_back(options_.max_body);
+        one.front().timer = timers_.emplace(SteadyTime::max(), &one.front());
     } catch (const std::bad_alloc&) {
-        forget(fd);
         return reject(fd);
     }
-    Client& client = idle_.back();
-    client.self = std::prev(idle_.end());
-    client.idle_since = std::chrono::steady_clock::now();
-    if (!watch(client, EPOLL_CTL_ADD, edges)) close(client);
-}
-
-inline bool HttpServer::watch(Client& client, int operation, std::uint32_t events) const {
+    Client& client = one.front();
+    client.socket.reset(fd);
+    client.self = one.begin();
+    clients_.splice(clients_.end(), one);
     epoll_event event{};
-    event.events = events;
+    event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     event.data.ptr = &client;
-    return ::epoll_ctl(epoll_.get(), operation, client.connection.fd(), &event) == 0;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return close(client);
+    wait_for(client, Wait::idle);
 }
 
-inline void HttpServer::take_back(Client& client) {
-    client.is_lent = false;
-    client.idle_since = std::chrono::steady_clock::now();
-    idle_.splice(idle_.end(), lent_, client.self);
-    if (std::exchange(client.is_unwatched, false) && !client.is_over) {
-        client.is_over = !watch(client, EPOLL_CTL_MOD, edges);  // tells of what has come
-    }
-    if (client.is_over) {
-        close(client);
-    } else if (client.has_news) {
-        client.following = std::exchange(news_, &client);
-    }
+// It takes no memory, which may be what there is not.
+inline void HttpServer::reject(int fd) {
+    api_.refusals_.count(detail::Refusal::connections);
+    constexpr std::string_view text =
+        "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
+        "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
+        R"({"errors":["Too many connections are open; try again later."]})";
+    std::array<char, 4'096> ignored;
+    ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    ::shutdown(fd, SHUT_WR);
+    [[maybe_unused]] const ssize_t n = ::recv(fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
+    ::close(fd);
 }
 
-inline void HttpServer::note(Client& client, std::uint32_t events) {
-    client.has_ended = client.has_ended || (events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
-    if (std::exchange(client.has_news, true) || client.is_lent) return;
-    client.following = std::exchange(news_, &client);
+// ---- A client
+
+inline void HttpServer::make_ready(Client& client) {
+    if (client.state == State::closed || std::exchange(client.is_ready, true)) return;
+    ready_.push_back(&client);
 }
 
-// Closes what was idle for too long, and listens again when it is time.  Returns for how
-// long there will be nothing of that to do, in ms; -1: for ever.
-inline int HttpServer::do_what_is_due() {
-    const SteadyTime now = std::chrono::steady_clock::now();
-    if (accepts_again_ && *accepts_again_ <= now) {
-        accepts_again_ = std::nullopt;
-        if (!watch_listener(EPOLL_CTL_ADD, EPOLLIN)) accepts_again_ = now + milliseconds(100);
-    }
-    std::optional<SteadyTime> end = accepts_again_;
-    while (!idle_.empty()) {
-        const SteadyTime idle_end = idle_.front().idle_since + api_.options_.idle_timeout;
-        if (now < idle_end) {
-            end = std::min(end.value_or(idle_end), idle_end);
-            break;
-        }
-        close(idle_.front());
-    }
-    if (!end) return -1;
-    const auto left = std::chrono::duration_cast<milliseconds>(*end - now + milliseconds(1));
-    return static_cast<int>(std::min<std::int64_t>(left.count(), 60'000));
-}
-
-// One that is not lent.  As in StreamWriter::close(), somebody may have a copy of the
-// socket.
-inline void HttpServer::close(Client& client) {
-    const int fd = client.connection.fd();
-    if (fd >= 0) {
-        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
-        ::shutdown(fd, SHUT_RDWR);
-        forget(fd);
-    }
-    idle_.erase(client.self);
-}
-
-// Takes up the requests that have come whole and cannot block; a thread gets the rest.
-inline void HttpServer::look_at(Client& client) {
-    using Got = detail::Connection::Got;
-    const Got got = client.connection.receive_now();
-    if (got == Got::end) return close(client);
-    client.has_news = got != Got::nothing && (got == Got::much || client.has_ended);
-    if (got == Got::nothing) return;
-    client.is_lent = true;
-    lent_.splice(lent_.end(), idle_, client.self);
-    const std::size_t before = batch_.size();
+// Does for a client what can be done without waiting.
+inline void HttpServer::advance(Client& client) {
+    client.receives = 0;
     try {
-        std::size_t size = 0;
-        while (size < max_quick && begin_request(client, size)) continue;
-        client.needs_thread = client.next || client.connection.has_unread();
-    } catch (const std::exception&) {
-        client.is_over = true;
+        while (step(client)) continue;
+    } catch (const std::bad_alloc&) {
+        close(client);
     }
-    if (batch_.size() == before) finish(client);
 }
 
-// False: that was the last, for now or for ever.
-inline bool HttpServer::begin_request(Client& client, std::size_t& size) {
-    detail::Connection& connection = client.connection;
-    if (!connection.has_head()) return false;
-    if (batch_.size() == batch_.capacity()) batch_.reserve(2 * batch_.size() + 16);
-    client.next = connection.next_request();
-    if (client.next != Next::request || !connection.has_body(max_quick)) return false;
-    connection.read_body();
-    if (!connection.is_plain() || !HttpApi::is_quick(connection.request())) return false;
-    detail::HttpAnswer answer = api_.begin(connection.request());
-    client.next.reset();
-    client.is_last = !connection.can_go_on() || ends_;
-    size += connection.request().body.size() + answer.body.size();
-    batch_.push_back({&client, std::move(answer), client.is_last});
-    return !client.is_last;
+// False: it has to wait.
+inline bool HttpServer::step(Client& client) {
+    switch (client.state) {
+        case State::reading:
+            return read_on(client);
+        case State::storing:
+            return begin_another(client);
+        case State::writing:
+            return write_on(client);
+        case State::lingering:
+            return linger(client);
+        case State::waiting:
+        case State::closed:
+            break;
+    }
+    return false;
 }
 
-// Where that may take long, the loop is another thread's meanwhile, and from then on:
-// false.
-inline bool HttpServer::finish_batch() {
-    bool stored = true;
-    for (Begun& begun : batch_) {
-        if (!stored || !begun.answer.ticket) continue;
-        stored = begun.answer.ticket->try_store();
-        if (stored) begun.answer.ticket.reset();
-    }
-    if (stored) {
-        finish(batch_);
+inline bool HttpServer::read_on(Client& client) {
+    if (client.is_last || client.out.is_full()) {
+        client.state = State::writing;
         return true;
     }
-    Batch batch;
-    batch.swap(batch_);
-    const bool passed = start(nullptr);
-    finish(batch);
-    return !passed;
-}
-
-inline void HttpServer::finish(Batch& batch) {
-    for (Begun& begun : batch) {
-        Client& client = *begun.client;
-        try {
-            api_.finish(begun.answer);
-            client.is_over = client.is_over || begun.answer.is_silent;
-            if (!client.is_over) client.connection.gather(begun.answer, begun.is_last);
-        } catch (const std::bad_alloc&) {
-            client.is_over = true;
-        }
+    if (client.has_request) return begin(client);
+    const Step step = client.reader.next();
+    if (step == Step::refused) {
+        const auto& refusal = client.reader.refusal();
+        return refuse(client, refusal.status, refusal.error);
     }
-    for (std::size_t i = 0; i < batch.size(); ++i) {
-        Client& client = *batch[i].client;
-        if (i + 1 == batch.size() || batch[i + 1].client != &client) finish(client);
+    if (step == Step::whole) return begin(client);
+    count(client, client.reader.size());
+    if (bodies_ > options_.max_bodies && client.counted > 0 && client.reader.has_head()) {
+        client.reader.give_up_body(503, "Too many bodies are on their way; try again later.");
+        return client.has_request = true;
     }
-    batch.clear();
+    return receive(client) || pause(client);
 }
 
-// Sends what was written; what the client does not take at once is a thread's.
-inline void HttpServer::finish(Client& client) {
-    detail::Connection& connection = client.connection;
-    const bool sent = connection.flush_now();  // also what comes before an end without an answer
-    client.is_over = client.is_over || !sent;
-    const bool waits = connection.has_unsent() || client.needs_thread;
-    if (!waits && client.is_last && !connection.has_input()) client.is_over = true;
-    if (client.is_over || (!waits && !client.is_last)) {
-        give_back(client);
-    } else {
-        lend(client);
-    }
-}
-
-inline void HttpServer::lend(Client& client) {
-    client.is_unwatched = watch(client, EPOLL_CTL_MOD, EPOLLET);  // a failure is told, once
-    if (start(&client)) return;
-    if (!client.is_last && !client.connection.has_unsent()) {
-        say_full(client.connection.fd(), detail::Refusal::unavailable);
-    }
-    client.is_over = true;
-    give_back(client);
-}
-
-inline void HttpServer::give_back(Client& client) {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    client.following = std::exchange(returned_, &client);
-}
-
-// Finds a thread: a parked one, else a new one.  False: there is none.
-inline bool HttpServer::start(Job job) {
-    std::list<std::thread> finished;
-    bool started = true;
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        try {
-            job ? jobs_.push_back(job) : jobs_.push_front(job);
-        } catch (const std::bad_alloc&) {
-            return false;
-        }
-        finished.swap(finished_);
-        if (jobs_.size() <= parked_) {
-            wanted_.notify_one();
-        } else if (!start_thread_locked() && (!job || threads_.size() < 2)) {  // one has the loop
-            job ? jobs_.pop_back() : jobs_.pop_front();
-            started = false;
-        }
-    }
-    for (std::thread& thread : finished) thread.join();
-    return started;
-}
-
-// False: the system has no more; a thread that exists, and has not the loop, comes to the
-// job.
-inline bool HttpServer::start_thread_locked() {
-    std::list<std::thread> one;
-    try {
-        one.emplace_back();
-        one.back() = std::thread([this] { work(); });
-    } catch (const std::exception&) {
+// True: something has come.
+inline bool HttpServer::receive(Client& client) {
+    if (!client.may_read) return false;
+    if (client.receives++ == max_receives) {
+        make_ready(client);  // for the next round
         return false;
     }
-    threads_.splice(threads_.end(), one);
+    std::array<char, 16'384> buffer;
+    const ssize_t n = ::recv(client.socket.get(), buffer.data(), buffer.size(), 0);
+    if (n > 0) {
+        client.may_read = client.has_ended || n == static_cast<ssize_t>(buffer.size());
+        client.reader.feed({buffer.data(), static_cast<std::size_t>(n)});
+        return true;
+    }
+    client.may_read = false;
+    if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+    return end_of_input(client);
+}
+
+// Requests that are whole have been answered; half a head is nothing.
+inline bool HttpServer::end_of_input(Client& client) {
+    if (client.reader.end() == Step::whole) return client.has_request = true;
+    client.is_last = true;
     return true;
 }
 
-inline void HttpServer::work() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    for (;;) {
-        ++parked_;
-        wanted_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
-        --parked_;
-        if (jobs_.empty()) break;
-        const Job job = jobs_.front();
-        jobs_.pop_front();
-        lock.unlock();
-        if (job) {
-            serve(*job);
-        } else {
-            loop();
-        }
-        lock.lock();
-        wake_loop_locked();
-        if (parked_ >= max_parked && jobs_.empty()) break;
+// Nothing can be done until more comes.
+inline bool HttpServer::pause(Client& client) {
+    if (client.reader.takes_leave()) client.out.append("HTTP/1.1 100 Continue\r\n\r\n", {});
+    if (!client.out.empty()) {
+        client.state = State::writing;
+        return true;
     }
-    const auto self = std::find_if(threads_.begin(), threads_.end(), [](const std::thread& thread) {
-        return thread.get_id() == std::this_thread::get_id();
-    });
-    finished_.splice(finished_.end(), threads_, self);
-    ended_.notify_all();
+    if (ends_at_ && !client.may_read) {
+        if (!client.reader.has_head()) {
+            close(client);
+            return false;
+        }
+        client.reader.give_up_body(503, "The server is shutting down; send the request again.");
+        return client.has_request = true;
+    }
+    wait_for(client, client.reader.has_begun() ? Wait::request : Wait::idle);
+    return false;
 }
 
-// A connection that there is no memory for is closed.
-inline void HttpServer::serve(Client& client) {
-    bool gently = false;
-    client.needs_thread = false;
-    client.is_over = true;  // unless it can go on
-    try {
-        gently = answer_all(client);
-    } catch (const std::exception&) {
-        gently = false;
+// Begins what the request at hand asks for.
+inline bool HttpServer::begin(Client& client) {
+    const detail::HttpRequest& request = client.reader.request();
+    Exchanges one(1);  // before anything is begun
+    Exchange& exchange = one.front();
+    exchange.client = &client;
+    exchange.is_old = client.reader.is_old();
+    exchange.is_head = request.method == "HEAD";
+    exchange.is_last = !client.reader.can_go_on();
+    client.has_request = false;
+    wait_for(client, Wait::nothing);
+    const bool is_schedule = HttpApi::is_schedule(request);
+    api_.begin(request, exchange.answer, true);
+    if (exchange.answer.stream) return hand_over(client, exchange);
+    exchange.is_last = exchange.is_last || exchange.answer.closes;
+    client.is_last = exchange.is_last;
+    if (exchange.answer.is_for_worker) {
+        client.state = State::waiting;
+        ++client.begun;
+        worker_.push(one);
+        return false;
     }
-    if (gently) client.connection.close_gently();
-    give_back(client);
+    if (!exchange.answer.ticket && client.begun == 0) {
+        api_.finish(exchange.answer);
+        answer(client, exchange);
+        return true;
+    }
+    client.state = is_schedule ? State::storing : State::waiting;
+    ++client.begun;
+    begun_.splice(begun_.end(), one);
+    return is_schedule;
 }
 
-// Answers one request after the other, until none comes for a while, or the loop can go
-// on.  True: the connection ends, and the client may still be sending.
-inline bool HttpServer::answer_all(Client& client) {
-    detail::Connection& connection = client.connection;
-    const auto end = [&connection] {
-        return connection.flush() && (!connection.is_consumed() || connection.has_input());
-    };
-    if (client.is_last) return end();
-    for (;;) {
-        const Next next = client.next ? *client.next : connection.next_request();
-        client.next.reset();
-        if (next == Next::refused) {
-            api_.refusals_.count(connection.refusal());
-            return connection.write(connection.refusal(), true) && connection.flush();
-        }
-        if (next != Next::request) {
-            client.is_over = next == Next::closed;
-            return false;
-        }
-        connection.read_body();
-        if (connection.request().body_status == 400 && !connection.is_consumed() && is_stopping()) {
-            connection.request().refuse_body(
-                503, "The server is shutting down; send the request again.");
-        }
-        const detail::HttpAnswer answer = api_.answer(connection.request());
-        if (answer.is_silent) {
-            connection.flush();  // the answers to the requests before it
-            return false;
-        }
-        if (answer.stream) {
-            hand_over(client, answer);
-            return false;
-        }
-        const bool last = answer.closes || !connection.can_go_on() || is_stopping();
-        if (!write(connection, answer, last)) return false;
-        if (last) return end();
-        if (HttpApi::is_quick(connection.request()) && !connection.has_unread()) {
-            client.is_over = !connection.flush();
-            return false;
-        }
-    }
+// Behind requests to schedule that were begun in this round: another one, if it has come whole.
+inline bool HttpServer::begin_another(Client& client) {
+    if (client.is_last || client.has_request || client.begun >= max_begun) return false;
+    if (client.reader.next() != Step::whole) return false;
+    if (HttpApi::is_schedule(client.reader.request())) return begin(client);
+    client.has_request = true;
+    return false;
 }
 
-// Large answers that nobody reads must not add up.
-inline bool HttpServer::write(detail::Connection& connection, const detail::HttpAnswer& answer,
-                              bool last) {
-    const std::size_t size = answer.body.size();
-    if (size <= detail::Connection::large) return connection.write(answer, last);
-    const struct Held {
-        std::atomic<std::size_t>& total;
-        std::size_t size;
-        ~Held() { total -= size; }
-    } held{answers_, size};
-    if ((answers_ += size) <= api_.options_.max_answers) return connection.write(answer, last);
-    api_.refusals_.count(detail::Refusal::unavailable);
-    return connection.write(
-        HttpApi::unavailable("Too many large answers are on their way; try again later."), last);
+// Answers what is no request; the connection ends behind it.
+inline bool HttpServer::refuse(Client& client, int status, const char* error) {
+    Exchange exchange;
+    exchange.is_last = true;
+    exchange.answer.status = status;
+    exchange.answer.body = detail::errors_json({error});
+    api_.refusals_.count(exchange.answer);
+    answer(client, exchange);
+    return true;
+}
+
+inline bool HttpServer::write_on(Client& client) {
+    if (!client.out.send(client.socket.get())) {
+        close(client);
+        return false;
+    }
+    if (!client.out.empty()) {
+        wait_for(client, Wait::write);
+        return false;
+    }
+    client.large = {};
+    client.state = client.is_last ? State::lingering : State::reading;
+    if (client.is_last) {
+        ::shutdown(client.socket.get(), SHUT_WR);
+        client.may_read = true;
+        wait_for(client, Wait::linger);
+    }
+    return true;
+}
+
+// To close a connection with input that was not read would reset it, which may take the
+// answer from the client: so the rest is read first.
+inline bool HttpServer::linger(Client& client) {
+    std::array<char, 16'384> ignored;
+    for (int i = 0; client.may_read && i < max_receives; ++i) {
+        const ssize_t n = ::recv(client.socket.get(), ignored.data(), ignored.size(), 0);
+        client.may_read = n > 0;
+        const bool waits = n < 0 && (errno == EAGAIN || errno == EINTR);
+        if (n == 0 || (n < 0 && !waits) || (waits && client.reader.is_consumed())) close(client);
+    }
+    if (client.state == State::lingering && client.may_read) make_ready(client);
+    return false;
 }
 
 // From here on the socket is the stream writer's.
-inline void HttpServer::hand_over(Client& client, const detail::HttpAnswer& answer) {
-    detail::Connection& connection = client.connection;
+inline bool HttpServer::hand_over(Client& client, Exchange& exchange) {
     try {
         auto stream = std::make_unique<detail::StreamWriter::Stream>();
-        connection.write(answer, true);
-        stream->head = connection.take_written() + answer.stream->preamble;
-        stream->seq = answer.stream->seq;
-        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.fd(), nullptr);
-        forget(connection.fd());
-        stream->fd = connection.release();
+        stream->head = client.out.take() + detail::head_text(exchange.answer, true, false) +
+                       exchange.answer.stream->preamble;
+        stream->seq = exchange.answer.stream->seq;
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.socket.get(), nullptr);
+        stream->fd = client.socket.release();
         streams_.adopt(std::move(stream));
     } catch (const std::bad_alloc&) {
         api_.count_stream_out();
-        throw;
+    }
+    close(client);
+    return false;
+}
+
+// Counts what the reader of a client holds, if it is much.
+inline void HttpServer::count(Client& client, std::size_t size) {
+    const std::size_t counted = size > max_uncounted ? size : 0;
+    bodies_ = bodies_ - client.counted + counted;
+    client.counted = counted;
+}
+
+// What a client waits for already keeps its deadline.
+inline void HttpServer::wait_for(Client& client, Wait wait) {
+    if (client.wait == wait) return;
+    client.wait = wait;
+    switch (wait) {
+        case Wait::nothing:
+            client.deadline = SteadyTime::max();
+            break;
+        case Wait::idle:
+            client.deadline = now_ + options_.idle_timeout;
+            break;
+        case Wait::request:
+        case Wait::write:
+            client.deadline = now_ + options_.request_timeout;
+            break;
+        case Wait::linger:
+            client.deadline = now_ + linger_time;
+            break;
+    }
+    // Its timer may come too early, but not too late.
+    if (client.deadline >= client.timer->first) return;
+    auto node = timers_.extract(client.timer);
+    node.key() = client.deadline;
+    client.timer = timers_.insert(std::move(node));
+}
+
+inline void HttpServer::expire(Client& client) {
+    if (client.wait != Wait::request) return close(client);
+    if (client.reader.has_head()) {
+        client.reader.give_up_body(408,
+                                   "The body took too long to arrive; send the request again.");
+        client.has_request = true;
+    } else {
+        refuse(client, 408, "The request took too long to arrive; send it again.");
+    }
+    advance(client);
+}
+
+// A child that is just being started may still have a copy of the socket, with which
+// epoll would go on to report it.
+inline void HttpServer::close(Client& client) {
+    if (client.state == State::closed) return;
+    client.state = State::closed;
+    if (client.socket.get() >= 0) {
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.socket.get(), nullptr);
+        ::shutdown(client.socket.get(), SHUT_RDWR);
+        client.socket.reset();
+    }
+    if (client.is_ready) ready_.erase(std::find(ready_.begin(), ready_.end(), &client));
+    timers_.erase(client.timer);
+    count(client, 0);
+    client.large = {};
+    if (client.begun == 0) closed_.splice(closed_.end(), clients_, client.self);
+}
+
+// ---- Exchanges
+
+// Stores what was begun in this round, if that takes but a quick write.  After a slow one it
+// is the committer's business for a while: then no client waits for it who did not ask for it.
+inline bool HttpServer::store_here() {
+    if (begun_.empty()) return true;
+    const SteadyTime start = std::chrono::steady_clock::now();
+    if (start < wary_until_.load()) return false;
+    for (Exchange& exchange : begun_) {
+        if (exchange.answer.ticket && !exchange.answer.ticket->try_store()) return false;
+    }
+    for (Exchange& exchange : begun_) api_.finish(exchange.answer);
+    note_write(start);
+    return true;
+}
+
+// The worker's thread.
+inline void HttpServer::work(Exchanges& exchanges) {
+    while (!exchanges.empty()) {
+        Exchanges one;
+        one.splice(one.end(), exchanges, exchanges.begin());
+        Exchange& exchange = one.front();
+        exchange.answer = detail::HttpAnswer();
+        api_.begin(exchange.client->reader.request(), exchange.answer, false);
+        if (exchange.answer.ticket) {
+            committer_.push(one);
+        } else {
+            api_.finish(exchange.answer);
+            give_back(one);
+        }
     }
 }
 
-inline void HttpServer::stop() {
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        if (std::exchange(stopping_, true)) return;
-        if (listener_ >= 0) ::shutdown(listener_, SHUT_RDWR);  // refuses connections
-        for (const int fd : open_) ::shutdown(fd, SHUT_RD);
-        wake_loop_locked();
+// The committer's thread.  What is stored need not wait for the rest.
+inline void HttpServer::commit(Exchanges& exchanges) {
+    Exchanges done;
+    while (!exchanges.empty()) {
+        detail::HttpAnswer& answer = exchanges.front().answer;
+        if (!done.empty() && answer.ticket && !answer.ticket->try_store()) give_back(done);
+        const SteadyTime start = std::chrono::steady_clock::now();
+        api_.finish(answer);
+        note_write(start);
+        done.splice(done.end(), exchanges, exchanges.begin());
     }
-    wanted_.notify_all();
-    ended_.notify_all();
+    give_back(done);
+}
+
+inline void HttpServer::note_write(SteadyTime since) {
+    const SteadyTime now = std::chrono::steady_clock::now();
+    if (now - since >= slow_write) wary_until_ = now + wary_time;
+}
+
+inline void HttpServer::give_back(Exchanges& exchanges) {
     {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const auto done = [this] { return open_.empty() && threads_.empty(); };
-        if (!ended_.wait_for(lock, milliseconds(500), done)) {
-            for (const int fd : open_) ::shutdown(fd, SHUT_RDWR);
-            ended_.wait(lock, done);
+        const std::lock_guard<std::mutex> guard(returned_mutex_);
+        returned_.splice(returned_.end(), exchanges);
+    }
+    ::eventfd_write(wake_.get(), 1);
+}
+
+inline void HttpServer::take_back() {
+    Exchanges returned;
+    {
+        const std::lock_guard<std::mutex> guard(returned_mutex_);
+        returned.swap(returned_);
+    }
+    deliver(returned);
+}
+
+inline void HttpServer::deliver(Exchanges& exchanges) {
+    Exchanges delivered;  // meanwhile others are begun
+    delivered.swap(exchanges);
+    for (Exchange& exchange : delivered) {
+        Client& client = *exchange.client;
+        --client.begun;
+        if (client.state != State::closed) {
+            answer(client, exchange);
+            if (client.begun > 0) continue;
+            client.state = State::reading;
+            advance(client);
+        } else if (client.begun == 0) {
+            closed_.splice(closed_.end(), clients_, client.self);
         }
-        for (std::thread& thread : finished_) thread.join();
-        finished_.clear();
     }
-    if (listener_ >= 0) ::close(listener_);
-    scheduler_.remove_companion(companion_);
-    streams_.stop();
+}
+
+// Puts an answer behind those that go out already.  One that there is no memory for, or that
+// cannot be given, is none: the connection ends in its place.
+inline void HttpServer::answer(Client& client, Exchange& exchange) {
+    detail::HttpAnswer& made = exchange.answer;
+    client.is_last = exchange.is_last || ends_at_;
+    try {
+        if (!made.is_silent) {
+            std::string head = detail::head_text(made, client.is_last, exchange.is_old);
+            if (exchange.is_head) made.body.clear();
+            client.out.append(head, std::move(made.body));
+            client.large = std::move(made.share);
+        }
+    } catch (const std::bad_alloc&) {
+        made.is_silent = true;
+    }
+    client.is_last = client.is_last || made.is_silent;
 }
 
 // ============================================================================
@@ -13569,33 +13874,20 @@ public:
     std::string target() const override { return detail::shown_url(url_); }
 
 private:
-    // The head of an answer, and how its body ends.
-    struct Answer {
-        int status = 0;
-        std::string retry_after;
-        bool chunked = false;
-        bool keeps = false;                   // the connection
-        std::optional<std::uint64_t> length;  // none: chunks, or the end of the connection
-    };
-
     void check_fields() const;
     std::string request(const Delivery& delivery) const;
     void send(const std::string& request);
     bool receive();
-    Answer read_answer();
-    Answer read_head();
-    static void take_field(std::string_view line, Answer& answer);
-    void read_body(Answer& answer);
-    static Outcome judge(const Answer& answer);
+    void read_answer();
+    Outcome judge() const;
 
-    static constexpr std::size_t max_head = 65'536;
-    static constexpr std::size_t max_body = 65'536;  // of which anything is read
+    static constexpr std::size_t max_body = 65'536;  // of a larger one, the rest is not read
 
     const WebhookOptions options_;
     detail::Url url_;
     std::vector<std::string> keys_;
     std::unique_ptr<detail::Channel> channel_;
-    std::string in_;  // received, and not taken apart yet
+    std::optional<detail::MessageReader> reader_;  // of the answer at hand
 };
 
 inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(options)) {
@@ -13672,10 +13964,9 @@ inline std::string WebhookSink::request(const Delivery& delivery) const {
 
 inline Outcome WebhookSink::deliver(const Delivery& delivery) {
     channel_->begin(std::chrono::steady_clock::now() + options_.timeout);
-    Answer answer;
     try {
         send(request(delivery));
-        answer = read_answer();
+        read_answer();
     } catch (const detail::Shortage& error) {
         channel_->close();
         return Outcome::postponed(error.what());
@@ -13686,14 +13977,14 @@ inline Outcome WebhookSink::deliver(const Delivery& delivery) {
         channel_->close();
         return Outcome::failed(std::string("no whole answer: ") + error.what());
     }
-    if (!answer.keeps || !in_.empty()) channel_->close();
-    return judge(answer);
+    if (!reader_->can_go_on() || reader_->has_more()) channel_->close();
+    return judge();
 }
 
 // A receiver may end a kept connection at any time, also just now: then the request,
 // which bears its id, goes out once more.
 inline void WebhookSink::send(const std::string& request) {
-    in_.clear();
+    reader_.emplace(detail::MessageReader::Kind::answers, max_body);
     if (channel_->is_open()) {
         try {
             channel_->send(request);
@@ -13711,110 +14002,38 @@ inline void WebhookSink::send(const std::string& request) {
 inline bool WebhookSink::receive() {
     std::array<char, 16'384> buffer;
     const std::size_t n = channel_->receive(buffer.data(), buffer.size());
-    in_.append(buffer.data(), n);
+    reader_->feed({buffer.data(), n});
     return n > 0;
 }
 
-// Of the heads of answers, those that only come before one are passed over.
-inline WebhookSink::Answer WebhookSink::read_answer() {
-    Answer answer;
-    do {
-        answer = read_head();
-    } while (answer.status / 100 == 1);
-    read_body(answer);
-    return answer;
-}
-
-inline WebhookSink::Answer WebhookSink::read_head() {
-    std::size_t size = 0;
-    while ((size = detail::head_end(in_)) == 0) {
-        if (in_.size() > max_head) throw std::runtime_error("its head is too large");
-        if (!receive()) throw std::runtime_error("the receiver has ended the connection");
+inline void WebhookSink::read_answer() {
+    using Step = detail::MessageReader::Step;
+    Step step = reader_->next();
+    bool more = true;
+    while (step == Step::incomplete && more) {
+        more = receive();
+        step = more ? reader_->next() : reader_->end();
     }
-    Answer answer;
-    std::string_view head = std::string_view(in_).substr(0, size);
-    bool first = true;
-    while (!head.empty()) {
-        const std::size_t newline = head.find('\n');
-        std::string_view line = head.substr(0, newline);
-        head.remove_prefix(newline + 1);
-        if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-        if (!first) {
-            take_field(line, answer);
-            continue;
-        }
-        const bool good = line.size() >= 12 && line.substr(0, 7) == "HTTP/1." && line[8] == ' ' &&
-                          line.find_first_not_of("0123456789", 9) >= 12 && line[9] != '0' &&
-                          (line.size() == 12 || line[12] == ' ');
-        if (!good) throw std::runtime_error("it is not HTTP");
-        answer.status = std::stoi(std::string(line.substr(9, 3)));
-        answer.keeps = line[7] != '0';
-        first = false;
+    if (step == Step::refused) {
+        throw std::runtime_error(std::string("it cannot be read: ") + reader_->refusal().error);
     }
-    in_.erase(0, size);
-    if (answer.status == 204 || answer.status == 304) answer.length = 0;
-    return answer;
-}
-
-inline void WebhookSink::take_field(std::string_view line, Answer& answer) {
-    const std::size_t colon = line.find(':');
-    if (colon == std::string_view::npos) return;
-    const std::string_view name = line.substr(0, colon);
-    const std::string_view value = detail::trimmed(line.substr(colon + 1));
-    if (detail::equal_ignoring_case(name, "Retry-After")) answer.retry_after = value;
-    if (detail::equal_ignoring_case(name, "Connection")) {
-        answer.keeps = answer.keeps && !detail::equal_ignoring_case(value, "close");
-    }
-    if (detail::equal_ignoring_case(name, "Transfer-Encoding")) answer.chunked = true;
-    if (detail::equal_ignoring_case(name, "Content-Length")) {
-        const bool digits = !value.empty() && value.size() <= 18 &&
-                            value.find_first_not_of("0123456789") == std::string_view::npos;
-        if (!digits) throw std::runtime_error("its Content-Length is no number");
-        answer.length = std::stoull(std::string(value));
-    }
-}
-
-// Passes over the body.  Of one that is larger than anybody wants, the rest is not
-// read, and the connection not kept.
-inline void WebhookSink::read_body(Answer& answer) {
-    if (answer.status == 204 || answer.status == 304) answer.chunked = false;
-    detail::ChunkDecoder chunks;
-    std::uint64_t size = 0;
-    for (;;) {
-        if (answer.chunked) {
-            in_.erase(0, chunks.take(in_, [](std::string_view) {}));
-            if (chunks.is_done()) return;
-            if (chunks.is_bad()) throw std::runtime_error("its chunks are malformed");
-        } else if (answer.length) {
-            const std::uint64_t n = std::min<std::uint64_t>(in_.size(), *answer.length);
-            in_.erase(0, static_cast<std::size_t>(n));
-            *answer.length -= n;
-            if (*answer.length == 0) return;
-        } else {
-            in_.clear();
-        }
-        const std::size_t before = in_.size();
-        const bool more = receive();
-        size += in_.size() - before;
-        if (size > max_body || (!more && !answer.chunked && !answer.length)) {
-            answer.keeps = false;
-            return;
-        }
-        if (!more) {
-            throw std::runtime_error("the receiver answers " + std::to_string(answer.status) +
-                                     ", but not to the end");
-        }
-    }
+    if (!reader_->has_head()) throw std::runtime_error("the receiver has ended the connection");
+    const int reason = reader_->request().body_status;
+    if (reason == 200 || reason == 413) return;
+    throw std::runtime_error("the receiver answers " + std::to_string(reader_->status()) +
+                             ", but not to the end");
 }
 
 // B1
-inline Outcome WebhookSink::judge(const Answer& answer) {
-    if (answer.status / 100 == 2) return {};
-    if (answer.status == 410) {
+inline Outcome WebhookSink::judge() const {
+    const int status = reader_->status();
+    if (status / 100 == 2) return {};
+    if (status == 410) {
         return Outcome::disabled("the receiver answers 410, it wants no more events");
     }
-    return Outcome::failed("the receiver answers " + std::to_string(answer.status),
-                           detail::parse_retry_after(answer.retry_after, wall_clock()));
+    const std::string retry_after(reader_->request().field("Retry-After").value_or(""));
+    return Outcome::failed("the receiver answers " + std::to_string(status),
+                           detail::parse_retry_after(retry_after, wall_clock()));
 }
 
 /// The name of a sink that was given none, from its kind and its URL or command: always

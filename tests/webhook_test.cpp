@@ -361,9 +361,9 @@ TEST_SUITE("webhooks") {
     TEST_CASE("what is no HTTP, or too much of it, is a failure and nothing worse") {
         const std::string endless(200'000, 'x');
         CHECK(deliver(Receiver({"HTTP/1.1 200 " + endless, ""})).error ==
-              "no whole answer: its head is too large");
+              "no whole answer: it cannot be read: Its head is too large.");
         CHECK(deliver(Receiver({"HTTP/1.1 200 OK\r\nX: " + endless, ""})).error ==
-              "no whole answer: its head is too large");
+              "no whole answer: it cannot be read: Its head is too large.");
         for (const char* bad : {"HTTP/2 200 OK\r\n\r\n", "HTTP/1.1 20 OK\r\n\r\n", "\r\n\r\n",
                                 "HTTP/1.1  200\r\n\r\n", "HTTP/1.1 2000\r\n\r\n",
                                 "HTTP/1.1 200 OK\r\nContent-Length: -1\r\n\r\n",
