@@ -10220,8 +10220,8 @@ inline MessageReader::Step MessageReader::give_up_body(int status, std::string e
 }
 
 inline bool MessageReader::is_consumed() const {
-    if (chunked_) return chunks_.is_done();
-    return body_left_ == 0 && !until_end_;
+    if (message_.body_status != 200) return false;
+    return chunked_ ? chunks_.is_done() : body_left_ == 0 && !until_end_;
 }
 
 // The size of the head that comes next, with its empty line; 0: it is not whole yet.
@@ -10471,7 +10471,9 @@ inline void MessageReader::take_chunks(std::string_view arrived) {
             judge_body_fields(message_, body_size_, max_body_);
         }
     });
-    if (chunks_.is_bad()) message_.refuse_body(400, "The chunks of the body are malformed.");
+    if (message_.body_status == 200 && chunks_.is_bad()) {
+        message_.refuse_body(400, "The chunks of the body are malformed.");
+    }
 }
 
 // ---- 13.3 Answers ----------------------------------------------------------
