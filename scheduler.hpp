@@ -10311,7 +10311,7 @@ inline bool MessageReader::judge_request_line(std::string_view line) {
 
 inline bool MessageReader::judge_target(std::string_view target) {
     constexpr std::string_view scheme = "http://";
-    if (message_.method == "CONNECT") {  // authority-form (RFC 9112, 3.2.3)
+    if (message_.method == "CONNECT" && target.substr(0, 1) != "/") {  // RFC 9112, 3.2.3
         const auto authority = parse_authority(target);
         if (!authority || authority->port.empty()) {
             return refuse(400, "The target of CONNECT must be a host and a port.");
