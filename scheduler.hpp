@@ -350,10 +350,9 @@ inline char hex_digit(unsigned value) {
 constexpr std::array<std::int8_t, 256> make_hex_values() {
     std::array<std::int8_t, 256> values{};
     for (std::int8_t& value : values) value = -1;
-    for (std::int8_t i = 0; i < 10; ++i) values[static_cast<std::size_t>('0' + i)] = i;
-    for (std::int8_t i = 0; i < 6; ++i) {
-        values[static_cast<std::size_t>('a' + i)] = static_cast<std::int8_t>(10 + i);
-        values[static_cast<std::size_t>('A' + i)] = static_cast<std::int8_t>(10 + i);
+    for (std::int8_t i = 0; i < 16; ++i) {
+        values[static_cast<unsigned char>("0123456789abcdef"[i])] = i;
+        values[static_cast<unsigned char>("0123456789ABCDEF"[i])] = i;
     }
     return values;
 }
@@ -752,6 +751,10 @@ public:
     // Goes to the next member's value, or out of the object; `key` is the text
     // between the quotes, as it stands.
     bool next_member(std::string_view& key);
+    // The same, and passes over the value, which is given as it stands.
+    bool next_member(std::string_view& key, std::string_view& slice) {
+        return next_member(key) && value(slice);
+    }
     // Goes to the next element, or out of the array.
     bool next_element();
     // Passes over the value that starts here.  `slice` is its text as it stands;
@@ -771,7 +774,6 @@ private:
     bool close_or_continue(char closing);
     bool key(std::string_view& key);
     bool skip_value();
-    bool ends_containers(std::size_t base, bool& more);
     bool scalar();
     bool string();
     bool escape();
@@ -820,14 +822,13 @@ inline char JsonReader::peek() {
 inline bool JsonReader::open(char container) {
     if (depth_ == most_) return fail("nesting deeper than 100 levels");
     containers_[depth_++] = container;
+    first_ = true;
     ++at_;
     return true;
 }
 
 inline bool JsonReader::enter(char container) {
-    if (failed() || whole_ || peek() != container) return false;
-    first_ = true;
-    return open(container);
+    return !failed() && !whole_ && peek() == container && open(container);
 }
 
 inline bool JsonReader::close_or_continue(char closing) {
@@ -887,46 +888,21 @@ inline bool JsonReader::value(std::string_view& slice, std::string* minified) {
     return good;
 }
 
+// Without recursion: whatever container is innermost leads on to its next value, until the one
+// that was begun with has ended.
 inline bool JsonReader::skip_value() {
     const std::size_t base = depth_;
     std::string_view name;
-    for (bool more = true; more;) {
+    do {
         space();
-        if (at('{') || at('[')) {
-            const bool object = *at_ == '{';
-            if (!open(*at_)) return false;
-            space();
-            if (!at(object ? '}' : ']')) {
-                if (object && !key(name)) return false;
-                continue;
-            }
-        } else if (!scalar()) {
-            return false;
+        const bool opens = at('{') || at('[');
+        if (opens ? !open(*at_) : !scalar()) return false;
+        if (!opens) first_ = false;
+        while (depth_ > base &&
+               !(containers_[depth_ - 1] == '{' ? next_member(name) : next_element())) {
+            if (failed()) return false;
         }
-        if (!ends_containers(base, more)) return false;
-    }
-    first_ = false;
-    return true;
-}
-
-// Passes over what may follow a value: the ends of containers, then a comma and
-// the next member's name.  `more` tells whether another value follows.
-inline bool JsonReader::ends_containers(std::size_t base, bool& more) {
-    std::string_view name;
-    while (depth_ != base) {
-        const bool object = containers_[depth_ - 1] == '{';
-        space();
-        if (at(object ? '}' : ']')) {
-            ++at_;
-            --depth_;
-        } else if (at(',')) {
-            ++at_;
-            return !object || key(name);
-        } else {
-            return fail(object ? "',' or '}' expected" : "',' or ']' expected");
-        }
-    }
-    more = false;
+    } while (depth_ > base);
     return true;
 }
 
@@ -1033,28 +1009,18 @@ inline bool JsonReader::string() {
 inline bool JsonReader::escape() {
     ++at_;
     if (at_ == end_) return fail("a string without its closing quote");
-    switch (*at_) {
-        case '"':
-        case '\\':
-        case '/':
-        case 'b':
-        case 'f':
-        case 'n':
-        case 'r':
-        case 't':
-            ++at_;
-            return true;
-        case 'u':
-            for (int i = 1; i <= 4; ++i) {
-                if (end_ - at_ <= i || hex_value(at_[i]) < 0) {
-                    return fail("four hexadecimal digits expected after \\u");
-                }
+    std::ptrdiff_t size = 1;
+    if (*at_ == 'u') {
+        for (; size <= 4; ++size) {
+            if (end_ - at_ <= size || hex_value(at_[size]) < 0) {
+                return fail("four hexadecimal digits expected after \\u");
             }
-            at_ += 5;
-            return true;
-        default:
-            return fail("an unknown escape");
+        }
+    } else if (std::string_view("\"\\/bfnrt").find(*at_) == std::string_view::npos) {
+        return fail("an unknown escape");
     }
+    at_ += size;
+    return true;
 }
 
 // One character beyond ASCII, as RFC 3629 allows it: no overlong form, no
@@ -1094,21 +1060,27 @@ inline std::string JsonReader::problem() const {
     return std::string(problem_) + " at byte " + std::to_string(at_ - begin_);
 }
 
+// What a token that has passed the reader stands for (T3), if picojson can tell and it is a T.
+template <class T>
+std::optional<T> value_of(std::string_view token) {
+    try {
+        picojson::value value;
+        std::string problem;
+        picojson::parse(value, token.begin(), token.end(), &problem);
+        if (!problem.empty() || !value.is<T>()) return std::nullopt;
+        return value.get<T>();
+    } catch (const std::exception&) {
+        return std::nullopt;
+    }
+}
+
 // The characters that a string token stands for.  Nothing if they are not text,
 // such as a lone surrogate.  `token` has passed the reader, quotes included.
 inline std::optional<std::string> read_string(std::string_view token) {
     if (token.size() < 2 || token.front() != '"') return std::nullopt;
     const std::string_view inner = token.substr(1, token.size() - 2);
     if (inner.find('\\') == std::string_view::npos) return std::string(inner);
-    try {
-        picojson::value value;  // T3
-        std::string problem;
-        picojson::parse(value, token.begin(), token.end(), &problem);
-        if (!problem.empty() || !value.is<std::string>()) return std::nullopt;
-        return value.get<std::string>();
-    } catch (const std::exception&) {
-        return std::nullopt;
-    }
+    return value_of<std::string>(token);
 }
 
 // Whether the name of a member, as it stands between its quotes, means `name`.
@@ -1143,27 +1115,19 @@ inline void append_quoted(std::string& out, std::string_view text) {
     out += '"';
 }
 
-// Whether a text is this word.  Unlike with ==, the compiler knows how long that is.
-template <std::size_t size>
-bool is(std::string_view text, const char (&word)[size]) {
-    return text.size() == size - 1 && std::memcmp(text.data(), word, size - 1) == 0;
-}
-
 // What is between the quotes of a string, as it stands.
 inline std::string_view inside(std::string_view token) {
     return token.size() < 2 ? std::string_view() : token.substr(1, token.size() - 2);
 }
 
-// What a number says that has nothing but digits.
-inline std::uint64_t number_in(std::string_view token) {
-    return std::strtoull(std::string(token).c_str(), nullptr, 10);
-}
-
-// A place in the order of emission, which leaves room for all that come after it.
+// A place in the order of emission, which leaves room for all that come after it: up to 18
+// digits and nothing else.
 inline std::optional<std::uint64_t> seq_in(std::string_view token) {
-    const bool digits = !token.empty() && token.size() <= 18 &&
-                        token.find_first_not_of("0123456789") == std::string_view::npos;
-    return digits ? std::optional(number_in(token)) : std::nullopt;
+    std::uint64_t seq = 0;
+    const char* const end = token.data() + token.size();
+    const bool good = !token.empty() && token.size() <= 18 &&
+                      std::from_chars(token.data(), end, seq).ptr == end;
+    return good ? std::optional(seq) : std::nullopt;
 }
 
 // Printable ASCII of a text from elsewhere, for an answer, a log or a record.
@@ -1184,7 +1148,7 @@ inline std::string changed_payload(std::string_view payload, std::string_view ti
     std::string_view key;
     std::string_view value;
     reader.enter_object();
-    while (reader.next_member(key) && reader.value(value)) {
+    while (reader.next_member(key, value)) {
         if (changed.size() > 1) changed += ',';
         changed.append("\"").append(key).append("\":");
         if (!timestamp.empty() && is_named(key, "timestamp")) {
@@ -1220,7 +1184,7 @@ inline std::string_view message_of(std::string_view payload) {
     std::string_view value;
     std::string_view message;
     reader.enter_object();
-    while (reader.next_member(key) && reader.value(value)) {
+    while (reader.next_member(key, value)) {
         if (detail::is_named(key, "message")) message = value;
     }
     return message;
@@ -1284,29 +1248,6 @@ constexpr std::int64_t ms_per_day = 86'400'000;
 inline std::int64_t day_of(TimePoint time) {
     const std::int64_t ms = time.time_since_epoch().count();
     return ms / ms_per_day - (ms % ms_per_day < 0 ? 1 : 0);
-}
-
-// Reads what append_time() writes, which is most of what is read.  Nothing: it is not that,
-// or no time.
-inline std::optional<TimePoint> read_usual_time(std::string_view text) {
-    constexpr std::string_view form = "0000-00-00T00:00:00.000Z";
-    if (text.size() != form.size()) return std::nullopt;
-    unsigned wrong = 0;
-    for (std::size_t i = 0; i < form.size(); ++i) {
-        const auto differs = static_cast<unsigned char>(text[i] ^ form[i]);  // a digit's value
-        wrong |= differs > (form[i] == '0' ? 9 : 0) ? 1U : 0U;
-    }
-    const auto two = [text](std::size_t at) { return text[at] * 10 + text[at + 1] - '0' * 11; };
-    const int year = two(0) * 100 + two(2);
-    const int month = two(5);
-    const int day = two(8);
-    const int ms = two(20) * 10 + text[22] - '0';
-    if (wrong || month < 1 || month > 12 || day < 1 || day > days_in_month(year, month) ||
-        two(11) > 23 || two(14) > 59 || two(17) > 59) {
-        return std::nullopt;
-    }
-    const std::int64_t minutes = (days_from_date(year, month, day) * 24 + two(11)) * 60 + two(14);
-    return TimePoint(milliseconds((minutes * 60 + two(17)) * 1'000 + ms));
 }
 
 // Reads one date-time (C1).
@@ -1443,76 +1384,34 @@ inline void append_padded(std::string& out, std::int64_t value, int width) {
 }
 
 inline void append_time(std::string& out, TimePoint time) {
-    const std::int64_t rest = time.time_since_epoch().count() % ms_per_day;
-    const std::int64_t of_day = rest < 0 ? rest + ms_per_day : rest;
-    const Date date = date_from_days(day_of(time));
+    const std::int64_t day = day_of(time);
+    const Date date = date_from_days(day);
+    const std::int64_t of_day = time.time_since_epoch().count() - day * ms_per_day;
     if (date.year < 0 || date.year > 9'999) {
         out += date.year < 0 ? '-' : '+';
         append_padded(out, date.year < 0 ? -date.year : date.year, 6);
     } else {
         append_padded(out, date.year, 4);
     }
-    out += '-';
-    append_padded(out, date.month, 2);
-    out += '-';
-    append_padded(out, date.day, 2);
-    out += 'T';
-    append_padded(out, of_day / 3'600'000, 2);
-    out += ':';
-    append_padded(out, of_day / 60'000 % 60, 2);
-    out += ':';
-    append_padded(out, of_day / 1'000 % 60, 2);
-    out += '.';
-    append_padded(out, of_day % 1'000, 3);
-    out += 'Z';
-}
-
-// A duration made of a number and a unit, or of several, from the largest unit
-// to the smallest: "250ms", "90s", "1h30m".
-inline std::optional<milliseconds> read_duration(std::string_view text) {
-    struct Unit {
-        std::string_view name;
-        std::int64_t ms;
-    };
-    constexpr Unit units[] = {
-        {"d", ms_per_day}, {"h", 3'600'000}, {"m", 60'000}, {"s", 1'000}, {"ms", 1}};
-    constexpr std::int64_t longest = 100'000'000'000'000'000;  // three million years
-    std::int64_t total = 0;
-    const Unit* next = std::begin(units);
-    if (text.empty()) return std::nullopt;
-    while (!text.empty()) {
-        std::size_t digits = 0;
-        std::int64_t value = 0;
-        for (; digits < text.size() && text[digits] >= '0' && text[digits] <= '9'; ++digits) {
-            value = value * 10 + (text[digits] - '0');
-            if (value > longest) return std::nullopt;
-        }
-        const std::size_t end = std::min(text.find_first_of("0123456789", digits), text.size());
-        const std::string_view name = text.substr(digits, end - digits);
-        next = std::find_if(next, std::end(units),
-                            [name](const Unit& unit) { return unit.name == name; });
-        if (digits == 0 || next == std::end(units)) return std::nullopt;
-        if (value > (longest - total) / next->ms) return std::nullopt;
-        total += value * next->ms;
-        ++next;
-        text.remove_prefix(end);
+    const struct {
+        char before;
+        std::int64_t value;
+        int width;
+    } parts[] = {{'-', date.month, 2},           {'-', date.day, 2},
+                 {'T', of_day / 3'600'000, 2},   {':', of_day / 60'000 % 60, 2},
+                 {':', of_day / 1'000 % 60, 2},  {'.', of_day % 1'000, 3}};
+    for (const auto& part : parts) {
+        out += part.before;
+        append_padded(out, part.value, part.width);
     }
-    return milliseconds(total);
+    out += 'Z';
 }
 
 // A JSON number of seconds, which is not negative; up to about 300 years.
 inline std::optional<milliseconds> read_seconds(std::string_view token) {
-    try {
-        picojson::value value;
-        std::string problem;
-        picojson::parse(value, token.begin(), token.end(), &problem);
-        if (!problem.empty() || !value.is<double>()) return std::nullopt;
-        const double seconds = value.get<double>();
-        if (!(seconds >= 0 && seconds <= 1e10)) return std::nullopt;
-        return milliseconds(static_cast<std::int64_t>(seconds * 1'000 + 0.5));
-    } catch (const std::exception&) {
-        return std::nullopt;
-    }
+    const std::optional<double> seconds = value_of<double>(token);
+    if (!seconds || !(*seconds >= 0 && *seconds <= 1e10)) return std::nullopt;
+    return milliseconds(static_cast<std::int64_t>(*seconds * 1'000 + 0.5));
 }
 
 // For waiting (C2): the moment, or the latest that a thread can wait until.  `Seconds` is
@@ -1555,7 +1454,6 @@ private:
 /// without an offset is UTC, fractions are cut to the millisecond.  Nothing for
 /// any other text.
 inline std::optional<TimePoint> parse_time(std::string_view text) {
-    if (const std::optional<TimePoint> usual = detail::read_usual_time(text)) return *usual;
     return detail::TimeReader(text).read();
 }
 
@@ -1563,7 +1461,34 @@ inline std::optional<TimePoint> parse_time(std::string_view text) {
 /// and from the largest to the smallest, such as `1h30m`.  Nothing for any other
 /// text.
 inline std::optional<milliseconds> parse_duration(std::string_view text) {
-    return detail::read_duration(text);
+    struct Unit {
+        std::string_view name;
+        std::int64_t ms;
+    };
+    constexpr Unit units[] = {
+        {"d", detail::ms_per_day}, {"h", 3'600'000}, {"m", 60'000}, {"s", 1'000}, {"ms", 1}};
+    constexpr std::int64_t longest = 100'000'000'000'000'000;  // three million years
+    std::int64_t total = 0;
+    const Unit* next = std::begin(units);
+    if (text.empty()) return std::nullopt;
+    while (!text.empty()) {
+        std::size_t digits = 0;
+        std::int64_t value = 0;
+        for (; digits < text.size() && text[digits] >= '0' && text[digits] <= '9'; ++digits) {
+            value = value * 10 + (text[digits] - '0');
+            if (value > longest) return std::nullopt;
+        }
+        const std::size_t end = std::min(text.find_first_of("0123456789", digits), text.size());
+        const std::string_view name = text.substr(digits, end - digits);
+        next = std::find_if(next, std::end(units),
+                            [name](const Unit& unit) { return unit.name == name; });
+        if (digits == 0 || next == std::end(units)) return std::nullopt;
+        if (value > (longest - total) / next->ms) return std::nullopt;
+        total += value * next->ms;
+        ++next;
+        text.remove_prefix(end);
+    }
+    return milliseconds(total);
 }
 
 /// The time as UTC ISO 8601 with milliseconds and `Z`.
@@ -2366,7 +2291,7 @@ private:
     void finish();
     template <std::size_t size>
     bool meets(const char (&name)[size]) const {
-        return waits_ && is(name_, name);
+        return waits_ && name_ == name;
     }
     std::string_view token() {
         std::string_view value;
@@ -14458,9 +14383,7 @@ inline bool is_server_url(std::string_view url) {
     if (host.empty() || host.find_first_of("/?#@ ") != std::string_view::npos) return false;
     if (colon == std::string_view::npos) return true;
     const std::string_view port = url.substr(colon + 1);
-    return !port.empty() && port.size() <= 5 &&
-           port.find_first_not_of("0123456789") == std::string_view::npos &&
-           number_in(port) <= 65'535;
+    return port.size() <= 5 && seq_in(port).value_or(65'536) <= 65'535;
 }
 
 }  // namespace detail
