@@ -1791,26 +1791,19 @@ inline bool is_intact(std::string_view line) {
 // first and how many they are.
 class IdRuns {
 public:
-    struct Run {
-        TaskId first;
-        std::uint64_t count = 0;
-    };
-    void add(const Run& run) {
-        runs_.push_back(run);
-        size_ += static_cast<std::size_t>(run.count);
-    }
-    void add(TaskId id) {
-        if (!runs_.empty() && runs_.back().first.plus(runs_.back().count) == id) {
-            ++runs_.back().count;
-            ++size_;
+    void add(TaskId first, std::uint64_t count = 1) {
+        if (!firsts_.empty() && firsts_.back().plus(counts_.back()) == first) {
+            counts_.back() += count;
         } else {
-            add({id, 1});
+            firsts_.push_back(first);
+            counts_.push_back(count);
         }
+        size_ += static_cast<std::size_t>(count);
     }
     std::size_t size() const { return size_; }
-    const std::vector<Run>& runs() const { return runs_; }
+    std::size_t runs() const { return firsts_.size(); }
     // Of the memory that they take.
-    std::size_t bytes() const { return runs_.size() * sizeof(Run); }
+    std::size_t bytes() const { return runs() * (sizeof(TaskId) + sizeof(std::uint64_t)); }
     std::vector<TaskId> all() const {
         std::vector<TaskId> ids;
         ids.reserve(size_);
@@ -1823,36 +1816,33 @@ public:
     // Whether fn(id) is true of any of them.
     template <class Fn>
     bool any(Fn fn) const {
-        for (const Run& run : runs_) {
-            for (std::uint64_t i = 0; i < run.count; ++i) {
-                if (fn(run.first.plus(i))) return true;
+        for (std::size_t run = 0; run < runs(); ++run) {
+            for (std::uint64_t i = 0; i < counts_[run]; ++i) {
+                if (fn(firsts_[run].plus(i))) return true;
             }
         }
         return false;
     }
     static constexpr auto describe = [](auto& io, auto& r) {
-        io.array("ids", r.runs_, &Run::first).array("counts", r.runs_, &Run::count);
+        io("ids", r.firsts_)("counts", r.counts_);
     };
     // Completes what was read: without counts the ids are one each.  False if there is not
     // one count for each id.
     bool complete();
 
 private:
-    std::vector<Run> runs_;
+    std::vector<TaskId> firsts_;         // of each run
+    std::vector<std::uint64_t> counts_;  // of each run
     std::size_t size_ = 0;
 };
 
 inline bool IdRuns::complete() {
-    const bool counted =
-        std::any_of(runs_.begin(), runs_.end(), [](const Run& run) { return run.count > 0; });
+    if (counts_.empty()) counts_.assign(firsts_.size(), 1);
+    if (counts_.size() != firsts_.size()) return false;
     IdRuns whole;
-    for (const Run& run : runs_) {
-        if (run.first == TaskId() || counted != (run.count > 0)) return false;
-        if (counted) {
-            whole.add(run);
-        } else {
-            whole.add(run.first);
-        }
+    for (std::size_t run = 0; run < runs(); ++run) {
+        if (firsts_[run] == TaskId() || counts_[run] == 0) return false;
+        whole.add(firsts_[run], counts_[run]);
     }
     *this = std::move(whole);
     return true;
@@ -1876,6 +1866,7 @@ struct Letter {
     std::string error;
     bool again = false;   // it is about to be delivered again
     bool counts = false;  // in SinkBook::bytes(): the history has not got the event
+    TimePoint emitted_at{};  // as the event says, which may be read after this
 };
 using Letters = std::map<std::uint64_t, Letter>;
 
@@ -1887,6 +1878,7 @@ inline Answers::node_type make_answer(std::string key, Answer answer) {
 }
 
 inline Letters::node_type make_letter(std::uint64_t seq, Letter letter) {
+    if (letter.event) letter.emitted_at = letter.event->ended_at;
     Letters one;
     one.emplace(seq, std::move(letter));
     return one.extract(one.begin());
@@ -1964,16 +1956,17 @@ struct ForgetRecord {
 
 struct AnswerRecord {
     static constexpr std::string_view op = "answer";
-    Answers::node_type answer;
+    Answers::node_type answer = make_answer({}, {});
 
     // What a schedule record says, too.
-    static constexpr auto describe_key = [](auto& io, auto& key, auto& value) {
-        io("key", key)("digest", value.digest)("timestamp", value.timestamp);
+    static constexpr auto describe_key = [](auto& io, auto& node) {
+        io("key", node.key())("digest", node.mapped().digest);
+        io("timestamp", node.mapped().timestamp);
     };
-    static constexpr auto describe = [](auto& io, auto& key, auto& value) {
-        io("at", value.first_use);
-        describe_key(io, key, value);
-        IdRuns::describe(io, value.ids);
+    static constexpr auto describe = [](auto& io, auto& r) {
+        io("at", r.answer.mapped().first_use);
+        describe_key(io, r.answer);
+        IdRuns::describe(io, r.answer.mapped().ids);
     };
 };
 
@@ -2016,18 +2009,12 @@ struct DeadRecord {
     static constexpr std::string_view op = "dead";
     std::string sink;
     std::optional<std::uint64_t> seq;
-    Letters::node_type letter;
-
-    // What the letter's event knows, and its task does not say.
-    struct Emission {
-        std::uint64_t seq = 0;
-        TimePoint at{};
-    };
-    static constexpr auto describe = [](auto& io, auto& name, auto& cursor, auto& value,
-                                        auto& emission) {
-        io.sink(name)("at", value.at)("seq", cursor);
-        io("attempts", value.attempts)("error", value.error)("event", emission.seq);
-        io("again", value.again)("emitted_at", emission.at)("task", value.event);
+    Letters::node_type letter = make_letter(0, {});
+    static constexpr auto describe = [](auto& io, auto& r) {
+        auto& letter = r.letter.mapped();
+        io.sink(r.sink)("at", letter.at)("seq", r.seq)("attempts", letter.attempts);
+        io("error", letter.error)("event", r.letter.key())("again", letter.again);
+        io("emitted_at", letter.emitted_at)("task", letter.event);
     };
 };
 
@@ -2101,23 +2088,17 @@ class RecordWriter {
 public:
     explicit RecordWriter(std::string& lines) : lines_(lines) {}
 
-    template <std::size_t size, class T>
-    RecordWriter& operator()(const char (&name)[size], const T& value) {
+    template <class T>
+    RecordWriter& operator()(std::string_view name, const T& value) {
         if (is_left_out(value)) return *this;
-        append_name(name);
+        lines_ += lines_.back() == '{' ? "\"" : ",\"";
+        lines_.append(name).append("\":");
         append(value);
         return *this;
     }
     RecordWriter& sink(const std::string& name) { return (*this)("sink", name); }
     RecordWriter& key(const Answers::node_type& answer) {
-        if (answer) AnswerRecord::describe_key(*this, answer.key(), answer.mapped());
-        return *this;
-    }
-    // An array of the same part of each element.
-    template <std::size_t size, class Array, class Part>
-    RecordWriter& array(const char (&name)[size], const Array& array, Part part) {
-        append_name(name);
-        append_array(array, part);
+        if (answer) AnswerRecord::describe_key(*this, answer);
         return *this;
     }
 
@@ -2133,8 +2114,6 @@ private:
     static bool is_left_out(bool value) { return !value; }
     static bool is_left_out(const std::vector<std::uint64_t>& value) { return value.empty(); }
 
-    template <std::size_t size>
-    void append_name(const char (&name)[size]);
     void append(std::uint64_t value) { append_number(lines_, value); }
     void append(std::uint32_t value) { append_number(lines_, value); }
     void append(bool value) { lines_ += value ? "true" : "false"; }
@@ -2165,69 +2144,24 @@ private:
     }
     template <class T>
     void append(const std::vector<T>& values) {
-        append_array(values, [](const T& value) -> const T& { return value; });
+        char before = '[';
+        for (const T& value : values) {
+            lines_ += std::exchange(before, ',');
+            append(value);
+        }
+        lines_ += values.empty() ? "[]" : "]";
     }
-    template <class Array, class Part>
-    void append_array(const Array& array, Part part);
 
     std::string& lines_;
 };
 
-template <std::size_t size>
-void RecordWriter::append_name(const char (&name)[size]) {
-    std::array<char, size + 3> text{',', '"'};
-    std::copy(name, name + size - 1, text.begin() + 2);
-    text[size + 1] = '"';
-    text[size + 2] = ':';
-    const std::size_t start = lines_.back() == '{' ? 1 : 0;  // the first needs no comma
-    lines_.append(text.data() + start, text.size() - start);
-}
-
-template <class Array, class Part>
-void RecordWriter::append_array(const Array& array, Part part) {
-    lines_ += '[';
-    bool first = true;
-    for (const auto& element : array) {
-        if (!first) lines_ += ',';
-        first = false;
-        append(std::invoke(part, element));
-    }
-    lines_ += ']';
-}
-
-// Appends a record, whose members describe(writer) names.
-template <class R, class Describe>
-void write_line(std::string& lines, Describe describe) {
+template <class R>
+void write(std::string& lines, const R& record) {
     const std::size_t start = lines.size();
     lines.append("{\"").append(record_tag<R>).append("\":\"").append(R::op) += '"';
     RecordWriter writer(lines);
-    describe(writer);
+    R::describe(writer, record);
     seal_line(lines, start);
-}
-
-template <class R, class = decltype(R::op)>
-void write(std::string& lines, const R& record) {
-    write_line<R>(lines, [&record](RecordWriter& io) { R::describe(io, record); });
-}
-
-inline void write_answer(std::string& lines, const std::string& key, const Answer& answer) {
-    write_line<AnswerRecord>(lines,
-                             [&](RecordWriter& io) { AnswerRecord::describe(io, key, answer); });
-}
-
-inline void write(std::string& lines, const AnswerRecord& record) {
-    write_answer(lines, record.answer.key(), record.answer.mapped());
-}
-
-inline void write_letter(std::string& lines, const std::string& sink, const Letter& letter,
-                         std::optional<std::uint64_t> seq) {
-    const DeadRecord::Emission event{letter.event->seq, letter.event->ended_at};
-    write_line<DeadRecord>(
-        lines, [&](RecordWriter& io) { DeadRecord::describe(io, sink, seq, letter, event); });
-}
-
-inline void write(std::string& lines, const DeadRecord& record) {
-    write_letter(lines, record.sink, record.letter.mapped(), record.seq);
 }
 
 inline void write(std::string& lines, const Record& record) {
@@ -2259,8 +2193,8 @@ public:
     explicit RecordReader(std::string_view line) : reader_(line, JsonReader::outer_depth) {}
     Record read();
 
-    template <std::size_t size, class T>
-    RecordReader& operator()(const char (&name)[size], T& value) {
+    template <class T>
+    RecordReader& operator()(std::string_view name, T& value) {
         if (!meets(name)) return *this;
         take(value);
         waits_ = false;
@@ -2268,31 +2202,13 @@ public:
     }
     RecordReader& sink(std::string& name);
     RecordReader& key(Answers::node_type& answer);
-    template <std::size_t size, class Array, class Part>
-    RecordReader& array(const char (&name)[size], Array& array, Part part) {
-        if (!meets(name)) return *this;
-        take_array(array, part);
-        waits_ = false;
-        return *this;
-    }
-
 private:
     template <std::size_t index = 0>
     Record read_as(std::string_view tag, std::string_view op);
-    template <class R>
-    void read_into(R& record);
-    void read_into(HeadRecord& head);
-    void read_into(ScheduleRecord& record);
-    void read_into(AnswerRecord& record);
-    void read_into(DeadRecord& record);
     // Reads the members that follow, up to the end of their object; describe() names them.
     template <class Describe>
     void members(Describe describe);
-    void finish();
-    template <std::size_t size>
-    bool meets(const char (&name)[size]) const {
-        return waits_ && name_ == name;
-    }
+    bool meets(std::string_view name) const { return waits_ && name_ == name; }
     std::string_view token() {
         std::string_view value;
         reader_.value(value);
@@ -2315,10 +2231,9 @@ private:
     template <class T>
     void take(std::vector<T>& values) {
         values.clear();
-        take_array(values, [](T& value) -> T& { return value; });
+        require(reader_.enter_array());
+        while (reader_.next_element()) take(values.emplace_back());
     }
-    template <class Array, class Part>
-    void take_array(Array& array, Part part);
 
     JsonReader reader_;
     std::string_view name_;  // of the member that was met last
@@ -2336,13 +2251,46 @@ inline Record RecordReader::read() {
     return read_as(tag, inside(op));
 }
 
+// What a record must say beyond its members (R3), and what these say together.
+template <class R>
+void complete(R&) {}
+
+inline void complete(HeadRecord& head) {
+    if (head.version == 1) return;
+    throw Error(Errc::journal_unreadable,
+                "the journal was written by a newer version of task-scheduler");
+}
+
+inline void complete(ScheduleRecord& record) {
+    require(!record.tasks.empty());
+    if (!record.answer) return;
+    require(!record.answer.key().empty());
+    Answer& answer = record.answer.mapped();
+    answer.first_use = record.at.value_or(record.tasks.front()->id.time());
+    for (const TaskRef& task : record.tasks) answer.ids.add(task->id);
+}
+
+inline void complete(AnswerRecord& record) {
+    require(!record.answer.key().empty() && record.answer.mapped().ids.complete());
+}
+
+inline void complete(DeadRecord& record) {
+    const Letter& letter = record.letter.mapped();
+    require(static_cast<bool>(letter.event));
+    letter.event->seq = record.letter.key();
+    letter.event->ended_at = letter.emitted_at;
+    letter.event->stage = Stage::emitted;
+}
+
 template <std::size_t index>
 Record RecordReader::read_as(std::string_view tag, std::string_view op) {
     if constexpr (index < std::variant_size_v<Record>) {
         using R = std::variant_alternative_t<index, Record>;
         if (op != R::op || tag != record_tag<R>) return read_as<index + 1>(tag, op);
         R record;
-        read_into(record);
+        members([&] { R::describe(*this, record); });
+        if (!reader_.finish()) not_understood("not JSON (" + reader_.problem() + ")");
+        complete(record);
         return record;
     } else {
         require(tag == "op");
@@ -2361,10 +2309,6 @@ void RecordReader::members(Describe describe) {
     waits_ = false;
 }
 
-inline void RecordReader::finish() {
-    if (!reader_.finish()) not_understood("not JSON (" + reader_.problem() + ")");
-}
-
 inline RecordReader& RecordReader::sink(std::string& name) {
     if (!meets("sink")) return *this;
     (*this)("sink", name);
@@ -2376,7 +2320,7 @@ inline RecordReader& RecordReader::sink(std::string& name) {
 inline RecordReader& RecordReader::key(Answers::node_type& answer) {
     const bool begins = meets("key") || meets("digest") || meets("timestamp");
     if (begins && !answer) answer = make_answer({}, {});
-    if (answer) AnswerRecord::describe_key(*this, answer.key(), answer.mapped());
+    if (answer) AnswerRecord::describe_key(*this, answer);
     return *this;
 }
 
@@ -2400,59 +2344,6 @@ inline void RecordReader::take(TaskRef& task) {
     members([&] { TaskParts::describe(*this, parts); });
     require(parts.id != TaskId() && !parts.payload.empty());
     task = TaskRef::make(parts.id, parts.due, parts.payload);
-}
-
-template <class Array, class Part>
-void RecordReader::take_array(Array& array, Part part) {
-    require(reader_.enter_array());
-    for (std::size_t i = 0; reader_.next_element(); ++i) {
-        if (i == array.size()) array.emplace_back();
-        take(std::invoke(part, array[i]));
-    }
-}
-
-template <class R>
-void RecordReader::read_into(R& record) {
-    members([&] { R::describe(*this, record); });
-    finish();
-}
-
-inline void RecordReader::read_into(HeadRecord& head) {
-    read_into<HeadRecord>(head);
-    if (head.version == 1) return;
-    throw Error(Errc::journal_unreadable,
-                "the journal was written by a newer version of task-scheduler");
-}
-
-inline void RecordReader::read_into(ScheduleRecord& record) {
-    read_into<ScheduleRecord>(record);
-    require(!record.tasks.empty());
-    if (!record.answer) return;
-    require(!record.answer.key().empty());
-    Answer& answer = record.answer.mapped();
-    answer.first_use = record.at.value_or(record.tasks.front()->id.time());
-    for (const TaskRef& task : record.tasks) answer.ids.add(task->id);
-}
-
-inline void RecordReader::read_into(AnswerRecord& record) {
-    std::string key;
-    Answer answer;
-    members([&] { AnswerRecord::describe(*this, key, answer); });
-    finish();
-    require(!key.empty() && answer.ids.complete());
-    record.answer = make_answer(std::move(key), std::move(answer));
-}
-
-inline void RecordReader::read_into(DeadRecord& record) {
-    Letter letter;
-    DeadRecord::Emission event;
-    members([&] { DeadRecord::describe(*this, record.sink, record.seq, letter, event); });
-    finish();
-    require(static_cast<bool>(letter.event));
-    letter.event->seq = event.seq;
-    letter.event->ended_at = event.at;
-    letter.event->stage = Stage::emitted;
-    record.letter = make_letter(event.seq, std::move(letter));
 }
 
 }  // namespace detail
@@ -6821,7 +6712,7 @@ inline void Store::Copy::copy_keys(const std::function<void(std::string_view)>& 
         const Answers& all = state_.keys().all();
         auto at = last.empty() ? all.begin() : all.upper_bound(last);
         for (std::size_t ids = 0; at != all.end() && ids < page_size; ++at) {
-            write_answer(lines_, at->first, at->second);
+            write(lines_, AnswerRecord{make_answer(at->first, at->second)});
             ids += 1 + at->second.ids.size() / 8;
             last = at->first;
         }
@@ -6891,7 +6782,7 @@ inline void Store::Copy::copy_letters(const std::function<void(std::string_view)
             if (!sink) break;
             auto at = sink->dead.lower_bound(seq);
             for (std::size_t n = 0; at != sink->dead.end() && n < page_size; ++at, ++n) {
-                write_letter(lines_, name, at->second, std::nullopt);
+                write(lines_, DeadRecord{name, {}, make_letter(at->first, at->second)});
                 seq = at->first + 1;
             }
             more = at != sink->dead.end();

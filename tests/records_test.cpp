@@ -155,7 +155,7 @@ void make(ForgetRecord& r) {
 void make(AnswerRecord& r) {
     Answer answer = any_answer();
     answer.first_use = any_time();
-    for (std::size_t runs = below(5); runs > 0; --runs) answer.ids.add({any_id(), 1 + below(9)});
+    for (std::size_t runs = below(5); runs > 0; --runs) answer.ids.add(any_id(), 1 + below(9));
     r.answer = make_answer("k" + any_text(), answer);
 }
 
@@ -514,7 +514,7 @@ TEST_SUITE("records") {
             "\",\"" + id_of(7).plus(1).str() + "\",\"" + id_of(9).str() + "\"]"));
         const IdRuns& ids = std::get<AnswerRecord>(read).answer.mapped().ids;
         CHECK(ids.all() == std::vector<TaskId>{id_of(7), id_of(7).plus(1), id_of(9)});
-        CHECK(ids.runs().size() == 2);
+        CHECK(ids.runs() == 2);
     }
 
     TEST_CASE("an operation that is unknown is refused by its name") {
