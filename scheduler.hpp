@@ -8020,45 +8020,45 @@ private:
     struct Worker {
         SinkOptions options;
         std::string shown;  // in the log: the name, and where to
+        std::minstd_rand random{std::random_device{}()};
+        // What is at hand, and what has become of it, which is kept until that is stored.
+        std::optional<Delivery> delivery;
+        std::optional<Outcome> outcome;
+        // How long to wait because something could not be done here (K5); 0: nothing is wrong.
+        milliseconds pause{0};
+        bool postponed = false;  // no attempt could be made, as the log was told
         // The delivery that is waited for, and until when: a clock that is stepped back
         // does not lengthen the wait.
         std::uint64_t seq = 0;
         std::uint32_t attempt = 0;
         std::chrono::steady_clock::time_point until;
-        std::minstd_rand random{std::random_device{}()};
-        milliseconds postponement{0};  // how long the last one was, if no attempt was made since
-        bool done = false;             // guarded by mutex_
-        // Under Drive::caller: what became of a delivery and could not be stored yet, and
-        // whether that, or a postponed attempt, waits for the next round.
-        std::optional<std::pair<Delivery, Outcome>> unsettled;
-        bool waits = false;
-        std::thread thread;
+        bool done = false;   // guarded by mutex_
+        std::thread thread;  // none under Drive::caller
     };
 
+    std::vector<SinkSetup> make_workers(std::vector<SinkOptions> sinks);
     void run(Worker& worker);
-    bool is_ready(Worker& worker, const Delivery& delivery) const;
-    void attempt(Worker& worker, const Delivery& delivery);
-    void postpone(Worker& worker, const Delivery& delivery, const Outcome& outcome);
-    Outcome deliver(Worker& worker, const Delivery& delivery) const;
-    void judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const;
-    bool settle(const Delivery& delivery, const Outcome& outcome) const;
-    void deliver_next(Worker& worker);
     void run_here();
     std::optional<TimePoint> next_wake() const;
+    bool advance(Worker& worker);
+    bool is_ready(Worker& worker) const;
+    bool attempt(Worker& worker);
+    Outcome deliver(const Worker& worker) const;
+    void judge_failure(Worker& worker, Outcome& outcome) const;
     template <class... Parts>
     void say(const Parts&... parts) const noexcept {
         detail::tell([this](const std::string& line) { scheduler_.log(line); }, parts...);
     }
-    void say_failure(const Worker& worker, const Delivery& delivery, const Outcome& outcome,
+    void say_failure(const Worker& worker, const Outcome& outcome,
                      const char* what_now) const noexcept;
-    bool wait_to_retry(milliseconds& wait);
     bool is_stopping() {
         const std::lock_guard<std::mutex> guard(mutex_);
         return stopping_;
     }
 
     static constexpr milliseconds max_retry_after = std::chrono::hours(24);
-    static constexpr milliseconds first_wait{10};
+    static constexpr milliseconds first_pause{10};
+    static constexpr milliseconds longest_pause{5'000};
 
     Scheduler& scheduler_;
     std::mutex mutex_;
@@ -8071,20 +8071,39 @@ private:
 
 inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlisted others)
     : scheduler_(scheduler) {
+    scheduler_.open_sinks(make_workers(std::move(sinks)), others);
+    try {
+        const auto notify = [this] {
+            {
+                const std::lock_guard<std::mutex> guard(mutex_);
+                ++changes_;
+            }
+            changed_.notify_all();
+        };
+        companion_ = scheduler_.add_companion(
+            {notify, [this] { run_here(); }, [this] { return next_wake(); }});
+        if (scheduler_.drive() == Drive::caller) return;
+        for (const auto& worker : workers_) {
+            worker->thread = std::thread([this, &w = *worker] { run(w); });
+        }
+    } catch (...) {
+        stop();
+        throw;
+    }
+}
+
+inline std::vector<SinkSetup> Sinks::make_workers(std::vector<SinkOptions> sinks) {
     std::vector<SinkSetup> setups;
     std::set<std::string> names;
     std::map<std::string, int> targets;
+    const auto check = [](bool good, const std::string& problem) {
+        if (!good) throw Error(Errc::invalid_argument, problem);
+    };
     for (SinkOptions& options : sinks) {
-        if (!detail::is_sink_name(options.name)) {
-            throw Error(Errc::invalid_argument,
-                        std::string("a sink's name ") + detail::sink_name_rule);
-        }
-        if (!names.insert(options.name).second) {
-            throw Error(Errc::invalid_argument, "two sinks have the name " + options.name);
-        }
-        if (!options.sink) {
-            throw Error(Errc::invalid_argument, "sink " + options.name + " is none");
-        }
+        check(detail::is_sink_name(options.name),
+              std::string("a sink's name ") + detail::sink_name_rule);
+        check(names.insert(options.name).second, "two sinks have the name " + options.name);
+        check(options.sink != nullptr, "sink " + options.name + " is none");
         // What is secret may be all that tells two of them apart: then their order does.
         std::string target = options.sink->target();
         const int number = ++targets[target];
@@ -8095,28 +8114,7 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlist
             {options.name, options.sink->kind(), std::move(target), options.from_earliest});
         workers_.back()->options = std::move(options);
     }
-    scheduler_.open_sinks(setups, others);
-    try {
-        const auto notify = [this] {
-            {
-                const std::lock_guard<std::mutex> guard(mutex_);
-                ++changes_;
-            }
-            changed_.notify_all();
-        };
-        if (scheduler_.drive() == Drive::caller) {
-            companion_ = scheduler_.add_companion(
-                {notify, [this] { run_here(); }, [this] { return next_wake(); }});
-            return;
-        }
-        companion_ = scheduler_.add_companion({notify, nullptr, nullptr});
-        for (const auto& worker : workers_) {
-            worker->thread = std::thread([this, &w = *worker] { run(w); });
-        }
-    } catch (...) {
-        stop();
-        throw;
-    }
+    return setups;
 }
 
 // A delivery that has just begun may not hear of an interruption: it is told again.
@@ -8147,53 +8145,29 @@ inline void Sinks::run(Worker& worker) {
     sigemptyset(&broken_pipe);
     sigaddset(&broken_pipe, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
-    milliseconds wait = first_wait;
-    while (!is_stopping()) {
-        try {
-            deliver_next(worker);
-            wait = first_wait;
-        } catch (const std::exception& error) {  // there is no memory, for instance
-            say("sink ", worker.options.name, ": ", error.what());
-            wait_to_retry(wait);
+    std::unique_lock<std::mutex> lock(mutex_);
+    while (!stopping_) {
+        const auto changed = [this, seen = changes_] { return stopping_ || changes_ != seen; };
+        lock.unlock();
+        const bool more = advance(worker);
+        lock.lock();
+        if (more) continue;
+        if (worker.pause > milliseconds(0)) {
+            changed_.wait_for(lock, worker.pause, [this] { return stopping_; });
+        } else if (worker.delivery) {
+            changed_.wait_until(lock, worker.until, changed);
+        } else {
+            changed_.wait(lock, changed);
         }
     }
-    const std::lock_guard<std::mutex> guard(mutex_);
     worker.done = true;
     changed_.notify_all();
-}
-
-// Delivers what is next, or waits until that may be another.
-inline void Sinks::deliver_next(Worker& worker) {
-    std::uint64_t seen = 0;
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        seen = changes_;
-    }
-    const auto delivery = scheduler_.next_delivery(worker.options.name);
-    if (delivery && is_ready(worker, *delivery)) return attempt(worker, *delivery);
-    std::unique_lock<std::mutex> lock(mutex_);
-    const auto changed = [this, seen] { return stopping_ || changes_ != seen; };
-    if (delivery) {
-        changed_.wait_until(lock, worker.until, changed);
-    } else {
-        changed_.wait(lock, changed);
-    }
 }
 
 // Under Drive::caller: delivers all that may be delivered now, inside run_due().
 inline void Sinks::run_here() {
     for (const auto& worker : workers_) {
-        worker->waits = false;
-        const auto& unsettled = worker->unsettled;
-        if (unsettled && !settle(unsettled->first, unsettled->second)) {
-            worker->waits = true;
-            continue;
-        }
-        worker->unsettled.reset();
-        while (!worker->waits) {
-            const auto delivery = scheduler_.next_delivery(worker->options.name);
-            if (!delivery || delivery->wait > milliseconds(0)) break;
-            attempt(*worker, *delivery);
+        while (advance(*worker)) {
         }
     }
 }
@@ -8203,15 +8177,47 @@ inline std::optional<TimePoint> Sinks::next_wake() const {
     for (const auto& worker : workers_) {
         const auto delivery = scheduler_.next_delivery(worker->options.name);
         if (!delivery) continue;
-        const milliseconds wait = worker->waits ? milliseconds(1'000) : delivery->wait;
-        const TimePoint at = scheduler_.now() + wait;
+        const TimePoint at = scheduler_.now() + std::max(worker->pause, delivery->wait);
         if (!wake || at < *wake) wake = at;
     }
     return wake;
 }
 
-inline bool Sinks::is_ready(Worker& worker, const Delivery& delivery) const {
+// Makes the attempt that is due, and stores what became of it.  False: there is nothing to do
+// for now.  What cannot be stored is kept and stored later, and the delivery is not repeated.
+inline bool Sinks::advance(Worker& worker) {
+    try {
+        if (!worker.outcome) {
+            worker.delivery = scheduler_.next_delivery(worker.options.name);
+            const bool ready = worker.delivery && is_ready(worker);
+            if (!ready || !attempt(worker)) {
+                worker.pause = milliseconds(0);
+                return false;
+            }
+        }
+        scheduler_.settle(*worker.delivery, *worker.outcome);
+        const Outcome outcome = *std::exchange(worker.outcome, std::nullopt);
+        if (outcome.result != Outcome::Result::postponed) {
+            worker.postponed = false;
+            worker.pause = milliseconds(0);
+            return true;
+        }
+        if (!std::exchange(worker.postponed, true)) {
+            say("sink ", worker.shown, ": no attempt can be made, so it waits until one can: ",
+                detail::printable(outcome.error, 200));
+        }
+    } catch (const std::exception& error) {  // there is no memory, for instance
+        say("sink ", worker.options.name, ": ", error.what());
+    }
+    worker.pause = std::clamp(worker.pause * 2, first_pause, longest_pause);
+    return false;
+}
+
+// Whether the delivery at hand has waited long enough.
+inline bool Sinks::is_ready(Worker& worker) const {
+    const Delivery& delivery = *worker.delivery;
     if (delivery.wait == milliseconds(0)) return true;
+    if (scheduler_.drive() == Drive::caller) return false;
     const auto now = std::chrono::steady_clock::now();
     milliseconds longest = max_retry_after;
     for (const milliseconds wait : worker.options.retry) longest = std::max(longest, wait * 2);
@@ -8225,61 +8231,22 @@ inline bool Sinks::is_ready(Worker& worker, const Delivery& delivery) const {
     return now >= worker.until;
 }
 
-inline void Sinks::attempt(Worker& worker, const Delivery& delivery) {
+// False: it was interrupted, and will be the same attempt again.
+inline bool Sinks::attempt(Worker& worker) {
+    using Result = Outcome::Result;
     worker.attempt = 0;  // the next wait is another, whatever it is for
-    Outcome outcome = deliver(worker, delivery);
-    if (outcome.result != Outcome::Result::delivered && is_stopping()) {
-        return;  // it will be the same attempt again
+    Outcome outcome = deliver(worker);
+    if (outcome.result != Result::delivered && is_stopping()) return false;
+    if (outcome.result == Result::failed || outcome.result == Result::disabled) {
+        judge_failure(worker, outcome);
     }
-    if (outcome.result == Outcome::Result::postponed) return postpone(worker, delivery, outcome);
-    worker.postponement = milliseconds(0);
-    if (outcome.result != Outcome::Result::delivered) judge_failure(worker, delivery, outcome);
-    // What cannot be stored now is tried again, and the delivery is not.
-    milliseconds wait = first_wait;
-    while (!settle(delivery, outcome)) {
-        if (scheduler_.drive() == Drive::caller) {
-            worker.unsettled = {delivery, outcome};
-            worker.waits = true;
-            return;
-        }
-        if (!wait_to_retry(wait)) return;
-    }
-}
-
-// Waits before something is tried again, each time for longer.  False: it is not to be.
-inline bool Sinks::wait_to_retry(milliseconds& wait) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (changed_.wait_for(lock, wait, [this] { return stopping_; })) return false;
-    wait = std::min<milliseconds>(wait * 2, std::chrono::seconds(5));
+    worker.outcome = std::move(outcome);
     return true;
 }
 
-// K5
-inline void Sinks::postpone(Worker& worker, const Delivery& delivery, const Outcome& outcome) {
-    const bool first = worker.postponement == milliseconds(0);
-    if (first) worker.postponement = first_wait;
-    settle(delivery, outcome);
-    if (first) {
-        say("sink ", worker.shown, ": no attempt can be made, so it waits until one can: ",
-            detail::printable(outcome.error, 200));
-    }
-    worker.waits = scheduler_.drive() == Drive::caller;
-    if (!worker.waits) wait_to_retry(worker.postponement);
-}
-
-inline bool Sinks::settle(const Delivery& delivery, const Outcome& outcome) const {
+inline Outcome Sinks::deliver(const Worker& worker) const {
     try {
-        scheduler_.settle(delivery, outcome);
-        return true;
-    } catch (const std::exception& error) {
-        say("sink ", delivery.sink, ": ", error.what());
-        return false;
-    }
-}
-
-inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
-    try {
-        return worker.options.sink->deliver(delivery);
+        return worker.options.sink->deliver(*worker.delivery);
     } catch (const std::bad_alloc&) {
         return Outcome::postponed("no memory");  // a text that needs none
     } catch (const std::system_error& error) {
@@ -8297,25 +8264,27 @@ inline Outcome Sinks::deliver(Worker& worker, const Delivery& delivery) const {
 }
 
 // How long a failed delivery waits, if it is tried again, and what the log says.
-inline void Sinks::judge_failure(Worker& worker, const Delivery& delivery, Outcome& outcome) const {
+inline void Sinks::judge_failure(Worker& worker, Outcome& outcome) const {
     if (outcome.result == Outcome::Result::disabled) {
-        return say_failure(worker, delivery, outcome, "; it is disabled until it is resumed");
+        return say_failure(worker, outcome, "; it is disabled until it is resumed");
     }
+    const Delivery& delivery = *worker.delivery;
     const auto& retry = worker.options.retry;
     if (delivery.again || delivery.attempt > retry.size()) {
         outcome.wait.reset();
-        return say_failure(worker, delivery, outcome, "; it is a dead letter now");
+        return say_failure(worker, outcome, "; it is a dead letter now");
     }
     const milliseconds::rep base = retry[delivery.attempt - 1].count();
     std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
     const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), max_retry_after);
     outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
-    say_failure(worker, delivery, outcome, "; the next is in ");
+    say_failure(worker, outcome, "; the next is in ");
 }
 
-inline void Sinks::say_failure(const Worker& worker, const Delivery& delivery,
-                               const Outcome& outcome, const char* what_now) const noexcept {
+inline void Sinks::say_failure(const Worker& worker, const Outcome& outcome,
+                               const char* what_now) const noexcept {
     try {
+        const Delivery& delivery = *worker.delivery;
         const std::string wait =
             outcome.wait ? std::to_string(outcome.wait->count()) + " ms" : std::string();
         say("sink ", worker.shown, ": attempt ", delivery.attempt, " at ", delivery.event.id.str(),
