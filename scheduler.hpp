@@ -1120,14 +1120,14 @@ inline std::string_view inside(std::string_view token) {
     return token.size() < 2 ? std::string_view() : token.substr(1, token.size() - 2);
 }
 
-// A place in the order of emission, which leaves room for all that come after it: up to 18
-// digits and nothing else.
-inline std::optional<std::uint64_t> seq_in(std::string_view token) {
-    std::uint64_t seq = 0;
-    const char* const end = token.data() + token.size();
-    const bool good = !token.empty() && token.size() <= 18 &&
-                      std::from_chars(token.data(), end, seq).ptr == end;
-    return good ? std::optional(seq) : std::nullopt;
+// The number that one to 18 digits say, and nothing for any other text: every number that can
+// be read can also be counted on from.
+inline std::optional<std::uint64_t> read_digits(std::string_view text) {
+    std::uint64_t number = 0;
+    const char* const end = text.data() + text.size();
+    const bool good = !text.empty() && text.size() <= 18 &&
+                      std::from_chars(text.data(), end, number).ptr == end;
+    return good ? std::optional(number) : std::nullopt;
 }
 
 // Printable ASCII of a text from elsewhere, for an answer, a log or a record.
@@ -2215,7 +2215,7 @@ private:
         return value;
     }
 
-    void take(std::uint64_t& value) { value = require(seq_in(token())); }
+    void take(std::uint64_t& value) { value = require(read_digits(token())); }
     void take(std::uint32_t& value);
     void take(bool& value) { value = token() == "true"; }
     void take(std::string& value) { value = require(read_string(token())); }
@@ -2325,7 +2325,7 @@ inline RecordReader& RecordReader::key(Answers::node_type& answer) {
 }
 
 inline void RecordReader::take(std::uint32_t& value) {
-    const std::uint64_t number = require(seq_in(token()));
+    const std::uint64_t number = require(read_digits(token()));
     require(number <= std::numeric_limits<std::uint32_t>::max());
     value = static_cast<std::uint32_t>(number);
 }
@@ -8392,13 +8392,12 @@ inline std::string CommandSink::problem(const std::string& program) {
 }
 
 inline void CommandSink::interrupt() {
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(interruption_.get(), &one, sizeof one);
+    ::eventfd_write(interruption_.get(), 1);
 }
 
 inline Outcome CommandSink::deliver(const Delivery& delivery) {
-    std::uint64_t count = 0;
-    [[maybe_unused]] const ssize_t n = ::read(interruption_.get(), &count, sizeof count);
+    eventfd_t ignored = 0;
+    ::eventfd_read(interruption_.get(), &ignored);
     try {
         return run(delivery);
     } catch (const detail::Shortage& error) {
@@ -13153,9 +13152,8 @@ inline std::string shown_url(const Url& url) {
 
 // A receiver's Retry-After: seconds, or a date (RFC 9110, 10.2.3).
 inline std::optional<milliseconds> parse_retry_after(const std::string& text, TimePoint now) {
-    const bool digits = !text.empty() && text.size() <= 9 &&
-                        text.find_first_not_of("0123456789") == std::string::npos;
-    if (digits) return std::chrono::seconds(std::stol(text));
+    const auto seconds = read_digits(text);
+    if (seconds && text.size() <= 9) return std::chrono::seconds(*seconds);
     std::tm parts{};
     const char* const end = ::strptime(text.c_str(), "%a, %d %b %Y %H:%M:%S GMT", &parts);
     if (!end || *end != '\0') return std::nullopt;
@@ -13416,8 +13414,8 @@ private:
 inline void Lookup::start() {
     const std::lock_guard<std::mutex> guard(state_->mutex);
     if (state_->running) return;
-    std::uint64_t count = 0;
-    [[maybe_unused]] const ssize_t n = ::read(fd(), &count, sizeof count);
+    eventfd_t ignored = 0;
+    ::eventfd_read(fd(), &ignored);
     sigset_t all;
     sigset_t before;
     sigfillset(&all);
@@ -13456,8 +13454,7 @@ inline void Lookup::run(State& state) {
     state.error = error;
     state.number = number;
     state.found.reset(error == 0 ? found : nullptr);
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(state.answered.get(), &one, sizeof one);
+    ::eventfd_write(state.answered.get(), 1);
 }
 
 inline Addresses Lookup::take() {
@@ -13484,14 +13481,11 @@ public:
         if (url_.secure) tls_.emplace(url_.host);
     }
     // From another thread: makes what is under way, or comes next, fail.
-    void interrupt() {
-        const std::uint64_t one = 1;
-        [[maybe_unused]] const ssize_t n = ::write(interruption_.get(), &one, sizeof one);
-    }
+    void interrupt() { ::eventfd_write(interruption_.get(), 1); }
     // Forgets interruptions.
     void begin(SteadyTime deadline) {
-        std::uint64_t count = 0;
-        [[maybe_unused]] const ssize_t n = ::read(interruption_.get(), &count, sizeof count);
+        eventfd_t ignored = 0;
+        ::eventfd_read(interruption_.get(), &ignored);
         deadline_ = deadline;
     }
     // Whether there is a connection that the receiver has not ended.
@@ -13847,8 +13841,10 @@ private:
     static void elements(std::string_view json, const std::string& place, Fn fn);
     static std::string string_of(std::string_view json, const std::string& place);
     static milliseconds duration_of(std::string_view json, const std::string& place);
-    static std::vector<std::string> strings_of(std::string_view json, const std::string& place);
-    static std::vector<milliseconds> durations_of(std::string_view json, const std::string& place);
+    // An array, each element of which read_one() reads.
+    template <class One>
+    static std::vector<One> all_of(std::string_view json, const std::string& place,
+                                   One (*read_one)(std::string_view, const std::string&));
     static bool is_earliest(std::string_view json, const std::string& place);
     // What is said of a sink, before it is one.
     struct Draft {
@@ -13905,11 +13901,12 @@ inline milliseconds SinkReader::duration_of(std::string_view json, const std::st
     return *duration;
 }
 
-inline std::vector<std::string> SinkReader::strings_of(std::string_view json,
-                                                       const std::string& place) {
-    std::vector<std::string> all;
-    elements(json, place, [&all](std::string_view value, const std::string& where) {
-        all.push_back(string_of(value, where));
+template <class One>
+std::vector<One> SinkReader::all_of(std::string_view json, const std::string& place,
+                                    One (*read_one)(std::string_view, const std::string&)) {
+    std::vector<One> all;
+    elements(json, place, [&](std::string_view value, const std::string& where) {
+        all.push_back(read_one(value, where));
     });
     return all;
 }
@@ -13938,15 +13935,6 @@ inline std::vector<SinkOptions> SinkReader::read(std::string_view json) {
     return sinks;
 }
 
-inline std::vector<milliseconds> SinkReader::durations_of(std::string_view json,
-                                                          const std::string& place) {
-    std::vector<milliseconds> all;
-    elements(json, place, [&all](std::string_view value, const std::string& where) {
-        all.push_back(duration_of(value, where));
-    });
-    return all;
-}
-
 inline bool SinkReader::is_earliest(std::string_view json, const std::string& place) {
     const std::string text = string_of(json, place);
     if (text != "earliest" && text != "newest") {
@@ -13964,9 +13952,9 @@ inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_v
     } else if (key == "webhook") {
         draft.url = string_of(value, place);
     } else if (key == "exec") {
-        draft.command = strings_of(value, place);
+        draft.command = all_of(value, place, string_of);
     } else if (key == "secrets") {
-        draft.secrets = strings_of(value, place);
+        draft.secrets = all_of(value, place, string_of);
     } else if (key == "headers") {
         draft.headers.emplace();
         members(value, place, [&](const std::string& name, std::string_view text, const auto& at) {
@@ -13976,7 +13964,7 @@ inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_v
     } else if (key == "timeout") {
         draft.timeout = duration_of(value, place);
     } else if (key == "retry") {
-        draft.retry = durations_of(value, place);
+        draft.retry = all_of(value, place, duration_of);
     } else if (key == "from") {
         draft.from_earliest = is_earliest(value, place);
     } else {
@@ -14222,7 +14210,7 @@ bool read_page(std::string_view json, std::size_t& total, Fn fn) {
         for_each_member(value, [&](std::string_view name, std::string_view number) {
             if (name == "end_cursor") more = number != "null";
             if (name == "total_count") {
-                total = static_cast<std::size_t>(std::atoll(std::string(number).c_str()));
+                total = static_cast<std::size_t>(read_digits(number).value_or(0));
             }
         });
     });
@@ -14243,7 +14231,7 @@ inline bool is_server_url(std::string_view url) {
     if (host.empty() || host.find_first_of("/?#@ ") != std::string_view::npos) return false;
     if (colon == std::string_view::npos) return true;
     const std::string_view port = url.substr(colon + 1);
-    return port.size() <= 5 && seq_in(port).value_or(65'536) <= 65'535;
+    return port.size() <= 5 && read_digits(port).value_or(65'536) <= 65'535;
 }
 
 }  // namespace detail
@@ -14396,15 +14384,11 @@ inline EventPage Client::events(const HistoryQuery& query) const {
 
 namespace detail {
 
-inline std::uint64_t read_number(std::string_view json) {
-    return std::strtoull(std::string(json).c_str(), nullptr, 10);
-}
-
 inline SinkStatus read_sink(std::string_view json) {
     SinkStatus sink;
     for_each_member(json, [&](std::string_view key, std::string_view value) {
         const std::string text = read_string(value).value_or("");
-        const std::uint64_t number = read_number(value);
+        const std::uint64_t number = read_digits(value).value_or(0);
         if (key == "name") sink.name = text;
         if (key == "kind") sink.kind = text;
         if (key == "target") sink.target = text;
@@ -14435,7 +14419,7 @@ inline DeadLetter read_letter(std::string_view json) {
     for_each_member(json, [&](std::string_view key, std::string_view value) {
         const std::string text = read_string(value).value_or("");
         if (key == "given_up_at") letter.at = parse_time(text).value_or(TimePoint());
-        if (key == "attempts") letter.attempts = static_cast<std::uint32_t>(read_number(value));
+        if (key == "attempts") letter.attempts = static_cast<std::uint32_t>(read_digits(value).value_or(0));
         if (key == "error") letter.error = text;
         if (key == "redelivering") letter.redelivering = value == "true";
     });
@@ -14490,7 +14474,8 @@ inline std::size_t Client::redeliver(const std::string& sink, std::optional<Task
     detail::for_each_member(ask("POST", sink_path(sink, "/redeliver"), body),
                             [&count](std::string_view key, std::string_view value) {
                                 if (key != "redelivering") return;
-                                count = static_cast<std::size_t>(detail::read_number(value));
+                                const auto number = detail::read_digits(value);
+                                count = static_cast<std::size_t>(number.value_or(0));
                             });
     return count;
 }
