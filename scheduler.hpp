@@ -282,6 +282,7 @@ struct StoredTask {
     TimePoint due{};
     TimePoint ended_at{};
     std::uint64_t seq = 0;  // in the history; while it is held, the number of what holds it
+    StoredTask* next = nullptr;  // in its chain, see TaskIndex
     Stage stage = Stage::pending;
 
     char* data() { return reinterpret_cast<char*>(this) + header; }
@@ -2707,166 +2708,107 @@ inline void DueQueue::sort() {
     }
 }
 
-// Finds tasks by id, and owns them.  Many small hash tables, chosen by some bits of the
-// hash, so that none takes long to grow.  Open addressing with linear probing: a search runs
-// along hashes of the ids, close together in memory, and seldom looks at another task.
+// Finds tasks by id, and owns them.  Tasks whose hashes lead to the same place are a chain
+// through StoredTask::next, so that adding one takes no memory and cannot fail.  There are many
+// small tables of chains, chosen by some bits of the hash, so that none takes long to grow.
 class TaskIndex {
 public:
     TaskIndex() = default;
     TaskIndex(const TaskIndex&) = delete;
     TaskIndex& operator=(const TaskIndex&) = delete;
+    ~TaskIndex();
 
     std::size_t size() const { return size_; }
     StoredTask* find(TaskId id) const {
-        const Hash hash(id);
-        return tables_[hash.table].find(hash, id);
+        const std::uint64_t hash = hash_of(id);
+        StoredTask* task = table_of(hash).first(hash);
+        while (task && task->id != id) task = task->next;
+        return task;
     }
-    // Makes a find() or insert() that follows soon faster.
+    // Makes a find() that follows soon faster.
     void prefetch(TaskId id) const {
-        const Hash hash(id);
-        tables_[hash.table].prefetch(hash);
+        const std::uint64_t hash = hash_of(id);
+        __builtin_prefetch(&table_of(hash).first(hash));
     }
-    // Makes room for the task with this id: the insert() of it uses that and cannot fail.
-    void promise(TaskId id) {
-        Table& table = tables_[Hash(id).table];
-        table.make_room(table.promised + 1);
-        ++table.promised;
-    }
-    // Gives up room that was promised and will not be used.
-    void withdraw(TaskId id) { --tables_[Hash(id).table].promised; }
     // There must be no task with its id.
-    void insert(TaskRef task);
+    void insert(TaskRef task) noexcept;
     // Takes the task out; it must be there.
-    TaskRef remove(StoredTask* task);
+    TaskRef remove(StoredTask* task) noexcept;
 
 private:
     static constexpr int table_bits = 8;
 
-    struct Hash {
-        explicit Hash(TaskId id) {
-            const std::uint64_t mixed = (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U;
-            table = static_cast<std::size_t>(mixed >> (64 - table_bits));
-            bits = static_cast<std::uint32_t>(mixed >> (32 - table_bits)) | 1U;
-        }
-        std::size_t table;
-        std::uint32_t bits;  // never 0, the mark of a free slot
-    };
-
-    // At most four fifths of the slots are full or promised.
     struct Table {
-        Table() = default;
-        Table(const Table&) = delete;
-        Table& operator=(const Table&) = delete;
-        ~Table();
-
-        StoredTask* find(const Hash& hash, TaskId id) const;
-        void prefetch(const Hash& hash) const;
-        void make_room(std::size_t count);
-        void rehash(std::size_t capacity);
-        void put(std::uint32_t bits, StoredTask* task);
-        void remove(StoredTask* task, const Hash& hash);
-        // Where a search begins.
-        std::size_t home_of(std::uint32_t bits) const {
-            return static_cast<std::size_t>(bits * std::uint64_t{tasks.size()} >> 32);
+        // The first task of the chain that a hash leads to: its bits behind those that choose
+        // the table are taken for a fraction of one.
+        StoredTask* const& first(std::uint64_t hash) const {
+            return chains[static_cast<std::size_t>(
+                (hash << table_bits >> 32) * std::uint64_t{chains.size()} >> 32)];
         }
-        std::size_t next(std::size_t slot) const { return slot + 1 == tasks.size() ? 0 : slot + 1; }
-        // How many steps of a search lead from a slot to another.
-        std::size_t distance(std::size_t from, std::size_t to) const {
-            return to >= from ? to - from : to + tasks.size() - from;
+        StoredTask*& first(std::uint64_t hash) {
+            return const_cast<StoredTask*&>(std::as_const(*this).first(hash));
         }
+        void put(StoredTask* task) {
+            StoredTask*& chain = first(hash_of(task->id));
+            task->next = std::exchange(chain, task);
+        }
+        void resize(std::size_t count) noexcept;
 
-        std::vector<std::uint32_t> hashes;
-        std::vector<StoredTask*> tasks;
-        std::size_t size = 0;
-        std::size_t promised = 0;
+        static constexpr std::size_t least = 4;
+        std::vector<StoredTask*> chains = std::vector<StoredTask*>(least);
+        std::size_t size = 0;  // of all chains
     };
+
+    static std::uint64_t hash_of(TaskId id) {
+        return (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U;
+    }
+    const Table& table_of(std::uint64_t hash) const { return tables_[hash >> (64 - table_bits)]; }
+    Table& table_of(std::uint64_t hash) { return tables_[hash >> (64 - table_bits)]; }
 
     std::array<Table, std::size_t{1} << table_bits> tables_;
     std::size_t size_ = 0;
 };
 
-inline TaskIndex::Table::~Table() {
-    for (std::size_t slot = 0; slot < tasks.size(); ++slot) {
-        if (hashes[slot]) TaskRef::adopt(tasks[slot]);
-    }
-}
-
-inline StoredTask* TaskIndex::Table::find(const Hash& hash, TaskId id) const {
-    if (tasks.empty()) return nullptr;
-    std::size_t slot = home_of(hash.bits);
-    while (hashes[slot] && (hashes[slot] != hash.bits || tasks[slot]->id != id)) slot = next(slot);
-    return hashes[slot] ? tasks[slot] : nullptr;
-}
-
-inline void TaskIndex::Table::prefetch(const Hash& hash) const {
-    if (tasks.empty()) return;
-    const std::size_t slot = home_of(hash.bits);
-    __builtin_prefetch(&hashes[slot]);
-    __builtin_prefetch(&tasks[slot], 1);
-}
-
-inline void TaskIndex::Table::make_room(std::size_t count) {
-    std::size_t capacity = std::max<std::size_t>(tasks.size(), 16);
-    while ((size + count) * 5 > capacity * 4) capacity += capacity / 2;
-    if (capacity != tasks.size()) rehash(capacity);
-}
-
-// Where there is no memory for tables of another size nothing has happened.
-inline void TaskIndex::Table::rehash(std::size_t capacity) {
-    std::vector<StoredTask*> old_tasks(capacity, nullptr);
-    std::vector<std::uint32_t> old_hashes(capacity);
-    old_tasks.swap(tasks);
-    old_hashes.swap(hashes);
-    for (std::size_t slot = 0; slot < old_tasks.size(); ++slot) {
-        if (old_hashes[slot]) put(old_hashes[slot], old_tasks[slot]);
-    }
-}
-
-inline void TaskIndex::Table::put(std::uint32_t bits, StoredTask* task) {
-    std::size_t slot = home_of(bits);
-    while (hashes[slot]) slot = next(slot);
-    hashes[slot] = bits;
-    tasks[slot] = task;
-}
-
-// Closes the gap by moving back those that had to make way.
-inline void TaskIndex::Table::remove(StoredTask* task, const Hash& hash) {
-    std::size_t gap = home_of(hash.bits);
-    while (tasks[gap] != task) gap = next(gap);
-    for (std::size_t slot = next(gap); hashes[slot]; slot = next(slot)) {
-        if (distance(home_of(hashes[slot]), slot) >= distance(gap, slot)) {
-            tasks[gap] = tasks[slot];
-            hashes[gap] = hashes[slot];
-            gap = slot;
+inline TaskIndex::~TaskIndex() {
+    for (const Table& table : tables_) {
+        for (StoredTask* task : table.chains) {
+            while (task) task = TaskRef::adopt(task)->next;
         }
     }
-    hashes[gap] = 0;
-    tasks[gap] = nullptr;
-    --size;
-    if (tasks.size() <= 64 || (size + promised) * 8 > tasks.size()) return;
+}
+
+// Where there is no memory for that, the chains stay as long as they are.
+inline void TaskIndex::Table::resize(std::size_t count) noexcept {
+    std::vector<StoredTask*> others;
     try {
-        rehash(tasks.size() / 4);
-    } catch (const std::bad_alloc&) {  // it stays as large as it is
+        others.resize(count);
+    } catch (const std::bad_alloc&) {
+        return;
+    }
+    others.swap(chains);
+    for (StoredTask* task : others) {
+        while (task) put(std::exchange(task, task->next));
     }
 }
 
-inline void TaskIndex::insert(TaskRef task) {
-    const Hash hash(task->id);
-    Table& table = tables_[hash.table];
-    if (table.promised > 0) {
-        --table.promised;
-    } else {
-        table.make_room(1);
-    }
-    table.put(hash.bits, task.release());
+inline void TaskIndex::insert(TaskRef task) noexcept {
+    Table& table = table_of(hash_of(task->id));
+    if (table.size == table.chains.size()) table.resize(2 * table.size);
+    table.put(task.release());
     ++table.size;
     ++size_;
 }
 
-inline TaskRef TaskIndex::remove(StoredTask* task) {
-    const Hash hash(task->id);
-    tables_[hash.table].remove(task, hash);
+inline TaskRef TaskIndex::remove(StoredTask* task) noexcept {
+    const std::uint64_t hash = hash_of(task->id);
+    Table& table = table_of(hash);
+    StoredTask** at = &table.first(hash);
+    while (*at != task) at = &(*at)->next;
+    *at = task->next;
+    --table.size;
     --size_;
+    const std::size_t chains = table.chains.size();
+    if (chains > 16 * Table::least && table.size * 8 < chains) table.resize(chains / 4);
     return TaskRef::adopt(task);
 }
 
@@ -3308,7 +3250,6 @@ public:
     static constexpr std::chrono::hours key_lifetime{24};
 
 private:
-    void promise(const std::vector<TaskRef>& tasks);
     void begin_one(const ScheduleRecord& record);
     void begin_one(const CancelRecord& record);
     void begin_one(const SinkRecord& record) {
@@ -3387,25 +3328,13 @@ inline void State::release(StoredTask* task) {
     queue_.insert(task);
 }
 
-// Makes room for new tasks in index and queue.
-inline void State::promise(const std::vector<TaskRef>& tasks) {
-    std::size_t promised = 0;
-    try {
-        for (; promised < tasks.size(); ++promised) index_.promise(tasks[promised]->id);
-        queue_.promise(tasks.size());
-    } catch (...) {
-        while (promised > 0) index_.withdraw(tasks[--promised]->id);
-        throw;
-    }
-}
-
 // A record for a known id is a change of that task, and the only one of its record.
 inline void State::begin_one(const ScheduleRecord& record) {
     StoredTask* const known = index_.find(record.tasks.front()->id);
     if (known) {
         hold(known);  // its place in the queue is for either of the two
     } else {
-        promise(record.tasks);
+        queue_.promise(record.tasks.size());
         arriving_ += record.tasks.size();
     }
     for (const TaskRef& task : record.tasks) arriving_bytes_ += task->size;
@@ -3420,7 +3349,6 @@ inline void State::undo_one(ScheduleRecord& record, const Breathe&) {
         release(known);
     } else {
         queue_.withdraw(record.tasks.size());
-        for (const TaskRef& task : record.tasks) index_.withdraw(task->id);
         arriving_ -= record.tasks.size();
     }
     for (const TaskRef& task : record.tasks) arriving_bytes_ -= task->size;
@@ -3486,7 +3414,8 @@ inline void State::apply(ScheduleRecord& record, const Breathe& breathe) {
 // Puts a task into the queue, in the place of the one that it changes.  What a replacement
 // of the journal leaves in its tail of a task that has ended is nothing.
 inline void State::put(TaskRef task) {
-    StoredTask* const known = index_.find(task->id);
+    const bool is_new = ids_.last() < task->id;  // Q5
+    StoredTask* const known = is_new ? nullptr : index_.find(task->id);
     if (known && is_ended(known->stage)) return;
     if (known) {
         take_out(known);
