@@ -6055,45 +6055,32 @@ inline TaskPage Store::tasks(const TaskQuery& query) const {
     return state_.tasks(query);
 }
 
-// The events from index `first` to before index `last` of what has ended.
-inline EventPage page_between(const History& past, std::size_t first, std::size_t last) {
-    EventPage page;
-    page.total = past.size();
-    page.more = last < past.size();
-    page.events.reserve(last - first);
-    for (std::size_t i = first; i < last; ++i) page.events.push_back(event_of(past.at(i)));
-    page.next = Cursor(page.events.empty() ? past.next_seq() : past.at(last - 1)->seq + 1);
-    return page;
-}
-
-inline EventPage page_from(const History& past, std::uint64_t seq, std::size_t limit,
-                           std::size_t max_bytes) {
-    const std::size_t first = past.index_of(seq);
-    std::size_t last = first;
-    for (std::size_t bytes = 0; last < past.size() && last - first < limit && bytes < max_bytes;
-         ++last) {
-        bytes += past.at(last)->size;
-    }
-    EventPage page = page_between(past, first, last);
-    page.lost = seq < past.first_seq();
-    return page;
-}
-
-inline EventPage page_before(const History& past, std::uint64_t seq, std::size_t limit,
-                             std::size_t max_bytes) {
-    const std::size_t last = past.index_of(seq);
-    std::size_t first = last;
-    for (std::size_t bytes = 0; first > 0 && last - first < limit && bytes < max_bytes; --first) {
-        bytes += past.at(first - 1)->size;
-    }
-    return page_between(past, first, last);
-}
-
 inline EventPage Store::events(const EventQuery& query) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const History& past = state_.history();
-    return query.before ? page_before(past, query.before->seq(), query.limit, query.max_bytes)
-                        : page_from(past, query.from.seq(), query.limit, query.max_bytes);
+    // The page grows from where the query says, forwards or backwards: it is what lies from
+    // index `first` to before index `last`.
+    std::size_t first = past.index_of(query.before ? query.before->seq() : query.from.seq());
+    std::size_t last = first;
+    std::size_t bytes = 0;
+    const auto has_room = [&](std::size_t next) {
+        if (last - first == query.limit || bytes >= query.max_bytes) return false;
+        bytes += past.at(next)->size;
+        return true;
+    };
+    if (query.before) {
+        while (first > 0 && has_room(first - 1)) --first;
+    } else {
+        while (last < past.size() && has_room(last)) ++last;
+    }
+    EventPage page;
+    page.total = past.size();
+    page.more = last < past.size();
+    page.lost = !query.before && query.from.seq() < past.first_seq();
+    page.events.reserve(last - first);
+    for (std::size_t i = first; i < last; ++i) page.events.push_back(event_of(past.at(i)));
+    page.next = Cursor(first == last ? past.next_seq() : past.at(last - 1)->seq + 1);
+    return page;
 }
 
 inline std::optional<Cursor> Store::cursor_of(TaskId event) const {
@@ -6546,21 +6533,22 @@ public:
     std::uint64_t size() const { return size_; }
 
 private:
-    // Hands over what was written, without the lock.
-    void flush(const std::function<void(std::string_view)>& append);
-    void copy_head();
-    void copy_pending(const std::function<void(std::string_view)>& append);
-    void copy_keys(const std::function<void(std::string_view)>& append);
-    void copy_events(const std::function<void(std::string_view)>& append);
-    void copy_missed(const std::function<void(std::string_view)>& append);
-    void copy_letters(const std::function<void(std::string_view)>& append);
+    // Calls write_page() under the lock until it returns that there is no more, and hands over
+    // each page without the lock.
+    template <class WritePage>
+    void in_pages(WritePage write_page);
+    void copy_pending();
+    void copy_keys();
+    void copy_ended(const History& past);
+    void copy_letters();
     void write_new_cursors();
 
     static constexpr std::size_t page_size = 100;
 
     Store& store_;
     const State& state_;
-    Lock& lock_;  // held between the calls of append()
+    Lock& lock_;  // held while something is written to lines_
+    const std::function<void(std::string_view)>* append_ = nullptr;
     std::string lines_;
     std::set<std::string> sinks_;  // whose cursors were copied
     std::uint64_t size_ = 0;
@@ -6586,22 +6574,28 @@ inline void Store::Copy::at_rest(const std::function<void()>& begin) {
     begin();
 }
 
-inline void Store::Copy::flush(const std::function<void(std::string_view)>& append) {
-    lock_.unlock();
-    append(lines_);
-    size_ += lines_.size();
-    lines_.clear();
-    lock_.lock();
-    // One that replaces a journal which has failed is finished (J3).
-    if (store_.closed_ && !store_.journal_->failed()) {
-        throw Error(Errc::stopped, "the replacement of the journal was broken off");
+template <class WritePage>
+void Store::Copy::in_pages(WritePage write_page) {
+    for (bool more = true; more;) {
+        more = write_page();
+        lock_.unlock();
+        (*append_)(lines_);
+        size_ += lines_.size();
+        lines_.clear();
+        lock_.lock();
+        // One that replaces a journal which has failed is finished (J3).
+        if (store_.closed_ && !store_.journal_->failed()) {
+            throw Error(Errc::stopped, "the replacement of the journal was broken off");
+        }
     }
 }
 
 // Pending tasks first, then what has ended: a task that moves from one to the other
-// meanwhile is met at least once.  A clock record comes last, because the ids of old tasks
-// may bear the times of a clock that was wrong.
+// meanwhile is met at least once.  Events that are trimmed meanwhile become dead letters, so
+// these come behind them.  A clock record comes last, because the ids of old tasks may bear the
+// times of a clock that was wrong.
 inline void Store::Copy::copy(const std::function<void(std::string_view)>& append) {
+    append_ = &append;
     lock_.lock();
     const auto unlock = [this](void*) {
         if (lock_.owns_lock()) lock_.unlock();
@@ -6609,45 +6603,43 @@ inline void Store::Copy::copy(const std::function<void(std::string_view)>& appen
     const std::unique_ptr<void, decltype(unlock)> locked(this, unlock);
     store_.live_then_ = state_.record_bytes();
     write(lines_, HeadRecord{1, state_.history().next_seq(), state_.ids().last()});
-    copy_pending(append);
-    copy_keys(append);
-    copy_events(append);
-    copy_missed(append);
-    copy_letters(append);
-    const TimePoint stamp = state_.newest_stamp();
-    if (stamp != TimePoint()) write(lines_, ClockRecord{stamp});
-    flush(append);
+    copy_pending();
+    copy_keys();
+    copy_ended(state_.history());
+    copy_ended(state_.missed());
+    copy_letters();
+    in_pages([this] {
+        const TimePoint stamp = state_.newest_stamp();
+        if (stamp != TimePoint()) write(lines_, ClockRecord{stamp});
+        return false;
+    });
 }
 
-inline void Store::Copy::copy_pending(const std::function<void(std::string_view)>& append) {
+inline void Store::Copy::copy_pending() {
     TaskQuery query;
     query.limit = page_size;
-    for (bool more = true; more;) {
+    in_pages([&] {
         const TaskPage page = state_.tasks(query);
-        more = page.more;
-        if (more) query.after = TaskCursor{page.tasks.back().due, page.tasks.back().id};
-        ScheduleRecord record;
         for (const Task& task : page.tasks) {
-            record.tasks.assign(1, PayloadAccess::task_of(task.payload));
-            write(lines_, record);
+            write(lines_, ScheduleRecord{{}, {}, {PayloadAccess::task_of(task.payload)}});
+            query.after = TaskCursor{task.due, task.id};
         }
-        flush(append);
-    }
+        return page.more;
+    });
 }
 
-inline void Store::Copy::copy_keys(const std::function<void(std::string_view)>& append) {
+inline void Store::Copy::copy_keys() {
     std::string last;
-    for (bool more = true; more;) {
+    in_pages([&] {
         const Answers& all = state_.keys().all();
-        auto at = last.empty() ? all.begin() : all.upper_bound(last);
+        auto at = all.upper_bound(last);
         for (std::size_t ids = 0; at != all.end() && ids < page_size; ++at) {
             write(lines_, AnswerRecord{make_answer(at->first, at->second)});
             ids += 1 + at->second.ids.size() / 8;
             last = at->first;
         }
-        more = at != all.end();
-        flush(append);
-    }
+        return at != all.end();
+    });
 }
 
 // Events are trimmed by what the sinks want of them, so the cursors come first: also that of
@@ -6667,56 +6659,39 @@ inline void Store::Copy::write_new_cursors() {
     }
 }
 
-inline void Store::Copy::copy_events(const std::function<void(std::string_view)>& append) {
+inline void Store::Copy::copy_ended(const History& past) {
     std::uint64_t seq = 0;
-    for (bool more = true; more;) {
+    in_pages([&] {
         write_new_cursors();
-        const History& history = state_.history();
-        std::size_t i = history.index_of(seq);
-        const std::size_t end = std::min(history.size(), i + page_size);
+        std::size_t i = past.index_of(seq);
+        const std::size_t end = std::min(past.size(), i + page_size);
         for (; i < end; ++i) {
-            StoredTask* const event = history.at(i);
-            write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(event)}});
-            write(lines_, EmitRecord{event->ended_at, event->seq, {event->id}});
-            seq = event->seq + 1;
-        }
-        more = end < history.size();
-        flush(append);
-    }
-}
-
-inline void Store::Copy::copy_missed(const std::function<void(std::string_view)>& append) {
-    std::uint64_t seq = 0;
-    for (bool more = true; more;) {
-        const History& missed = state_.missed();
-        std::size_t i = missed.index_of(seq);
-        const std::size_t end = std::min(missed.size(), i + page_size);
-        for (; i < end; ++i) {
-            StoredTask* const task = missed.at(i);
+            StoredTask* const task = past.at(i);
             write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(task)}});
-            write(lines_, MissRecord{task->ended_at, {task->id}});
+            if (task->stage == Stage::emitted) {
+                write(lines_, EmitRecord{task->ended_at, task->seq, {task->id}});
+            } else {
+                write(lines_, MissRecord{task->ended_at, {task->id}});
+            }
             seq = task->seq + 1;
         }
-        more = end < missed.size();
-        flush(append);
-    }
+        return end < past.size();
+    });
 }
 
-// Events that are trimmed meanwhile become dead letters, so these come last.
-inline void Store::Copy::copy_letters(const std::function<void(std::string_view)>& append) {
+inline void Store::Copy::copy_letters() {
     for (const std::string& name : sinks_) {
         std::uint64_t seq = 0;
-        for (bool more = true; more;) {
+        in_pages([&] {
             const SinkBook::Sink* const sink = state_.sinks().find(name);
-            if (!sink) break;
+            if (!sink) return false;
             auto at = sink->dead.lower_bound(seq);
             for (std::size_t n = 0; at != sink->dead.end() && n < page_size; ++at, ++n) {
                 write(lines_, DeadRecord{name, {}, make_letter(at->first, at->second)});
                 seq = at->first + 1;
             }
-            more = at != sink->dead.end();
-            flush(append);
-        }
+            return at != sink->dead.end();
+        });
     }
 }
 
