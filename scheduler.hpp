@@ -9908,7 +9908,7 @@ inline MessageReader::Step MessageReader::give_up_body(int status, std::string e
 }
 
 inline bool MessageReader::is_consumed() const {
-    if (message_.body_status != 200) return false;
+    if (stage_ == Stage::refused || message_.body_status != 200) return false;
     return chunked_ ? chunks_.is_done() : body_left_ == 0 && !until_end_;
 }
 
@@ -12359,7 +12359,7 @@ private:
     static constexpr std::size_t max_begun = 64;          // requests of a client at once
     static constexpr std::size_t max_uncounted = 16'384;  // bytes that a client's reader holds
     static constexpr int max_receives = 4;                // of a client in a round
-    static constexpr milliseconds slow_write{20};
+    static constexpr milliseconds slow_write{40};
     static constexpr milliseconds wary_time{10'000};
     static constexpr milliseconds linger_time{2'000};
     static constexpr milliseconds end_time{500};
