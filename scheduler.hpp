@@ -10182,6 +10182,7 @@ inline std::vector<std::string> query_errors(const HttpRequest& request,
                                              const Operation& operation) {
     constexpr std::size_t most_errors = 16;
     std::vector<std::string> errors;
+    if (request.target.find('?') == std::string_view::npos) return errors;
     std::vector<std::string_view> known;
     for (const Operation::Param& param : operation.params) {
         if (param.in == "query") known.push_back(param.what.name);
@@ -11973,6 +11974,7 @@ inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
 // A stream on a foreign server, whose thread it keeps.
 inline void HttpApi::stream_here(httplib::Response& response, detail::StreamStart start) {
     const auto state = std::make_shared<detail::StreamStart>(std::move(start));
+    response.set_header("Connection", "close");  // which is what ends the stream
     response.set_content_provider(
         "text/event-stream",
         [this, state](std::size_t, httplib::DataSink& sink) {

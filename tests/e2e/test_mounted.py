@@ -5,15 +5,17 @@ import support
 import test_contract
 import test_hostile
 import test_secret
+import test_streams
 import test_verbatim
 from support import TestCase, body
 
 # What another server answers by itself: other paths, and methods that it does not know.  Some
-# releases drop fields without a value.
+# releases drop fields without a value, and requests that are sent before the answer to the last.
 ITS_OWN = {"test_an_unknown_path_is_404", "test_options_of_the_whole_server_names_every_method",
            "test_a_method_that_is_none_is_501_and_connect_is_for_proxies",
            "test_without_the_secret_an_unknown_method_is_401_too",
-           "test_an_empty_origin_is_a_foreign_one_too"}
+           "test_an_empty_origin_is_a_foreign_one_too",
+           "test_history_and_live_meet_without_a_gap_or_a_repeat_under_a_burst"}
 
 
 class Mounted(TestCase):
@@ -39,6 +41,9 @@ for at in ("", "/scheduler/v1.0"):
                 test_secret.Secret, test_secret.Origin):
         test = mounted(one, at)
         globals()[test.__name__] = test
+for one in (test_streams.Format, test_streams.Resume):  # their requests are bare, without a prefix
+    test = mounted(one, "")
+    globals()[test.__name__] = test
 del one, test
 
 
