@@ -12714,7 +12714,7 @@ inline bool HttpServer::begin(Client& client) {
     client.has_request = false;
     wait_for(client, Wait::nothing);
     const bool is_schedule = HttpApi::is_schedule(request);
-    api_.begin(request, exchange.answer, true);
+    api_.begin(request, exchange.answer, false);
     if (exchange.answer.stream) return hand_over(client, exchange);
     exchange.is_last = exchange.is_last || exchange.answer.closes;
     client.is_last = exchange.is_last;
@@ -12890,7 +12890,7 @@ inline void HttpServer::work(Exchanges& exchanges) {
         one.splice(one.end(), exchanges, exchanges.begin());
         Exchange& exchange = one.front();
         exchange.answer = detail::HttpAnswer();
-        api_.begin(exchange.client->reader.request(), exchange.answer, false);
+        api_.begin(exchange.client->reader.request(), exchange.answer, true);
         if (exchange.answer.ticket) {
             committer_.push(one);
         } else {
