@@ -10367,32 +10367,72 @@ private:
 };
 
 // ---- 13.4 Event streams ----------------------------------------------------
+//
+// A stream is a socket and a cursor over the history.  A StreamWriter has many of them, and one
+// thread; HttpServer has one writer, and from some thousand streams on one for each processor.
+//
+//   E1  Live streams, which are at the head of the history, are served before those that
+//       catch up.  These take turns, a page each, for a few milliseconds; then, and as soon
+//       as there is a new event, the live ones are looked at again.
+//   E2  Streams share pages of frames.  A page ends where a multiple of `page_events` does,
+//       so that streams meet wherever they began.  The pages that were used last are kept, up
+//       to `max_cached` bytes, while any stream has events to come.
+//   E3  A stream holds no events, only its cursor and how many bytes of the next frame it has
+//       sent.  It ends if that frame cannot be finished, since its event was trimmed or
+//       forgotten; between frames it is told of the gap.
+//   E4  Every stream ends in close(), where it is counted: its client is gone, its frame
+//       cannot be finished, or the writer stops.
+//   E5  A client that sends nothing more keeps its stream.  If it is gone altogether, a comment
+//       is what brings the reset that says so: one is sent at once, then with each keep-alive.
+//       If its machine is gone, it acknowledges nothing any more; that ends the stream after
+//       four keep-alives, and a minute at least.
+//   E6  A stream goes from list to list without an allocation.  What lacks memory for a page
+//       stays where it is, and is tried again.
+//
+// The lists that a stream is in, one at a time:
+//
+//                     new events              the socket takes no more
+//              idle ─────────────► live, behind ─────────────► blocked
+//                   ◄─────────────              ◄─────────────
+//                    it has them all              it takes more
 
-// The frames of a run of events, as the stream has them, and where each ends.
+// A run of events as streams send them.
 struct Frames {
-    std::string text;
     struct End {
-        std::size_t offset;
-        std::uint64_t next;  // the cursor behind it
+        std::size_t offset;  // in the text
+        std::uint64_t next;  // the cursor behind its event
     };
-    std::vector<End> ends;
-    bool lost = false;  // the cursor pointed to events that were trimmed
+    std::uint64_t begin = 0;  // the cursor before the first
+    std::uint64_t next = 0;   // the cursor behind the last
+    bool lost = false;        // events were trimmed between the cursor asked for and `begin`
+    std::string text;
+    std::vector<End> ends;  // of each frame
+
+    bool covers(std::uint64_t seq) const { return begin <= seq && seq < next; }
+    std::size_t bytes() const { return text.capacity() + ends.capacity() * sizeof(End); }
 };
 
+// The page of frames that begins at a cursor (E2).
 inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq) {
+    constexpr std::size_t page_events = 1'024;
     EventQuery query;
-    query.limit = 1'024;
+    query.limit = page_events - seq % page_events;
     query.from = Cursor(seq);
     query.max_bytes = std::size_t{1} << 18;
     const EventPage page = scheduler.events(query);
     Frames frames;
+    frames.next = page.next.seq();
     frames.lost = page.lost;
+    frames.begin = !page.lost ? seq : page.events.empty() ? frames.next : page.events.front().seq;
+    constexpr std::size_t around = 36 + std::string_view("id: \ndata: \n\n").size();
+    std::size_t size = 0;
+    for (const Event& event : page.events) size += around + event.text().size();
+    frames.text.reserve(size);
+    frames.ends.reserve(page.events.size());
     for (const Event& event : page.events) {
         frames.text += "id: ";
-        frames.text += event.id.str();
-        frames.text += "\ndata: ";
-        frames.text += event.text();
-        frames.text += "\n\n";
+        append_id(frames.text, event.id);
+        frames.text.append("\ndata: ").append(event.text()) += "\n\n";
         frames.ends.push_back({frames.text.size(), event.seq + 1});
     }
     return frames;
@@ -10418,53 +10458,80 @@ inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
     return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
 }
 
-// Writes event streams of an HttpServer, on one thread, to sockets that do not
-// block (H5).  It sleeps in epoll_wait: without limit when it has no stream, else
-// until the next keep-alive.
+// Writes event streams, on one thread, to sockets that do not block.  It sleeps in epoll_wait:
+// without limit when it has no stream, else until the next keep-alive.
 class StreamWriter {
 public:
+    // `on_closed` is called once for each stream that has ended.
     StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
                  std::function<void()> on_closed);
     ~StreamWriter() { stop(); }
-    struct Stream {
-        Stream() = default;
-        Stream(const Stream&) = delete;
-        Stream& operator=(const Stream&) = delete;
-        ~Stream() {
-            if (fd >= 0) ::close(fd);
-        }
-        int fd = -1;
-        std::size_t place = 0;  // in streams_
-        std::string head;       // what goes out before the events
-        std::uint64_t seq = 0;  // of the event that is to be written next
-        std::size_t skip = 0;   // bytes of it that are written already
-        bool blocked = false;   // the socket takes no more for now
-    };
 
-    // Takes over a stream whose fd, head and seq are set.  Any thread.
-    void adopt(std::unique_ptr<Stream> stream);
+    // Takes over a socket: `head` goes out first, then the events from the cursor `seq` on.
+    // Where there is no memory for the stream, or the writer has stopped, it ends at once.
+    // Any thread.
+    void adopt(int fd, std::string head, std::uint64_t seq) noexcept;
     // How many streams it has.  Any thread.
     std::size_t size() const { return size_; }
-    // There may be new events.  Any thread; does not block.
-    void wake();
-    // The same for the thread that has emitted them.  A few events for a few streams it
-    // writes by itself, which saves the time that another thread takes to wake up.
-    void write_or_wake();
-    // Ends every stream.
+    // There may be new events.  For the thread that has emitted them: a few for a few streams
+    // it writes by itself, which saves the time that another thread takes to wake up.
+    void write_or_wake() noexcept;
+    // Ends every stream, after what is there already.  begin_stop() does not block.
+    void begin_stop();
     void stop();
 
 private:
+    enum class Place { idle, live, behind, blocked, closed };
+    struct Stream {
+        Stream(int socket, std::string first, std::uint64_t at)
+            : fd(socket), head(std::move(first)), seq(at) {}
+        int fd;
+        Place place = Place::idle;
+        bool is_live = false;         // or was before its socket took no more
+        bool is_half_closed = false;  // the client sends nothing more
+        std::string head;             // what goes out before the events
+        std::uint64_t seq;            // of the event that is to be written next
+        std::size_t skip = 0;         // bytes of its frame that are sent
+        std::list<Stream>::iterator self;
+    };
+    using Streams = std::list<Stream>;
+
     void run();
     void round();
+    void wait_for_sockets(std::unique_lock<std::mutex>& lock, int timeout);
+    void finish();
+    int time_to_sleep() const;
+    void wake();
     void take_adopted();
     void on_socket(Stream& stream, std::uint32_t events);
-    bool pump(Stream& stream);
-    bool write_frames(Stream& stream, const Frames& frames);
+    void find_new_events();
+    void write_live();
+    void write_behind();
+    void keep_alive();
+    bool is_unreachable(const Stream& stream) const;
+    void write(Stream& stream);
+    bool write_head(Stream& stream);
+    void write_page(Stream& stream, const Frames& page);
+    void write_comment(Stream& stream);
     std::optional<std::size_t> send(Stream& stream, std::string_view text);
-    std::shared_ptr<const Frames> frames_at(std::uint64_t seq);
-    void pump_all();
-    void keep_alive_all();
+    const Frames& page_at(std::uint64_t seq);
+    void drop_pages();
+    void settle(Stream& stream);
+    void move(Stream& stream, Place place);
     void close(Stream& stream);
+    static void end(int fd);
+    Streams& in(Place place) { return places_[static_cast<std::size_t>(place)]; }
+    const Streams& in(Place place) const { return places_[static_cast<std::size_t>(place)]; }
+    bool has_work() const { return !in(Place::live).empty() || !in(Place::behind).empty(); }
+    bool is_empty() const {
+        return !has_work() && in(Place::idle).empty() && in(Place::blocked).empty();
+    }
+
+    static constexpr std::size_t few_streams = 8;
+    static constexpr std::uint64_t few_events = 8;  // a stream with so few to come is at the head
+    static constexpr std::uint64_t many_events = 4'096;  // one with more to come is not live
+    static constexpr std::size_t max_cached = std::size_t{4} << 20;
+    static constexpr std::size_t max_pages = 32;
 
     const Scheduler& scheduler_;
     const milliseconds keep_alive_;
@@ -10475,15 +10542,15 @@ private:
     std::atomic<bool> woken_{false};
     std::atomic<bool> stopping_{false};
     std::mutex adopted_mutex_;
-    std::vector<std::unique_ptr<Stream>> adopted_;  // guarded by adopted_mutex_
+    Streams adopted_;     // guarded by adopted_mutex_
+    bool ended_ = false;  // guarded by adopted_mutex_
 
     // Of whoever writes, under this mutex, which nobody holds while it sleeps:
     std::mutex writing_mutex_;
-    std::vector<std::unique_ptr<Stream>> streams_;
-    std::vector<std::unique_ptr<Stream>> closed_;  // until this round is over
-    std::map<std::uint64_t, std::shared_ptr<const Frames>> cache_;
-    std::uint64_t next_seq_ = 0;  // as far as the history went when this round began
-    bool more_ = false;           // some stream could be written on at once
+    std::array<Streams, 5> places_;  // closed ones until epoll cannot name them any more
+    std::list<Frames> pages_;        // the one that was used last comes first
+    std::size_t cached_ = 0;         // bytes of pages_
+    std::uint64_t next_seq_ = 0;     // as far as the history went when it was last looked at
     std::chrono::steady_clock::time_point next_keep_alive_;
     std::thread thread_;  // last: starts when all the above exists
 };
@@ -10505,250 +10572,352 @@ inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_
     thread_ = std::thread([this] { run(); });
 }
 
-inline void StreamWriter::stop() {
-    if (!thread_.joinable()) return;
-    stopping_ = true;
-    wake();
-    thread_.join();
+// ---- From other threads
+
+inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq) noexcept {
+    bool taken = false;
+    try {
+        Streams one;
+        one.emplace_back(fd, std::move(head), seq);
+        const std::lock_guard<std::mutex> guard(adopted_mutex_);
+        taken = !ended_;
+        if (taken) {
+            adopted_.splice(adopted_.end(), one);
+            ++size_;
+        }
+    } catch (const std::bad_alloc&) {  // it is not taken
+    }
+    if (taken) return wake();
+    end(fd);
+    on_closed_();
 }
 
 inline void StreamWriter::wake() {
-    if (woken_.exchange(true)) return;
-    const std::uint64_t one = 1;
-    [[maybe_unused]] const ssize_t n = ::write(wake_fd_.get(), &one, sizeof one);
+    if (!woken_.exchange(true)) ::eventfd_write(wake_fd_.get(), 1);
 }
 
-inline void StreamWriter::write_or_wake() {
-    constexpr std::size_t few_streams = 8;
-    constexpr std::uint64_t few_events = 8;
+inline void StreamWriter::write_or_wake() noexcept {
     const std::unique_lock<std::mutex> lock(writing_mutex_, std::try_to_lock);
-    if (!lock || more_ || streams_.size() > few_streams ||
-        scheduler_.newest().seq() - next_seq_ > few_events) {
-        return wake();
-    }
+    if (lock && is_empty()) return;
+    const bool few = lock && !has_work() && in(Place::idle).size() <= few_streams &&
+                     scheduler_.newest().seq() - next_seq_ <= few_events;
+    if (!few) return wake();
     try {
-        pump_all();
-    } catch (const std::bad_alloc&) {
-        more_ = true;
+        find_new_events();
+        write_live();
+    } catch (const std::exception&) {  // what is not written is the thread's
     }
-    if (more_) wake();
+    if (has_work()) return wake();
+    drop_pages();
 }
 
-inline void StreamWriter::adopt(std::unique_ptr<Stream> stream) {
-    {
-        std::lock_guard<std::mutex> guard(adopted_mutex_);
-        adopted_.push_back(std::move(stream));
-        ++size_;
-    }
+inline void StreamWriter::begin_stop() {
+    stopping_ = true;
     wake();
 }
+
+inline void StreamWriter::stop() {
+    if (!thread_.joinable()) return;
+    begin_stop();
+    thread_.join();
+}
+
+// ---- The thread
 
 inline void StreamWriter::run() {
     while (!stopping_) {
         try {
             round();
-        } catch (const std::bad_alloc&) {  // later there may be memory again
+        } catch (const std::exception&) {  // later there may be memory again (E6)
             {
                 const std::lock_guard<std::mutex> guard(writing_mutex_);
-                more_ = true;
+                drop_pages();
             }
             std::this_thread::sleep_for(milliseconds(100));
         }
     }
-    const std::lock_guard<std::mutex> guard(writing_mutex_);
-    try {
-        take_adopted();
-        pump_all();
-    } catch (const std::bad_alloc&) {
-        more_ = false;  // these streams end without their last events, and resume elsewhere
-    }
-    while (!streams_.empty()) close(*streams_.back());
+    finish();
 }
 
-// Waits for sockets, new events, new streams or the time for keep-alives, and
-// does what there is to do.
+// Waits until there is something to do, and does some of it.
 inline void StreamWriter::round() {
     std::unique_lock<std::mutex> lock(writing_mutex_);
-    closed_.clear();
-    int timeout = -1;
-    if (more_) {
-        timeout = 0;
-    } else if (!streams_.empty()) {
-        const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
-        timeout = static_cast<int>(
-            std::max<std::int64_t>(std::chrono::duration_cast<milliseconds>(left).count() + 1, 0));
-    }
+    if (!has_work()) drop_pages();
+    wait_for_sockets(lock, time_to_sleep());
+    take_adopted();
+    find_new_events();
+    write_live();
+    write_behind();
+    keep_alive();
+}
+
+inline void StreamWriter::wait_for_sockets(std::unique_lock<std::mutex>& lock, int timeout) {
+    in(Place::closed).clear();
     std::array<epoll_event, 256> events;
+    const int size = static_cast<int>(events.size());
     lock.unlock();
-    const int n =
-        ::epoll_wait(epoll_.get(), events.data(), static_cast<int>(events.size()), timeout);
+    const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout);
     lock.lock();
-    bool woken = more_;
-    for (int i = 0; i < n; ++i) {
+    for (int i = 0; i < count; ++i) {
         const epoll_event& event = events[static_cast<std::size_t>(i)];
         if (event.data.ptr) {
             on_socket(*static_cast<Stream*>(event.data.ptr), event.events);
         } else {
-            std::uint64_t count = 0;
-            [[maybe_unused]] const ssize_t size = ::read(wake_fd_.get(), &count, sizeof count);
+            eventfd_t ignored = 0;
+            ::eventfd_read(wake_fd_.get(), &ignored);
             woken_ = false;
-            woken = true;
         }
     }
-    if (woken) {
-        take_adopted();
-        pump_all();
-    }
-    keep_alive_all();
+}
+
+// In ms, for epoll_wait; -1: without limit.
+inline int StreamWriter::time_to_sleep() const {
+    if (has_work()) return 0;
+    if (is_empty()) return -1;
+    const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
+    const std::int64_t ms = std::chrono::duration_cast<milliseconds>(left).count() + 1;
+    return static_cast<int>(std::clamp<std::int64_t>(ms, 0, 3'600'000));
 }
 
 inline void StreamWriter::take_adopted() {
-    std::vector<std::unique_ptr<Stream>> adopted;
+    Streams adopted;
     {
-        std::lock_guard<std::mutex> guard(adopted_mutex_);
-        const std::size_t needed = streams_.size() + adopted_.size();
-        for (auto* place : {&streams_, &closed_}) {  // what follows cannot fail
-            if (needed > place->capacity()) place->reserve(2 * needed);
-        }
+        const std::lock_guard<std::mutex> guard(adopted_mutex_);
         adopted.swap(adopted_);
     }
-    if (streams_.empty()) next_keep_alive_ = std::chrono::steady_clock::now() + keep_alive_;
-    for (auto& stream : adopted) {
-        ::fcntl(stream->fd, F_SETFL, ::fcntl(stream->fd, F_GETFL) | O_NONBLOCK);
+    if (is_empty()) next_keep_alive_ = std::chrono::steady_clock::now() + keep_alive_;
+    while (!adopted.empty()) {
+        in(Place::idle).splice(in(Place::idle).end(), adopted, adopted.begin());
+        Stream& stream = in(Place::idle).back();
+        stream.self = std::prev(in(Place::idle).end());
+        ::fcntl(stream.fd, F_SETFL, ::fcntl(stream.fd, F_GETFL) | O_NONBLOCK);
         const int on = 1;
-        ::setsockopt(stream->fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
+        ::setsockopt(stream.fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof on);
         epoll_event event{};
         event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-        event.data.ptr = stream.get();
-        stream->place = streams_.size();
-        streams_.push_back(std::move(stream));
-        if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, streams_.back()->fd, &event) != 0) {
-            close(*streams_.back());
+        event.data.ptr = &stream;
+        if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, stream.fd, &event) != 0) {
+            close(stream);
+        } else if (write_head(stream)) {
+            settle(stream);
         }
     }
 }
 
+// What a client still says is not listened to.
 inline void StreamWriter::on_socket(Stream& stream, std::uint32_t events) {
-    if (stream.fd < 0) return;  // closed in this round
-    if (events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)) return close(stream);
-    if (events & EPOLLIN) {  // a client has nothing more to say here, and is not listened to
+    if (stream.place == Place::closed) return;  // in this round
+    if (events & (EPOLLERR | EPOLLHUP)) return close(stream);
+    if (events & EPOLLIN) {
         std::array<char, 4'096> ignored;
         [[maybe_unused]] const ssize_t n =
             ::recv(stream.fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
     }
-    if (events & EPOLLOUT) {
-        stream.blocked = false;
-        if (pump(stream)) more_ = true;
+    if ((events & EPOLLRDHUP) && !std::exchange(stream.is_half_closed, true) &&
+        stream.place == Place::idle) {
+        write_comment(stream);  // E5
+    }
+    if ((events & EPOLLOUT) && stream.place == Place::blocked) settle(stream);
+}
+
+inline void StreamWriter::find_new_events() {
+    const std::uint64_t newest = scheduler_.newest().seq();
+    if (newest == next_seq_) return;
+    next_seq_ = newest;
+    for (std::size_t left = in(Place::idle).size(); left > 0; --left) {
+        settle(in(Place::idle).front());
     }
 }
 
-inline void StreamWriter::pump_all() {
-    more_ = false;
-    next_seq_ = scheduler_.newest().seq();
-    for (std::size_t i = streams_.size(); i-- > 0;) {  // closing moves the last one forward
-        if (pump(*streams_[i])) more_ = true;
+// A page to each that has events to come (E1).
+inline void StreamWriter::write_live() {
+    for (std::size_t left = in(Place::live).size(); left > 0; --left) {
+        write(in(Place::live).front());
     }
-    if (!more_) cache_.clear();
 }
 
-// Writes what the socket takes, up to some frames.  True: it would take more.
-inline bool StreamWriter::pump(Stream& stream) {
-    if (stream.blocked || stream.fd < 0) return false;
-    if (!stream.head.empty()) {
-        const auto sent = send(stream, stream.head);
-        if (!sent) return false;
-        stream.head.erase(0, *sent);
-        if (!stream.head.empty()) return false;
-        stream.head.shrink_to_fit();
+// A page to each in turn, until live streams may have something to get (E1).
+inline void StreamWriter::write_behind() {
+    const auto end = std::chrono::steady_clock::now() + milliseconds(2);
+    while (!in(Place::behind).empty()) {
+        write(in(Place::behind).front());
+        if (woken_ || !in(Place::live).empty() || std::chrono::steady_clock::now() >= end) break;
     }
-    if (stream.seq >= next_seq_) return false;
-    const auto frames = frames_at(stream.seq);
-    // Half a frame cannot be finished when its event is gone, trimmed or forgotten.
-    if (stream.skip > 0 &&
-        (frames->lost || frames->ends.empty() || frames->ends.front().next != stream.seq + 1)) {
-        close(stream);
-        return false;
-    }
-    if (frames->lost) {  // between frames, the reader is told
-        stream.seq = scheduler_.oldest().seq();
-        stream.head = gap_text(scheduler_, "") + cursor_text(scheduler_, stream.seq);
-        return true;
-    }
-    return !frames->text.empty() && write_frames(stream, *frames);
 }
 
-inline bool StreamWriter::write_frames(Stream& stream, const Frames& frames) {
-    const auto sent = send(stream, std::string_view(frames.text).substr(stream.skip));
-    if (!sent) return false;
-    const std::size_t done = stream.skip + *sent;
-    const auto end = std::upper_bound(
-        frames.ends.begin(), frames.ends.end(), done,
-        [](std::size_t offset, const Frames::End& e) { return offset < e.offset; });
-    std::size_t whole = 0;
-    if (end != frames.ends.begin()) {
-        whole = (end - 1)->offset;
-        stream.seq = (end - 1)->next;
-    }
-    stream.skip = done - whole;
-    if (stream.skip > 0) stream.seq = end->next - 1;  // others may be missing before it
-    return done == frames.text.size();
-}
-
-// Sends without blocking; nothing if the stream had to be closed.
-inline std::optional<std::size_t> StreamWriter::send(Stream& stream, std::string_view text) {
-    const ssize_t n = ::send(stream.fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
-    if (n < 0 && errno != EAGAIN && errno != EWOULDBLOCK && errno != EINTR) {
-        close(stream);
-        return std::nullopt;
-    }
-    const std::size_t sent = n < 0 ? 0 : static_cast<std::size_t>(n);
-    stream.blocked = sent < text.size();
-    return sent;
-}
-
-// Streams that are at the same place share their frames.
-inline std::shared_ptr<const Frames> StreamWriter::frames_at(std::uint64_t seq) {
-    auto& cached = cache_[seq];
-    auto frames = cached;
-    if (!frames) {
-        frames = std::make_shared<const Frames>(make_frames(scheduler_, seq));
-        cached = frames;
-    }
-    if (frames->text.empty() || cache_.size() > 16) cache_.erase(cache_.begin());
-    return frames;
-}
-
-inline void StreamWriter::keep_alive_all() {
+// Those that have events to come need no comment (E5).
+inline void StreamWriter::keep_alive() {
     const auto now = std::chrono::steady_clock::now();
-    if (streams_.empty() || now < next_keep_alive_) return;
+    if (now < next_keep_alive_) return;
     next_keep_alive_ = now + keep_alive_;
-    for (std::size_t i = streams_.size(); i-- > 0;) {
-        Stream& stream = *streams_[i];
-        if (!stream.blocked && stream.head.empty() && stream.skip == 0) {
-            const auto sent = send(stream, keep_alive_comment);
-            if (sent && *sent < keep_alive_comment.size()) {
-                stream.head = keep_alive_comment.substr(*sent);
+    for (const Place place : {Place::idle, Place::blocked}) {
+        for (auto at = in(place).begin(); at != in(place).end();) {
+            Stream& stream = *at++;
+            if (is_unreachable(stream)) {
+                close(stream);
+            } else if (place == Place::idle) {
+                write_comment(stream);
             }
         }
     }
 }
 
-// A child that is just being started may still have a copy of the socket, with which
-// epoll would go on to report it.
+// A client that only does not read still acknowledges, so that what was sent is not sent again.
+inline bool StreamWriter::is_unreachable(const Stream& stream) const {
+    const milliseconds limit = std::max(4 * keep_alive_, milliseconds(60'000));
+    tcp_info info{};
+    socklen_t size = sizeof info;
+    return ::getsockopt(stream.fd, IPPROTO_TCP, TCP_INFO, &info, &size) == 0 &&
+           info.tcpi_unacked > 0 && info.tcpi_retransmits > 0 &&
+           milliseconds(info.tcpi_last_ack_recv) > limit;
+}
+
+// What is there already goes out, as far as the sockets take it within a moment.  Where there
+// is no memory for it, streams end without it, and resume elsewhere.
+inline void StreamWriter::finish() {
+    const auto end = std::chrono::steady_clock::now() + milliseconds(150);
+    std::unique_lock<std::mutex> lock(writing_mutex_);
+    {
+        const std::lock_guard<std::mutex> guard(adopted_mutex_);
+        ended_ = true;
+    }
+    take_adopted();
+    find_new_events();
+    try {
+        while (std::chrono::steady_clock::now() < end) {
+            write_live();
+            write_behind();
+            if (!has_work() && in(Place::blocked).empty()) break;
+            wait_for_sockets(lock, has_work() ? 0 : 10);
+        }
+    } catch (const std::exception&) {
+    }
+    for (const Place place : {Place::idle, Place::live, Place::behind, Place::blocked}) {
+        while (!in(place).empty()) close(in(place).front());
+    }
+    in(Place::closed).clear();
+    drop_pages();
+}
+
+// ---- One stream
+
+// Writes what the socket takes of the head, or of one page, and puts the stream where it
+// belongs then.
+inline void StreamWriter::write(Stream& stream) {
+    if (!write_head(stream)) return;
+    if (stream.seq < next_seq_) {
+        const Frames& page = page_at(stream.seq);
+        if (stream.seq >= page.begin) {
+            write_page(stream, page);
+        } else if (stream.skip > 0) {
+            close(stream);  // E3
+        } else {
+            stream.head = gap_text(scheduler_, "") + cursor_text(scheduler_, page.begin);
+            stream.seq = page.begin;
+        }
+    }
+    if (stream.place != Place::blocked && stream.place != Place::closed) settle(stream);
+}
+
+// False: not all of it is out.
+inline bool StreamWriter::write_head(Stream& stream) {
+    if (stream.head.empty()) return true;
+    const auto sent = send(stream, stream.head);
+    if (!sent) return false;
+    stream.head.erase(0, *sent);
+    if (!stream.head.empty()) return false;
+    stream.head.shrink_to_fit();
+    return true;
+}
+
+inline void StreamWriter::write_page(Stream& stream, const Frames& page) {
+    const auto offset_of = [&page](auto frame) {
+        return frame == page.ends.begin() ? 0 : std::prev(frame)->offset;
+    };
+    const auto frame =
+        std::upper_bound(page.ends.begin(), page.ends.end(), stream.seq,
+                         [](std::uint64_t seq, const Frames::End& end) { return seq < end.next; });
+    const bool is_gone = frame == page.ends.end() || frame->next != stream.seq + 1;
+    if (stream.skip > 0 && is_gone) return close(stream);  // E3
+    const std::size_t begin = offset_of(frame) + stream.skip;
+    const auto sent = send(stream, std::string_view(page.text).substr(begin));
+    if (!sent) return;
+    const std::size_t end = begin + *sent;
+    const auto next = std::upper_bound(
+        frame, page.ends.end(), end,
+        [](std::size_t offset, const Frames::End& one) { return offset < one.offset; });
+    stream.seq = next == page.ends.end() ? page.next : next->next - 1;
+    stream.skip = end - offset_of(next);
+}
+
+// The rest of one that does not go out whole fits into the string itself (E6).
+inline void StreamWriter::write_comment(Stream& stream) {
+    const auto sent = send(stream, keep_alive_comment);
+    if (sent) stream.head = keep_alive_comment.substr(*sent);
+}
+
+// Sends what the socket takes.  Nothing: the stream has ended.
+inline std::optional<std::size_t> StreamWriter::send(Stream& stream, std::string_view text) {
+    ssize_t n = 0;
+    do {
+        n = ::send(stream.fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+    } while (n < 0 && errno == EINTR);
+    if (n < 0 && errno != EAGAIN) {
+        close(stream);
+        return std::nullopt;
+    }
+    const std::size_t sent = n < 0 ? 0 : static_cast<std::size_t>(n);
+    if (sent < text.size()) move(stream, Place::blocked);
+    return sent;
+}
+
+// The page that holds an event, or begins behind it if that was trimmed.
+inline const Frames& StreamWriter::page_at(std::uint64_t seq) {
+    const auto found = std::find_if(pages_.begin(), pages_.end(),
+                                    [seq](const Frames& page) { return page.covers(seq); });
+    if (found != pages_.end()) {
+        pages_.splice(pages_.begin(), pages_, found);
+        return pages_.front();
+    }
+    pages_.push_front(make_frames(scheduler_, seq));
+    cached_ += pages_.front().bytes();
+    while (pages_.size() > max_pages || (cached_ > max_cached && pages_.size() > 1)) {
+        cached_ -= pages_.back().bytes();
+        pages_.pop_back();
+    }
+    return pages_.front();
+}
+
+inline void StreamWriter::drop_pages() {
+    pages_.clear();
+    cached_ = 0;
+}
+
+// Puts a stream whose socket takes more to where it belongs: to the end, if it was there.
+inline void StreamWriter::settle(Stream& stream) {
+    const std::uint64_t left = next_seq_ - std::min(next_seq_, stream.seq);
+    stream.is_live = left <= (stream.is_live ? many_events : few_events);
+    const bool has_all = left == 0 && stream.head.empty();
+    move(stream, has_all ? Place::idle : stream.is_live ? Place::live : Place::behind);
+}
+
+inline void StreamWriter::move(Stream& stream, Place place) {
+    in(place).splice(in(place).end(), in(stream.place), stream.self);
+    stream.place = place;
+}
+
 inline void StreamWriter::close(Stream& stream) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, stream.fd, nullptr);
-    ::shutdown(stream.fd, SHUT_RDWR);
-    ::close(stream.fd);
-    stream.fd = -1;
-    const std::size_t place = stream.place;
-    closed_.push_back(std::move(streams_[place]));
-    if (place + 1 != streams_.size()) {
-        streams_[place] = std::move(streams_.back());
-        streams_[place]->place = place;
-    }
-    streams_.pop_back();
+    end(stream.fd);
+    move(stream, Place::closed);
     --size_;
     on_closed_();
+}
+
+// A child that is just being started may still have a copy of the socket.
+inline void StreamWriter::end(int fd) {
+    ::shutdown(fd, SHUT_RDWR);
+    ::close(fd);
 }
 
 // The stream writers of an HttpServer: one, and from some thousand streams on another for
@@ -10763,11 +10932,12 @@ public:
         writers_[0] = make_();
     }
     // As those of StreamWriter.
-    void adopt(std::unique_ptr<StreamWriter::Stream> stream);
-    void write_or_wake() {
+    void adopt(int fd, std::string head, std::uint64_t seq) noexcept;
+    void write_or_wake() noexcept {
         for (std::size_t i = 0; i < count_; ++i) writers_[i]->write_or_wake();
     }
     void stop() {
+        for (std::size_t i = 0; i < count_; ++i) writers_[i]->begin_stop();
         for (std::size_t i = 0; i < count_; ++i) writers_[i]->stop();
     }
 
@@ -10780,7 +10950,7 @@ private:
     std::atomic<std::size_t> count_{1};  // of those that are there; they stay
 };
 
-inline void StreamWriters::adopt(std::unique_ptr<StreamWriter::Stream> stream) {
+inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq) noexcept {
     const std::lock_guard<std::mutex> guard(adopting_mutex_);
     const auto least = [this] {
         return std::min_element(writers_.begin(),
@@ -10793,10 +10963,10 @@ inline void StreamWriters::adopt(std::unique_ptr<StreamWriter::Stream> stream) {
         try {
             writers_[count_] = make_();
             ++count_;
-        } catch (const std::system_error&) {  // those that are there go on
+        } catch (const std::exception&) {  // those that are there go on
         }
     }
-    (*least())->adopt(std::move(stream));
+    (*least())->adopt(fd, std::move(head), seq);
 }
 
 }  // namespace detail
@@ -12791,13 +12961,10 @@ inline bool HttpServer::linger(Client& client) {
 // From here on the socket is the stream writer's.
 inline bool HttpServer::hand_over(Client& client, Exchange& exchange) {
     try {
-        auto stream = std::make_unique<detail::StreamWriter::Stream>();
-        stream->head = client.out.take() + detail::head_text(exchange.answer, true, false) +
-                       exchange.answer.stream->preamble;
-        stream->seq = exchange.answer.stream->seq;
+        std::string head = client.out.take() + detail::head_text(exchange.answer, true, false) +
+                           exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.socket.get(), nullptr);
-        stream->fd = client.socket.release();
-        streams_.adopt(std::move(stream));
+        streams_.adopt(client.socket.release(), std::move(head), exchange.answer.stream->seq);
     } catch (const std::bad_alloc&) {
         api_.count_stream_out();
     }

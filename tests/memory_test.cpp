@@ -272,6 +272,52 @@ int ask_failing(int port, const std::string& line, const std::string& body, long
     return status == 100 ? 0 : status;
 }
 
+// Both ends of a stream: the writer's, and that of a client.
+class Stream {
+public:
+    Stream() {
+        int ends[2];
+        REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) == 0);
+        own_.reset(ends[0]);
+        writers_.reset(ends[1]);
+        const timeval limit{20, 0};
+        ::setsockopt(own_.get(), SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
+    }
+    int release() { return writers_.release(); }
+    void leave() { own_.reset(); }
+    bool has_more() const {
+        char c = 0;
+        return ::recv(own_.get(), &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    }
+    // Of the events that come, up to this one; none: the stream has ended.
+    std::vector<TaskId> ids_until(TaskId last) {
+        std::vector<TaskId> ids;
+        while (ids.empty() || ids.back() != last) {
+            for (std::size_t at; (at = heard_.find("\n\n")) != std::string::npos;) {
+                ids.push_back(TaskId::parse(heard_.substr(4, 36)).value_or(TaskId()));
+                heard_.erase(0, at + 2);
+            }
+            char buffer[4'096];
+            if (!ids.empty() && ids.back() == last) break;
+            const ssize_t n = ::recv(own_.get(), buffer, sizeof buffer, 0);
+            if (n <= 0) return {};
+            heard_.append(buffer, static_cast<std::size_t>(n));
+        }
+        return ids;
+    }
+
+private:
+    detail::Descriptor own_;
+    detail::Descriptor writers_;
+    std::string heard_;
+};
+
+std::vector<TaskId> ids_from(const Scheduler& tasks, std::uint64_t seq) {
+    std::vector<TaskId> ids;
+    for (const Event& event : tasks.events({1'000, Cursor(seq)}).events) ids.push_back(event.id);
+    return ids;
+}
+
 // Runs what is given with each of the first allocations failing, and with all from each on,
 // until it needs no more of them; `SCHEDULER_TEST_LONG` in the environment: with each of 2,000.
 template <class Try>
@@ -518,6 +564,47 @@ TEST_SUITE("memory") {
             REQUIRE(goes_on);
             house.check();
         });
+    }
+
+    TEST_CASE("whichever allocations fail, a stream has every event once, or ends and is counted") {
+        Scheduler tasks;
+        std::atomic<std::size_t> ended{0};
+        detail::StreamWriters writers(tasks, std::chrono::hours(1), [&ended] { ++ended; });
+        const std::size_t companion =
+            tasks.add_companion({[&writers] { writers.write_or_wake(); }, nullptr, nullptr});
+        Stream live;
+        writers.adopt(live.release(), "", 0);
+        std::size_t attempts = 0;
+        std::size_t refused = 0;
+        for_each_failing_allocation([&](long number, bool all) {
+            const std::uint64_t before = tasks.newest().seq();
+            const std::uint64_t begin = before - std::min<std::uint64_t>(before, 3);
+            Stream late;
+            bool taken = false;
+            {
+                const Armed some(number, all);
+                try {
+                    tasks.schedule(milliseconds(0), "\"as it was\"");
+                } catch (const std::exception&) {  // there may be one event less
+                }
+                writers.adopt(late.release(), "", begin);
+                taken = ended == attempts;
+                support::eventually(
+                    [&] { return failures > 0 || (live.has_more() && late.has_more()); });
+            }
+            const TaskId last = tasks.schedule(milliseconds(0), "\"with memory again\"");
+            const std::vector<TaskId> heard = live.ids_until(last);
+            REQUIRE(heard == ids_from(tasks, before));
+            REQUIRE(late.ids_until(last) ==
+                    (taken ? ids_from(tasks, begin) : std::vector<TaskId>()));
+            REQUIRE(ended == attempts + (taken ? 0 : 1));
+            refused += taken ? 0 : 1;
+            late.leave();
+            ++attempts;
+            REQUIRE(support::eventually([&] { return ended == attempts; }));
+        });
+        CHECK(refused > 0);
+        tasks.remove_companion(companion);
     }
 
     TEST_CASE("whichever allocations fail, a sink that fails gets every event all the same") {

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: MIT
 """GET /sse: what comes first, what an event looks like, resuming, limits, and many at once."""
+import contextlib
 import json
 import random
+import select
 import signal
+import socket
 import threading
 import time
 
@@ -350,6 +353,14 @@ class Limits(TestCase):
         self.assertLess(growth, 100, "the history, and no second copy for each reader")
         self.assertEqual([event.id for event in stalled.messages(400)], ids)
 
+    def test_a_client_that_shuts_down_its_sending_side_keeps_its_stream(self):
+        server = self.server()
+        with server.stream() as stream:
+            stream.socket.shutdown(socket.SHUT_WR)
+            for n in range(5):
+                task = server.schedule(str(n), 0)
+                self.assertEqual(stream.next().id, task)
+
     def test_streams_that_vanish_make_room_and_harm_nobody(self):
         server = self.server("--max-streams", "5")
         with server.stream() as good:
@@ -360,6 +371,33 @@ class Limits(TestCase):
                 (stream.reset if n % 2 else stream.close)()
                 task = server.schedule("x", 0)
                 self.assertEqual(good.next().id, task)
+
+
+class Crowd(threading.Thread):
+    """Streams that read all that is retained as fast as it comes, and keep nothing."""
+
+    def __init__(self, server, count):
+        super().__init__(daemon=True)
+        self.epoll, self.bytes, self.done = select.epoll(), 0, False
+        streams = [Stream(server.port, last="earliest", seconds=20) for _ in range(count)]
+        self.sockets = {stream.socket.fileno(): stream.socket for stream in streams}
+        for stream in streams:
+            stream.socket.setblocking(False)
+            self.epoll.register(stream.socket, select.EPOLLIN)
+        self.start()
+
+    def run(self):
+        buffer = bytearray(1 << 20)
+        while not self.done:
+            for number, _ in self.epoll.poll(0.1):
+                with contextlib.suppress(BlockingIOError):
+                    self.bytes += self.sockets[number].recv_into(buffer)
+
+    def end(self):
+        self.done = True
+        self.join()
+        for one in self.sockets.values():
+            one.close()
 
 
 class Many(TestCase):
@@ -387,6 +425,31 @@ class Many(TestCase):
                 self.assertLess(reached, support.SOON)
             self.note(f"{count} streams: answer after {answered * 1000:.1f} ms, "
                       f"the last reached after {reached * 1000:.0f} ms")
+
+    def test_a_live_stream_has_its_events_at_once_beside_900_that_catch_up(self):
+        server = self.server("--fsync", "no")
+        count, message = 10_000, "x" * 2_000
+        with server.wire() as wire:
+            for _ in range(count // 400):
+                answer = wire.call("POST", "/schedule",
+                                   "[" + ",".join([body(message, "2020-01-01")] * 400) + "]")
+                self.assertEqual(answer.status, 200, answer)
+        wait_for(lambda: not server.pending(), what="the history")
+        with server.stream() as live:
+            crowd = Crowd(server, 900)
+            self.addCleanup(crowd.end)
+            wait_for(lambda: crowd.bytes, what="the first of those that catch up")
+            worst = 0.0
+            for _ in range(20):
+                began = time.monotonic()
+                task = server.schedule("x", 0)
+                self.assertEqual(live.next().id, task)
+                worst = max(worst, time.monotonic() - began)
+            caught_up = crowd.bytes / (900 * count * len(message))
+        self.note(f"worst round trip {worst * 1000:.0f} ms; the others had {caught_up:.1%} meanwhile")
+        # Unlike a time, what the others had meanwhile hardly depends on the machine.
+        self.assertLess(caught_up, 0.15)
+        self.assertLess(worst, support.SOON)
 
     def test_more_streams_than_one_thread_writes_get_every_event_in_order(self):
         server = self.server("--max-streams", "3500")
