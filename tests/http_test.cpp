@@ -531,7 +531,7 @@ TEST_SUITE("http") {
             }
             httplib::Client client(host, port);
             const auto status = [&](const std::string& name) {
-                const auto result = client.Get("/tasks", {{"Host", name}});
+                const auto result = client.Get("/tasks", httplib::Headers{{"Host", name}});
                 return result ? result->status : 0;
             };
             CHECK(status("evil.example") == 403);
