@@ -281,7 +281,7 @@ struct StoredTask {
     TaskId id;
     TimePoint due{};
     TimePoint ended_at{};
-    std::uint64_t seq = 0;  // in the history; while it is held, the number of what holds it
+    std::uint64_t seq = 0;       // in the history; while it is held, the number of what holds it
     StoredTask* next = nullptr;  // in its chain, see TaskIndex
     Stage stage = Stage::pending;
 
@@ -1126,8 +1126,8 @@ inline std::string_view inside(std::string_view token) {
 inline std::optional<std::uint64_t> read_digits(std::string_view text) {
     std::uint64_t number = 0;
     const char* const end = text.data() + text.size();
-    const bool good = !text.empty() && text.size() <= 18 &&
-                      std::from_chars(text.data(), end, number).ptr == end;
+    const bool good =
+        !text.empty() && text.size() <= 18 && std::from_chars(text.data(), end, number).ptr == end;
     return good ? std::optional(number) : std::nullopt;
 }
 
@@ -1398,9 +1398,9 @@ inline void append_time(std::string& out, TimePoint time) {
         char before;
         std::int64_t value;
         int width;
-    } parts[] = {{'-', date.month, 2},           {'-', date.day, 2},
-                 {'T', of_day / 3'600'000, 2},   {':', of_day / 60'000 % 60, 2},
-                 {':', of_day / 1'000 % 60, 2},  {'.', of_day % 1'000, 3}};
+    } parts[] = {{'-', date.month, 2},          {'-', date.day, 2},
+                 {'T', of_day / 3'600'000, 2},  {':', of_day / 60'000 % 60, 2},
+                 {':', of_day / 1'000 % 60, 2}, {'.', of_day % 1'000, 3}};
     for (const auto& part : parts) {
         out += part.before;
         append_padded(out, part.value, part.width);
@@ -1865,8 +1865,8 @@ struct Letter {
     TimePoint at{};  // when it was given up
     std::uint32_t attempts = 0;
     std::string error;
-    bool again = false;   // it is about to be delivered again
-    bool counts = false;  // in SinkBook::bytes(): the history has not got the event
+    bool again = false;      // it is about to be delivered again
+    bool counts = false;     // in SinkBook::bytes(): the history has not got the event
     TimePoint emitted_at{};  // as the event says, which may be read after this
 };
 using Letters = std::map<std::uint64_t, Letter>;
@@ -2203,6 +2203,7 @@ public:
     }
     RecordReader& sink(std::string& name);
     RecordReader& key(Answers::node_type& answer);
+
 private:
     template <std::size_t index = 0>
     Record read_as(std::string_view tag, std::string_view op);
@@ -2759,9 +2760,7 @@ private:
         std::size_t size = 0;  // of all chains
     };
 
-    static std::uint64_t hash_of(TaskId id) {
-        return (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U;
-    }
+    static std::uint64_t hash_of(TaskId id) { return (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U; }
     const Table& table_of(std::uint64_t hash) const { return tables_[hash >> (64 - table_bits)]; }
     Table& table_of(std::uint64_t hash) { return tables_[hash >> (64 - table_bits)]; }
 
@@ -12355,7 +12354,7 @@ using SteadyTime = std::chrono::steady_clock::time_point;
 //
 // In `storing`, further requests to schedule are begun; in all other states one request is
 // answered before the next is looked at.
-struct Client {
+struct Connection {
     enum class State {
         reading,    // for a request, or for more of one
         storing,    // its requests to schedule are begun, and wait for their tickets
@@ -12367,7 +12366,7 @@ struct Client {
     };
     enum class Wait { nothing, idle, request, write, linger };
 
-    explicit Client(std::size_t max_body) : reader(MessageReader::Kind::requests, max_body) {}
+    explicit Connection(std::size_t max_body) : reader(MessageReader::Kind::requests, max_body) {}
 
     Descriptor socket;
     MessageReader reader;
@@ -12383,14 +12382,14 @@ struct Client {
     std::size_t begun = 0;     // its exchanges that are on their way
     std::size_t counted = 0;   // bytes of its reader that are counted for all
     Wait wait = Wait::nothing;
-    SteadyTime deadline;                                 // of what it waits for
-    std::multimap<SteadyTime, Client*>::iterator timer;  // not later than that
-    std::list<Client>::iterator self;
+    SteadyTime deadline;                                     // of what it waits for
+    std::multimap<SteadyTime, Connection*>::iterator timer;  // not later than that
+    std::list<Connection>::iterator self;
 };
 
 // A request that was begun, and its answer.
 struct Exchange {
-    Client* client = nullptr;
+    Connection* connection = nullptr;
     HttpAnswer answer;
     bool is_last = false;  // the connection ends behind it
     bool is_old = false;   // HTTP/1.0
@@ -12479,9 +12478,9 @@ public:
     void stop();
 
 private:
-    using Client = detail::Client;
-    using State = Client::State;
-    using Wait = Client::Wait;
+    using Connection = detail::Connection;
+    using State = Connection::State;
+    using Wait = Connection::Wait;
     using Exchange = detail::Exchange;
     using Exchanges = detail::Exchanges;
     using SteadyTime = detail::SteadyTime;
@@ -12500,23 +12499,23 @@ private:
     void reject(int fd);
 
     // A client:
-    void make_ready(Client& client);
-    void advance(Client& client);
-    bool step(Client& client);
-    bool read_on(Client& client);
-    bool receive(Client& client);
-    bool end_of_input(Client& client);
-    bool pause(Client& client);
-    bool begin(Client& client);
-    bool begin_another(Client& client);
-    bool refuse(Client& client, int status, const char* error);
-    bool write_on(Client& client);
-    bool linger(Client& client);
-    bool hand_over(Client& client, Exchange& exchange);
-    void count(Client& client, std::size_t size);
-    void wait_for(Client& client, Wait wait);
-    void expire(Client& client);
-    void close(Client& client);
+    void make_ready(Connection& connection);
+    void advance(Connection& connection);
+    bool step(Connection& connection);
+    bool read_on(Connection& connection);
+    bool receive(Connection& connection);
+    bool end_of_input(Connection& connection);
+    bool pause(Connection& connection);
+    bool begin(Connection& connection);
+    bool begin_another(Connection& connection);
+    bool refuse(Connection& connection, int status, const char* error);
+    bool write_on(Connection& connection);
+    bool linger(Connection& connection);
+    bool hand_over(Connection& connection, Exchange& exchange);
+    void count(Connection& connection, std::size_t size);
+    void wait_for(Connection& connection, Wait wait);
+    void expire(Connection& connection);
+    void close(Connection& connection);
 
     // Exchanges:
     bool store_here();
@@ -12526,7 +12525,7 @@ private:
     void give_back(Exchanges& exchanges);
     void take_back();
     void deliver(Exchanges& exchanges);
-    void answer(Client& client, Exchange& exchange);
+    void answer(Connection& connection, Exchange& exchange);
 
     static constexpr std::size_t max_begun = 64;          // requests of a client at once
     static constexpr std::size_t max_uncounted = 16'384;  // bytes that a client's reader holds
@@ -12549,11 +12548,11 @@ private:
     std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
 
     // The loop's own:
-    std::list<Client> clients_;
-    std::list<Client> closed_;    // until this round is over
-    std::vector<Client*> ready_;  // they have something to do
-    std::vector<Client*> turn_;   // those of this round
-    std::multimap<SteadyTime, Client*> timers_;
+    std::list<Connection> clients_;
+    std::list<Connection> closed_;    // until this round is over
+    std::vector<Connection*> ready_;  // they have something to do
+    std::vector<Connection*> turn_;   // those of this round
+    std::multimap<SteadyTime, Connection*> timers_;
     Exchanges begun_;             // in this round
     SteadyTime now_;              // when it began
     std::size_t bodies_ = 0;      // bytes that the readers hold of large messages
@@ -12619,16 +12618,16 @@ inline void HttpServer::loop() {
         take_back();
         if (stopping_ && !ends_at_) begin_to_end();
         turn_.swap(ready_);
-        for (Client* client : turn_) {
-            client->is_ready = false;
-            advance(*client);
+        for (Connection* connection : turn_) {
+            connection->is_ready = false;
+            advance(*connection);
         }
         turn_.clear();
         if (store_here()) {
             deliver(begun_);
         } else {
             for (Exchange& exchange : begun_) {  // nothing more is begun behind them
-                State& state = exchange.client->state;
+                State& state = exchange.connection->state;
                 if (state == State::storing) state = State::waiting;
             }
             committer_.push(begun_);
@@ -12643,10 +12642,11 @@ inline void HttpServer::loop() {
 inline void HttpServer::take_news(const epoll_event& event) {
     if (!event.data.ptr) return;  // give_back() or stop(), which are looked at anyway
     if (event.data.ptr == &listener_) return accept_some();
-    Client& client = *static_cast<Client*>(event.data.ptr);
-    client.may_read = client.may_read || event.events != EPOLLOUT;
-    client.has_ended = client.has_ended || (event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
-    make_ready(client);
+    Connection& connection = *static_cast<Connection*>(event.data.ptr);
+    connection.may_read = connection.may_read || event.events != EPOLLOUT;
+    connection.has_ended =
+        connection.has_ended || (event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
+    make_ready(connection);
 }
 
 // For how long there will be nothing to do, in ms; -1: for ever.
@@ -12668,14 +12668,14 @@ inline void HttpServer::meet_deadlines() {
     }
     while (!timers_.empty() && timers_.begin()->first <= now_) {
         auto node = timers_.extract(timers_.begin());
-        Client& client = *node.mapped();
-        const bool is_over = client.deadline <= now_;
-        node.key() = is_over ? SteadyTime::max() : client.deadline;
-        client.timer = timers_.insert(std::move(node));
-        if (is_over) expire(client);
+        Connection& connection = *node.mapped();
+        const bool is_over = connection.deadline <= now_;
+        node.key() = is_over ? SteadyTime::max() : connection.deadline;
+        connection.timer = timers_.insert(std::move(node));
+        if (is_over) expire(connection);
     }
     if (!ends_at_ || now_ < *ends_at_) return;
-    for (auto client = clients_.begin(); client != clients_.end();) close(*client++);
+    for (auto connection = clients_.begin(); connection != clients_.end();) close(*connection++);
 }
 
 // Requests that have come are answered; the connections end behind them.
@@ -12684,9 +12684,9 @@ inline void HttpServer::begin_to_end() {
     accepts_again_ = std::nullopt;
     ::shutdown(listener_.get(), SHUT_RDWR);
     watch_listener(EPOLL_CTL_DEL);
-    for (Client& client : clients_) {
-        client.may_read = true;
-        make_ready(client);
+    for (Connection& connection : clients_) {
+        connection.may_read = true;
+        make_ready(connection);
     }
 }
 
@@ -12737,7 +12737,7 @@ inline bool HttpServer::leaves_descriptors(int fd) const {
 
 inline void HttpServer::adopt(int fd) {
     if (clients_.size() >= options_.max_connections || !leaves_descriptors(fd)) return reject(fd);
-    std::list<Client> one;
+    std::list<Connection> one;
     try {
         for (auto* list : {&ready_, &turn_}) {  // make_ready() cannot fail
             if (list->capacity() <= clients_.size()) list->reserve(2 * clients_.size() + 16);
@@ -12747,15 +12747,15 @@ inline void HttpServer::adopt(int fd) {
     } catch (const std::bad_alloc&) {
         return reject(fd);
     }
-    Client& client = one.front();
-    client.socket.reset(fd);
-    client.self = one.begin();
+    Connection& connection = one.front();
+    connection.socket.reset(fd);
+    connection.self = one.begin();
     clients_.splice(clients_.end(), one);
     epoll_event event{};
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
-    event.data.ptr = &client;
-    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return close(client);
-    wait_for(client, Wait::idle);
+    event.data.ptr = &connection;
+    if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return close(connection);
+    wait_for(connection, Wait::idle);
 }
 
 // It takes no memory, which may be what there is not.
@@ -12774,32 +12774,32 @@ inline void HttpServer::reject(int fd) {
 
 // ---- A client
 
-inline void HttpServer::make_ready(Client& client) {
-    if (client.state == State::closed || std::exchange(client.is_ready, true)) return;
-    ready_.push_back(&client);
+inline void HttpServer::make_ready(Connection& connection) {
+    if (connection.state == State::closed || std::exchange(connection.is_ready, true)) return;
+    ready_.push_back(&connection);
 }
 
 // Does for a client what can be done without waiting.
-inline void HttpServer::advance(Client& client) {
-    client.receives = 0;
+inline void HttpServer::advance(Connection& connection) {
+    connection.receives = 0;
     try {
-        while (step(client)) continue;
+        while (step(connection)) continue;
     } catch (const std::bad_alloc&) {
-        close(client);
+        close(connection);
     }
 }
 
 // False: it has to wait.
-inline bool HttpServer::step(Client& client) {
-    switch (client.state) {
+inline bool HttpServer::step(Connection& connection) {
+    switch (connection.state) {
         case State::reading:
-            return read_on(client);
+            return read_on(connection);
         case State::storing:
-            return begin_another(client);
+            return begin_another(connection);
         case State::writing:
-            return write_on(client);
+            return write_on(connection);
         case State::lingering:
-            return linger(client);
+            return linger(connection);
         case State::waiting:
         case State::closed:
             break;
@@ -12807,231 +12807,232 @@ inline bool HttpServer::step(Client& client) {
     return false;
 }
 
-inline bool HttpServer::read_on(Client& client) {
-    if (client.is_last || client.out.is_full()) {
-        client.state = State::writing;
+inline bool HttpServer::read_on(Connection& connection) {
+    if (connection.is_last || connection.out.is_full()) {
+        connection.state = State::writing;
         return true;
     }
-    if (client.has_request) return begin(client);
-    const Step step = client.reader.next();
+    if (connection.has_request) return begin(connection);
+    const Step step = connection.reader.next();
     if (step == Step::refused) {
-        const auto& refusal = client.reader.refusal();
-        return refuse(client, refusal.status, refusal.error);
+        const auto& refusal = connection.reader.refusal();
+        return refuse(connection, refusal.status, refusal.error);
     }
-    if (step == Step::whole) return begin(client);
-    count(client, client.reader.size());
-    if (bodies_ > options_.max_bodies && client.counted > 0 && client.reader.has_head()) {
-        client.reader.give_up_body(503, "Too many bodies are on their way; try again later.");
-        return client.has_request = true;
+    if (step == Step::whole) return begin(connection);
+    count(connection, connection.reader.size());
+    if (bodies_ > options_.max_bodies && connection.counted > 0 && connection.reader.has_head()) {
+        connection.reader.give_up_body(503, "Too many bodies are on their way; try again later.");
+        return connection.has_request = true;
     }
-    return receive(client) || pause(client);
+    return receive(connection) || pause(connection);
 }
 
 // True: something has come.
-inline bool HttpServer::receive(Client& client) {
-    if (!client.may_read) return false;
-    if (client.receives++ == max_receives) {
-        make_ready(client);  // for the next round
+inline bool HttpServer::receive(Connection& connection) {
+    if (!connection.may_read) return false;
+    if (connection.receives++ == max_receives) {
+        make_ready(connection);  // for the next round
         return false;
     }
     std::array<char, 16'384> buffer;
-    const ssize_t n = ::recv(client.socket.get(), buffer.data(), buffer.size(), 0);
+    const ssize_t n = ::recv(connection.socket.get(), buffer.data(), buffer.size(), 0);
     if (n > 0) {
-        client.may_read = client.has_ended || n == static_cast<ssize_t>(buffer.size());
-        client.reader.feed({buffer.data(), static_cast<std::size_t>(n)});
+        connection.may_read = connection.has_ended || n == static_cast<ssize_t>(buffer.size());
+        connection.reader.feed({buffer.data(), static_cast<std::size_t>(n)});
         return true;
     }
-    client.may_read = false;
+    connection.may_read = false;
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    return end_of_input(client);
+    return end_of_input(connection);
 }
 
 // Requests that are whole have been answered; half a head is nothing.
-inline bool HttpServer::end_of_input(Client& client) {
-    if (client.reader.end() == Step::whole) return client.has_request = true;
-    client.is_last = true;
+inline bool HttpServer::end_of_input(Connection& connection) {
+    if (connection.reader.end() == Step::whole) return connection.has_request = true;
+    connection.is_last = true;
     return true;
 }
 
 // Nothing can be done until more comes.
-inline bool HttpServer::pause(Client& client) {
-    if (client.reader.takes_leave()) client.out.append("HTTP/1.1 100 Continue\r\n\r\n", {});
-    if (!client.out.empty()) {
-        client.state = State::writing;
+inline bool HttpServer::pause(Connection& connection) {
+    if (connection.reader.takes_leave()) connection.out.append("HTTP/1.1 100 Continue\r\n\r\n", {});
+    if (!connection.out.empty()) {
+        connection.state = State::writing;
         return true;
     }
-    if (ends_at_ && !client.may_read) {
-        if (!client.reader.has_head()) {
-            close(client);
+    if (ends_at_ && !connection.may_read) {
+        if (!connection.reader.has_head()) {
+            close(connection);
             return false;
         }
-        client.reader.give_up_body(503, "The server is shutting down; send the request again.");
-        return client.has_request = true;
+        connection.reader.give_up_body(503, "The server is shutting down; send the request again.");
+        return connection.has_request = true;
     }
-    wait_for(client, client.reader.has_begun() ? Wait::request : Wait::idle);
+    wait_for(connection, connection.reader.has_begun() ? Wait::request : Wait::idle);
     return false;
 }
 
 // Begins what the request at hand asks for.
-inline bool HttpServer::begin(Client& client) {
-    const detail::HttpRequest& request = client.reader.request();
+inline bool HttpServer::begin(Connection& connection) {
+    const detail::HttpRequest& request = connection.reader.request();
     Exchanges one(1);  // before anything is begun
     Exchange& exchange = one.front();
-    exchange.client = &client;
-    exchange.is_old = client.reader.is_old();
+    exchange.connection = &connection;
+    exchange.is_old = connection.reader.is_old();
     exchange.is_head = request.method == "HEAD";
-    exchange.is_last = !client.reader.can_go_on();
-    client.has_request = false;
-    wait_for(client, Wait::nothing);
+    exchange.is_last = !connection.reader.can_go_on();
+    connection.has_request = false;
+    wait_for(connection, Wait::nothing);
     const bool is_schedule = HttpApi::is_schedule(request);
     api_.begin(request, exchange.answer, false);
-    if (exchange.answer.stream) return hand_over(client, exchange);
+    if (exchange.answer.stream) return hand_over(connection, exchange);
     exchange.is_last = exchange.is_last || exchange.answer.closes;
-    client.is_last = exchange.is_last;
+    connection.is_last = exchange.is_last;
     if (exchange.answer.is_for_worker) {
-        client.state = State::waiting;
-        ++client.begun;
+        connection.state = State::waiting;
+        ++connection.begun;
         worker_.push(one);
         return false;
     }
-    if (!exchange.answer.ticket && client.begun == 0) {
+    if (!exchange.answer.ticket && connection.begun == 0) {
         api_.finish(exchange.answer);
-        answer(client, exchange);
+        answer(connection, exchange);
         return true;
     }
-    client.state = is_schedule ? State::storing : State::waiting;
-    ++client.begun;
+    connection.state = is_schedule ? State::storing : State::waiting;
+    ++connection.begun;
     begun_.splice(begun_.end(), one);
     return is_schedule;
 }
 
 // Behind requests to schedule that were begun in this round: another one, if it has come whole.
-inline bool HttpServer::begin_another(Client& client) {
-    if (client.is_last || client.has_request || client.begun >= max_begun) return false;
-    if (client.reader.next() != Step::whole) return false;
-    if (HttpApi::is_schedule(client.reader.request())) return begin(client);
-    client.has_request = true;
+inline bool HttpServer::begin_another(Connection& connection) {
+    if (connection.is_last || connection.has_request || connection.begun >= max_begun) return false;
+    if (connection.reader.next() != Step::whole) return false;
+    if (HttpApi::is_schedule(connection.reader.request())) return begin(connection);
+    connection.has_request = true;
     return false;
 }
 
 // Answers what is no request; the connection ends behind it.
-inline bool HttpServer::refuse(Client& client, int status, const char* error) {
+inline bool HttpServer::refuse(Connection& connection, int status, const char* error) {
     Exchange exchange;
     exchange.is_last = true;
     exchange.answer.status = status;
     exchange.answer.body = detail::errors_json({error});
     api_.refusals_.count(exchange.answer);
-    answer(client, exchange);
+    answer(connection, exchange);
     return true;
 }
 
-inline bool HttpServer::write_on(Client& client) {
-    if (!client.out.send(client.socket.get())) {
-        close(client);
+inline bool HttpServer::write_on(Connection& connection) {
+    if (!connection.out.send(connection.socket.get())) {
+        close(connection);
         return false;
     }
-    if (!client.out.empty()) {
-        wait_for(client, Wait::write);
+    if (!connection.out.empty()) {
+        wait_for(connection, Wait::write);
         return false;
     }
-    client.large = {};
-    client.state = client.is_last ? State::lingering : State::reading;
-    if (client.is_last) {
-        ::shutdown(client.socket.get(), SHUT_WR);
-        client.may_read = true;
-        wait_for(client, Wait::linger);
+    connection.large = {};
+    connection.state = connection.is_last ? State::lingering : State::reading;
+    if (connection.is_last) {
+        ::shutdown(connection.socket.get(), SHUT_WR);
+        connection.may_read = true;
+        wait_for(connection, Wait::linger);
     }
     return true;
 }
 
 // To close a connection with input that was not read would reset it, which may take the
 // answer from the client: so the rest is read first.
-inline bool HttpServer::linger(Client& client) {
+inline bool HttpServer::linger(Connection& connection) {
     std::array<char, 16'384> ignored;
-    for (int i = 0; client.may_read && i < max_receives; ++i) {
-        const ssize_t n = ::recv(client.socket.get(), ignored.data(), ignored.size(), 0);
-        client.may_read = n > 0;
+    for (int i = 0; connection.may_read && i < max_receives; ++i) {
+        const ssize_t n = ::recv(connection.socket.get(), ignored.data(), ignored.size(), 0);
+        connection.may_read = n > 0;
         const bool waits = n < 0 && (errno == EAGAIN || errno == EINTR);
-        if (n == 0 || (n < 0 && !waits) || (waits && client.reader.is_consumed())) close(client);
+        if (n == 0 || (n < 0 && !waits) || (waits && connection.reader.is_consumed()))
+            close(connection);
     }
-    if (client.state == State::lingering && client.may_read) make_ready(client);
+    if (connection.state == State::lingering && connection.may_read) make_ready(connection);
     return false;
 }
 
 // From here on the socket is the stream writer's.
-inline bool HttpServer::hand_over(Client& client, Exchange& exchange) {
+inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
     try {
-        std::string head = client.out.take() + detail::head_text(exchange.answer, true, false) +
+        std::string head = connection.out.take() + detail::head_text(exchange.answer, true, false) +
                            exchange.answer.stream->preamble;
-        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.socket.get(), nullptr);
-        streams_.adopt(client.socket.release(), std::move(head), exchange.answer.stream->seq);
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
+        streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq);
     } catch (const std::bad_alloc&) {
         api_.count_stream_out();
     }
-    close(client);
+    close(connection);
     return false;
 }
 
 // Counts what the reader of a client holds, if it is much.
-inline void HttpServer::count(Client& client, std::size_t size) {
+inline void HttpServer::count(Connection& connection, std::size_t size) {
     const std::size_t counted = size > max_uncounted ? size : 0;
-    bodies_ = bodies_ - client.counted + counted;
-    client.counted = counted;
+    bodies_ = bodies_ - connection.counted + counted;
+    connection.counted = counted;
 }
 
 // What a client waits for already keeps its deadline.
-inline void HttpServer::wait_for(Client& client, Wait wait) {
-    if (client.wait == wait) return;
-    client.wait = wait;
+inline void HttpServer::wait_for(Connection& connection, Wait wait) {
+    if (connection.wait == wait) return;
+    connection.wait = wait;
     switch (wait) {
         case Wait::nothing:
-            client.deadline = SteadyTime::max();
+            connection.deadline = SteadyTime::max();
             break;
         case Wait::idle:
-            client.deadline = now_ + options_.idle_timeout;
+            connection.deadline = now_ + options_.idle_timeout;
             break;
         case Wait::request:
         case Wait::write:
-            client.deadline = now_ + options_.request_timeout;
+            connection.deadline = now_ + options_.request_timeout;
             break;
         case Wait::linger:
-            client.deadline = now_ + linger_time;
+            connection.deadline = now_ + linger_time;
             break;
     }
     // Its timer may come too early, but not too late.
-    if (client.deadline >= client.timer->first) return;
-    auto node = timers_.extract(client.timer);
-    node.key() = client.deadline;
-    client.timer = timers_.insert(std::move(node));
+    if (connection.deadline >= connection.timer->first) return;
+    auto node = timers_.extract(connection.timer);
+    node.key() = connection.deadline;
+    connection.timer = timers_.insert(std::move(node));
 }
 
-inline void HttpServer::expire(Client& client) {
-    if (client.wait != Wait::request) return close(client);
-    if (client.reader.has_head()) {
-        client.reader.give_up_body(408,
-                                   "The body took too long to arrive; send the request again.");
-        client.has_request = true;
+inline void HttpServer::expire(Connection& connection) {
+    if (connection.wait != Wait::request) return close(connection);
+    if (connection.reader.has_head()) {
+        connection.reader.give_up_body(408,
+                                       "The body took too long to arrive; send the request again.");
+        connection.has_request = true;
     } else {
-        refuse(client, 408, "The request took too long to arrive; send it again.");
+        refuse(connection, 408, "The request took too long to arrive; send it again.");
     }
-    advance(client);
+    advance(connection);
 }
 
 // A child that is just being started may still have a copy of the socket, with which
 // epoll would go on to report it.
-inline void HttpServer::close(Client& client) {
-    if (client.state == State::closed) return;
-    client.state = State::closed;
-    if (client.socket.get() >= 0) {
-        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, client.socket.get(), nullptr);
-        ::shutdown(client.socket.get(), SHUT_RDWR);
-        client.socket.reset();
+inline void HttpServer::close(Connection& connection) {
+    if (connection.state == State::closed) return;
+    connection.state = State::closed;
+    if (connection.socket.get() >= 0) {
+        ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
+        ::shutdown(connection.socket.get(), SHUT_RDWR);
+        connection.socket.reset();
     }
-    if (client.is_ready) ready_.erase(std::find(ready_.begin(), ready_.end(), &client));
-    timers_.erase(client.timer);
-    count(client, 0);
-    client.large = {};
-    if (client.begun == 0) closed_.splice(closed_.end(), clients_, client.self);
+    if (connection.is_ready) ready_.erase(std::find(ready_.begin(), ready_.end(), &connection));
+    timers_.erase(connection.timer);
+    count(connection, 0);
+    connection.large = {};
+    if (connection.begun == 0) closed_.splice(closed_.end(), clients_, connection.self);
 }
 
 // ---- Exchanges
@@ -13057,7 +13058,7 @@ inline void HttpServer::work(Exchanges& exchanges) {
         one.splice(one.end(), exchanges, exchanges.begin());
         Exchange& exchange = one.front();
         exchange.answer = detail::HttpAnswer();
-        api_.begin(exchange.client->reader.request(), exchange.answer, true);
+        api_.begin(exchange.connection->reader.request(), exchange.answer, true);
         if (exchange.answer.ticket) {
             committer_.push(one);
         } else {
@@ -13107,35 +13108,35 @@ inline void HttpServer::deliver(Exchanges& exchanges) {
     Exchanges delivered;  // meanwhile others are begun
     delivered.swap(exchanges);
     for (Exchange& exchange : delivered) {
-        Client& client = *exchange.client;
-        --client.begun;
-        if (client.state != State::closed) {
-            answer(client, exchange);
-            if (client.begun > 0) continue;
-            client.state = State::reading;
-            advance(client);
-        } else if (client.begun == 0) {
-            closed_.splice(closed_.end(), clients_, client.self);
+        Connection& connection = *exchange.connection;
+        --connection.begun;
+        if (connection.state != State::closed) {
+            answer(connection, exchange);
+            if (connection.begun > 0) continue;
+            connection.state = State::reading;
+            advance(connection);
+        } else if (connection.begun == 0) {
+            closed_.splice(closed_.end(), clients_, connection.self);
         }
     }
 }
 
 // Puts an answer behind those that go out already.  One that there is no memory for, or that
 // cannot be given, is none: the connection ends in its place.
-inline void HttpServer::answer(Client& client, Exchange& exchange) {
+inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
     detail::HttpAnswer& made = exchange.answer;
-    client.is_last = exchange.is_last || ends_at_;
+    connection.is_last = exchange.is_last || ends_at_;
     try {
         if (!made.is_silent) {
-            std::string head = detail::head_text(made, client.is_last, exchange.is_old);
+            std::string head = detail::head_text(made, connection.is_last, exchange.is_old);
             if (exchange.is_head) made.body.clear();
-            client.out.append(head, std::move(made.body));
-            client.large = std::move(made.share);
+            connection.out.append(head, std::move(made.body));
+            connection.large = std::move(made.share);
         }
     } catch (const std::bad_alloc&) {
         made.is_silent = true;
     }
-    client.is_last = client.is_last || made.is_silent;
+    connection.is_last = connection.is_last || made.is_silent;
 }
 
 // ============================================================================
@@ -14492,7 +14493,8 @@ inline DeadLetter read_letter(std::string_view json) {
     for_each_member(json, [&](std::string_view key, std::string_view value) {
         const std::string text = read_string(value).value_or("");
         if (key == "given_up_at") letter.at = parse_time(text).value_or(TimePoint());
-        if (key == "attempts") letter.attempts = static_cast<std::uint32_t>(read_digits(value).value_or(0));
+        if (key == "attempts")
+            letter.attempts = static_cast<std::uint32_t>(read_digits(value).value_or(0));
         if (key == "error") letter.error = text;
         if (key == "redelivering") letter.redelivering = value == "true";
     });
