@@ -22,7 +22,7 @@
 //   9. Store           state and journal under one lock: begin, commit, emit, replace
 //  10. Scheduler       the thread that decides when, and the public API
 //  11. Sinks           who takes every event, durably; commands
-//  12. Pages           metrics, readiness and the OpenAPI document as text
+//  12. Pages           JSON, metrics and the OpenAPI document as text
 //  13. HTTP            event streams, connections, routes, a server
 //  14. Webhooks        the sink that needs HTTP, and sinks from a file
 //  15. Client          the HTTP interface from the other side
@@ -8484,6 +8484,221 @@ inline Outcome CommandSink::judge(pid_t pid, End end) {
 
 namespace detail {
 
+// ---- 12.1 JSON that is shown -------------------------------------------------
+
+// {"errors":["…"]}
+inline std::string errors_json(const std::vector<std::string>& errors) {
+    std::string json = R"({"errors":[)";
+    for (const std::string& error : errors) {
+        if (&error != &errors.front()) json += ',';
+        append_quoted(json, error);
+    }
+    return json + "]}";
+}
+
+// The text of an exception, which begins small and ends open, as a sentence.
+inline std::string sentence(std::string text) {
+    if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') {
+        text[0] = static_cast<char>(text[0] - 'a' + 'A');
+    }
+    return text.empty() || text.back() == '.' ? text : text + '.';
+}
+
+inline void append_member(std::string& json, std::string_view name, std::string_view text) {
+    json += json.size() > 1 && json.back() != '{' ? ",\"" : "\"";
+    json += name;
+    json += "\":";
+    append_quoted(json, text);
+}
+
+// The string that a member of an object says; nothing if `json` is no object, is
+// not valid, or has no such member.
+inline std::optional<std::string> member_of(std::string_view json, std::string_view name) {
+    JsonReader reader(json);
+    std::string_view key;
+    std::string_view value;
+    std::optional<std::string> found;
+    if (!reader.enter_object()) return std::nullopt;
+    while (reader.next_member(key) && reader.value(value)) {
+        if (!found && is_named(key, name)) found = read_string(value);
+    }
+    return reader.finish() ? found : std::nullopt;
+}
+
+// Calls fn(key, value) for each member of an object.
+template <class Fn>
+void for_each_member(std::string_view json, Fn fn) {
+    JsonReader reader(json, JsonReader::outer_depth);
+    std::string_view key;
+    std::string_view value;
+    reader.enter_object();
+    while (reader.next_member(key) && reader.value(value)) fn(key, value);
+    if (!reader.finish()) {
+        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    }
+}
+
+// Calls fn(text) for each element of an array, or once for any other value; false
+// if `json` is not valid, perhaps after some calls.
+template <class Fn>
+bool for_each_element(std::string_view json, Fn fn) {
+    JsonReader reader(json, JsonReader::outer_depth);
+    std::string_view value;
+    if (!reader.enter_array()) {
+        if (!reader.value(value) || !reader.finish()) return false;
+        fn(value);
+        return true;
+    }
+    while (reader.next_element() && reader.value(value)) fn(value);
+    return reader.finish();
+}
+
+inline void append_task(std::string& json, const Task& task) {
+    json += '{';
+    append_member(json, "id", task.id.str());
+    append_member(json, "status",
+                  task.status == Status::pending   ? "pending"
+                  : task.status == Status::emitted ? "emitted"
+                                                   : "missed");
+    append_member(json, "due", format_time(task.due));
+    if (task.status == Status::emitted) {
+        append_member(json, "emitted_at", format_time(task.ended_at));
+        json += ",\"late_ms\":" + std::to_string((task.ended_at - task.due).count());
+    }
+    json.append(",\"payload\":").append(task.text()) += '}';
+}
+
+inline void append_event(std::string& json, const Event& event) {
+    json += '{';
+    append_member(json, "id", event.id.str());
+    append_member(json, "due", format_time(event.due));
+    append_member(json, "emitted_at", format_time(event.emitted_at));
+    json += ",\"late_ms\":" + std::to_string(event.late().count());
+    json.append(",\"payload\":").append(event.text()) += '}';
+}
+
+inline void append_sink(std::string& json, const SinkStatus& sink) {
+    const auto number = [&json](const char* name, std::uint64_t value) {
+        json.append(",\"").append(name).append("\":").append(std::to_string(value));
+    };
+    json += '{';
+    append_member(json, "name", sink.name);
+    append_member(json, "kind", sink.kind);
+    append_member(json, "target", sink.target);
+    append_member(json, "state", sink_states[static_cast<std::size_t>(sink.state)]);
+    json += ",\"cursor\":" + (sink.cursor ? '"' + sink.cursor->str() + '"' : "null");
+    number("lag", sink.lag);
+    number("attempts", sink.attempts);
+    json += ",\"next_attempt\":";
+    json += sink.next_attempt ? '"' + format_time(*sink.next_attempt) + '"' : "null";
+    if (sink.last_error.empty()) {
+        json += ",\"last_error\":null";
+    } else {
+        append_member(json, "last_error", sink.last_error);
+    }
+    number("delivered", sink.delivered);
+    number("failed", sink.failed);
+    number("postponed", sink.postponed);
+    number("dead", sink.dead);
+    number("dropped", sink.dropped);
+    json += '}';
+}
+
+inline void append_letter(std::string& json, const DeadLetter& letter) {
+    append_event(json, letter.event);
+    json.pop_back();
+    append_member(json, "given_up_at", format_time(letter.at));
+    json += ",\"attempts\":" + std::to_string(letter.attempts);
+    append_member(json, "error", letter.error);
+    json.append(",\"redelivering\":").append(letter.redelivering ? "true}" : "false}");
+}
+
+}  // namespace detail
+
+/// The task as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const Task& task) {
+    std::string json;
+    detail::append_task(json, task);
+    return json;
+}
+
+/// The event as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const Event& event) {
+    std::string json;
+    detail::append_event(json, event);
+    return json;
+}
+
+/// How a sink stands, as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const SinkStatus& sink) {
+    std::string json;
+    detail::append_sink(json, sink);
+    return json;
+}
+
+/// The dead letter as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const DeadLetter& letter) {
+    std::string json;
+    detail::append_letter(json, letter);
+    return json;
+}
+
+namespace detail {
+
+// About how many bytes a page of these takes.
+inline std::size_t size_of(const Task& task) {
+    return task.text().size() + 192;
+}
+inline std::size_t size_of(const Event& event) {
+    return event.text().size() + 192;
+}
+inline std::size_t size_of(const DeadLetter& letter) {
+    return size_of(letter.event) + letter.error.size() + 96;
+}
+template <class Item>
+std::size_t size_of(const std::vector<Item>& items) {
+    std::size_t size = 0;
+    for (const Item& item : items) size += size_of(item);
+    return size;
+}
+
+// A page of things and where it stands among all: the answer of a list.
+template <class Items, class Cursor, class Append>
+std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
+                      Append append) {
+    const auto quoted = [&](bool known, const auto& item) {
+        return known ? '"' + cursor(item()) + '"' : std::string("null");
+    };
+    std::string json = R"({"page_info":{"total_count":)" + std::to_string(total);
+    json += R"(,"count":)" + std::to_string(items.size());
+    json += R"(,"start_cursor":)" + quoted(!items.empty(), [&] { return items.front(); });
+    json += R"(,"end_cursor":)" + quoted(more && !items.empty(), [&] { return items.back(); });
+    json += R"(},"data":[)";
+    for (const auto& item : items) {
+        if (&item != &items.front()) json += ',';
+        append(json, item);
+    }
+    json += "]}";
+    return json;
+}
+
+// A place in the order of pending tasks as text, and back.
+inline std::string cursor_of(const TaskCursor& cursor) {
+    return std::to_string(cursor.due.time_since_epoch().count()) + '_' + cursor.id.str();
+}
+
+inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
+    const std::size_t bar = text.find('_');
+    if (bar == std::string::npos || bar == 0 || bar > 18) return std::nullopt;
+    char* end = nullptr;
+    const long long due = std::strtoll(text.c_str(), &end, 10);
+    const auto id = TaskId::parse(std::string_view(text).substr(bar + 1));
+    if (end != text.c_str() + bar || !id) return std::nullopt;
+    return TaskCursor{TimePoint(milliseconds(due)), *id};
+}
+
+// ---- 12.2 Figures ------------------------------------------------------------
+
 // What each sink is, as a figure that is always 1, for the sake of its labels.
 inline void append_sink_info(std::string& text, const std::vector<SinkStatus>& sinks) {
     if (sinks.empty()) return;
@@ -8585,7 +8800,7 @@ inline std::vector<std::string> unready(const Stats& stats) {
     return reasons;
 }
 
-// ---- The HTTP interface as an OpenAPI document ------------------------------
+// ---- 12.3 The OpenAPI document -----------------------------------------------
 
 // A JSON object that grows member by member.
 class JsonObject {
@@ -9275,217 +9490,6 @@ inline void HttpOptions::check() const {
 }
 
 namespace detail {
-
-// {"errors":["…"]}
-inline std::string errors_json(const std::vector<std::string>& errors) {
-    std::string json = R"({"errors":[)";
-    for (const std::string& error : errors) {
-        if (&error != &errors.front()) json += ',';
-        append_quoted(json, error);
-    }
-    return json + "]}";
-}
-
-// The text of an exception, which begins small and ends open, as a sentence.
-inline std::string sentence(std::string text) {
-    if (!text.empty() && text[0] >= 'a' && text[0] <= 'z') {
-        text[0] = static_cast<char>(text[0] - 'a' + 'A');
-    }
-    return text.empty() || text.back() == '.' ? text : text + '.';
-}
-
-inline void append_member(std::string& json, std::string_view name, std::string_view text) {
-    json += json.size() > 1 && json.back() != '{' ? ",\"" : "\"";
-    json += name;
-    json += "\":";
-    append_quoted(json, text);
-}
-
-// The string that a member of an object says; nothing if `json` is no object, is
-// not valid, or has no such member.
-inline std::optional<std::string> member_of(std::string_view json, std::string_view name) {
-    JsonReader reader(json);
-    std::string_view key;
-    std::string_view value;
-    std::optional<std::string> found;
-    if (!reader.enter_object()) return std::nullopt;
-    while (reader.next_member(key) && reader.value(value)) {
-        if (!found && is_named(key, name)) found = read_string(value);
-    }
-    return reader.finish() ? found : std::nullopt;
-}
-
-// Calls fn(key, value) for each member of an object.
-template <class Fn>
-void for_each_member(std::string_view json, Fn fn) {
-    JsonReader reader(json, JsonReader::outer_depth);
-    std::string_view key;
-    std::string_view value;
-    reader.enter_object();
-    while (reader.next_member(key) && reader.value(value)) fn(key, value);
-    if (!reader.finish()) {
-        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
-    }
-}
-
-// Calls fn(text) for each element of an array, or once for any other value; false
-// if `json` is not valid, perhaps after some calls.
-template <class Fn>
-bool for_each_element(std::string_view json, Fn fn) {
-    JsonReader reader(json, JsonReader::outer_depth);
-    std::string_view value;
-    if (!reader.enter_array()) {
-        if (!reader.value(value) || !reader.finish()) return false;
-        fn(value);
-        return true;
-    }
-    while (reader.next_element() && reader.value(value)) fn(value);
-    return reader.finish();
-}
-
-inline void append_task(std::string& json, const Task& task) {
-    json += '{';
-    append_member(json, "id", task.id.str());
-    append_member(json, "status",
-                  task.status == Status::pending   ? "pending"
-                  : task.status == Status::emitted ? "emitted"
-                                                   : "missed");
-    append_member(json, "due", format_time(task.due));
-    if (task.status == Status::emitted) {
-        append_member(json, "emitted_at", format_time(task.ended_at));
-        json += ",\"late_ms\":" + std::to_string((task.ended_at - task.due).count());
-    }
-    json.append(",\"payload\":").append(task.text()) += '}';
-}
-
-inline void append_event(std::string& json, const Event& event) {
-    json += '{';
-    append_member(json, "id", event.id.str());
-    append_member(json, "due", format_time(event.due));
-    append_member(json, "emitted_at", format_time(event.emitted_at));
-    json += ",\"late_ms\":" + std::to_string(event.late().count());
-    json.append(",\"payload\":").append(event.text()) += '}';
-}
-
-inline void append_sink(std::string& json, const SinkStatus& sink) {
-    const auto number = [&json](const char* name, std::uint64_t value) {
-        json.append(",\"").append(name).append("\":").append(std::to_string(value));
-    };
-    json += '{';
-    append_member(json, "name", sink.name);
-    append_member(json, "kind", sink.kind);
-    append_member(json, "target", sink.target);
-    append_member(json, "state", sink_states[static_cast<std::size_t>(sink.state)]);
-    json += ",\"cursor\":" + (sink.cursor ? '"' + sink.cursor->str() + '"' : "null");
-    number("lag", sink.lag);
-    number("attempts", sink.attempts);
-    json += ",\"next_attempt\":";
-    json += sink.next_attempt ? '"' + format_time(*sink.next_attempt) + '"' : "null";
-    if (sink.last_error.empty()) {
-        json += ",\"last_error\":null";
-    } else {
-        append_member(json, "last_error", sink.last_error);
-    }
-    number("delivered", sink.delivered);
-    number("failed", sink.failed);
-    number("postponed", sink.postponed);
-    number("dead", sink.dead);
-    number("dropped", sink.dropped);
-    json += '}';
-}
-
-inline void append_letter(std::string& json, const DeadLetter& letter) {
-    append_event(json, letter.event);
-    json.pop_back();
-    append_member(json, "given_up_at", format_time(letter.at));
-    json += ",\"attempts\":" + std::to_string(letter.attempts);
-    append_member(json, "error", letter.error);
-    json.append(",\"redelivering\":").append(letter.redelivering ? "true}" : "false}");
-}
-
-}  // namespace detail
-
-/// The task as the HTTP interface shows it: a JSON object.
-inline std::string to_json(const Task& task) {
-    std::string json;
-    detail::append_task(json, task);
-    return json;
-}
-
-/// The event as the HTTP interface shows it: a JSON object.
-inline std::string to_json(const Event& event) {
-    std::string json;
-    detail::append_event(json, event);
-    return json;
-}
-
-/// How a sink stands, as the HTTP interface shows it: a JSON object.
-inline std::string to_json(const SinkStatus& sink) {
-    std::string json;
-    detail::append_sink(json, sink);
-    return json;
-}
-
-/// The dead letter as the HTTP interface shows it: a JSON object.
-inline std::string to_json(const DeadLetter& letter) {
-    std::string json;
-    detail::append_letter(json, letter);
-    return json;
-}
-
-namespace detail {
-
-// About how many bytes a page of these takes.
-inline std::size_t size_of(const Task& task) {
-    return task.text().size() + 192;
-}
-inline std::size_t size_of(const Event& event) {
-    return event.text().size() + 192;
-}
-inline std::size_t size_of(const DeadLetter& letter) {
-    return size_of(letter.event) + letter.error.size() + 96;
-}
-template <class Item>
-std::size_t size_of(const std::vector<Item>& items) {
-    std::size_t size = 0;
-    for (const Item& item : items) size += size_of(item);
-    return size;
-}
-
-// A page of things and where it stands among all: the answer of a list.
-template <class Items, class Cursor, class Append>
-std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
-                      Append append) {
-    const auto quoted = [&](bool known, const auto& item) {
-        return known ? '"' + cursor(item()) + '"' : std::string("null");
-    };
-    std::string json = R"({"page_info":{"total_count":)" + std::to_string(total);
-    json += R"(,"count":)" + std::to_string(items.size());
-    json += R"(,"start_cursor":)" + quoted(!items.empty(), [&] { return items.front(); });
-    json += R"(,"end_cursor":)" + quoted(more && !items.empty(), [&] { return items.back(); });
-    json += R"(},"data":[)";
-    for (const auto& item : items) {
-        if (&item != &items.front()) json += ',';
-        append(json, item);
-    }
-    json += "]}";
-    return json;
-}
-
-// A place in the order of pending tasks as text, and back.
-inline std::string cursor_of(const TaskCursor& cursor) {
-    return std::to_string(cursor.due.time_since_epoch().count()) + '_' + cursor.id.str();
-}
-
-inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
-    const std::size_t bar = text.find('_');
-    if (bar == std::string::npos || bar == 0 || bar > 18) return std::nullopt;
-    char* end = nullptr;
-    const long long due = std::strtoll(text.c_str(), &end, 10);
-    const auto id = TaskId::parse(std::string_view(text).substr(bar + 1));
-    if (end != text.c_str() + bar || !id) return std::nullopt;
-    return TaskCursor{TimePoint(milliseconds(due)), *id};
-}
 
 // Whether a path is like a pattern, in which a name in braces may stand for a segment: `id`.
 inline bool matches(std::string_view pattern, std::string_view path, std::string& id) {
