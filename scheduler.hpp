@@ -8941,8 +8941,8 @@ inline const std::vector<ApiSchema>& api_schemas() {
     static const std::vector<ApiSchema> schemas{
         {"Id", "uuid"},
         {"Errors", "object", {{"errors", sentences}}},
-        {"Message", "object", {{"message", "string"}}},
-        {"State", "object", {{"status", "string"}, {"damaged_lines?", "integer"}}},
+        {"Message", "{message:string}"},
+        {"State", "{status:string,damaged_lines?:integer}"},
         {"Delay", "number|string", {}, "Seconds, or a duration such as 90s or 1h30m."},
         {"NewTask", "object", {
             {"timestamp?", "string", "ISO 8601, at most a year ahead."},
@@ -8956,26 +8956,17 @@ inline const std::vector<ApiSchema>& api_schemas() {
             {"message?", "object|array|string", verbatim},
             {"secret?", "string"}},
             "", R"("minProperties":1,"additionalProperties":false)"},
-        {"Scheduled", "object", {{"message", "string"}, {"id", "Id"}}},
-        {"ScheduledMany", "object", {{"message", "string"}, {"ids", "Id[]"}}},
+        {"Scheduled", "{message:string,id:Id}"},
+        {"ScheduledMany", "{message:string,ids:Id[]}"},
         {"PageInfo", "object", {
             {"total_count", "integer"},
             {"count", "integer"},
             {"start_cursor", "string|null"},
             {"end_cursor", "string|null", "Null when nothing follows."}}},
-        {"Task", "object", {
-            {"id", "Id"},
-            {"status", "'pending'|'emitted'|'missed'"},
-            {"due", "time"},
-            {"emitted_at?", "time"},
-            {"late_ms?", "integer"},
-            {"payload", "object"}}},
-        {"Event", "object", {
-            {"id", "Id"},
-            {"due", "time"},
-            {"emitted_at", "time"},
-            {"late_ms", "integer"},
-            {"payload", "object"}}},
+        {"Task",
+            "{id:Id,status:'pending'|'emitted'|'missed',due:time,emitted_at?:time,"
+            "late_ms?:integer,payload:object}"},
+        {"Event", "{id:Id,due:time,emitted_at:time,late_ms:integer,payload:object}"},
         {"SinkState", "'active'|'paused'|'disabled'|'unlisted'", {},
             "unlisted: it is not configured any more, and kept until it is or is forgotten."},
         {"Sink", "object", {
@@ -8995,16 +8986,9 @@ inline const std::vector<ApiSchema>& api_schemas() {
                 "thread."},
             {"dead", "integer"},
             {"dropped", "integer"}}},
-        {"DeadLetter", "object", {
-            {"id", "Id"},
-            {"due", "time"},
-            {"emitted_at", "time"},
-            {"late_ms", "integer"},
-            {"payload", "object"},
-            {"given_up_at", "time"},
-            {"attempts", "integer"},
-            {"error", "string"},
-            {"redelivering", "boolean"}}},
+        {"DeadLetter",
+            "{id:Id,due:time,emitted_at:time,late_ms:integer,payload:object,"
+            "given_up_at:time,attempts:integer,error:string,redelivering:boolean}"},
     };
     // clang-format on
     return schemas;
