@@ -104,6 +104,7 @@
 #include <deque>
 #include <exception>
 #include <functional>
+#include <future>
 #include <iterator>
 #include <limits>
 #include <list>
@@ -1782,7 +1783,7 @@ inline bool is_intact(std::string_view line) {
     return looks_sealed(line) && stated_crc(line) == crc32(line.substr(0, line.size() - seal_size));
 }
 
-// ---- The types --------------------------------------------------------------
+// ---- 6.1 The types ---------------------------------------------------------
 //
 // Each record names its members once, with describe(), in the order in which they are
 // written: io("seq", r.seq) writes the member if `io` is a RecordWriter, and takes it
@@ -2081,7 +2082,7 @@ inline bool is_sink_name(std::string_view name) {
            });
 }
 
-// ---- Writing ----------------------------------------------------------------
+// ---- 6.2 Writing -----------------------------------------------------------
 
 // Appends the members that a describe() names.  Those that are empty or false are left out
 // where their absence says the same.
@@ -2169,7 +2170,7 @@ inline void write(std::string& lines, const Record& record) {
     std::visit([&lines](const auto& one) { write(lines, one); }, record);
 }
 
-// ---- Reading ----------------------------------------------------------------
+// ---- 6.3 Reading -----------------------------------------------------------
 
 [[noreturn]] inline void not_understood(const std::string& why) {
     throw Error(Errc::journal_unreadable, "the journal has a record that is intact but " + why +
@@ -2380,6 +2381,8 @@ inline void RecordReader::take(TaskRef& task) {
 
 namespace detail {
 
+// ---- 7.1 The queue ---------------------------------------------------------
+
 // The tasks of a queue in order of due time, then of arrival.
 struct DueKey {
     TimePoint due;
@@ -2452,7 +2455,7 @@ private:
                        std::move(spare_.back()));
         spare_.pop_back();
     }
-    bool make_spare() noexcept;
+    void add_spare();
     void remove_block(std::size_t index);
     // The block that holds `key`, or where it belongs.
     std::size_t block_of(const DueKey& key) const;
@@ -2463,7 +2466,7 @@ private:
     static void sort_by_due(std::vector<Entry>& entries);
 
     Blocks blocks_;  // none is empty
-    Blocks spare_;   // room for what is promised
+    Blocks spare_;   // room for what is promised; there is always room for all blocks here
     std::size_t size_ = 0;
     std::size_t promised_ = 0;
     bool filling_ = false;
@@ -2506,31 +2509,15 @@ inline DueQueue::Entry* DueQueue::position(Block& block, const DueKey& key) {
 // Room in total is enough: when the block that wants it is full and there is none to
 // spare, the entries between it and the nearest room move up (see shift_to_room).
 inline void DueQueue::promise(std::size_t count) {
-    const std::size_t wanted = promised_ + count;
-    // So that remove_block() can keep whatever room was promised.
-    const std::size_t kept = wanted / Block::capacity + 2;
-    if (kept > spare_.capacity()) spare_.reserve(2 * kept);
-    while (room() < wanted) {
-        const std::size_t blocks = blocks_.size() + spare_.size() + 1;
-        if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);
-        if (blocks > blocks_.capacity()) blocks_.reserve(2 * blocks);
-        spare_.push_back(std::make_unique<Block>());
-    }
-    promised_ = wanted;
+    while (room() < promised_ + count) add_spare();
+    promised_ += count;
 }
 
-// Whether there is a spare block; the room for its pointer is kept by promise().
-inline bool DueQueue::make_spare() noexcept {
-    if (!spare_.empty()) return true;
-    try {
-        const std::size_t blocks = blocks_.size() + 1;
-        if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);
-        if (blocks > blocks_.capacity()) blocks_.reserve(2 * blocks);
-        spare_.push_back(std::make_unique<Block>());
-        return true;
-    } catch (const std::bad_alloc&) {
-        return false;
-    }
+inline void DueQueue::add_spare() {
+    const std::size_t blocks = blocks_.size() + spare_.size() + 1;
+    if (blocks > blocks_.capacity()) blocks_.reserve(2 * blocks);
+    if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);
+    spare_.push_back(std::make_unique<Block>());
 }
 
 inline void DueQueue::split(std::size_t index) {
@@ -2569,7 +2556,9 @@ inline void DueQueue::shift_to_room(std::size_t index) {
 // A full block is halved, except at the end of the queue, where tasks that come in
 // order of due time would leave half-empty blocks behind.
 inline std::size_t DueQueue::make_room(std::size_t index, const DueKey& key) {
-    if (!make_spare()) {
+    try {
+        if (spare_.empty()) add_spare();
+    } catch (const std::bad_alloc&) {
         shift_to_room(index);
         return block_of(key);
     }
@@ -2591,7 +2580,7 @@ inline void DueQueue::insert(StoredTask* task) {
         return;
     }
     if (blocks_.empty()) {
-        if (!make_spare()) throw std::bad_alloc();  // nobody has promised a place
+        if (spare_.empty()) add_spare();  // nobody has promised a place
         add_block(0);
     }
     std::size_t index = size_ == 0 ? 0 : block_of(key);
@@ -2605,7 +2594,7 @@ inline void DueQueue::insert(StoredTask* task) {
 inline void DueQueue::remove_block(std::size_t index) {
     std::unique_ptr<Block> block = std::move(blocks_[index]);
     blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index));
-    if (spare_.size() < spare_.capacity() && (spare_.empty() || room() < promised_)) {
+    if (spare_.empty() || room() < promised_) {
         block->first = block->last = 0;
         spare_.push_back(std::move(block));
     }
@@ -2699,15 +2688,17 @@ inline void DueQueue::sort() {
         if (!std::is_sorted(run, end, earlier_id)) std::sort(run, end, earlier_id);
         run = end;
     }
-    blocks_.reserve(entries.size() / share + 1);
     for (std::size_t begin = 0; begin < entries.size(); begin += share) {
         const std::size_t count = std::min(share, entries.size() - begin);
-        blocks_.push_back(std::make_unique<Block>());
+        add_spare();
+        add_block(blocks_.size());
         std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(begin), count,
                     blocks_.back()->room.begin());
         blocks_.back()->last = count;
     }
 }
+
+// ---- 7.2 The index ---------------------------------------------------------
 
 // Finds tasks by id, and owns them.  Tasks whose hashes lead to the same place are a chain
 // through StoredTask::next, so that adding one takes no memory and cannot fail.  There are many
@@ -2852,6 +2843,8 @@ private:
     std::uint64_t counter_ = 0;
     std::mt19937_64 random_{seed()};
 };
+
+// ---- 7.3 The past, keys and sinks ------------------------------------------
 
 // Tasks that have ended, in order.  A task's `seq` is its place for ever; some places are
 // empty, as tasks are trimmed and forgotten, so a reader's cursor is the seq that it
@@ -3152,6 +3145,8 @@ inline void SinkBook::drop(const StoredTask* event) {
     }
 }
 
+// ---- 7.4 The state ---------------------------------------------------------
+
 // All that is remembered.
 class State {
 public:
@@ -3195,6 +3190,7 @@ public:
     void apply(OverflowRecord& record, const Breathe& breathe = {});
     // Takes back what begin() has done for a record that could not be stored.
     void undo(Record& record, const Breathe& breathe = {});
+    void undo(CancelRecord& record, const Breathe& breathe = {});
     // Holds one of many tasks that a call cancels; apply() or undo() of the record that
     // names it ends that.  Throws std::bad_alloc.
     void hold(StoredTask* task);
@@ -3257,10 +3253,9 @@ private:
     template <class Other>
     void begin_one(const Other&) {}
 
-    void undo_one(ScheduleRecord& record, const Breathe& breathe);
-    void undo_one(CancelRecord& record, const Breathe& breathe);
+    void undo(ScheduleRecord& record, const Breathe& breathe);
     template <class Other>
-    void undo_one(Other&, const Breathe&) {}
+    void undo(Other&, const Breathe&) {}
 
     void stamp(TimePoint at) { newest_stamp_ = std::max(newest_stamp_, at); }
     static void pause(const Breathe& breathe, std::size_t done) {
@@ -3298,14 +3293,14 @@ private:
     bool loading_ = false;
 };
 
-// ---- Begun and undone --------------------------------------------------------
+// ---- 7.5 Begun and undone --------------------------------------------------
 
 inline void State::begin(const Record& record) {
     std::visit([this](const auto& one) { begin_one(one); }, record);
 }
 
 inline void State::undo(Record& record, const Breathe& breathe) {
-    std::visit([this, &breathe](auto& one) { undo_one(one, breathe); }, record);
+    std::visit([this, &breathe](auto& one) { undo(one, breathe); }, record);
 }
 
 inline void State::hold(StoredTask* task) {
@@ -3342,7 +3337,7 @@ inline void State::begin_one(const ScheduleRecord& record) {
     }
 }
 
-inline void State::undo_one(ScheduleRecord& record, const Breathe&) {
+inline void State::undo(ScheduleRecord& record, const Breathe&) {
     StoredTask* const known = index_.find(record.tasks.front()->id);
     if (known) {
         release(known);
@@ -3361,7 +3356,7 @@ inline void State::begin_one(const CancelRecord& record) {
     if (!record.bulk) hold(index_.find(record.ids.front()));
 }
 
-inline void State::undo_one(CancelRecord& record, const Breathe& breathe) {
+inline void State::undo(CancelRecord& record, const Breathe& breathe) {
     if (record.bulk) return;  // whoever has begun the call releases all that it holds
     for (std::size_t i = 0; i < record.ids.size(); ++i) {
         if (StoredTask* const task = find_ending(record.ids, i)) release(task);
@@ -3369,7 +3364,7 @@ inline void State::undo_one(CancelRecord& record, const Breathe& breathe) {
     }
 }
 
-// ---- Applied ------------------------------------------------------------------
+// ---- 7.6 Applied -----------------------------------------------------------
 
 inline void State::begin_loading() {
     loading_ = true;
@@ -3542,7 +3537,7 @@ inline void State::apply(ClockRecord& record, const Breathe&) {
     newest_stamp_ = record.at;
 }
 
-// ---- Sinks --------------------------------------------------------------------
+// ---- 7.7 Sinks -------------------------------------------------------------
 
 // What has a cursor and a state may be a new sink.  Anything else about a sink that there
 // is not is nothing.
@@ -3628,7 +3623,7 @@ inline void State::apply(OverflowRecord& record, const Breathe&) {
     sink->overflowing = true;
 }
 
-// ---- Emission and what has ended ----------------------------------------------
+// ---- 7.8 Emission and what has ended ---------------------------------------
 
 inline void State::begin_emission(TimePoint at, std::optional<milliseconds> max_lateness,
                                   std::size_t most, EmitRecord& emitted, MissRecord& missed) {
@@ -3734,7 +3729,7 @@ inline void State::drop_answers(TimePoint now, std::size_t most) {
     });
 }
 
-// ---- What there is ------------------------------------------------------------
+// ---- 7.9 What there is -----------------------------------------------------
 
 inline std::uint64_t State::record_bytes() const {
     constexpr std::uint64_t per_task = 130;
@@ -3812,6 +3807,8 @@ inline TaskPage State::tasks(const TaskQuery& query) const {
 //   J7  Space for a record, and for the later end of every pending task, is reserved
 //       before the first byte is written: a full disk stops neither emission nor
 //       cancelling.
+
+// ---- 8.1 The interface -----------------------------------------------------
 
 /// What became of records of the end of tasks, see `Journal::write_ends`.
 enum class Ends {
@@ -3926,6 +3923,8 @@ public:
     bool failed() const override { return false; }
     JournalFigures figures() const override { return {}; }
 };
+
+// ---- 8.2 Reading -----------------------------------------------------------
 
 // The JSON value that a text begins with, or nothing.
 inline std::string_view first_value(std::string_view text) {
@@ -4111,6 +4110,8 @@ inline bool JournalReader::is_plausible(const Line& line) {
     return first || looks_sealed(line.text);
 }
 
+// ---- 8.3 The file ----------------------------------------------------------
+
 class FileJournal : public Journal {
 public:
     // Locks and opens the file.  Throws journal_busy and journal_unreadable.
@@ -4187,7 +4188,7 @@ private:
     std::atomic<std::uint64_t> pending_{0};  // tasks whose ends space is reserved for
 };
 
-// ---- Opening ---------------------------------------------------------------
+// ---- 8.4 Opening -----------------------------------------------------------
 
 inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
                                 Log log)
@@ -4330,7 +4331,7 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
          " damaged line(s), moved to " + path);
 }
 
-// ---- Writing ---------------------------------------------------------------
+// ---- 8.5 Writing -----------------------------------------------------------
 
 inline void FileJournal::append(File& file, std::uint64_t& size, std::string_view lines) {
     file.write(lines, size);
@@ -4496,7 +4497,7 @@ inline void FileJournal::sync() {
     }
 }
 
-// ---- Replacing ---------------------------------------------------------------
+// ---- 8.6 Replacing ---------------------------------------------------------
 
 inline void FileJournal::replace(Source& source) {
     const struct Tail {
@@ -4626,6 +4627,8 @@ inline JournalFigures FileJournal::figures() const {
 //     (a call) ──────────► open ──────────► being committed ──────────► applied
 //                            ▲ the next group is open then     └──────► undone
 
+// ---- 9.1 Options -----------------------------------------------------------
+
 /// Who runs what is to be done.
 enum class Drive {
     thread,  ///< threads of the scheduler's own
@@ -4681,6 +4684,8 @@ struct Options {
 
 namespace detail {
 
+// ---- 9.2 What a store is made of -------------------------------------------
+
 // A client's word that requests with this key are one request.
 struct Idempotency {
     std::string_view key;        // empty: there is none
@@ -4710,11 +4715,13 @@ inline std::string digest_of(std::string_view text) {
 // Sentences for the log, from any thread, to be handed over where no lock is held.
 class Notes {
 public:
-    // Keeps a sentence; one for which there is no room or memory is counted.
-    template <class Make>
-    void add(Make make) noexcept {
+    // Keeps a sentence that is made of parts; one for which there is no room or memory is
+    // counted.
+    template <class... Parts>
+    void add(const Parts&... parts) noexcept {
         try {
-            std::string line = make();
+            std::string line;
+            (append_part(line, parts), ...);
             const std::lock_guard<std::mutex> guard(mutex_);
             any_ = true;
             if (lines_.size() < most) return lines_.push_back(std::move(line));
@@ -4781,13 +4788,14 @@ inline void Fate::fail(std::exception_ptr why, const std::shared_ptr<Notes>& whe
 }
 
 inline void Fate::tell_failure() const noexcept {
-    notes->add([this] {
-        try {
-            std::rethrow_exception(error);
-        } catch (const std::exception& reason) {
-            return "what nobody waited for was not stored: " + std::string(reason.what());
-        }
-    });
+    constexpr const char* what = "what nobody waited for was not stored: ";
+    try {
+        std::rethrow_exception(error);
+    } catch (const std::exception& reason) {
+        notes->add(what, reason.what());
+    } catch (...) {
+        notes->add(what, "the journal has thrown what is no std::exception");
+    }
 }
 
 // Changes that are stored together.
@@ -4816,13 +4824,13 @@ struct Bulk : Fate {
     std::deque<TaskId> ids;        // of the tasks that are held
     std::size_t count = 0;         // of them, in the end
     bool marked = false;           // the whole queue was looked through
-    Record chunk{CancelRecord()};  // room for some ids, so that nothing fails after a commit
+    CancelRecord chunk;            // room for some ids, so that nothing fails after a commit
 
-    Bulk() { std::get<CancelRecord>(chunk).ids.reserve(part_size); }
+    Bulk() { chunk.ids.reserve(part_size); }
     // Moves some of the ids, from the first on, to `chunk`.
     void take_chunk(std::size_t most) {
         const auto from = ids.end() - static_cast<std::ptrdiff_t>(std::min(most, ids.size()));
-        std::get<CancelRecord>(chunk).ids.assign(from, ids.end());
+        chunk.ids.assign(from, ids.end());
         ids.erase(from, ids.end());
     }
     bool is_later_than(const Group& group, std::size_t record) const {
@@ -4859,6 +4867,8 @@ private:
 class Store;
 
 }  // namespace detail
+
+// ---- 9.3 Tickets -----------------------------------------------------------
 
 /// A change that was begun.  It counts when wait() has returned.  One whose ticket is dropped
 /// is stored by the journal's thread (under `Drive::caller` by the next `run_due()`), and its
@@ -4914,6 +4924,8 @@ private:
     std::shared_ptr<detail::Group> group_;
     std::shared_ptr<detail::Bulk> bulk_;
 };
+
+// ---- 9.4 The store ---------------------------------------------------------
 
 namespace detail {
 
@@ -5010,9 +5022,7 @@ private:
     using Lock = std::unique_lock<std::mutex>;
     // A request with a key that is on its way.
     struct Arriving {
-        std::string digest;
-        std::string timestamp;
-        std::vector<TaskId> ids;
+        const Answer* answer;  // in the group's record
         std::shared_ptr<Group> group;
     };
     class Copy;
@@ -5058,23 +5068,18 @@ private:
     void lead(Lock& lock);
     void settle_group(Lock& lock, Group& group);
     void count_locked(const Record& record, bool failed);
-    // Keeps a sentence for the log; make() makes it.  Whoever has called hands it over when it
-    // has no lock; the emitting thread, which does not wait for a log, leaves that to the
-    // journal's thread.
-    template <class Make>
-    void note(Make make) const noexcept {
-        notes_.add(make);
-    }
     [[noreturn]] void throw_failure(Lock& lock, const Fate& fate);
 
     // Emission.
     Ends write_emission(std::uint64_t pending) noexcept;
     void show_emission(TimePoint begun);
     bool is_clock_trusted_locked(TimePoint at);
+    bool trim(Lock& lock, TimePoint at);
     void overflow(Lock& lock, TimePoint at);
 
     // Sinks.
     const SinkBook::Sink& sink_locked(const std::string& name) const;
+    void unlist(Lock& lock, const std::string& name, Unlisted others, TimePoint at);
     template <class One>
     void change_sink(Lock& lock, One one);
     template <class One>
@@ -5126,6 +5131,8 @@ private:
     const Options options_;
     const bool keeps_;  // whether there is a journal worth writing records for
     std::unique_ptr<Journal> journal_;
+    // Whoever has called hands them over when it has no lock; the emitting thread, which does
+    // not wait for a log, leaves that to the journal's thread.
     const std::shared_ptr<Notes> shared_notes_ = std::make_shared<Notes>();
     Notes& notes_ = *shared_notes_;
 
@@ -5198,115 +5205,37 @@ inline void Store::close() {
     notes_.hand_over(options_.log);
 }
 
-// ---- Opening ---------------------------------------------------------------
+// ---- 9.5 Opening -----------------------------------------------------------
 
 inline std::unique_ptr<Journal> Store::make_journal() {
     if (options_.make_journal) return options_.make_journal();
     if (options_.journal.empty()) return std::make_unique<MemoryJournal>();
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
-    return std::make_unique<FileJournal>(
-        options_.journal, options_.fsync, std::move(files),
-        [this](const std::string& line) { notes_.add([&line] { return line; }); });
+    return std::make_unique<FileJournal>(options_.journal, options_.fsync, std::move(files),
+                                         [this](const std::string& line) { notes_.add(line); });
 }
 
-// Hands batches of records from the thread that reads them to the one that applies them.
-class RecordPipe {
-public:
-    using Batch = std::vector<Record>;
-    // Of the reading thread.  Throws if nobody takes them any more.
-    void put(Record record) {
-        if (batch_.empty()) batch_.reserve(batch_size);
-        batch_.push_back(std::move(record));
-        if (batch_.size() == batch_size) flush();
-    }
-    void flush();
-    void finish(std::exception_ptr error) noexcept;
-    // Of the applying thread.  Empty: that was all.  Throws what reading has thrown.
-    Batch take();
-    void stop() noexcept {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        stopped_ = true;
-        changed_.notify_all();
-    }
-
-private:
-    static constexpr std::size_t batch_size = 512;
-    static constexpr std::size_t most = 8;  // batches that wait
-
-    Batch batch_;  // of the reading thread
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    std::deque<Batch> full_;    // guarded by mutex_
-    std::exception_ptr error_;  // guarded by mutex_
-    bool finished_ = false;     // guarded by mutex_
-    bool stopped_ = false;      // guarded by mutex_
-};
-
-inline void RecordPipe::flush() {
-    if (batch_.empty()) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return stopped_ || full_.size() < most; });
-    if (stopped_) throw Error(Errc::stopped, "the journal is not read on");
-    full_.push_back(std::move(batch_));
-    batch_ = Batch();
-    changed_.notify_all();
-}
-
-inline void RecordPipe::finish(std::exception_ptr error) noexcept {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    error_ = std::move(error);
-    finished_ = true;
-    changed_.notify_all();
-}
-
-inline RecordPipe::Batch RecordPipe::take() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return finished_ || !full_.empty(); });
-    if (full_.empty()) {
-        if (error_) std::rethrow_exception(error_);
-        return {};
-    }
-    Batch batch = std::move(full_.front());
-    full_.pop_front();
-    changed_.notify_all();
-    return batch;
-}
-
-// One thread reads lines and what they say, and this one applies that.  Returns whether
-// the journal must be replaced before use.
+// While this thread reads lines and what they say, another one applies what was read before.
+// Returns whether the journal must be replaced before use.
 inline bool Store::load() {
-    bool replace_first = false;
-    if (options_.drive == Drive::caller) {
-        return journal_->read([this](std::string_view line) {
-            Record record = read_record(line);
-            state_.apply(record);
+    constexpr std::size_t most = 16'384;  // records that are applied at a time
+    const auto policy =
+        options_.drive == Drive::thread ? std::launch::async : std::launch::deferred;
+    std::vector<Record> records;
+    std::future<void> applied;  // which waits for the other thread when it goes
+    const auto apply = [&] {
+        if (applied.valid()) applied.get();
+        applied = std::async(policy, [this, batch = std::move(records)]() mutable {
+            for (Record& record : batch) state_.apply(record);
         });
-    }
-    RecordPipe pipe;
-    std::thread reader([&] {
-        try {
-            replace_first =
-                journal_->read([&pipe](std::string_view line) { pipe.put(read_record(line)); });
-            pipe.flush();
-            pipe.finish(nullptr);
-        } catch (...) {
-            pipe.finish(std::current_exception());
-        }
+        records = std::vector<Record>();
+    };
+    const bool replace_first = journal_->read([&](std::string_view line) {
+        records.push_back(read_record(line));
+        if (records.size() == most) apply();
     });
-    const struct Join {
-        RecordPipe& pipe;
-        std::thread& thread;
-        ~Join() {
-            pipe.stop();
-            if (thread.joinable()) thread.join();
-        }
-    } join{pipe, reader};
-    for (;;) {
-        RecordPipe::Batch records = pipe.take();
-        if (records.empty()) break;
-        for (Record& record : records) state_.apply(record);
-    }
-    reader.join();
+    apply();
+    applied.get();
     return replace_first;
 }
 
@@ -5339,19 +5268,17 @@ inline void Store::judge_clock(bool& replace_first) {
     const std::string times = "the clock says " + format_time(at) +
                               ", but the journal was written at " + format_time(newest);
     if (options_.trust_clock) {
-        note([&] { return times + "; the clock is trusted, as was asked for"; });
+        notes_.add(times, "; the clock is trusted, as was asked for");
         state_.set_newest_stamp(at);
         replace_first = true;  // which writes a clock record
     } else {
-        note([&] {
-            return times +
-                   "; nothing is emitted and tasks are refused until the clock has passed that";
-        });
+        notes_.add(times,
+                   "; nothing is emitted and tasks are refused until the clock has passed that");
         clock_trusted_ = false;
     }
 }
 
-// ---- Changes ---------------------------------------------------------------
+// ---- 9.6 Changes -----------------------------------------------------------
 
 inline Ticket Store::ticket_for(std::shared_ptr<Group> group) {
     Ticket ticket;
@@ -5447,22 +5374,11 @@ inline Ticket Store::begin_schedule(std::vector<TaskRef> tasks, const Idempotenc
         ticket.ids_.push_back(tasks[i]->id);
     }
     ScheduleRecord record = new_record(std::move(tasks), idempotency, digest, at);
-    if (!keyed) {
-        ticket.group_ = begin(std::move(record));
-    } else {
-        const auto arriving =
-            arriving_
-                .emplace(std::string(idempotency.key),
-                         Arriving{digest, ticket.timestamp_, ticket.ids_, nullptr})
-                .first;
-        try {
-            ticket.group_ = begin(std::move(record));
-        } catch (...) {
-            arriving_.erase(arriving);
-            throw;
-        }
-        arriving->second.group = ticket.group_;
-    }
+    decltype(arriving_) arriving;  // the room for it comes first, see S6
+    if (keyed) arriving.emplace(idempotency.key, Arriving{&record.answer.mapped(), nullptr});
+    ticket.group_ = begin(std::move(record));
+    for (auto& [key, one] : arriving) one.group = ticket.group_;
+    arriving_.merge(arriving);
     ticket.store_ = this;
     return ticket;
 }
@@ -5483,25 +5399,20 @@ inline ScheduleRecord Store::new_record(std::vector<TaskRef> tasks, const Idempo
 // it is waited for, and fails with it.
 inline std::optional<Ticket> Store::repeated(const Idempotency& idempotency,
                                              const std::string& digest) {
-    const auto check = [&digest](const std::string& first) {
-        if (first == digest) return;
-        throw Error(Errc::key_reused, "the Idempotency-Key was used with another request before");
-    };
-    Ticket ticket;
     const auto arriving = arriving_.find(idempotency.key);
-    if (arriving != arriving_.end()) {
-        check(arriving->second.digest);
-        ticket.ids_ = arriving->second.ids;
-        ticket.timestamp_ = arriving->second.timestamp;
-        ticket.group_ = arriving->second.group;
-        ticket.store_ = this;  // last, as one that has it takes the lock when it goes
-        return ticket;
+    const bool arrives = arriving != arriving_.end();
+    const Answer* const first =
+        arrives ? arriving->second.answer : state_.keys().find(idempotency.key);
+    if (!first) return std::nullopt;
+    if (first->digest != digest) {
+        throw Error(Errc::key_reused, "the Idempotency-Key was used with another request before");
     }
-    const Answer* const answer = state_.keys().find(idempotency.key);
-    if (!answer) return std::nullopt;
-    check(answer->digest);
-    ticket.ids_ = answer->ids.all();
-    ticket.timestamp_ = answer->timestamp;
+    Ticket ticket;
+    ticket.ids_ = first->ids.all();
+    ticket.timestamp_ = first->timestamp;
+    if (!arrives) return ticket;
+    ticket.group_ = arriving->second.group;
+    ticket.store_ = this;  // last, as one that has it takes the lock when it goes
     return ticket;
 }
 
@@ -5602,7 +5513,7 @@ inline Ticket Store::begin_forget(const EventRange& range) {
     return ticket;
 }
 
-// ---- Bulk cancelling -------------------------------------------------------
+// ---- 9.7 Bulk cancelling ---------------------------------------------------
 
 // All tasks are held first, some at a time; then the record is stored, part by part (R4).
 // One call at a time looks through the queue.
@@ -5736,7 +5647,7 @@ inline void Store::write_parts(Lock& lock, Bulk& bulk) {
         std::rethrow_exception(group->error);
     };
     if (bulk.ids.empty()) return;
-    std::get<CancelRecord>(bulk.chunk).at = at;
+    bulk.chunk.at = at;
     auto from = bulk.ids.begin();
     while (static_cast<std::size_t>(bulk.ids.end() - from) > Bulk::part_size) {
         const auto to = from + static_cast<std::ptrdiff_t>(Bulk::part_size);
@@ -5751,10 +5662,9 @@ inline void Store::cancel_all(Lock& lock, Bulk& bulk) {
     bulk.count = bulk.ids.size();
     stats_.cancelled += bulk.count;
     const State::Breathe breathe = Breath(lock);
-    auto& chunk = std::get<CancelRecord>(bulk.chunk);
     while (!bulk.ids.empty()) {
         bulk.take_chunk(Bulk::part_size);
-        state_.apply(chunk, breathe);
+        state_.apply(bulk.chunk, breathe);
     }
 }
 
@@ -5764,13 +5674,13 @@ inline void Store::release_all(Lock& lock, Bulk& bulk) {
     while (!bulk.ids.empty()) {
         bulk.take_chunk(64);
         state_.undo(bulk.chunk);
-        for (const TaskId id : std::get<CancelRecord>(bulk.chunk).ids) offer_locked(id, is_later);
+        for (const TaskId id : bulk.chunk.ids) offer_locked(id, is_later);
         breathe();
     }
     if (on_due_changed) on_due_changed();
 }
 
-// ---- Committing ------------------------------------------------------------
+// ---- 9.8 Committing --------------------------------------------------------
 
 // Returns when the group is settled: whoever comes first when none is being committed
 // commits all that was added so far.
@@ -5925,7 +5835,7 @@ inline void Store::abandon(const Ticket& ticket) noexcept {
     if (fate.error) fate.tell_failure();
 }
 
-// ---- Emission --------------------------------------------------------------
+// ---- 9.9 Emission ----------------------------------------------------------
 
 inline bool Store::emit_due() {
     Lock lock(mutex_);
@@ -5935,8 +5845,7 @@ inline bool Store::emit_due() {
     settled_.wait(lock, [this] { return !emissions_paused_; });
     state_.begin_emission(at, options_.max_lateness, batch, emitted_, missed_);
     if (emitted_.ids.empty() && missed_.ids.empty()) {
-        const bool trimmed = state_.trim(at, Breath(lock));
-        overflow(lock, at);
+        const bool trimmed = trim(lock, at);
         return trimmed || !trusted_before;  // what waits by the clock looks again
     }
     emitting_ = true;
@@ -5969,15 +5878,11 @@ inline Ends Store::write_emission(std::uint64_t pending) noexcept {
     } catch (const std::bad_alloc&) {
     }
     if (!missed_.ids.empty()) {
-        note([this] {
-            return std::to_string(missed_.ids.size()) +
-                   " tasks were later than the largest lateness allowed; they were given up";
-        });
+        notes_.add(missed_.ids.size(),
+                   " tasks were later than the largest lateness allowed; they were given up");
     }
     if (ends == Ends::unwritable) {
-        note([] {
-            return std::string("the journal cannot be written; tasks are emitted all the same");
-        });
+        notes_.add("the journal cannot be written; tasks are emitted all the same");
     }
     return ends;
 }
@@ -5996,9 +5901,7 @@ inline void Store::show_emission(TimePoint begun) {
 inline bool Store::is_clock_trusted_locked(TimePoint at) {
     if (!clock_trusted_ && at >= state_.newest_stamp()) {
         clock_trusted_ = true;
-        note([] {
-            return std::string("the clock has caught up with the journal; tasks are emitted again");
-        });
+        notes_.add("the clock has caught up with the journal; tasks are emitted again");
     }
     return clock_trusted_;
 }
@@ -6014,16 +5917,22 @@ inline std::optional<TimePoint> Store::next_wake_locked() const {
     return std::min(*due, *trim);
 }
 
-// Has sinks give up what the history cannot keep for them.
+// Drops what need not be kept any longer, and has sinks give up what cannot be.  Returns whether
+// the former was anything.
+inline bool Store::trim(Lock& lock, TimePoint at) {
+    const bool any = state_.trim(at, Breath(lock));
+    overflow(lock, at);
+    if (on_due_changed) on_due_changed();
+    return any;
+}
+
 inline void Store::overflow(Lock& lock, TimePoint at) {
     while (auto record = state_.next_overflow(at)) {
         const SinkBook::Sink& sink = *state_.sinks().find(record->sink);
         const std::uint64_t before = sink.seq;
         if (!sink.overflowing) {
-            note([&] {
-                return "sink " + record->sink +
-                       " is too far behind; its oldest events become dead letters";
-            });
+            notes_.add("sink ", record->sink,
+                       " is too far behind; its oldest events become dead letters");
         }
         state_.apply(*record);
         tell_of_locked(record->sink);
@@ -6040,7 +5949,7 @@ inline void Store::overflow(Lock& lock, TimePoint at) {
     lock.lock();
 }
 
-// ---- Reading ---------------------------------------------------------------
+// ---- 9.10 Reading ----------------------------------------------------------
 
 inline std::optional<Task> Store::find(TaskId id) const {
     const std::lock_guard<std::mutex> guard(mutex_);
@@ -6125,7 +6034,7 @@ inline Stats Store::stats() const {
     return stats;
 }
 
-// ---- Sinks -----------------------------------------------------------------
+// ---- 9.11 Sinks ------------------------------------------------------------
 
 inline const SinkBook::Sink& Store::sink_locked(const std::string& name) const {
     if (const SinkBook::Sink* const sink = state_.sinks().find(name)) return *sink;
@@ -6148,9 +6057,7 @@ void Store::change_behind(Lock& lock, One one) {
     const TimePoint at = one.at;
     write_behind_locked(one);
     state_.apply(one);
-    state_.trim(at, Breath(lock));
-    overflow(lock, at);
-    if (on_due_changed) on_due_changed();
+    trim(lock, at);
     wake_tender_locked();
 }
 
@@ -6183,10 +6090,8 @@ inline void Store::write_behind() noexcept {
 inline void Store::tell_of_locked(const std::string& name) {
     SinkBook::Sink* const sink = state_.sinks().find(name);
     if (!sink || sink->dropped == 0 || std::exchange(sink->told_dropped, true)) return;
-    note([&] {
-        return "sink " + name + " has more than " + std::to_string(options_.max_dead) +
-               " dead letters; the oldest are dropped";
-    });
+    notes_.add("sink ", name, " has more than ", options_.max_dead,
+               " dead letters; the oldest are dropped");
 }
 
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newest,
@@ -6194,8 +6099,10 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
     const Notes::AtEnd told(notes_, options_.log);
     Lock lock(mutex_);
     const TimePoint at = now();
+    std::set<std::string> unlisted;
+    for (const auto& [name, sink] : state_.sinks().all()) unlisted.insert(name);
     for (const SinkSetup& setup : setups) {
-        if (state_.sinks().find(setup.name)) continue;
+        if (unlisted.erase(setup.name) > 0) continue;
         SinkRecord record;
         record.sink = setup.name;
         record.at = at;
@@ -6205,33 +6112,28 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
         record.state = SinkState::active;
         change_sink(lock, std::move(record));
     }
-    std::vector<std::string> unlisted;
-    for (const auto& [name, sink] : state_.sinks().all()) {
-        const auto is_it = [&known = name](const SinkSetup& setup) { return setup.name == known; };
-        if (std::any_of(setups.begin(), setups.end(), is_it)) continue;
-        note([&, &known = name, &of = sink] {
-            return "sink " + known + " is not configured: its cursor and " +
-                   std::to_string(of.dead.size()) + " dead letters are " +
-                   (others == Unlisted::keep ? "kept until it is configured again or forgotten"
-                                             : "forgotten");
-        });
-        unlisted.push_back(name);
-    }
-    for (const std::string& name : unlisted) {
-        if (others == Unlisted::forget) {
-            change_sink(lock, DropRecord{name, at});
-        } else if (SinkBook::Sink* const sink = state_.sinks().find(name)) {
-            sink->listing = SinkBook::Listing::unlisted;
-        }
-    }
+    for (const std::string& name : unlisted) unlist(lock, name, others, at);
     for (const SinkSetup& setup : setups) {
         SinkBook::Sink& sink = *state_.sinks().find(setup.name);
         sink.kind = setup.kind;
         sink.target = setup.target;
         sink.listing = SinkBook::Listing::listed;
     }
-    state_.trim(at, Breath(lock));
-    overflow(lock, at);
+    trim(lock, at);
+}
+
+inline void Store::unlist(Lock& lock, const std::string& name, Unlisted others, TimePoint at) {
+    SinkBook::Sink* const sink = state_.sinks().find(name);
+    if (!sink) return;  // it was forgotten meanwhile
+    const bool keep = others == Unlisted::keep;
+    notes_.add("sink ", name, " is not configured: its cursor and ", sink->dead.size(),
+               " dead letters are ",
+               keep ? "kept until it is configured again or forgotten" : "forgotten");
+    if (keep) {
+        sink->listing = SinkBook::Listing::unlisted;
+    } else {
+        change_sink(lock, DropRecord{name, at});
+    }
 }
 
 inline void Store::close_sinks() {
@@ -6250,8 +6152,7 @@ inline void Store::forget_sink(const std::string& name) {
     }
     const TimePoint at = now();
     change_sink(lock, DropRecord{name, at});
-    state_.trim(at, Breath(lock));
-    if (on_due_changed) on_due_changed();
+    trim(lock, at);
 }
 
 // Letters that are to be delivered again go first, and do not wait for the event
@@ -6320,9 +6221,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
         change_sink(lock, std::move(record));
     }
     count(&SinkBook::Sink::failed);  // once, however often that was tried
-    state_.trim(at, Breath(lock));
-    overflow(lock, at);
-    if (on_due_changed) on_due_changed();
+    trim(lock, at);
 }
 
 // What was resumed is tried at once, and from the first attempt on.
@@ -6410,7 +6309,7 @@ inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskI
     return page;
 }
 
-// ---- The journal's thread --------------------------------------------------
+// ---- 9.12 The journal's thread ---------------------------------------------
 
 inline bool Store::wants_replacement_locked() const {
     const std::uint64_t live = state_.record_bytes();
@@ -6435,7 +6334,7 @@ inline std::optional<TimePoint> Store::next_tending_locked() const {
 }
 
 inline void Store::say(std::string_view line) noexcept {
-    note([&line] { return std::string(line); });
+    notes_.add(line);
     notes_.hand_over(options_.log);
 }
 
@@ -6515,11 +6414,13 @@ inline void Store::sync(Lock& lock) {
         journal_->sync();
         lock.lock();
     } catch (const std::exception& error) {
-        note([&error] { return std::string(error.what()); });
+        notes_.add(error.what());
         lock.lock();
         asked_ = true;  // it is to be replaced
     }
 }
+
+// ---- 9.13 Replacing the journal --------------------------------------------
 
 // What a journal is replaced by: all that is live, copied beside the work that goes on.  What
 // changes meanwhile is in the journal's tail (J5).
@@ -6710,7 +6611,7 @@ inline void Store::replace(Lock& lock) {
         const std::uint64_t size = copy.size();
         replace_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
     } catch (const std::exception& error) {
-        note([&error] { return std::string(error.what()); });
+        notes_.add(error.what());
         if (!lock.owns_lock()) lock.lock();
         const std::uint64_t size = journal_->figures().bytes;
         replace_above_ = size + size / 4;
@@ -6801,6 +6702,8 @@ inline void append_message(std::string& out, std::string_view message) {
 }
 
 }  // namespace detail
+
+// ---- 10.1 Requests ---------------------------------------------------------
 
 /// The JSON form of a task to schedule, or of a change to one, taken apart:
 /// `{"timestamp": ISO 8601, "message": object, array or string, "secret"?, …}`,
@@ -6985,6 +6888,8 @@ class Scheduler;
 
 namespace detail {
 
+// ---- 10.2 Readers ----------------------------------------------------------
+
 // Whoever reads events by a callback: a cursor over the history.
 struct Reader {
     std::function<void(const Event&)> callback;
@@ -7094,6 +6999,8 @@ struct Companion {
     /// Under `Drive::caller`: when `run` has something to do, if ever.
     std::function<std::optional<TimePoint>()> next_wake;
 };
+
+// ---- 10.3 The public API ---------------------------------------------------
 
 /// Keeps tasks and emits each at its due time.  Every member function may be
 /// called from any thread.
@@ -7266,6 +7173,8 @@ private:
     // A thread's turn in run_due().
     class Turn;
 
+    template <class Begin>
+    static Ticket carry_out(Begin begin);
     void run();
     bool emit_due(bool& emitted) noexcept;
     void check_outside(const char* call) const;
@@ -7313,7 +7222,7 @@ inline Scheduler::Scheduler(Options options) : store_(std::move(options)), first
     if (drive() == Drive::thread) thread_ = std::thread([this] { run(); });
 }
 
-// ---- Tasks -----------------------------------------------------------------
+// ---- 10.4 Tasks ------------------------------------------------------------
 
 inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
     Ticket ticket = submit({NewTask{due, std::string(message)}});
@@ -7376,43 +7285,39 @@ inline Ticket Scheduler::begin_change(TaskId id, const TaskRequest& change) {
                                change.timestamp, change.message);
 }
 
-inline bool Scheduler::cancel(TaskId id) {
+// Begins a change, again and again while another one of the same thing is on its way, and
+// returns when it is stored.
+template <class Begin>
+Ticket Scheduler::carry_out(Begin begin) {
     for (;;) {
-        try {
-            Ticket ticket = begin_cancel(id);
-            const bool again = ticket.again();
-            ticket.wait();
-            if (!again) return true;
-        } catch (const Error& error) {
-            if (error.code() == Errc::unknown_task) return false;
-            throw;
-        }
+        Ticket ticket = begin();
+        ticket.wait();
+        if (!ticket.again()) return ticket;
+    }
+}
+
+inline bool Scheduler::cancel(TaskId id) {
+    try {
+        return carry_out([&] { return begin_cancel(id); }).count() > 0;
+    } catch (const Error& error) {
+        if (error.code() == Errc::unknown_task) return false;
+        throw;
     }
 }
 
 inline std::size_t Scheduler::cancel(const DueRange& range) {
-    Ticket ticket = begin_cancel(range);
-    ticket.wait();
-    return ticket.count();
+    return carry_out([&] { return begin_cancel(range); }).count();
 }
 
 inline Task Scheduler::change(TaskId id, const TaskChange& change) {
-    for (;;) {
-        Ticket ticket = begin_change(id, change);
-        ticket.wait();
-        if (!ticket.again()) return ticket.task();
-    }
+    return carry_out([&] { return begin_change(id, change); }).task();
 }
 
 inline std::size_t Scheduler::forget(const EventRange& range) {
-    for (;;) {
-        Ticket ticket = begin_forget(range);
-        ticket.wait();
-        if (!ticket.again()) return ticket.count();
-    }
+    return carry_out([&] { return begin_forget(range); }).count();
 }
 
-// ---- Emission --------------------------------------------------------------
+// ---- 10.5 Emission ---------------------------------------------------------
 
 // The kernel may delay a timer by 50 µs to save wake-ups; this thread asks it not to.
 inline void Scheduler::run() {
@@ -7598,7 +7503,7 @@ inline void Scheduler::run_companions() {
     }
 }
 
-// ---- Callbacks -------------------------------------------------------------
+// ---- 10.6 Callbacks --------------------------------------------------------
 
 inline std::shared_ptr<detail::Reader> Scheduler::add_reader(Callback callback, Cursor from) {
     auto reader = std::make_shared<detail::Reader>();
@@ -7757,7 +7662,7 @@ inline bool Scheduler::wait_for_callbacks(Cursor end) {
     return !hub_->stopping;
 }
 
-// ---- Sinks -----------------------------------------------------------------
+// ---- 10.7 Sinks ------------------------------------------------------------
 
 inline void Scheduler::open_sinks(const std::vector<SinkSetup>& setups, Unlisted others) {
     const std::lock_guard<std::mutex> guard(listing_mutex_);
@@ -7790,7 +7695,7 @@ inline void Scheduler::set_sink_state(const std::string& sink, SinkState state) 
     notify_companions();
 }
 
-// ---- The end ---------------------------------------------------------------
+// ---- 10.8 The end ----------------------------------------------------------
 
 inline void Scheduler::clock_changed() {
     const std::lock_guard<std::mutex> guard(store_.mutex());
@@ -7867,6 +7772,8 @@ inline bool is_shortage(int error) {
 }
 
 }  // namespace detail
+
+// ---- 11.1 The public API ---------------------------------------------------
 
 /// Takes events, one at a time, each at least once.
 class Sink {
@@ -8019,6 +7926,8 @@ inline std::vector<SinkSetup> Sinks::make_workers(std::vector<SinkOptions> sinks
     }
     return setups;
 }
+
+// ---- 11.2 Delivering -------------------------------------------------------
 
 // A delivery that has just begun may not hear of an interruption: it is told again.
 inline void Sinks::stop() {
@@ -8215,6 +8124,8 @@ inline std::shared_ptr<Sink> make_sink(std::function<void(const Event&)> callbac
     };
     return std::make_shared<CallbackSink>(std::move(callback));
 }
+
+// ---- 11.3 Commands ---------------------------------------------------------
 
 /// How a `CommandSink` runs its command.
 struct CommandOptions {
