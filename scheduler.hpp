@@ -296,7 +296,7 @@ struct StoredTask {
 // The payload begins behind the last member, not behind the padding.
 inline constexpr std::size_t StoredTask::header = offsetof(StoredTask, stage) + sizeof(Stage);
 
-// A counted reference to a task.
+// A counted reference to a task: the task is freed with the last of them.
 class TaskRef {
 public:
     TaskRef() = default;
@@ -389,7 +389,8 @@ private:
 
 namespace detail {
 
-// The allocation that holds a payload.
+// Leads from a payload to the task that holds its text, and back: a payload's private parts are
+// for this header alone.
 struct PayloadAccess {
     static Payload make(TaskRef task) {
         Payload payload;
@@ -768,7 +769,7 @@ public:
     bool finish();
 
     bool failed() const { return problem_ != nullptr; }
-    // "an unknown escape at byte 17"
+    // What is wrong and where, such as "an unknown escape at byte 17"; empty if nothing is.
     std::string problem() const;
 
 private:
@@ -1246,7 +1247,7 @@ inline int days_in_month(std::int64_t year, int month) {
 
 constexpr std::int64_t ms_per_day = 86'400'000;
 
-// The day of a moment, since 1970.
+// How many whole days lie between 1970-01-01 and a moment; below 0 before that.
 inline std::int64_t day_of(TimePoint time) {
     const std::int64_t ms = time.time_since_epoch().count();
     return ms / ms_per_day - (ms % ms_per_day < 0 ? 1 : 0);
@@ -1266,7 +1267,7 @@ private:
     }
     bool next_is(char c) const { return !rest_.empty() && rest_.front() == c; }
     bool digit(int& out);
-    bool two_digits(int& out);
+    bool two_digits(int& out, int least = 0, int most = 99);
     bool date();
     bool time();
     bool fraction();
@@ -1292,11 +1293,11 @@ inline bool TimeReader::digit(int& out) {
     return true;
 }
 
-inline bool TimeReader::two_digits(int& out) {
+inline bool TimeReader::two_digits(int& out, int least, int most) {
     int ones = 0;
     if (!digit(out) || !digit(ones)) return false;
     out = out * 10 + ones;
-    return true;
+    return out >= least && out <= most;
 }
 
 inline std::optional<TimePoint> TimeReader::read() {
@@ -1316,20 +1317,17 @@ inline bool TimeReader::date() {
     if (negative && year_ == 0) return false;
     if (negative) year_ = -year_;
     if (!take('-')) return true;
-    if (!two_digits(month_) || month_ < 1 || month_ > 12) return false;
-    if (!take('-')) return true;
-    return two_digits(day_) && day_ >= 1 && day_ <= days_in_month(year_, month_);
+    if (!two_digits(month_, 1, 12)) return false;
+    return !take('-') || two_digits(day_, 1, days_in_month(year_, month_));
 }
 
 // HH:MM, HH:MM:SS or HH:MM:SS.f with one to nine digits of fraction.  RFC 3339
 // allows a small t, and a blank in its place.
 inline bool TimeReader::time() {
     if (!take('T') && !take('t') && !take(' ')) return false;
-    if (!two_digits(hour_) || hour_ > 24 || !take(':') || !two_digits(minute_) || minute_ > 59) {
-        return false;
-    }
+    if (!two_digits(hour_, 0, 24) || !take(':') || !two_digits(minute_, 0, 59)) return false;
     if (take(':')) {
-        if (!two_digits(second_) || second_ > 60) return false;
+        if (!two_digits(second_, 0, 60)) return false;
         if (take('.') && !fraction()) return false;
     }
     return hour_ < 24 || (minute_ == 0 && second_ == 0 && exact_);
@@ -1345,17 +1343,17 @@ inline bool TimeReader::fraction() {
     return digits >= 1 && digits <= 9;
 }
 
-// Nothing, Z, +hh:mm, +hhmm or +hh.
+// The zone behind the time: nothing and Z mean UTC, +hh:mm, +hhmm and +hh an offset from it.
 inline bool TimeReader::zone() {
     if (rest_.empty() || take('Z') || take('z')) return true;
     const bool west = next_is('-');
     if (!take('+') && !take('-')) return false;
     int hours = 0;
     int minutes = 0;
-    if (!two_digits(hours) || hours > 23) return false;
+    if (!two_digits(hours, 0, 23)) return false;
     if (!rest_.empty()) {
         take(':');
-        if (!two_digits(minutes) || minutes > 59) return false;
+        if (!two_digits(minutes, 0, 59)) return false;
     }
     offset_minutes_ = (hours * 60 + minutes) * (west ? -1 : 1);
     return true;
@@ -1804,7 +1802,7 @@ public:
     }
     std::size_t size() const { return size_; }
     std::size_t runs() const { return firsts_.size(); }
-    // Of the memory that they take.
+    // How much memory the ids take.
     std::size_t bytes() const { return runs() * (sizeof(TaskId) + sizeof(std::uint64_t)); }
     std::vector<TaskId> all() const {
         std::vector<TaskId> ids;
@@ -1960,7 +1958,7 @@ struct AnswerRecord {
     static constexpr std::string_view op = "answer";
     Answers::node_type answer = make_answer({}, {});
 
-    // What a schedule record says, too.
+    // These members are also those of a schedule record that came with a key.
     static constexpr auto describe_key = [](auto& io, auto& node) {
         io("key", node.key())("digest", node.mapped().digest);
         io("timestamp", node.mapped().timestamp);
@@ -2056,7 +2054,7 @@ using Record = std::variant<ScheduleRecord, EmitRecord, CancelRecord, PartRecord
 template <class R>
 constexpr std::string_view record_tag = std::is_same_v<R, HeadRecord> ? "journal" : "op";
 
-// What is said of a task.
+// What a record says of a task.  The payload is a view into the record's line.
 struct TaskParts {
     TaskId id;
     TimePoint due{};
@@ -2178,7 +2176,7 @@ inline void write(std::string& lines, const Record& record) {
                                               "written it");
 }
 
-// What a record must say (R3).
+// For what every record must fulfil: reading one that does not ends the reading (R3).
 inline void require(bool condition) {
     if (!condition) not_understood("not understood");
 }
@@ -2402,7 +2400,7 @@ class DueQueue {
 public:
     bool empty() const { return size_ == 0; }
     std::size_t size() const { return size_; }
-    // The earliest task; not when empty.
+    // The earliest task.  The queue must not be empty.
     StoredTask* front() const { return blocks_.front()->begin()->task; }
     // Makes room for `count` tasks more.  Each insert() after that uses one of these
     // places and cannot fail.
@@ -2625,7 +2623,7 @@ public:
         at_ = position(*queue.blocks_[block_], from);
         skip_end();
     }
-    // The task at hand; null: there are no more.
+    // The task at hand, or nullptr behind the last.
     StoredTask* task() const { return at_ ? at_->task : nullptr; }
     void next() {
         ++at_;
@@ -2821,7 +2819,7 @@ public:
         // One bit is left free, so that no run reaches the next value.
         return TaskId(ms_ << 16 | 0x7000U | counter_, random_() >> 3 | std::uint64_t{1} << 63);
     }
-    // Every later id is greater than this one.
+    // Makes every id that next() returns from now on greater than this one.
     void pass(TaskId id) {
         const std::uint64_t ms = id.high() >> 16;
         const std::uint64_t counter = id.high() & 0xFFFU;
@@ -2929,7 +2927,7 @@ public:
     }
     const Answers& all() const { return answers_; }
     std::size_t bytes() const { return bytes_; }
-    // What a key and its answer count for.
+    // How much a key and its answer count in bytes(): their texts, and what the tree needs.
     static std::size_t size_of(const std::string& key, const Answer& answer) {
         constexpr std::size_t beside = 256;
         return key.size() + answer.timestamp.size() + answer.ids.bytes() + beside;
@@ -2986,25 +2984,15 @@ class SinkBook {
 public:
     // Whether somebody delivers to a sink: unknown while nobody has said which there are.
     enum class Listing { unknown, listed, unlisted };
-    struct Sink {
-        SinkState state = SinkState::active;
-        std::uint64_t seq = 0;       // of the event that it wants next
-        std::uint32_t attempts = 0;  // at that event, that failed
-        TimePoint next{};            // attempt; the epoch: at once
-        std::string error;           // of the last attempt that failed
-        Letters dead;
+    // What is shown of it as it stands, but for its place in the history and its letters.
+    struct Sink : SinkStatus {
+        std::uint64_t seq = 0;  // of the event that it wants next
+        TimePoint next{};       // attempt; the epoch: at once
+        Letters letters;
         std::uint64_t first_again = 0;  // no letter before this one is to be delivered again
         bool overflowing = false;       // the last letter was never tried
-
-        // Since the program started:
         Listing listing = Listing::unknown;
         bool told_dropped = false;  // the log was told of `dropped`
-        std::string kind;
-        std::string target;
-        std::uint64_t delivered = 0;
-        std::uint64_t failed = 0;
-        std::uint64_t postponed = 0;
-        std::uint64_t dropped = 0;
 
         // The first dead letter that is to be delivered again.
         const Letter* letter_again() const;
@@ -3043,7 +3031,7 @@ public:
     void bury(Sink& sink, Letters::node_type letter, bool is_retained);
     void erase(Sink& sink, std::uint64_t seq);
     void remove(const std::string& name);
-    // The history drops an event.
+    // Told when the history drops an event: dead letters of it count in bytes() from then on.
     void drop(const StoredTask* event);
     // Nobody delivers to sinks from here on.
     void close() {
@@ -3066,7 +3054,7 @@ private:
 };
 
 inline const Letter* SinkBook::Sink::letter_again() const {
-    for (auto at = dead.lower_bound(first_again); at != dead.end(); ++at) {
+    for (auto at = letters.lower_bound(first_again); at != letters.end(); ++at) {
         if (at->second.again) return &at->second;
     }
     return nullptr;
@@ -3082,7 +3070,7 @@ inline std::uint64_t SinkBook::next_seq() const {
     std::uint64_t next = 0;
     for (const auto& [name, sink] : sinks_) {
         next = std::max(next, sink.seq);
-        if (!sink.dead.empty()) next = std::max(next, sink.dead.rbegin()->first + 1);
+        if (!sink.letters.empty()) next = std::max(next, sink.letters.rbegin()->first + 1);
     }
     return next;
 }
@@ -3094,7 +3082,7 @@ inline void SinkBook::set(Sink& sink, SinkRecord& record) {
     if (record.state) sink.state = *record.state;
     if (record.attempts) sink.attempts = *record.attempts;
     if (record.next) sink.next = *record.next;
-    if (record.error) sink.error = std::move(*record.error);
+    if (record.error) sink.last_error = std::move(*record.error);
 }
 
 inline void SinkBook::move(Sink& sink, std::uint64_t seq) {
@@ -3112,42 +3100,42 @@ inline void SinkBook::bury(Sink& sink, Letters::node_type node, bool is_retained
     if (letter.counts) bytes_ += letter.event->size;
     record_bytes_ += record_size(letter);
     try {
-        if (!letter.error.empty()) sink.error = letter.error;
+        if (!letter.error.empty()) sink.last_error = letter.error;
     } catch (const std::bad_alloc&) {  // the sink's status shows an older one
     }
     if (letter.again) sink.first_again = std::min(sink.first_again, node.key());
-    sink.dead.insert(std::move(node));
-    if (sink.dead.size() <= max_dead_) return;
+    sink.letters.insert(std::move(node));
+    if (sink.letters.size() <= max_dead_) return;
     ++sink.dropped;
-    erase(sink, sink.dead.begin()->first);
+    erase(sink, sink.letters.begin()->first);
 }
 
 inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
-    const auto letter = sink.dead.find(seq);
-    if (letter == sink.dead.end()) return;
+    const auto letter = sink.letters.find(seq);
+    if (letter == sink.letters.end()) return;
     if (letter->second.counts) bytes_ -= letter->second.event->size;
     record_bytes_ -= record_size(letter->second);
-    sink.dead.erase(letter);
+    sink.letters.erase(letter);
 }
 
 inline void SinkBook::remove(const std::string& name) {
     Sink* const sink = find(name);
     if (!sink) return;
-    while (!sink->dead.empty()) erase(*sink, sink->dead.begin()->first);
+    while (!sink->letters.empty()) erase(*sink, sink->letters.begin()->first);
     sinks_.erase(name);
 }
 
 inline void SinkBook::drop(const StoredTask* event) {
     for (auto& [name, sink] : sinks_) {
-        const auto letter = sink.dead.find(event->seq);
-        if (letter == sink.dead.end() || std::exchange(letter->second.counts, true)) continue;
+        const auto letter = sink.letters.find(event->seq);
+        if (letter == sink.letters.end() || std::exchange(letter->second.counts, true)) continue;
         bytes_ += event->size;
     }
 }
 
 // ---- 7.4 The state ---------------------------------------------------------
 
-// All that is remembered.
+// All that is remembered: what the records of the journal have come to so far.
 class State {
 public:
     // How much of what has ended is kept, see `Options`.
@@ -3215,7 +3203,7 @@ public:
     // ---- What there is
     StoredTask* find(TaskId id) const { return index_.find(id); }
     std::size_t pending() const { return queue_.size() + held_.size(); }
-    // With those whose records are on their way.
+    // The pending tasks, and the new ones whose records are still on their way to the journal.
     std::size_t expected() const { return pending() + arriving_; }
     std::optional<TimePoint> next_due() const;
     TaskPage tasks(const TaskQuery& query) const;
@@ -3231,13 +3219,13 @@ public:
     std::uint64_t late() const { return late_; }
     // A number that no bulk call in the journal has.
     std::uint64_t new_bulk() { return ++bulk_; }
-    // The latest time that a record bears.
+    // The latest time of all records that were applied; a clock that is behind it is not trusted.
     TimePoint newest_stamp() const { return newest_stamp_; }
     void set_newest_stamp(TimePoint stamp) { newest_stamp_ = stamp; }
     // What clients make this hold, also on its way: payloads, keys with what they
     // answered, dead letters (Q6).
     std::size_t bytes() const { return bytes_ + arriving_bytes_ + keys_.bytes() + sinks_.bytes(); }
-    // Of all tasks, about.
+    // About how much memory all tasks take, pending and past.
     std::uint64_t memory() const { return bytes_ + index_.size() * (sizeof(StoredTask) + 40); }
     // About what a journal with just this would come to.
     std::uint64_t record_bytes() const;
@@ -3532,7 +3520,7 @@ inline void State::apply(AnswerRecord& record, const Breathe&) {
     keys_.insert(std::move(record.answer));
 }
 
-// From here on the journal's clock counts.
+// The time of this record replaces all times before it, later ones too.
 inline void State::apply(ClockRecord& record, const Breathe&) {
     newest_stamp_ = record.at;
 }
@@ -3601,8 +3589,8 @@ inline void State::apply(RedeliverRecord& record, const Breathe&) {
     SinkBook::Sink* const sink = sinks_.find(record.sink);
     if (!sink) return;
     for (const std::uint64_t seq : record.dead) {
-        const auto letter = sink->dead.find(seq);
-        if (letter == sink->dead.end()) continue;
+        const auto letter = sink->letters.find(seq);
+        if (letter == sink->letters.end()) continue;
         letter->second.again = true;
         sink->first_again = std::min(sink->first_again, seq);
     }
@@ -3910,7 +3898,7 @@ public:
 
 namespace detail {
 
-// Keeps nothing.
+// The journal of a scheduler that has none on disk: it accepts everything and keeps nothing.
 class MemoryJournal : public Journal {
 public:
     bool read(const Take&) override { return false; }
@@ -4013,7 +4001,7 @@ public:
 
     std::uint64_t records() const { return records_; }
     const std::vector<Range>& damaged() const { return damaged_; }
-    // Behind the last record that counts.
+    // The place in the file behind the last whole record.
     std::uint64_t good_end() const { return good_end_; }
     // Whether the last record that counts has no newline.
     bool is_unfinished() const { return unfinished_; }
@@ -4357,7 +4345,7 @@ inline void FileJournal::commit(std::string_view lines, std::uint64_t pending) {
     }
 }
 
-// Returns where the lines begin.
+// Writes what is owed and then these lines; returns the place in the file where they begin.
 inline std::uint64_t FileJournal::write_locked(std::string_view lines, std::uint64_t pending) {
     if (failed_) {
         throw Error(Errc::journal_failed, "the journal " + path_ +
@@ -4798,7 +4786,7 @@ inline void Fate::tell_failure() const noexcept {
     }
 }
 
-// Changes that are stored together.
+// Changes that are stored together: one write, and one sync if the policy asks for it (J1).
 struct Group : Fate {
     std::uint64_t number = 0;
     std::vector<Record> records;
@@ -4810,7 +4798,7 @@ struct Group : Fate {
     bool is_written() const { return written == records.size(); }
 };
 
-// The tasks that one call cancels.
+// One call that cancels many tasks: which it asks for, and which it holds so far (S5).
 struct Bulk : Fate {
     static constexpr std::size_t part_size = 4'096;
 
@@ -4943,7 +4931,7 @@ public:
     Ticket begin_cancel(TaskId id);
     // What is due in the range, was stored before this and is still pending: all or nothing.
     Ticket begin_cancel(const DueRange& range);
-    // Nothing given stays as it is.
+    // Changes the due time, the message, or both; what is not given stays as it is.
     Ticket begin_change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
                         std::string_view message);
     Ticket begin_forget(const EventRange& range);
@@ -5015,7 +5003,8 @@ public:
     static constexpr std::size_t batch = 1'024;
 
 private:
-    // When memory is worth giving back.
+    // Memory is given back to the system once tasks have taken this much of it, and from then on
+    // whenever half of it is free, until they take less than the other.
     static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
     static constexpr std::uint64_t little_memory = std::uint64_t{64} << 10;
 
@@ -5028,13 +5017,13 @@ private:
     class Copy;
     friend class Copy;
 
-    // Opening.
+    // Opening the journal and reading it.
     std::unique_ptr<Journal> make_journal();
     void recover();
     bool load();
     void judge_clock(bool& replace_first);
 
-    // Changes.
+    // Beginning a change, and its ticket.
     Ticket ticket_for(std::shared_ptr<Group> group);
     Ticket ticket_again(const StoredTask* task);
     std::shared_ptr<Group> group_on_its_way_locked() const {
@@ -5050,7 +5039,7 @@ private:
     Error bytes_limit() const;
     StoredTask* find_open(TaskId id);
 
-    // Bulk cancelling.
+    // Cancelling many tasks: they are marked, their records are stored, and all are taken out.
     void mark(Lock& lock, Bulk& bulk);
     std::size_t mark_some(Bulk& bulk, DueKey& from);
     void hold_for(Bulk& bulk, StoredTask* task);
@@ -5062,7 +5051,7 @@ private:
     void cancel_all(Lock& lock, Bulk& bulk);
     void release_all(Lock& lock, Bulk& bulk);
 
-    // Committing.
+    // Storing the open group, and doing what its records say.
     void commit(Lock& lock, const std::shared_ptr<Group>& group);
     void await(Lock& lock, const std::shared_ptr<Group>& group);
     void lead(Lock& lock);
@@ -5070,7 +5059,7 @@ private:
     void count_locked(const Record& record, bool failed);
     [[noreturn]] void throw_failure(Lock& lock, const Fate& fate);
 
-    // Emission.
+    // Emitting what is due, of the scheduler's thread alone.
     Ends write_emission(std::uint64_t pending) noexcept;
     void show_emission(TimePoint begun);
     bool is_clock_trusted_locked(TimePoint at);
@@ -5089,7 +5078,7 @@ private:
     void write_behind() noexcept;
     void tell_of_locked(const std::string& sink);
 
-    // The journal's thread.
+    // What the journal's thread does; under Drive::caller whoever drives does it.
     void tend();
     void tend_now(Lock& lock);
     void hand_over_notes(Lock& lock);
@@ -5766,7 +5755,8 @@ inline void Store::settle_group(Lock& lock, Group& group) {
     group.settled = true;
 }
 
-// Before it is applied or undone.
+// Counts a record in the statistics.  This comes before the record is applied or undone, as the
+// index tells until then whether its task is new.
 inline void Store::count_locked(const Record& record, bool failed) {
     if (!failed && std::holds_alternative<CancelRecord>(record)) ++stats_.cancelled;
     const auto* const scheduled = std::get_if<ScheduleRecord>(&record);
@@ -6126,7 +6116,7 @@ inline void Store::unlist(Lock& lock, const std::string& name, Unlisted others, 
     SinkBook::Sink* const sink = state_.sinks().find(name);
     if (!sink) return;  // it was forgotten meanwhile
     const bool keep = others == Unlisted::keep;
-    notes_.add("sink ", name, " is not configured: its cursor and ", sink->dead.size(),
+    notes_.add("sink ", name, " is not configured: its cursor and ", sink->letters.size(),
                " dead letters are ",
                keep ? "kept until it is configured again or forgotten" : "forgotten");
     if (keep) {
@@ -6245,7 +6235,7 @@ inline void Store::set_sink_state(const std::string& name, SinkState state) {
 inline std::size_t Store::redeliver(const std::string& name, std::optional<TaskId> id) {
     Lock lock(mutex_);
     RedeliverRecord record{name, now(), {}};
-    for (const auto& [seq, letter] : sink_locked(name).dead) {
+    for (const auto& [seq, letter] : sink_locked(name).letters) {
         if (!id || letter.event->id == *id) record.dead.push_back(seq);
     }
     const std::size_t count = record.dead.size();
@@ -6261,23 +6251,14 @@ inline std::vector<SinkStatus> Store::sinks() const {
     const History& history = state_.history();
     std::vector<SinkStatus> all;
     for (const auto& [name, sink] : state_.sinks().all()) {
-        SinkStatus& status = all.emplace_back();
+        SinkStatus& status = all.emplace_back(sink);
         const std::size_t index = history.index_of(sink.seq);
         status.name = name;
-        status.kind = sink.kind;
-        status.target = sink.target;
-        status.state =
-            sink.listing == SinkBook::Listing::unlisted ? SinkState::unlisted : sink.state;
+        if (sink.listing == SinkBook::Listing::unlisted) status.state = SinkState::unlisted;
         if (index > 0) status.cursor = history.at(index - 1)->id;
         status.lag = history.size() - index;
-        status.attempts = sink.attempts;
         if (sink.next != TimePoint()) status.next_attempt = sink.next;
-        status.last_error = sink.error;
-        status.delivered = sink.delivered;
-        status.failed = sink.failed;
-        status.postponed = sink.postponed;
-        status.dead = sink.dead.size();
-        status.dropped = sink.dropped;
+        status.dead = sink.letters.size();
     }
     return all;
 }
@@ -6286,7 +6267,7 @@ inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskI
                                     std::size_t limit) const {
     constexpr std::size_t max_bytes = std::size_t{4} << 20;
     const std::lock_guard<std::mutex> guard(mutex_);
-    const Letters& dead = sink_locked(name).dead;
+    const Letters& dead = sink_locked(name).letters;
     auto at = dead.begin();
     if (after) {
         at = std::find_if(dead.begin(), dead.end(),
@@ -6429,7 +6410,7 @@ public:
     Copy(Store& store, Lock& lock) : store_(store), state_(store.state_), lock_(lock) {}
     void at_rest(const std::function<void()>& begin) override;
     void copy(const std::function<void(std::string_view)>& append) override;
-    // How many bytes were copied.
+    // How many bytes were handed over: the size of what was live.
     std::uint64_t size() const { return size_; }
 
 private:
@@ -6554,7 +6535,7 @@ inline void Store::Copy::write_new_cursors() {
         record.state = sink.state;
         record.attempts = sink.attempts;
         if (sink.next != TimePoint()) record.next = sink.next;
-        if (!sink.error.empty()) record.error = sink.error;
+        if (!sink.last_error.empty()) record.error = sink.last_error;
         write(lines_, record);
     }
 }
@@ -6585,17 +6566,18 @@ inline void Store::Copy::copy_letters() {
         in_pages([&] {
             const SinkBook::Sink* const sink = state_.sinks().find(name);
             if (!sink) return false;
-            auto at = sink->dead.lower_bound(seq);
-            for (std::size_t n = 0; at != sink->dead.end() && n < page_size; ++at, ++n) {
+            auto at = sink->letters.lower_bound(seq);
+            for (std::size_t n = 0; at != sink->letters.end() && n < page_size; ++at, ++n) {
                 write(lines_, DeadRecord{name, {}, make_letter(at->first, at->second)});
                 seq = at->first + 1;
             }
-            return at != sink->dead.end();
+            return at != sink->letters.end();
         });
     }
 }
 
-// One at a time.
+// Has the journal replaced by what is remembered.  One replacement at a time: whoever asks for
+// another meanwhile waits for that one.
 inline void Store::replace(Lock& lock) {
     if (replacing_) return settled_.wait(lock, [this] { return !replacing_; });
     replacing_ = true;
@@ -7765,7 +7747,8 @@ inline bool is_shortage(int error) {
     return error == EMFILE || error == ENFILE || error == ENOMEM || error == ENOBUFS;
 }
 
-// Throws what a failed call deserves.
+// Throws for a call that has failed with this errno: Shortage if something was used up here,
+// else std::system_error.
 [[noreturn]] inline void throw_errno(int error, const std::string& what) {
     if (!is_shortage(error)) throw std::system_error(error, std::generic_category(), what);
     throw Shortage(what + ": " + std::generic_category().message(error));

@@ -4,31 +4,12 @@
 // without any thread.
 #include "support.hpp"
 
-#include <future>
-
 using namespace scheduler;
-using support::AskingFiles;
-using support::errc_of;
-using support::eventually;
-using support::Gate;
-using support::TempDir;
-using support::TestClock;
+using namespace support;
 
 namespace {
 
-constexpr std::chrono::seconds long_enough{60};  // for what must happen, on any machine
 constexpr milliseconds a_while{30};              // for what must not happen
-
-template <class Call>
-bool returns(Call call) {
-    auto done = std::make_shared<std::promise<void>>();
-    std::future<void> end = done->get_future();
-    std::thread([call, done]() mutable {
-        call();
-        done->set_value();
-    }).detach();
-    return end.wait_for(long_enough) == std::future_status::ready;
-}
 
 // What a callback was given.
 class Heard {

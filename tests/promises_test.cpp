@@ -4,15 +4,8 @@
 // replacing the journal, syncing and logging.
 #include "support.hpp"
 
-#include <future>
-
 using namespace scheduler;
-using support::AskingFiles;
-using support::errc_of;
-using support::eventually;
-using support::Gate;
-using support::TempDir;
-using support::TestClock;
+using namespace support;
 
 namespace {
 

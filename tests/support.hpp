@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <future>
 #include <map>
 #include <set>
 #include <sstream>
@@ -287,6 +288,24 @@ bool eventually(Condition condition, milliseconds most = milliseconds(10'000)) {
         std::this_thread::sleep_for(milliseconds(1));
     }
     return true;
+}
+
+constexpr std::chrono::seconds long_enough{60};  // for what must happen, on any machine
+
+// Whether `call` returns; one that hangs fails the test and does not hang it.
+template <class Call>
+bool returns(Call call) {
+    auto done = std::make_shared<std::promise<void>>();
+    std::future<void> end = done->get_future();
+    std::thread([call, done]() mutable {
+        try {
+            call();
+            done->set_value();
+        } catch (...) {
+            done->set_exception(std::current_exception());
+        }
+    }).detach();
+    return end.wait_for(long_enough) == std::future_status::ready;
 }
 
 inline scheduler::TaskId id_of(std::uint64_t number) {

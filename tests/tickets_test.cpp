@@ -4,37 +4,12 @@
 // meanwhile.
 #include "support.hpp"
 
-#include <future>
 #include <random>
 
 using namespace scheduler;
-using support::AskingFiles;
-using support::at;
-using support::errc_of;
-using support::eventually;
-using support::Gate;
-using support::TempDir;
-using support::TestClock;
+using namespace support;
 
 namespace {
-
-constexpr std::chrono::seconds long_enough{60};  // for what must happen, on any machine
-
-// Whether `call` returns; one that hangs fails the test and does not hang it.
-template <class Call>
-bool returns(Call call) {
-    auto done = std::make_shared<std::promise<void>>();
-    std::future<void> end = done->get_future();
-    std::thread([call, done]() mutable {
-        try {
-            call();
-            done->set_value();
-        } catch (...) {
-            done->set_exception(std::current_exception());
-        }
-    }).detach();
-    return end.wait_for(long_enough) == std::future_status::ready;
-}
 
 // A journal whose syncs can be held at a gate, made to fail, and counted; and a clock that
 // stands still.
