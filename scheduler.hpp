@@ -2710,16 +2710,12 @@ public:
 
     std::size_t size() const { return size_; }
     StoredTask* find(TaskId id) const {
-        const std::uint64_t hash = hash_of(id);
-        StoredTask* task = table_of(hash).first(hash);
+        StoredTask* task = *chain_of(id);
         while (task && task->id != id) task = task->next;
         return task;
     }
     // Makes a find() that follows soon faster.
-    void prefetch(TaskId id) const {
-        const std::uint64_t hash = hash_of(id);
-        __builtin_prefetch(&table_of(hash).first(hash));
-    }
+    void prefetch(TaskId id) const { __builtin_prefetch(chain_of(id)); }
     // There must be no task with its id.
     void insert(TaskRef task) noexcept;
     // Takes the task out; it must be there.
@@ -2729,18 +2725,15 @@ private:
     static constexpr int table_bits = 8;
 
     struct Table {
-        // The first task of the chain that a hash leads to: its bits behind those that choose
-        // the table are taken for a fraction of one.
-        StoredTask* const& first(std::uint64_t hash) const {
-            return chains[static_cast<std::size_t>(
-                (hash << table_bits >> 32) * std::uint64_t{chains.size()} >> 32)];
-        }
-        StoredTask*& first(std::uint64_t hash) {
-            return const_cast<StoredTask*&>(std::as_const(*this).first(hash));
+        // Where the chain begins that a hash leads to: the bits behind those that choose the
+        // table are taken for a fraction of one.
+        std::size_t place_of(std::uint64_t hash) const {
+            const std::uint64_t fraction = hash << table_bits >> 32;
+            return static_cast<std::size_t>(fraction * chains.size() >> 32);
         }
         void put(StoredTask* task) {
-            StoredTask*& chain = first(hash_of(task->id));
-            task->next = std::exchange(chain, task);
+            StoredTask*& first = chains[place_of(hash_of(task->id))];
+            task->next = std::exchange(first, task);
         }
         void resize(std::size_t count) noexcept;
 
@@ -2750,8 +2743,12 @@ private:
     };
 
     static std::uint64_t hash_of(TaskId id) { return (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U; }
-    const Table& table_of(std::uint64_t hash) const { return tables_[hash >> (64 - table_bits)]; }
-    Table& table_of(std::uint64_t hash) { return tables_[hash >> (64 - table_bits)]; }
+    Table& table_of(TaskId id) { return tables_[hash_of(id) >> (64 - table_bits)]; }
+    StoredTask* const* chain_of(TaskId id) const {
+        const std::uint64_t hash = hash_of(id);
+        const Table& table = tables_[hash >> (64 - table_bits)];
+        return &table.chains[table.place_of(hash)];
+    }
 
     std::array<Table, std::size_t{1} << table_bits> tables_;
     std::size_t size_ = 0;
@@ -2765,7 +2762,8 @@ inline TaskIndex::~TaskIndex() {
     }
 }
 
-// Where there is no memory for that, the chains stay as long as they are.
+// Makes another number of chains of the same tasks.  Where there is no memory for that, they stay
+// as long as they are.
 inline void TaskIndex::Table::resize(std::size_t count) noexcept {
     std::vector<StoredTask*> others;
     try {
@@ -2780,17 +2778,17 @@ inline void TaskIndex::Table::resize(std::size_t count) noexcept {
 }
 
 inline void TaskIndex::insert(TaskRef task) noexcept {
-    Table& table = table_of(hash_of(task->id));
-    if (table.size == table.chains.size()) table.resize(2 * table.size);
+    Table& table = table_of(task->id);
+    const std::size_t chains = table.chains.size();
+    if (table.size >= chains) table.resize(2 * chains);
     table.put(task.release());
     ++table.size;
     ++size_;
 }
 
 inline TaskRef TaskIndex::remove(StoredTask* task) noexcept {
-    const std::uint64_t hash = hash_of(task->id);
-    Table& table = table_of(hash);
-    StoredTask** at = &table.first(hash);
+    Table& table = table_of(task->id);
+    StoredTask** at = &table.chains[table.place_of(hash_of(task->id))];
     while (*at != task) at = &(*at)->next;
     *at = task->next;
     --table.size;
@@ -13034,6 +13032,8 @@ inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
 //       receiver answers and its name is resolved.
 //   B3  Where the build has no OpenSSL, what needs it is refused, never skipped.
 
+// ---- 14.1 Addresses and signatures -----------------------------------------
+
 /// Where a `WebhookSink` delivers to.
 struct WebhookOptions {
     /// `http://` or `https://`, a host, and perhaps a port, a path and a query.
@@ -13167,6 +13167,8 @@ inline std::string webhook_signature(const std::string&, const std::string&) {
 constexpr bool has_openssl = false;
 
 #endif
+
+// ---- 14.2 Connections ------------------------------------------------------
 
 // The time for something is up, or it was interrupted.
 struct TooLate : std::runtime_error {
@@ -13599,6 +13601,8 @@ inline std::size_t Channel::receive(char* to, std::size_t size) {
 
 }  // namespace detail
 
+// ---- 14.3 The sink ---------------------------------------------------------
+
 /// POSTs each event's payload to a URL, on a connection that is kept.
 class WebhookSink : public Sink {
 public:
@@ -13772,6 +13776,8 @@ inline Outcome WebhookSink::judge() const {
     return Outcome::failed("the receiver answers " + std::to_string(status),
                            detail::parse_retry_after(retry_after, wall_clock()));
 }
+
+// ---- 14.4 Sinks from a file ------------------------------------------------
 
 /// The name of a sink that was given none, from its kind and its URL or command: always
 /// the same for the same.
