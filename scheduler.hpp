@@ -2011,10 +2011,10 @@ struct DeadRecord {
     std::optional<std::uint64_t> seq;
     Letters::node_type letter = make_letter(0, {});
     static constexpr auto describe = [](auto& io, auto& r) {
-        auto& letter = r.letter.mapped();
-        io.sink(r.sink)("at", letter.at)("seq", r.seq)("attempts", letter.attempts);
-        io("error", letter.error)("event", r.letter.key())("again", letter.again);
-        io("emitted_at", letter.emitted_at)("task", letter.event);
+        auto& said = r.letter.mapped();
+        io.sink(r.sink)("at", said.at)("seq", r.seq)("attempts", said.attempts);
+        io("error", said.error)("event", r.letter.key())("again", said.again);
+        io("emitted_at", said.emitted_at)("task", said.event);
     };
 };
 
