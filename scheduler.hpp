@@ -4807,10 +4807,10 @@ struct Bulk : Fate {
     // many records.  A task that they change and leave pending belongs to the call too.
     std::shared_ptr<Group> before;
     std::size_t records = 0;
-    std::deque<TaskId> ids;        // of the tasks that are held
-    std::size_t count = 0;         // of them, in the end
-    bool marked = false;           // the whole queue was looked through
-    CancelRecord chunk;            // room for some ids, so that nothing fails after a commit
+    std::deque<TaskId> ids;  // of the tasks that are held
+    std::size_t count = 0;   // of them, in the end
+    bool marked = false;     // the whole queue was looked through
+    CancelRecord chunk;      // room for some ids, so that nothing fails after a commit
 
     Bulk() { chunk.ids.reserve(part_size); }
     // Moves some of the ids, from the first on, to `chunk`.
@@ -11480,11 +11480,8 @@ inline void HttpApi::answer_without_route(Call& call) const {
         if (!is_of_all && !detail::matches(route.operation.path, path, call.id)) continue;
         if (allow.find(list) == std::string::npos) allow += (allow.empty() ? "" : ", ") + list;
     }
-    constexpr std::array<std::string_view, 9> known{"GET",   "HEAD",    "POST",    "PUT",   "PATCH",
-                                                    "TRACE", "OPTIONS", "CONNECT", "DELETE"};
-    const bool is_known = std::find(known.begin(), known.end(), method) != known.end();
-    if (!is_known || (method == "CONNECT" && allow.empty())) {
-        return refuse(call, 501, "This server does not know this method.");
+    if (method == "CONNECT" && allow.empty()) {
+        return refuse(call, 501, "This server is no proxy: it does not know CONNECT.");
     }
     if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
     if (method == "OPTIONS") return preflight(call, allow);

@@ -267,9 +267,9 @@ TEST_SUITE("http") {
             {"GET /schedule", "", 405, "it knows POST"},
             {"TRACE /schedule", "", 405, "it knows POST"},
             {"TRACE /nothing", "", 404, "nothing at this path"},
-            {"BREW /tasks", "", 501, "does not know this method"},
-            {"BREW /nothing", "", 501, "does not know this method"},
-            {"CONNECT /nothing", "", 501, "does not know this method"},
+            {"BREW /tasks", "", 405, "GET, HEAD, DELETE"},
+            {"BREW /nothing", "", 404, "nothing at this path"},
+            {"CONNECT example.org:443", "", 501, "no proxy"},
             {"CONNECT /tasks", "", 405, "GET, HEAD, DELETE"},
         };
         for (const Case& one : cases) {

@@ -354,12 +354,12 @@ class Routes(TestCase):
                 self.assertNotIn(method, allow)
         self.assertEqual(server.pending(), 1)
 
-    def test_a_method_that_is_none_is_501_and_connect_is_for_proxies(self):
+    def test_a_method_that_nobody_knows_is_405_and_connect_is_for_proxies(self):
         server = self.server()
-        for method, path in (("BREW", "/schedule"), ("BREW", "/nope"), ("get", "/tasks"),
-                             ("CONNECT", "/nope")):
+        for method, path, status in (("BREW", "/schedule", 405), ("get", "/tasks", 405),
+                                     ("BREW", "/nope", 404), ("CONNECT", "example.org:443", 501)):
             with self.subTest(f"{method} {path}"):
-                self.assert_errors(server.call(method, path), 501)
+                self.assert_errors(server.call(method, path), status)
 
     def test_options_of_the_whole_server_names_every_method(self):
         server = self.server()

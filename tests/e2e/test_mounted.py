@@ -12,7 +12,7 @@ from support import TestCase, body
 # What another server answers by itself: other paths, and methods that it does not know.  Some
 # releases drop fields without a value, and requests that are sent before the answer to the last.
 ITS_OWN = {"test_an_unknown_path_is_404", "test_options_of_the_whole_server_names_every_method",
-           "test_a_method_that_is_none_is_501_and_connect_is_for_proxies",
+           "test_a_method_that_nobody_knows_is_405_and_connect_is_for_proxies",
            "test_without_the_secret_an_unknown_method_is_401_too",
            "test_an_empty_origin_is_a_foreign_one_too",
            "test_history_and_live_meet_without_a_gap_or_a_repeat_under_a_burst"}
