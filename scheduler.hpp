@@ -9276,16 +9276,22 @@ inline bool is_loopback_name(std::string_view host) {
     return ::inet_pton(AF_INET6, inside.c_str(), &v6) == 1 && is_loopback(v6);
 }
 
+// Whether this is an address of IPv6 in brackets.
+inline bool is_ipv6_in_brackets(std::string_view host) {
+    in6_addr v6{};
+    return host.size() > 2 && host.front() == '[' && host.back() == ']' &&
+           ::inet_pton(AF_INET6, std::string(host.substr(1, host.size() - 2)).c_str(), &v6) == 1;
+}
+
 // What Host may say (RFC 9110, 7.2): a host, in as many characters as RFC 3986 allows, and
 // perhaps a port; or nothing.
 inline bool is_host_value(std::string_view text) {
     const std::string_view host = host_without_port(text);
     const std::string_view port = text.substr(host.size());
-    const char* const others = text.substr(0, 1) == "[" ? "[]:.%" : "-._~%!$&'()*+,;=";
-    return port.find_first_not_of("0123456789", 1) == std::string_view::npos &&
-           std::all_of(host.begin(), host.end(), [others](char c) {
+    if (port.find_first_not_of("0123456789", 1) != std::string_view::npos) return false;
+    return is_ipv6_in_brackets(host) || std::all_of(host.begin(), host.end(), [](char c) {
                return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
-                      (c != '\0' && std::strchr(others, c));
+                      (c != '\0' && std::strchr("-._~%!$&'()*+,;=", c));
            });
 }
 
@@ -9529,6 +9535,7 @@ public:
 private:
     enum class State {
         size,
+        size_blank,
         extension,
         size_end,
         data,
@@ -9575,6 +9582,9 @@ inline ChunkDecoder::State ChunkDecoder::next(char c) {
     switch (state_) {
         case State::size:
             return next_of_size(c);
+        case State::size_blank:
+            if (c == ';') return State::extension;
+            return (c != ' ' && c != '\t') || ++extras_ > max_extras ? State::bad : state_;
         case State::extension:
             if (c == '\r') return State::size_end;
             return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
@@ -9614,7 +9624,8 @@ inline ChunkDecoder::State ChunkDecoder::next_of_size(char c) {
     }
     if (digits_ == 0) return State::bad;
     if (c == '\r') return State::size_end;
-    return c == ';' || c == ' ' || c == '\t' ? State::extension : State::bad;
+    if (c == ' ' || c == '\t') return State::size_blank;
+    return c == ';' ? State::extension : State::bad;
 }
 
 // Reads HTTP/1.1 messages (RFC 9112), requests or answers, out of bytes that come in pieces of
@@ -9674,8 +9685,8 @@ public:
     bool takes_leave() { return wants_leave() && std::exchange(expects_continue_, false); }
     // Whether bytes have come behind the message.
     bool has_more() const { return at_ < in_.size(); }
-    // How many bytes it holds.
-    std::size_t size() const { return in_.size() - at_ + head_.size() + message_.body.size(); }
+    // How many bytes it holds, the room for more of a body too.
+    std::size_t size() const { return in_.size() - at_ + head_.size() + message_.body.capacity(); }
 
 private:
     enum class Stage { head, body, whole, refused };
@@ -9704,7 +9715,7 @@ private:
         return false;
     }
 
-    static constexpr std::size_t large = 65'536;  // a buffer that is not kept
+    static constexpr std::size_t large = 16'384;  // a buffer that is not kept
 
     const Kind kind_;
     const std::size_t max_body_;
@@ -9891,7 +9902,9 @@ inline bool MessageReader::judge_target(std::string_view target) {
         const std::size_t end = std::min(target.find_first_of("/?", scheme.size()), target.size());
         authority_ = target.substr(scheme.size(), end - scheme.size());
         target.remove_prefix(end);
-        if (authority_.empty()) return refuse(400, "The target must name a host.");
+        if (authority_.empty() || !is_host_value(authority_)) {
+            return refuse(400, "The target must name a host.");
+        }
         if (target.empty()) target = "/";
     }
     if (target.size() > max_target || std::min(target.find('?'), target.size()) > max_path) {
@@ -12368,6 +12381,7 @@ private:
     void take_news(const epoll_event& event);
     int timeout() const;
     void meet_deadlines();
+    void release_memory() noexcept;
     void begin_to_end();
     bool watch_listener(int operation);
     void accept_some();
@@ -12383,6 +12397,7 @@ private:
     bool receive(Connection& connection);
     bool end_of_input(Connection& connection);
     bool pause(Connection& connection);
+    bool give_up(Connection& connection, int status, const char* error);
     bool begin(Connection& connection);
     bool begin_another(Connection& connection);
     bool refuse(Connection& connection, int status, const char* error);
@@ -12433,6 +12448,7 @@ private:
     Exchanges begun_;             // in this round
     SteadyTime now_;              // when it began
     std::size_t bodies_ = 0;      // bytes that the readers hold of large messages
+    std::size_t most_held_ = 0;   // bytes that clients held at once, since it was half of that
     detail::Descriptor reserve_;  // given up to take a client that is told there is none
     std::optional<SteadyTime> accepts_again_;
     std::optional<SteadyTime> ends_at_;  // it is stopping
@@ -12511,6 +12527,7 @@ inline void HttpServer::loop() {
         }
         meet_deadlines();
         closed_.clear();
+        release_memory();
     }
 }
 
@@ -12553,6 +12570,21 @@ inline void HttpServer::meet_deadlines() {
     }
     if (!ends_at_ || now_ < *ends_at_) return;
     for (auto connection = clients_.begin(); connection != clients_.end();) close(*connection++);
+}
+
+// The C library keeps what clients have freed.  When half of what they had at most is free, the
+// worker gives that back, for it takes a while.
+inline void HttpServer::release_memory() noexcept {
+    constexpr std::size_t much = std::size_t{8} << 20;
+    const std::size_t held = bodies_ + api_.answers_ + clients_.size() * max_uncounted;
+    most_held_ = std::max(most_held_, held);
+    if (most_held_ < much || held > most_held_ / 2) return;
+    most_held_ = held;
+    try {
+        Exchanges of_nobody(1);
+        worker_.push(of_nobody);
+    } catch (const std::bad_alloc&) {  // then what was freed is needed
+    }
 }
 
 // Requests that have come are answered; the connections end behind them.
@@ -12698,8 +12730,7 @@ inline bool HttpServer::read_on(Connection& connection) {
     if (step == Step::whole) return begin(connection);
     count(connection, connection.reader.size());
     if (bodies_ > options_.max_bodies && connection.counted > 0 && connection.reader.has_head()) {
-        connection.reader.give_up_body(503, "Too many bodies are on their way; try again later.");
-        return connection.has_request = true;
+        return give_up(connection, 503, "Too many bodies are on their way; try again later.");
     }
     return receive(connection) || pause(connection);
 }
@@ -12742,11 +12773,17 @@ inline bool HttpServer::pause(Connection& connection) {
             close(connection);
             return false;
         }
-        connection.reader.give_up_body(503, "The server is shutting down; send the request again.");
-        return connection.has_request = true;
+        return give_up(connection, 503, "The server is shutting down; send the request again.");
     }
     wait_for(connection, connection.reader.has_begun() ? Wait::request : Wait::idle);
     return false;
+}
+
+// The request at hand is judged without its body, which others have room for at once.
+inline bool HttpServer::give_up(Connection& connection, int status, const char* error) {
+    connection.reader.give_up_body(status, error);
+    count(connection, connection.reader.size());
+    return connection.has_request = true;
 }
 
 // Begins what the request at hand asks for.
@@ -12886,9 +12923,7 @@ inline void HttpServer::wait_for(Connection& connection, Wait wait) {
 inline void HttpServer::expire(Connection& connection) {
     if (connection.wait != Wait::request) return close(connection);
     if (connection.reader.has_head()) {
-        connection.reader.give_up_body(408,
-                                       "The body took too long to arrive; send the request again.");
-        connection.has_request = true;
+        give_up(connection, 408, "The body took too long to arrive; send the request again.");
     } else {
         refuse(connection, 408, "The request took too long to arrive; send it again.");
     }
@@ -12934,6 +12969,12 @@ inline void HttpServer::work(Exchanges& exchanges) {
         Exchanges one;
         one.splice(one.end(), exchanges, exchanges.begin());
         Exchange& exchange = one.front();
+        if (!exchange.connection) {  // see release_memory()
+#ifdef __GLIBC__
+            ::malloc_trim(0);
+#endif
+            continue;
+        }
         exchange.answer = detail::HttpAnswer();
         api_.begin(exchange.connection->reader.request(), exchange.answer, true);
         if (exchange.answer.ticket) {

@@ -73,6 +73,7 @@ TEST_CASE("a message is the same in whatever pieces it comes") {
          "POST / HTTP/1.1\r\n" + host + chunks +
              "3;x=y\r\nabc\r\n2\r\nde\r\n0\r\nTrailer: 1\r\n\r\nGET / HTTP/1.0\r\n\r\n"},
         {Kind::requests, "POST / HTTP/1.1\r\n" + host + chunks + "3\r\nabcd\r\n"},
+        {Kind::requests, "POST / HTTP/1.1\r\n" + host + chunks + "3 3\r\nabc\r\n0\r\n\r\n"},
         {Kind::requests, "POST / HTTP/1.1\r\n" + host + "Content-Length: 1001\r\n\r\nx"},
         {Kind::requests, "POST / HTTP/1.1\r\n" + host + "Content-Length: 9\r\n\r\nonly"},
         {Kind::requests, "GET / HTTP/1.1\n" + host + "\r\n"},
