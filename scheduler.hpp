@@ -191,6 +191,7 @@ enum class Errc {
     task_limit,          ///< `Options::max_tasks` or `Options::max_bytes` is reached
     disk_full,           ///< the journal's file system has no room for the record
     journal_failed,      ///< the journal cannot be written or synced
+    outcome_unknown,     ///< the same, and the change may be found stored after a restart
     journal_busy,        ///< another process or object has the journal open
     journal_unreadable,  ///< the file cannot be opened, is no journal, or is too new
     clock_untrusted,     ///< the clock is behind the newest record of the journal
@@ -2847,22 +2848,25 @@ private:
 // wants next.
 class History {
 public:
-    bool empty() const { return size() == 0; }
-    std::size_t size() const { return tasks_.size() - first_; }
+    bool empty() const { return size_ == 0; }
+    std::size_t size() const { return size_; }
     std::size_t bytes() const { return bytes_; }  // of payload
     // The seq that the next task gets.
     std::uint64_t next_seq() const { return next_seq_; }
     // The seq of the oldest task, or of the next one if there is none.
     std::uint64_t first_seq() const { return empty() ? next_seq_ : oldest()->seq; }
-    StoredTask* oldest() const { return tasks_[first_]; }
-    StoredTask* at(std::size_t index) const { return tasks_[first_ + index]; }
+    StoredTask* oldest() const { return at(0); }
+    StoredTask* at(std::size_t index) const {
+        return (*blocks_[(first_ + index) / block_size])[(first_ + index) % block_size];
+    }
     // How many tasks come before that seq.
     std::size_t index_of(std::uint64_t seq) const;
     // Makes room, so that the next `count` calls of append() cannot fail.
     void reserve(std::size_t count);
     // The task's seq must not be below next_seq().
     void append(StoredTask* task) {
-        tasks_.push_back(task);
+        reserve(1);
+        slot(size_++) = task;
         bytes_ += task->size;
         next_seq_ = task->seq + 1;
     }
@@ -2872,46 +2876,79 @@ public:
     void take(std::size_t first, std::size_t count, StoredTask** taken);
 
 private:
-    std::vector<StoredTask*> tasks_;  // those before first_ are dropped
-    std::size_t first_ = 0;
+    static constexpr std::size_t block_size = 1'024;
+    using Block = std::array<StoredTask*, block_size>;
+
+    StoredTask*& slot(std::size_t index) {
+        return (*blocks_[(first_ + index) / block_size])[(first_ + index) % block_size];
+    }
+    std::size_t blocks_for(std::size_t count) const {
+        return (first_ + count + block_size - 1) / block_size;
+    }
+    void drop_front(std::size_t count);
+    void free_blocks();
+
+    // The tasks lie in blocks, so that none has to move when there are more of them.  Behind
+    // the blocks in use are those that reserve() has made room with.
+    std::vector<std::unique_ptr<Block>> blocks_;
+    std::size_t first_ = 0;  // where the oldest task lies in the first block
+    std::size_t size_ = 0;
     std::size_t bytes_ = 0;
     std::uint64_t next_seq_ = 0;
 };
 
 inline std::size_t History::index_of(std::uint64_t seq) const {
-    const auto first = tasks_.begin() + static_cast<std::ptrdiff_t>(first_);
-    const auto at = std::lower_bound(
-        first, tasks_.end(), seq,
-        [](const StoredTask* task, std::uint64_t wanted) { return task->seq < wanted; });
-    return static_cast<std::size_t>(at - first);
+    std::size_t low = 0;
+    for (std::size_t high = size_; low < high;) {
+        const std::size_t middle = low + (high - low) / 2;
+        if (at(middle)->seq < seq) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low;
 }
 
 inline void History::reserve(std::size_t count) {
-    const std::size_t needed = tasks_.size() + count;
-    if (needed > tasks_.capacity()) tasks_.reserve(std::max(needed, 2 * tasks_.size()));
+    const std::size_t needed = blocks_for(size_ + count);
+    while (blocks_.size() < needed) blocks_.push_back(std::make_unique<Block>());
 }
 
-// Closes the gap at the front when half of the room is gap.
 inline void History::drop_oldest() {
     bytes_ -= oldest()->size;
-    if (++first_ * 2 < tasks_.size()) return;
-    tasks_.erase(tasks_.begin(), tasks_.begin() + static_cast<std::ptrdiff_t>(first_));
-    first_ = 0;
-    constexpr std::size_t small = 4'096;
-    if (tasks_.capacity() > small && tasks_.size() * 8 < tasks_.capacity()) {
-        tasks_.shrink_to_fit();  // where there is no memory for that it does nothing
-    }
+    drop_front(1);
 }
 
-inline void History::take(std::size_t first, std::size_t count, StoredTask** taken) {
-    for (std::size_t i = 0; i < count; ++i) taken[i] = at(first + i);
-    if (first == 0) {
-        for (std::size_t i = 0; i < count; ++i) drop_oldest();
-        return;
+inline void History::drop_front(std::size_t count) {
+    size_ -= count;
+    for (first_ += count; first_ >= block_size; first_ -= block_size) {
+        std::rotate(blocks_.begin(), blocks_.begin() + 1, blocks_.end());
     }
-    for (std::size_t i = 0; i < count; ++i) bytes_ -= taken[i]->size;
-    const auto from = tasks_.begin() + static_cast<std::ptrdiff_t>(first_ + first);
-    tasks_.erase(from, from + static_cast<std::ptrdiff_t>(count));
+    free_blocks();
+}
+
+// What one emission may have reserved stays.
+inline void History::free_blocks() {
+    constexpr std::size_t spare = 2;
+    while (blocks_.size() > blocks_for(size_) + spare) blocks_.pop_back();
+}
+
+// Closes the gap from the side on which fewer tasks have to move.
+inline void History::take(std::size_t first, std::size_t count, StoredTask** taken) {
+    for (std::size_t i = 0; i < count; ++i) {
+        taken[i] = at(first + i);
+        bytes_ -= taken[i]->size;
+    }
+    const std::size_t behind = size_ - first - count;
+    if (first <= behind) {
+        for (std::size_t i = first; i > 0; --i) slot(i - 1 + count) = at(i - 1);
+        drop_front(count);
+    } else {
+        for (std::size_t i = 0; i < behind; ++i) slot(first + i) = at(first + count + i);
+        size_ -= count;
+        free_blocks();
+    }
 }
 
 // What was answered under idempotency keys.  The keys lie in a tree: whoever chooses them
@@ -3203,6 +3240,7 @@ public:
     std::size_t pending() const { return queue_.size() + held_.size(); }
     // The pending tasks, and the new ones whose records are still on their way to the journal.
     std::size_t expected() const { return pending() + arriving_; }
+    std::size_t arriving() const { return arriving_; }
     std::optional<TimePoint> next_due() const;
     TaskPage tasks(const TaskQuery& query) const;
     const DueQueue& queue() const { return queue_; }
@@ -3254,6 +3292,7 @@ private:
     void cancel(const std::vector<TaskId>& ids, const Breathe& breathe);
     void end(StoredTask* task, Stage stage, TimePoint at, History& history, std::uint64_t seq);
     void forget(StoredTask* task);
+    bool trim(History& past, TimePoint now, const Breathe& breathe);
     bool is_old(const StoredTask* ended, TimePoint now) const;
     bool is_wanted(const StoredTask* event) const { return event->seq >= sinks_.first_wanted(); }
     bool pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint at);
@@ -3454,7 +3493,7 @@ inline void State::apply(EmitRecord& record, const Breathe&) {
         }
     }
     history_.skip_to(record.seq + record.ids.size());
-    trim(loading_ ? newest_stamp_ : record.at);
+    trim(record.at);
     emitting_.clear();
 }
 
@@ -3465,8 +3504,8 @@ inline void State::apply(MissRecord& record, const Breathe&) {
         StoredTask* const task = find_ending(record.ids, i);
         if (task) end(task, Stage::missed, record.at, missed_, missed_.next_seq());
     }
-    // In a replaced journal they come after events that are newer, which are not ahead of time.
-    trim(loading_ ? newest_stamp_ : record.at);
+    // In a replaced journal they come after all events, also those that are newer.
+    loading_ ? trim(missed_, record.at, {}) : trim(record.at);
 }
 
 inline void State::apply(CancelRecord& record, const Breathe& breathe) {
@@ -3655,16 +3694,19 @@ inline bool State::is_old(const StoredTask* ended, TimePoint now) const {
 }
 
 inline bool State::trim(TimePoint now, const Breathe& breathe) {
+    const bool any = trim(history_, now, breathe);
+    return trim(missed_, now, breathe) || any;
+}
+
+inline bool State::trim(History& past, TimePoint now, const Breathe& breathe) {
     std::size_t trimmed = 0;
-    for (History* past : {&history_, &missed_}) {
-        while (past->size() > limits_.history && is_old(past->oldest(), now)) {
-            StoredTask* const task = past->oldest();
-            if (past == &history_ && is_wanted(task)) break;
-            past->drop_oldest();
-            if (past == &history_) sinks_.drop(task);
-            forget(task);
-            pause(breathe, trimmed++);
-        }
+    while (past.size() > limits_.history && is_old(past.oldest(), now)) {
+        StoredTask* const task = past.oldest();
+        if (&past == &history_ && is_wanted(task)) break;
+        past.drop_oldest();
+        if (&past == &history_) sinks_.drop(task);
+        forget(task);
+        pause(breathe, trimmed++);
     }
     return trimmed > 0;
 }
@@ -3779,7 +3821,8 @@ inline TaskPage State::tasks(const TaskQuery& query) const {
 //   J1  A group of records is one write, and under `Fsync::always` one sync.  It is
 //       stored when that has returned, and acknowledged only then.
 //   J2  What could not be written is overwritten with empty lines, which are nothing,
-//       so that a request that was refused leaves no trace.
+//       so that a request that was refused leaves no trace.  Where that fails too, the
+//       outcome is unknown until the file is replaced, and so it is said.
 //   J3  After a failed sync the kernel may have dropped the pages: the file is never
 //       written or trusted again, only replaced from memory.
 //   J4  A file is created, and replaced, in one way: complete beside the old one,
@@ -3792,7 +3835,8 @@ inline TaskPage State::tasks(const TaskQuery& query) const {
 //       and understood.
 //   J7  Space for a record, and for the later end of every pending task, is reserved
 //       before the first byte is written: a full disk stops neither emission nor
-//       cancelling.
+//       cancelling.  Only ends take of that space, and a new file has it too, or does
+//       not take the place of the old one.
 
 // ---- 8.1 The interface -----------------------------------------------------
 
@@ -3820,14 +3864,15 @@ struct JournalFigures {
 /// An implementation promises:
 ///
 /// - read() gives, byte for byte and in the order in which they were written, all records for
-///   which commit() has returned and all that write_ends() has written, and none of those for
-///   which commit() has thrown: what can be taken back of them is taken back before it throws.
+///   which commit() or write() has returned and all that write_ends() has written, and none of
+///   those for which commit() has thrown: they are taken back before it throws, or it throws
+///   `outcome_unknown`.
 /// - A record is kept once, except that a replacement may hold one twice if it was written
 ///   while the replacement copied: once as remembered, and once as written.
 /// - replace() is all or nothing.  What is kept afterwards is what the source has copied, and
 ///   then what was written since its at_rest() has called `begin`.
-/// - commit() and replace() are called by one thread at a time each, write_ends() and the
-///   others by several, all beside one another.  No call holds, while it calls the source, what
+/// - commit(), write() and replace() are called by one thread at a time each, write_ends() and
+///   the others by several, all beside one another.  No call holds, while it calls the source, what
 ///   commit() or write_ends() waits for: at_rest() waits until those have ended.
 /// - Where failed() is true nothing is stored until replace() has returned, and what read()
 ///   would give is not known; a scheduler replaces such a journal before it ends, if it can.
@@ -3866,14 +3911,20 @@ public:
     virtual bool read(const Take& take) = 0;
     /// Stores records, all or none, and blocks until that is done.  `pending` is how many
     /// tasks will still need a record of their end, for which space is worth reserving.
-    /// Throws `Error` with `disk_full` or `journal_failed`.
+    /// Throws `Error`: with `disk_full` or `journal_failed`, and then nothing is stored; or with
+    /// `outcome_unknown` if some of it may be and could not be taken back, and then failed() is
+    /// true, and nothing of it is there once replace() has returned.
     virtual void commit(std::string_view lines, std::uint64_t pending) = 0;
+    /// As commit(), but does not wait until it is synced: records that are kept by whoever calls
+    /// until they are written, and lost without harm in a crash.
+    virtual void write(std::string_view lines, std::uint64_t pending) = 0;
     /// Whether commit() would wait for more than a write.
     virtual bool commit_waits() const = 0;
     /// Writes records of what has happened whether that can be written or not, and does not
-    /// wait until it is synced.  What cannot be written is kept and goes before the next
-    /// record that can, or is written when the journal is destroyed, for as long as there is
-    /// memory for it; a replacement holds it because it is remembered.
+    /// wait until it is synced.  They may take the space that was reserved for them.  What cannot
+    /// be written is kept and goes before the next record that can, or is written when the journal
+    /// is destroyed, for as long as there is memory for it; a replacement holds it because it is
+    /// remembered.  With no lines it only reserves space.
     virtual Ends write_ends(std::string_view lines, std::uint64_t pending) noexcept = 0;
     /// Syncs what is written.  Throws `Error` with `journal_failed`.
     virtual void sync() = 0;
@@ -3901,6 +3952,7 @@ class MemoryJournal : public Journal {
 public:
     bool read(const Take&) override { return false; }
     void commit(std::string_view, std::uint64_t) override {}
+    void write(std::string_view, std::uint64_t) override {}
     bool commit_waits() const override { return false; }
     Ends write_ends(std::string_view, std::uint64_t) noexcept override { return Ends::written; }
     void sync() override {}
@@ -4106,6 +4158,7 @@ public:
 
     bool read(const Take& take) override;
     void commit(std::string_view lines, std::uint64_t pending) override;
+    void write(std::string_view lines, std::uint64_t pending) override;
     bool commit_waits() const override { return fsync_ == Fsync::always || swapping_.load(); }
     Ends write_ends(std::string_view lines, std::uint64_t pending) noexcept override;
     void sync() override;
@@ -4137,10 +4190,12 @@ private:
     void append(File& file, std::uint64_t& size, std::string_view lines);
     void append_locked(std::string_view lines, std::size_t copied = 0);
     void append_owed_locked();
-    std::uint64_t write_locked(std::string_view lines, std::uint64_t pending);
+    void prepare_locked(std::string_view lines, std::uint64_t pending);
     void owe_locked(std::string_view lines) noexcept;
     void reserve_locked(std::uint64_t bytes);
-    void blank(File& file, std::uint64_t from, std::uint64_t size) noexcept;
+    bool blank(File& file, std::uint64_t from, std::uint64_t size) noexcept;
+    [[noreturn]] void take_back(File& file, std::uint64_t start, std::uint64_t size,
+                                const std::exception& failure);
     void copy_tail(Replacement& next);
     std::uint64_t reserve_for_ends(Replacement& next);
     void finish(Replacement& next);
@@ -4150,6 +4205,9 @@ private:
     const Fsync fsync_;
     const std::shared_ptr<FileOps> ops_;
     const Log log_;
+    // What is said of an unknown outcome where there is no memory to say more.
+    const std::exception_ptr unknown_ = std::make_exception_ptr(
+        Error(Errc::outcome_unknown, "the journal has failed; what was written may be stored"));
     std::unique_ptr<File> lock_;
     std::uint64_t damaged_lines_ = 0;
     std::uint64_t torn_bytes_ = 0;
@@ -4171,7 +4229,7 @@ private:
     std::size_t copied_ = 0;      // guarded by file_mutex_: of owed_, what a replacement copies
     bool tailing_ = false;        // guarded by file_mutex_: what is written is kept in tail_
     std::string tail_;            // guarded by file_mutex_ (J5)
-    std::atomic<std::uint64_t> pending_{0};  // tasks whose ends space is reserved for
+    std::atomic<std::uint64_t> pending_{0};  // at most so many tasks need a record of their end
 };
 
 // ---- 8.4 Opening -----------------------------------------------------------
@@ -4329,33 +4387,56 @@ inline void FileJournal::commit(std::string_view lines, std::uint64_t pending) {
     const std::lock_guard<std::mutex> one_at_a_time(commit_mutex_);
     std::shared_ptr<File> file;
     std::uint64_t start = 0;
-    {
-        const std::lock_guard<std::mutex> guard(file_mutex_);
-        start = write_locked(lines, pending);
-        file = file_;
-    }
-    if (fsync_ != Fsync::always) return;
     try {
-        sync();
-    } catch (...) {
-        blank(*file, start, lines.size());
-        throw;
+        {
+            const std::lock_guard<std::mutex> guard(file_mutex_);
+            prepare_locked(lines, pending);
+            file = file_;
+            start = size_;
+            append_locked(lines);
+        }
+        if (fsync_ == Fsync::always) sync();
+    } catch (const std::exception& failure) {
+        if (!file) throw;  // nothing of it was written
+        take_back(*file, start, lines.size(), failure);
     }
+    pending_ = pending;
 }
 
-// Writes what is owed and then these lines; returns the place in the file where they begin.
-inline std::uint64_t FileJournal::write_locked(std::string_view lines, std::uint64_t pending) {
+inline void FileJournal::write(std::string_view lines, std::uint64_t pending) {
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    prepare_locked(lines, pending);
+    append_locked(lines);
+}
+
+// What comes before the records of a group, and can fail.
+inline void FileJournal::prepare_locked(std::string_view lines, std::uint64_t pending) {
     if (failed_) {
         throw Error(Errc::journal_failed, "the journal " + path_ +
                                               " cannot be written or synced; tasks are refused "
                                               "until it is replaced");
     }
-    pending_ = pending;
     reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
     append_owed_locked();
-    const std::uint64_t start = size_;
-    append_locked(lines);
-    return start;
+}
+
+// A refusal leaves no trace, or says that it may have left one (J2).  What was written after
+// a failed sync is as good as any other once it is synced: only what was written before is not.
+inline void FileJournal::take_back(File& file, std::uint64_t start, std::uint64_t size,
+                                   const std::exception& failure) {
+    // A failed write was overwritten at once, as the next one may follow.
+    bool is_gone = !failed_ || blank(file, start, size);
+    try {
+        if (is_gone && fsync_ == Fsync::always) failed_ ? file.sync() : sync();
+    } catch (const std::exception&) {
+        is_gone = false;
+    }
+    if (is_gone) throw;
+    try {
+        throw Error(Errc::outcome_unknown, failure.what());
+    } catch (const std::bad_alloc&) {
+        std::rethrow_exception(unknown_);
+    }
 }
 
 // What can fail for lack of memory comes before the write.  The first `copied` bytes are in
@@ -4399,6 +4480,7 @@ inline Ends FileJournal::write_ends(std::string_view lines, std::uint64_t pendin
         if (tailing_) owe_locked(lines);
         return Ends::unwritable;
     }
+    pending_ = std::max(pending_.load(), pending);
     try {
         reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
     } catch (const std::exception&) {  // the space that was reserved before has to do
@@ -4427,9 +4509,9 @@ inline void FileJournal::owe_locked(std::string_view lines) noexcept {
     tailing_ = false;
 }
 
-// Takes back what was written but not stored, or may be (J2): for whoever reads the file
-// after this process, empty lines are nothing.
-inline void FileJournal::blank(File& file, std::uint64_t from, std::uint64_t size) noexcept {
+// Overwrites what was written and is not to be there (J2): for whoever reads the file after
+// this process, empty lines are nothing.  False: it may be there all the same.
+inline bool FileJournal::blank(File& file, std::uint64_t from, std::uint64_t size) noexcept {
     std::array<char, 4'096> lines;
     lines.fill('\n');
     try {
@@ -4437,9 +4519,10 @@ inline void FileJournal::blank(File& file, std::uint64_t from, std::uint64_t siz
         for (std::uint64_t at = from; at < end; at += lines.size()) {
             file.write({lines.data(), std::min<std::size_t>(lines.size(), end - at)}, at);
         }
-        if (from < end && fsync_ == Fsync::always) file.sync();
+        return true;
     } catch (...) {
         failed_ = true;
+        return false;
     }
 }
 
@@ -4523,13 +4606,15 @@ inline void FileJournal::copy_tail(Replacement& next) {
     next.file->sync();
 }
 
-// Returns where the space ends that could be reserved for the ends of all pending tasks (J7).
+// Returns where the space ends that is reserved for the ends of all pending tasks (J7).  A
+// file that has failed has none of that to lose: then the next commit says what is missing.
 inline std::uint64_t FileJournal::reserve_for_ends(Replacement& next) {
     const std::uint64_t size = pending_ * end_record_size;
     try {
         next.file->reserve(next.size, size);
         return next.size + size;
-    } catch (const Error&) {  // the next commit says so
+    } catch (const Error&) {
+        if (!failed_) throw;
         return 0;
     }
 }
@@ -4598,7 +4683,8 @@ inline JournalFigures FileJournal::figures() const {
 //
 //   S1  The order of appending decides.  A change that meets another of the same task on
 //       its way begins nothing: its ticket says again().
-//   S2  A group stands or falls as a whole, and rests on no group before it.
+//   S2  A group stands or falls as a whole, but for the ends of tasks in it, which a full
+//       disk does not stop (J7).  It rests on no group before it.
 //   S3  The lock is never held over a read, a write, a sync or a line for the log, but
 //       while the journal is being opened; and by no call for more than about a
 //       millisecond: what takes longer lets others have it in between (Breath).
@@ -4785,20 +4871,28 @@ inline void Fate::tell_failure() const noexcept {
 }
 
 // Changes that are stored together: one write, and one sync if the policy asks for it (J1).
+// Where there is room for ends of tasks alone, these are stored without the others.
 struct Group : Fate {
+    Fate ended;  // of the records that end tasks
     std::uint64_t number = 0;
     std::vector<Record> records;
     std::string lines;        // of the first of them
     std::size_t written = 0;  // how many these are
     std::uint64_t ends = 0;   // tasks that its records end
+    bool rests_on_behind = false;  // on what is written behind, see Store::write_behind()
     std::condition_variable changed;
 
     bool is_written() const { return written == records.size(); }
+    static bool is_end(const Record& record) {
+        return std::holds_alternative<CancelRecord>(record) ||
+               std::holds_alternative<PartRecord>(record);
+    }
 };
 
 // One call that cancels many tasks: which it asks for, and which it holds so far (S5).
 struct Bulk : Fate {
     static constexpr std::size_t part_size = 4'096;
+    static constexpr std::size_t chunk_size = 64;
 
     std::uint64_t number = 0;
     DueRange range;
@@ -4807,15 +4901,17 @@ struct Bulk : Fate {
     // many records.  A task that they change and leave pending belongs to the call too.
     std::shared_ptr<Group> before;
     std::size_t records = 0;
-    std::deque<TaskId> ids;  // of the tasks that are held
-    std::size_t count = 0;   // of them, in the end
-    bool marked = false;     // the whole queue was looked through
-    CancelRecord chunk;      // room for some ids, so that nothing fails after a commit
+    std::deque<TaskId> ids;   // of the tasks that are held
+    std::size_t count = 0;    // of them, in the end
+    std::size_t written = 0;  // of them, whose end is written and not applied
+    bool marked = false;      // the whole queue was looked through
+    CancelRecord chunk;       // room for some ids, so that nothing fails after a commit
 
-    Bulk() { chunk.ids.reserve(part_size); }
-    // Moves some of the ids, from the first on, to `chunk`.
-    void take_chunk(std::size_t most) {
-        const auto from = ids.end() - static_cast<std::ptrdiff_t>(std::min(most, ids.size()));
+    Bulk() { chunk.ids.reserve(chunk_size); }
+    // Moves the last of the ids to `chunk`.
+    void take_chunk() {
+        const std::size_t taken = std::min(chunk_size, ids.size());
+        const auto from = ids.end() - static_cast<std::ptrdiff_t>(taken);
         chunk.ids.assign(from, ids.end());
         ids.erase(from, ids.end());
     }
@@ -4887,8 +4983,10 @@ public:
     /// Stores it, if that takes no more than a write.  False: wait() would block for longer,
     /// or storing has failed, and wait() says why.
     bool try_store();
-    /// Blocks until it is stored.  Throws `Error` with `disk_full`, `journal_failed` or
-    /// `stopped` if it could not be; then nothing of it has happened.
+    /// Blocks until it is stored.  Throws `Error`: with `disk_full`, `journal_failed` or
+    /// `stopped` if it could not be, and then nothing of it has happened; with
+    /// `outcome_unknown` if the journal has failed while it was written and could not be
+    /// replaced: the change has not happened here, and may be found stored after a restart.
     void wait();
 
 private:
@@ -4896,7 +4994,7 @@ private:
     Ticket() = default;
     void swap(Ticket& other) noexcept;
     void abandon() noexcept;
-    const detail::Fate& fate() const;
+    detail::Fate& fate() const;
     // Whether there is nothing to wait for, as it was stored, or the other one has ended.
     bool is_done() const { return fate().settled && (again_ || !fate().error); }
 
@@ -4905,6 +5003,7 @@ private:
     std::size_t count_ = 0;
     Task task_;
     bool again_ = false;
+    bool ends_ = false;               // it ends a task
     bool told_ = false;               // wait() has thrown
     detail::Store* store_ = nullptr;  // null: there is nothing to wait for
     std::shared_ptr<detail::Group> group_;
@@ -5005,6 +5104,8 @@ private:
     // whenever half of it is free, until they take less than the other.
     static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
     static constexpr std::uint64_t little_memory = std::uint64_t{64} << 10;
+    // How many bytes of records may wait to be written behind before sinks have to wait.
+    static constexpr std::size_t most_behind = std::size_t{1} << 20;
 
     using Lock = std::unique_lock<std::mutex>;
     // A request with a key that is on its way.
@@ -5022,6 +5123,7 @@ private:
     void judge_clock(bool& replace_first);
 
     // Beginning a change, and its ticket.
+    Ticket begin_change(StoredTask* task, TaskRef next, TimePoint at);
     Ticket ticket_for(std::shared_ptr<Group> group);
     Ticket ticket_again(const StoredTask* task);
     std::shared_ptr<Group> group_on_its_way_locked() const {
@@ -5052,7 +5154,13 @@ private:
     // Storing the open group, and doing what its records say.
     void commit(Lock& lock, const std::shared_ptr<Group>& group);
     void await(Lock& lock, const std::shared_ptr<Group>& group);
+    // How many tasks still need a record of their end.
+    std::uint64_t ends_to_come_locked() const {
+        return state_.expected() - (storing_bulk_ ? bulks_.front()->written : 0);
+    }
     void lead(Lock& lock);
+    std::exception_ptr store_ends(const Group& group, const std::exception_ptr& error,
+                                  std::uint64_t pending) noexcept;
     void settle_group(Lock& lock, Group& group);
     void count_locked(const Record& record, bool failed);
     [[noreturn]] void throw_failure(Lock& lock, const Fate& fate);
@@ -5073,7 +5181,8 @@ private:
     void change_behind(Lock& lock, One one);
     template <class One>
     void write_behind_locked(const One& one);
-    void write_behind() noexcept;
+    void write_behind();
+    void write_behind(Lock& lock) noexcept;
     void tell_of_locked(const std::string& sink);
 
     // What the journal's thread does; under Drive::caller whoever drives does it.
@@ -5146,13 +5255,16 @@ private:
     Stats stats_;                             // guarded by mutex_: the counters
     std::uint64_t late_before_ = 0;           // events that were late before this process
     std::string behind_;                      // guarded by mutex_: records to be written behind
+    std::size_t behind_size_ = 0;             // guarded by mutex_: with those of unwritten_
+    bool told_of_behind_ = false;             // guarded by mutex_: that they cannot be written
     std::uint64_t replace_above_ = 0;         // guarded by mutex_: size that asks for a replacement
     std::uint64_t live_then_ = 0;      // guarded by mutex_: what was live when it was last copied
     std::uint64_t replacements_ = 0;   // guarded by mutex_: replacements tried
     TimePoint replace_again_{};        // guarded by mutex_: not before this, under Drive::caller
     std::uint64_t most_memory_ = 0;    // guarded by mutex_: since some was given back
     bool had_much_memory_ = false;     // guarded by mutex_: and may still hold its pages
-    std::mutex behind_mutex_;          // before mutex_: who writes behind_
+    std::mutex behind_mutex_;          // before mutex_: who writes what is written behind
+    std::string unwritten_;            // guarded by behind_mutex_: what goes before behind_
     std::condition_variable settled_;  // a commit, an emission or a bulk call has ended
     mutable std::condition_variable tender_wakes_;
     // Of the journal's thread: when its last sync began.
@@ -5237,13 +5349,15 @@ inline void Store::recover() {
     judge_clock(replace_first);
     for (const auto& [name, sink] : state_.sinks().all()) tell_of_locked(name);
     state_.drop_answers(now(), ~std::size_t{0});
-    if (!replace_first) return;
-    Lock lock(mutex_);
-    const std::uint64_t before = journal_->figures().replacements;
-    replace(lock);
-    if (journal_->failed() || journal_->figures().replacements == before) {
-        throw Error(Errc::journal_failed, "cannot write the journal " + options_.journal);
+    if (replace_first) {
+        Lock lock(mutex_);
+        const std::uint64_t before = journal_->figures().replacements;
+        replace(lock);
+        if (journal_->failed() || journal_->figures().replacements == before) {
+            throw Error(Errc::journal_failed, "cannot write the journal " + options_.journal);
+        }
     }
+    journal_->write_ends({}, state_.pending());  // which reserves space for them
 }
 
 // A device without a battery starts long ago.  To emit by such a clock would be
@@ -5330,8 +5444,10 @@ std::shared_ptr<Group> Store::begin(One one) {
         group.lines.resize(start);
         throw;
     }
-    if constexpr (std::is_same_v<One, CancelRecord>) {
-        group.ends += std::get<CancelRecord>(record).ids.size();
+    if constexpr (std::is_same_v<One, CancelRecord> || std::is_same_v<One, PartRecord>) {
+        group.ends += std::get<One>(record).ids.size();
+    } else if constexpr (!std::is_same_v<One, ScheduleRecord>) {
+        group.rests_on_behind = true;
     }
     group.records.push_back(std::move(record));
     if (writes) ++group.written;
@@ -5449,28 +5565,41 @@ inline Ticket Store::begin_cancel(TaskId id) {
     record.ids.push_back(id);
     Ticket ticket = ticket_for(begin(std::move(record)));
     task->seq = open_->number;
+    ticket.ends_ = true;
     ticket.count_ = 1;
     return ticket;
 }
 
+// The new payload is made of the old one without the lock, as both may be large; another
+// change that is stored meanwhile has it made again.
 inline Ticket Store::begin_change(TaskId id, std::optional<TimePoint> due,
                                   std::string_view timestamp, std::string_view message) {
     const Notes::AtEnd told(notes_, options_.log);
-    const Lock lock(mutex_);
-    StoredTask* const task = find_open(id);
-    if (task->stage == Stage::held) return ticket_again(task);
-    const TimePoint at = now();
-    check_accepting_locked(at);
-    const std::string payload = changed_payload(task->text(), timestamp, message);
-    if (payload.size() > task->size &&
-        state_.bytes() - task->size + payload.size() > options_.max_bytes) {
+    TaskRef known;  // kept, so that no other task is at its place meanwhile
+    TaskRef next;
+    for (;;) {
+        Lock lock(mutex_);
+        StoredTask* const task = find_open(id);
+        if (task->stage == Stage::held) return ticket_again(task);
+        const TimePoint at = now();
+        check_accepting_locked(at);
+        if (task == known.get()) return begin_change(task, std::move(next), at);
+        known = TaskRef::share(task);
+        lock.unlock();
+        next = TaskRef::make(id, due.value_or(task->due),
+                             changed_payload(task->text(), timestamp, message));
+    }
+}
+
+inline Ticket Store::begin_change(StoredTask* task, TaskRef next, TimePoint at) {
+    if (next->size > task->size && state_.bytes() - task->size + next->size > options_.max_bytes) {
         ++stats_.refused;
         throw bytes_limit();
     }
+    Task changed = task_of(next.get());
     ScheduleRecord record;
     record.at = at;
-    record.tasks.push_back(TaskRef::make(id, due.value_or(task->due), payload));
-    Task changed = task_of(record.tasks.front().get());
+    record.tasks.push_back(std::move(next));
     Ticket ticket = ticket_for(begin(std::move(record)));
     task->seq = open_->number;
     ticket.task_ = std::move(changed);
@@ -5613,6 +5742,7 @@ inline void Store::store_bulk(Lock& lock, Bulk& bulk) {
         cancel_all(lock, bulk);
     } catch (...) {
         bulk.fail(std::current_exception(), shared_notes_);
+        bulk.written = 0;
         release_all(lock, bulk);
     }
     bulk.before = nullptr;
@@ -5629,9 +5759,10 @@ inline void Store::write_parts(Lock& lock, Bulk& bulk) {
     const std::uint64_t number = state_.new_bulk();
     const auto store = [&](const std::shared_ptr<Group>& group) {
         await(lock, group);
-        if (!group->error) return;
-        bulk.replacements = group->replacements;
-        std::rethrow_exception(group->error);
+        const Fate& fate = group->ended;
+        if (!fate.error) return;
+        bulk.replacements = fate.replacements;
+        std::rethrow_exception(fate.error);
     };
     if (bulk.ids.empty()) return;
     bulk.chunk.at = at;
@@ -5639,19 +5770,23 @@ inline void Store::write_parts(Lock& lock, Bulk& bulk) {
     while (static_cast<std::size_t>(bulk.ids.end() - from) > Bulk::part_size) {
         const auto to = from + static_cast<std::ptrdiff_t>(Bulk::part_size);
         store(begin(PartRecord{at, number, {from, to}}));
+        bulk.written += Bulk::part_size;
         from = to;
     }
     store(begin(CancelRecord{at, number, {from, bulk.ids.end()}}));
+    bulk.written = bulk.ids.size();
 }
 
 // What the cancel record says is done beside other commits, which would have to wait for long.
 inline void Store::cancel_all(Lock& lock, Bulk& bulk) {
     bulk.count = bulk.ids.size();
     stats_.cancelled += bulk.count;
-    const State::Breathe breathe = Breath(lock);
+    Breath breathe(lock);
     while (!bulk.ids.empty()) {
-        bulk.take_chunk(Bulk::part_size);
-        state_.apply(bulk.chunk, breathe);
+        bulk.take_chunk();
+        bulk.written -= bulk.chunk.ids.size();
+        state_.apply(bulk.chunk);
+        breathe();
     }
 }
 
@@ -5659,7 +5794,7 @@ inline void Store::release_all(Lock& lock, Bulk& bulk) {
     const State::Breathe breathe = Breath(lock);
     const auto is_later = [&bulk](const Bulk& other) { return bulk.number < other.number; };
     while (!bulk.ids.empty()) {
-        bulk.take_chunk(64);
+        bulk.take_chunk();
         state_.undo(bulk.chunk);
         for (const TaskId id : bulk.chunk.ids) offer_locked(id, is_later);
         breathe();
@@ -5695,11 +5830,16 @@ inline void Store::lead(Lock& lock) {
     open_->number = ++last_number_;
     Group& group = *committing_;
     // A full disk must not stop a cancel: it takes the place that was kept for its task's end.
-    const std::uint64_t pending = state_.expected() - group.ends;
+    const std::uint64_t pending = ends_to_come_locked() - group.ends;
+    const std::uint64_t known = pending - state_.arriving();
     lock.unlock();
-    write_behind();  // what these changes may rest on
     std::exception_ptr error;
     try {
+        try {
+            write_behind();
+        } catch (const std::exception&) {
+            if (group.rests_on_behind) throw;
+        }
         for (std::size_t i = group.written; keeps_ && i < group.records.size(); ++i) {
             std::visit([&group](const auto& one) { write(group.lines, one); }, group.records[i]);
         }
@@ -5707,9 +5847,12 @@ inline void Store::lead(Lock& lock) {
     } catch (...) {
         error = std::current_exception();
     }
+    std::exception_ptr end_error = error;
+    if (error && group.ends > 0) end_error = store_ends(group, error, known);
     group.lines = std::string();
     lock.lock();
     if (error) group.fail(std::move(error), shared_notes_);
+    if (end_error) group.ended.fail(std::move(end_error), shared_notes_);
     settle_group(lock, group);
     const std::shared_ptr<Group> settled = std::move(committing_);
     committing_ = nullptr;
@@ -5720,10 +5863,34 @@ inline void Store::lead(Lock& lock) {
     wake_tender_locked();
 }
 
+// What of a group that has failed ends tasks is stored all the same if the disk is full: for
+// that there is room (J7).  Returns why it could not be.
+inline std::exception_ptr Store::store_ends(const Group& group, const std::exception_ptr& error,
+                                            std::uint64_t pending) noexcept {
+    const bool alone = std::all_of(group.records.begin(), group.records.end(), Group::is_end);
+    try {
+        std::rethrow_exception(error);
+    } catch (const Error& reason) {
+        if (alone || reason.code() != Errc::disk_full) return error;
+    } catch (...) {
+        return error;
+    }
+    try {
+        std::string lines;
+        for (const Record& record : group.records) {
+            if (Group::is_end(record)) write(lines, record);
+        }
+        journal_->commit(lines, pending);
+    } catch (...) {
+        return std::current_exception();
+    }
+    return nullptr;
+}
+
 // The parts of a bulk call are nothing by themselves: store_bulk() sees to them.
 inline void Store::settle_group(Lock& lock, Group& group) {
     if (group.error) ++stats_.journal_failures;
-    group.replacements = replacements_;
+    group.replacements = group.ended.replacements = replacements_;
     const State::Breathe breathe = Breath(lock);
     for (std::size_t i = 0; i < group.records.size(); ++i) {
         Record& record = group.records[i];
@@ -5739,8 +5906,9 @@ inline void Store::settle_group(Lock& lock, Group& group) {
         } else if (std::holds_alternative<PartRecord>(record)) {
             continue;
         }
-        count_locked(record, group.error != nullptr);
-        if (group.error) {
+        const bool failed = (Group::is_end(record) ? group.ended : group).error != nullptr;
+        count_locked(record, failed);
+        if (failed) {
             state_.undo(record, breathe);
         } else {
             state_.apply(record, breathe);
@@ -5750,7 +5918,7 @@ inline void Store::settle_group(Lock& lock, Group& group) {
         offer_locked(first, [&group, i](const Bulk& bulk) { return bulk.is_later_than(group, i); });
     }
     group.records = std::vector<Record>();
-    group.settled = true;
+    group.settled = group.ended.settled = true;
 }
 
 // Counts a record in the statistics.  This comes before the record is applied or undone, as the
@@ -5768,8 +5936,8 @@ inline void Store::count_locked(const Record& record, bool failed) {
 }
 
 // What was refused must leave no trace, and a file that cannot be written or synced may
-// hold one: the refusal waits until replacing it was tried (J3).  Each thread that waits gets
-// an exception of its own.
+// hold one: the refusal waits until replacing it was tried (J3), which takes an unknown outcome
+// to a known one.  Each thread that waits gets an exception of its own.
 inline void Store::throw_failure(Lock& lock, const Fate& fate) {
     const auto is_over = [this, &fate] {
         return closed_ || replacements_ != fate.replacements || !journal_->failed();
@@ -5782,7 +5950,14 @@ inline void Store::throw_failure(Lock& lock, const Fate& fate) {
     try {
         std::rethrow_exception(fate.error);
     } catch (const Error& error) {
-        throw Error(error.code(), error.what());
+        Errc code = error.code();
+        if (code == Errc::outcome_unknown && !journal_->failed()) code = Errc::journal_failed;
+        try {
+            throw Error(code, error.what());
+        } catch (const std::bad_alloc&) {
+            if (code != Errc::outcome_unknown) throw;
+        }
+        throw;
     }
 }
 
@@ -5812,12 +5987,12 @@ inline bool Store::try_store(const Ticket& ticket) {
             lead(lock);
         }
     }
-    return !ticket.group_->error;
+    return !ticket.fate().error;
 }
 
 inline void Store::abandon(const Ticket& ticket) noexcept {
     const std::lock_guard<std::mutex> guard(mutex_);
-    Fate& fate = ticket.bulk_ ? static_cast<Fate&>(*ticket.bulk_) : *ticket.group_;
+    Fate& fate = ticket.fate();
     fate.dropped = true;
     if (!fate.settled) return store_begun_locked();
     if (fate.error) fate.tell_failure();
@@ -5837,7 +6012,7 @@ inline bool Store::emit_due() {
         return trimmed || !trusted_before;  // what waits by the clock looks again
     }
     emitting_ = true;
-    const std::uint64_t pending = state_.expected();
+    const std::uint64_t pending = ends_to_come_locked();
     lock.unlock();
     const Ends ends = write_emission(pending);
     lock.lock();
@@ -5926,15 +6101,12 @@ inline void Store::overflow(Lock& lock, TimePoint at) {
         tell_of_locked(record->sink);
         if (record->seq == before) return;  // there is no memory for a letter
         try {
-            write_behind_locked(*record);
+            if (behind_size_ <= 2 * most_behind) write_behind_locked(*record);
         } catch (const std::bad_alloc&) {  // it is given up again after a restart
         }
         state_.trim(at, Breath(lock));
     }
-    if (behind_.empty()) return;
-    lock.unlock();
-    write_behind();
-    lock.lock();
+    write_behind(lock);
 }
 
 // ---- 9.10 Reading ----------------------------------------------------------
@@ -6039,10 +6211,16 @@ void Store::change_sink(Lock& lock, One one) {
 }
 
 // For a change that may happen again after a crash: it counts at once, and is written
-// without the lock; what cannot be written goes before the next that can.
+// without the lock.  What cannot be written waits in memory until it can; when that is much,
+// no such change is taken.
 template <class One>
 void Store::change_behind(Lock& lock, One one) {
     const TimePoint at = one.at;
+    if (behind_size_ > most_behind) {
+        lock.unlock();
+        write_behind();
+        lock.lock();
+    }
     write_behind_locked(one);
     state_.apply(one);
     trim(lock, at);
@@ -6059,19 +6237,45 @@ void Store::write_behind_locked(const One& one) {
         behind_.resize(start);  // no half of a record
         throw;
     }
+    behind_size_ += behind_.size() - start;
 }
 
-// Writes what waits for that, in the order in which it was done.
-inline void Store::write_behind() noexcept {
+// Writes what waits for that, in the order in which it was done.  Throws what the journal
+// does; then all of it waits on.  Writing it twice, as after a replacement that has it
+// already, does no harm.
+inline void Store::write_behind() {
     const std::lock_guard<std::mutex> in_order(behind_mutex_);
-    std::string lines;
     std::uint64_t pending = 0;
     {
         const std::lock_guard<std::mutex> guard(mutex_);
-        lines.swap(behind_);
-        pending = state_.expected();
+        if (behind_size_ == 0) return;
+        if (unwritten_.empty()) {
+            unwritten_.swap(behind_);
+        } else {
+            unwritten_ += behind_;
+            behind_.clear();
+        }
+        pending = ends_to_come_locked();
     }
-    if (!lines.empty()) journal_->write_ends(lines, pending);
+    journal_->write(unwritten_, pending);
+    const std::lock_guard<std::mutex> guard(mutex_);
+    behind_size_ -= unwritten_.size();
+    told_of_behind_ = false;
+    unwritten_ = std::string();
+}
+
+// Nobody waits for it, so that a failure is told once.
+inline void Store::write_behind(Lock& lock) noexcept {
+    if (behind_size_ == 0) return;
+    lock.unlock();
+    try {
+        write_behind();
+        lock.lock();
+    } catch (const std::exception& error) {
+        lock.lock();
+        if (std::exchange(told_of_behind_, true)) return;
+        notes_.add("what sinks have taken cannot be written and is kept in memory: ", error.what());
+    }
 }
 
 // Says once of a sink that its oldest dead letters are dropped.
@@ -6091,6 +6295,8 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
     for (const auto& [name, sink] : state_.sinks().all()) unlisted.insert(name);
     for (const SinkSetup& setup : setups) {
         if (unlisted.erase(setup.name) > 0) continue;
+        // What may go, goes first: read back, it would be gone.
+        state_.trim(at, Breath(lock));
         SinkRecord record;
         record.sink = setup.name;
         record.at = at;
@@ -6338,6 +6544,7 @@ inline void Store::tend() {
     }
     unwaited_ = true;
     commit_unwaited(lock);
+    write_behind(lock);
     sync(lock);
     if (journal_->failed()) replace(lock);  // whoever opens it next would believe it
     hand_over_notes(lock);
@@ -6610,14 +6817,16 @@ inline void Ticket::swap(Ticket& other) noexcept {
     std::swap(count_, other.count_);
     std::swap(task_, other.task_);
     std::swap(again_, other.again_);
+    std::swap(ends_, other.ends_);
     std::swap(told_, other.told_);
     std::swap(store_, other.store_);
     std::swap(group_, other.group_);
     std::swap(bulk_, other.bulk_);
 }
 
-inline const detail::Fate& Ticket::fate() const {
-    return bulk_ ? static_cast<const detail::Fate&>(*bulk_) : *group_;
+inline detail::Fate& Ticket::fate() const {
+    if (bulk_) return *bulk_;
+    return ends_ ? group_->ended : *group_;
 }
 
 inline bool Ticket::try_store() {
@@ -7816,7 +8025,7 @@ private:
         std::optional<Delivery> delivery;
         std::optional<Outcome> outcome;
         // How long to wait because something could not be done here (K5); 0: nothing is wrong.
-        milliseconds pause{0};
+        std::atomic<milliseconds> pause{milliseconds(0)};
         bool postponed = false;  // no attempt could be made, as the log was told
         // The delivery that is waited for, and until when: a clock that is stepped back
         // does not lengthen the wait.
@@ -7945,8 +8154,8 @@ inline void Sinks::run(Worker& worker) {
         const bool more = advance(worker);
         lock.lock();
         if (more) continue;
-        if (worker.pause > milliseconds(0)) {
-            changed_.wait_for(lock, worker.pause, [this] { return stopping_; });
+        if (worker.pause.load() > milliseconds(0)) {
+            changed_.wait_for(lock, worker.pause.load(), [this] { return stopping_; });
         } else if (worker.delivery) {
             changed_.wait_until(lock, worker.until, changed);
         } else {
@@ -7970,7 +8179,7 @@ inline std::optional<TimePoint> Sinks::next_wake() const {
     for (const auto& worker : workers_) {
         const auto delivery = scheduler_.next_delivery(worker->options.name);
         if (!delivery) continue;
-        const TimePoint at = scheduler_.now() + std::max(worker->pause, delivery->wait);
+        const TimePoint at = scheduler_.now() + std::max(worker->pause.load(), delivery->wait);
         if (!wake || at < *wake) wake = at;
     }
     return wake;
@@ -8002,7 +8211,7 @@ inline bool Sinks::advance(Worker& worker) {
     } catch (const std::exception& error) {  // there is no memory, for instance
         say("sink ", worker.options.name, ": ", error.what());
     }
-    worker.pause = std::clamp(worker.pause * 2, first_pause, longest_pause);
+    worker.pause = std::clamp(worker.pause.load() * 2, first_pause, longest_pause);
     return false;
 }
 
@@ -11423,7 +11632,7 @@ void HttpApi::guard(detail::HttpAnswer& made, Fn fn) noexcept {
         try {
             return fn();
         } catch (const Error& error) {
-            if (!made.is_begun) {
+            if (!made.is_begun && error.code() != Errc::outcome_unknown) {
                 return refuse(made, status_of(error.code()), detail::sentence(error.what()));
             }
         } catch (const std::bad_alloc&) {
@@ -11609,6 +11818,7 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::disk_full:
             return 507;
         case Errc::journal_failed:
+        case Errc::outcome_unknown:  // which is not answered, see guard()
         case Errc::journal_busy:
         case Errc::journal_unreadable:
         case Errc::clock_untrusted:

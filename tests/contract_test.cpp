@@ -74,6 +74,10 @@ public:
         const std::lock_guard<std::mutex> guard(shelf_->mutex);
         write_locked(lines);
     }
+    void write(std::string_view lines, std::uint64_t) override {
+        const std::lock_guard<std::mutex> guard(shelf_->mutex);
+        write_locked(lines);
+    }
     bool commit_waits() const override { return false; }
     Ends write_ends(std::string_view lines, std::uint64_t) noexcept override {
         const std::lock_guard<std::mutex> guard(shelf_->mutex);

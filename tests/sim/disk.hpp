@@ -32,6 +32,8 @@ public:
         bool shorten = false;     // reads and writes do a part of what they are asked to
     };
     Faults faults;
+    // The largest space that can be set aside at once, as where others take what is left.
+    std::uint64_t largest_reserve = ~std::uint64_t{0};
     // The process crashes at the call with this number from now on; 0: at none.
     std::size_t crash_in = 0;
 
@@ -349,7 +351,8 @@ inline int Disk::Calls::reserve(int fd, off_t at, off_t size) {
     if (disk_.fails(false)) return -1;
     Inode& inode = *files_.at(fd).inode;
     const auto end = static_cast<std::uint64_t>(at) + static_cast<std::uint64_t>(size);
-    if (disk_.is_full() && room(inode, 0, end) < end) return fail(ENOSPC);
+    const bool is_large = static_cast<std::uint64_t>(size) > disk_.largest_reserve;
+    if (is_large || (disk_.is_full() && room(inode, 0, end) < end)) return fail(ENOSPC);
     inode.reserved = std::max(inode.reserved, end);
     return 0;
 }

@@ -2,9 +2,9 @@
 //
 // The simulation: one process, one thread, one seed.
 //
-//     sim [--seconds N] [--seed S] [--trace] [--marks]
+//     sim [--seconds N | --seeds N] [--seed S | --from S | --from random] [--trace] [--marks]
 //
-// Runs one world after the other, each with the next seed, until the time is over; with --seed
+// Runs one world after the other, each with the next seed, for N seconds or seeds; with --seed
 // that one alone.  Its last line is "N passed, N failed".
 
 #include "world.hpp"
@@ -36,9 +36,9 @@
     std::free(memory);
 }
 
-// The library's sources of chance and of steady time, so that a seed decides everything.  They
-// take the place of those in libstdc++; with another library a run is as good, but no two of
-// the same seed are alike.
+// The library's sources of chance and of time, so that a seed decides everything.  They take
+// the place of those in libstdc++; with another library a run is as good, but no two of the same
+// seed are alike.
 #ifdef __GLIBCXX__
 namespace sim {
 inline std::uint64_t device_state = 0;
@@ -48,6 +48,9 @@ std::random_device::result_type std::random_device::_M_getval() {
 }
 std::chrono::steady_clock::time_point std::chrono::steady_clock::now() noexcept {
     return time_point(sim::steady_time);
+}
+std::chrono::system_clock::time_point std::chrono::system_clock::now() noexcept {
+    return time_point(sim::steady_time);  // a scheduler is given another clock, and asks that
 }
 #endif
 
@@ -59,12 +62,56 @@ double seconds_of(clockid_t clock) {
     return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
 }
 
+struct Arguments {
+    double seconds = 60;
+    std::uint64_t seeds = 0;  // how many, in place of the time; 0: the time counts
+    std::uint64_t seed = 1;
+    bool one = false;  // that seed alone
+    bool trace = false;
+    bool marks = false;
+};
+
 struct Totals {
     std::uint64_t passed = 0;
     std::uint64_t failed = 0;
     std::uint64_t operations = 0;
     std::int64_t simulated = 0;  // in milliseconds
 };
+
+// A seed that nobody has chosen, of few digits.
+std::uint64_t random_seed() {
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return sim::Random(static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000U +
+                       static_cast<std::uint64_t>(now.tv_nsec))
+        .between(1, 999'999'999);
+}
+
+// False: they are not understood.
+bool read_arguments(int count, char** words, Arguments& out) {
+    for (int i = 1; i < count; ++i) {
+        const bool more = i + 1 < count;
+        if (std::strcmp(words[i], "--seconds") == 0 && more) {
+            out.seconds = std::atof(words[++i]);
+        } else if (std::strcmp(words[i], "--seeds") == 0 && more) {
+            out.seeds = std::strtoull(words[++i], nullptr, 10);
+        } else if (std::strcmp(words[i], "--seed") == 0 && more) {
+            out.seed = std::strtoull(words[++i], nullptr, 10);
+            out.one = true;
+        } else if (std::strcmp(words[i], "--from") == 0 && more) {
+            ++i;
+            const bool any = std::strcmp(words[i], "random") == 0;
+            out.seed = any ? random_seed() : std::strtoull(words[i], nullptr, 10);
+        } else if (std::strcmp(words[i], "--trace") == 0) {
+            out.trace = true;
+        } else if (std::strcmp(words[i], "--marks") == 0) {
+            out.marks = true;
+        } else {
+            return false;
+        }
+    }
+    return true;
+}
 
 void run_one(std::uint64_t seed, bool trace, sim::Marks& marks, Totals& totals) {
     sim::steady_time = std::chrono::hours(1);
@@ -88,53 +135,50 @@ void run_one(std::uint64_t seed, bool trace, sim::Marks& marks, Totals& totals) 
     totals.simulated += world.simulated().count();
 }
 
-}  // namespace
-
-int main(int count, char** words) {
-    double seconds = 60;
-    std::uint64_t seed = 0;
-    bool one = false;
-    bool trace = false;
-    bool show_marks = false;
-    for (int i = 1; i < count; ++i) {
-        const bool more = i + 1 < count;
-        if (std::strcmp(words[i], "--seconds") == 0 && more) {
-            seconds = std::atof(words[++i]);
-        } else if (std::strcmp(words[i], "--seed") == 0 && more) {
-            seed = std::strtoull(words[++i], nullptr, 10);
-            one = true;
-        } else if (std::strcmp(words[i], "--from") == 0 && more) {
-            seed = std::strtoull(words[++i], nullptr, 10);
-        } else if (std::strcmp(words[i], "--trace") == 0) {
-            trace = true;
-        } else if (std::strcmp(words[i], "--marks") == 0) {
-            show_marks = true;
-        } else {
-            std::fputs("usage: sim [--seconds N] [--seed S | --from S] [--trace] [--marks]\n",
-                       stderr);
-            return 2;
-        }
-    }
-    if (!one && seed == 0) seed = 1;
-    sim::Marks marks;
-    Totals totals;
-    const double begin = seconds_of(CLOCK_MONOTONIC);
-    do {
-        run_one(seed++, trace, marks, totals);
-    } while (!one && totals.failed < 10 && seconds_of(CLOCK_MONOTONIC) - begin < seconds);
-    std::printf("%llu operations in %.1f s, %.1f years of simulated time\n",
-                static_cast<unsigned long long>(totals.operations),
-                seconds_of(CLOCK_MONOTONIC) - begin,
-                static_cast<double>(totals.simulated) / (1000.0 * 86'400 * 365));
+// Shows how often each event has happened, or those that never did, which count as failures.
+void judge_marks(const sim::Marks& marks, const Arguments& arguments, Totals& totals) {
     for (std::size_t i = 0; i < sim::mark_names.size(); ++i) {
         const bool never = marks.count(i) == 0;
-        if (show_marks || (never && !one)) {
+        if (arguments.marks || (never && !arguments.one)) {
             std::printf("%8llu %s\n", static_cast<unsigned long long>(marks.count(i)),
                         std::string(sim::mark_names[i]).c_str());
         }
-        if (one) continue;
+        if (arguments.one) continue;
         ++(never ? totals.failed : totals.passed);
     }
+}
+
+}  // namespace
+
+int main(int count, char** words) {
+    constexpr std::uint64_t most_failures = 10;
+    Arguments arguments;
+    if (!read_arguments(count, words, arguments)) {
+        std::fputs(
+            "usage: sim [--seconds N | --seeds N] [--seed S | --from S | --from random] "
+            "[--trace] [--marks]\n",
+            stderr);
+        return 2;
+    }
+    sim::Marks marks;
+    Totals totals;
+    std::uint64_t seed = arguments.seed;
+    const double begin = seconds_of(CLOCK_MONOTONIC);
+    const auto seconds = [begin] { return seconds_of(CLOCK_MONOTONIC) - begin; };
+    const auto is_over = [&] {
+        if (arguments.one || totals.failed == most_failures) return true;
+        if (arguments.seeds > 0) return seed - arguments.seed == arguments.seeds;
+        return seconds() >= arguments.seconds;
+    };
+    do {
+        run_one(seed++, arguments.trace, marks, totals);
+    } while (!is_over());
+    std::printf("seeds %llu to %llu, %llu operations in %.1f s, %.1f years of simulated time\n",
+                static_cast<unsigned long long>(arguments.seed),
+                static_cast<unsigned long long>(seed - 1),
+                static_cast<unsigned long long>(totals.operations), seconds(),
+                static_cast<double>(totals.simulated) / (1000.0 * 86'400 * 365));
+    judge_marks(marks, arguments, totals);
     std::printf("%llu passed, %llu failed\n", static_cast<unsigned long long>(totals.passed),
                 static_cast<unsigned long long>(totals.failed));
     return totals.failed == 0 ? 0 : 1;

@@ -12,8 +12,9 @@
 
 namespace sim {
 
-// What a client, the world around or a fault does next.
+// What happens next.
 enum class Act {
+    // Clients ask for something.
     schedule,
     batch,
     begin_schedule,
@@ -28,12 +29,14 @@ enum class Act {
     wait,
     try_store,
     drop_ticket,
+    // Time goes on, and readers come and go.
     run,
     advance,
     skip,
     step_back,
     subscribe,
     unsubscribe,
+    // The process ends, or something fails.
     restart,
     crash,
     crash_inside,
@@ -44,11 +47,15 @@ enum class Act {
     fill_disk,
     free_disk,
     fail_memory,
+    // Sinks are changed by hand.
     sink_state,
     redeliver,
     relist,
     count,  // of the others
 };
+constexpr Act last_of_clients = Act::drop_ticket;
+constexpr Act last_of_time_and_readers = Act::unsubscribe;
+constexpr Act last_of_faults = Act::fail_memory;
 
 struct Plan {
     explicit Plan(Random& random);
@@ -61,6 +68,7 @@ struct Plan {
     bool large = false;      // batches of thousands of tasks
     bool scattered = false;  // a loss of power may keep later writes and lose earlier ones
     bool damage = false;     // bytes of the journal go bad between two processes
+    bool tight = false;      // the disk sets no more space aside than what is needed
     bool sinks = false;
     int fault_kind = 0;  // what a broken disk is like
     scheduler::Options options;
@@ -77,6 +85,7 @@ inline Plan::Plan(Random& random) {
     steps = large ? 150 : 1'500;
     scattered = random.chance(30);
     damage = random.chance(30);
+    tight = !large && random.chance(50);
     sinks = random.chance(50);
     fault_kind = static_cast<int>(random.below(4));
     draw_options(random);

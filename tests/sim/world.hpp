@@ -46,7 +46,38 @@ private:
     struct Logged {
         Effect effect;
         Ghost ghost = Ghost::none;
+        // It may be lost although what comes later is kept: what a sink has taken is written
+        // when there is room for it.
+        bool floats = false;
     };
+    // How many changes of a group show what became of them, and how many of these are stored.
+    struct Tally {
+        std::size_t told = 0;
+        std::size_t stored = 0;
+        void add(bool is_stored) {
+            ++told;
+            stored += is_stored;
+        }
+        void add(const Tally& other) {
+            told += other.told;
+            stored += other.stored;
+        }
+        bool is_all(bool otherwise) const { return told > 0 ? stored == told : otherwise; }
+        bool is_clear() const { return stored == 0 || stored == told; }
+    };
+    // A way through the log, and what it leads to.
+    struct Path {
+        Model model;
+        std::vector<Logged> log;
+        std::size_t sure = 0;  // how much of that no loss of power takes away
+    };
+    // What a start has agreed with.
+    struct Found {
+        std::optional<Path> path;  // to the last point that agrees
+        std::size_t least = 0;     // the first one
+        std::string wrong;         // with the last that does not
+    };
+    using Versions = std::map<TaskId, std::vector<ModelTask>>;  // of tasks that may have changed
     // A change that was begun.
     struct Begun {
         std::optional<scheduler::Ticket> ticket;  // none: it was dropped
@@ -98,6 +129,10 @@ private:
     // ---- The frame
     void step();
     void act(Act what);
+    void change_something(Act what);
+    void go_on(Act what);
+    void make_fail(Act what);
+    void change_sinks(Act what);
     template <class Call>
     Result call(Call made);
     Result result_so_far() const;
@@ -141,8 +176,11 @@ private:
     // ---- What came of them
     bool is_applied(const Effect& effect) const;
     bool is_taken(const Begun& begun, const Result& result) const;
+    bool may_be_stored(const Begun& taken) const;
     void resolve(bool committed, const Result& result, const Begun* waited);
-    void settle_open(bool stored, const Result& result, const Begun* waited);
+    void settle_open(bool ends, bool others, const Result& result, const Begun* waited);
+    static bool is_end(const Begun& begun) { return begun.effect.kind == Effect::Kind::cancel; }
+    bool is_bulk_stored(Begun& begun);
     void resolve_bulk(const BegunRef& begun, const Result& result);
     void resolve_bulks(const BegunRef& last, bool failed, const Result& result);
     void resolve_all(const Result& result);
@@ -151,6 +189,7 @@ private:
     void judge_failure(const Result& result, bool only_cancels);
     void advance_bounds(bool acknowledged, bool ran, const Result& result);
     void advance_by_age(bool ran_well);
+    void settle_floats(bool acknowledged, bool replaced_well, const Result& result);
     void absorb();
     void check_task(TaskId id) const;
     void check_all() const;
@@ -173,6 +212,9 @@ private:
     void on_read(Reader& reader, const Event& event);
 
     // ---- Sinks
+    std::vector<scheduler::SinkOptions> sink_options();
+    std::uint64_t oldest_kept() const;
+    std::vector<Effect> listing_effects(scheduler::Unlisted others) const;
     void list_sinks();
     void relist();
     scheduler::Outcome on_delivery(const std::string& name, const scheduler::Delivery& delivery);
@@ -202,16 +244,24 @@ private:
     void match_prefix(bool power, const Observed& observed, std::size_t first);
     void match_scattered(const Observed& observed, std::size_t first);
     Model scattered_model(const Observed& observed, std::size_t first) const;
-    void add_scattered_event(Model& model, const Event& event,
-                             const std::map<TaskId, std::vector<ModelTask>>& versions) const;
+    void add_scattered_tasks(Model& model, const Observed& observed,
+                             const Versions& versions) const;
+    void add_scattered_event(Model& model, const Event& event, const Versions& versions) const;
     void take_scattered_rest(Model& model, const Observed& observed, std::size_t first) const;
-    std::vector<Logged> pass_in_part(Model& model, std::size_t at, const Observed& observed) const;
+    void follow(Path& path, std::size_t at, const Observed& observed) const;
+    void try_point(const Path& path, std::size_t at, const Observed& observed, Found& found) const;
+    std::size_t try_ghosts(const Path& path, std::size_t at, bool power, const Observed& observed,
+                           Found& found) const;
+    std::optional<Effect> part_found(const Model& model, Effect effect,
+                                     const Observed& observed) const;
+    static bool looks_applied_to_sink(const Effect& effect, const Observed& observed);
     void drop_old(Model& model, const Observed& observed) const;
     std::string difference_at_start(Model& model, const Observed& observed) const;
     void judge_trust(bool is_trusted);
     bool looks_applied(const Model& model, const Effect& effect, const Observed& observed) const;
     void adopt(Model model, std::vector<Logged> log, const Observed& observed);
     void trace_log(std::size_t first) const;
+    void trace_found(const Observed& observed) const;
     void doubt_keys(std::size_t from);
     void mark_lost(const std::vector<Logged>& kept);
 
@@ -240,7 +290,6 @@ private:
     std::size_t rewrites_ = 0;
     bool journal_failed_ = false;
     bool trusted_ = true;
-    bool has_stepped_back_ = false;  // the clock, so that events may have been ahead of it
     bool stamp_known_ = true;        // whether the model knows the newest time in the journal
     bool has_reserved_ = false;      // this process has space for the ends of all tasks
 

@@ -165,8 +165,8 @@ inline void World::submit_again(const std::string& key,
     }
     if (certain) fail("key " + key + " must be known and was forgotten");
     if (known != live_.keys.end()) marks_.hit("a key forgotten after its day");
-    unsure_.erase(key);
-    live_.keys.erase(key);
+    live_.keys.erase(key);  // and it is unsure until the new answer is stored
+    unsure_.insert(key);
     effect.key = key;
     effect.at = now();
     effect.identity.clear();
@@ -457,46 +457,68 @@ inline bool World::is_taken(const Begun& begun, const Result& result) const {
     });
 }
 
-// Finds out what became of the open group, which a call may have committed.
+// Whether a bulk call has taken the task of a change as that change would leave it.
+inline bool World::may_be_stored(const Begun& taken) const {
+    if (taken.effect.kind != Effect::Kind::change) return true;
+    return std::any_of(bulks_.begin(), bulks_.end(), [&](const BegunRef& bulk) {
+        return bulk->wants(taken.effect.tasks.front());
+    });
+}
+
+// Finds out what became of the open group, which a call may have committed.  On a full disk
+// there is room for ends of tasks alone, so that these may be stored without the others.
 inline void World::resolve(bool committed, const Result& result, const Begun* waited) {
     if (open_.empty()) {
         if (committed) ++group_;
         return;
     }
-    std::size_t stored = 0;
-    std::size_t told = 0;
+    Tally ends;
+    Tally others;
     for (const BegunRef& one : open_) {
-        // Events that are gone may also have been dropped, so that a ticket has to tell.
-        const bool forgets = one->effect.kind == Effect::Kind::forget;
         one->taken = is_taken(*one, result);
         if (one->taken) continue;
-        ++told;
-        stored += forgets && one.get() == waited ? result.ok : is_applied(one->effect);
+        // Events that are gone may also have been dropped, so that a ticket has to tell.
+        const bool forgets = one->effect.kind == Effect::Kind::forget;
+        const bool stored = forgets && one.get() == waited ? result.ok : is_applied(one->effect);
+        (is_end(*one) ? ends : others).add(stored);
     }
-    const bool all = told > 0 ? stored == told : !result.faulted && !has_crashed();
-    if (!all && !committed && !has_crashed()) return;
-    require(all || stored == 0 || has_crashed(), "a group was stored by halves");
-    settle_open(all, result, waited);
+    // Where nothing shows what became of it.
+    const bool well = !result.faulted && !has_crashed() &&
+                      std::all_of(open_.begin(), open_.end(), [this](const BegunRef& one) {
+                          return !one->taken || may_be_stored(*one);
+                      });
+    if (!disk_.is_full() || ends.told == 0 || others.told == 0) {
+        ends.add(others);
+        others = ends;
+    }
+    if (!ends.is_all(well) && !others.is_all(well) && !committed && !has_crashed()) return;
+    require((ends.is_clear() && others.is_clear()) || has_crashed(),
+            "a group was stored by halves");
+    settle_open(ends.is_all(well), others.is_all(well), result, waited);
 }
 
-inline void World::settle_open(bool stored, const Result& result, const Begun* waited) {
-    const bool cancels = std::all_of(open_.begin(), open_.end(), [](const BegunRef& one) {
-        return one->effect.kind == Effect::Kind::cancel;
-    });
-    if (!stored && !has_crashed()) judge_failure(result, cancels);
-    if (!stored && has_crashed() && open_.size() > 1) {
+inline void World::settle_open(bool ends, bool others, const Result& result, const Begun* waited) {
+    const auto shows_end = [](const BegunRef& one) { return is_end(*one) && !one->taken; };
+    const bool any_end = std::any_of(open_.begin(), open_.end(), shows_end);
+    if (!others && !has_crashed()) judge_failure(result, false);
+    if (!ends && any_end && !has_crashed()) judge_failure(result, true);
+    if (ends != others) marks_.hit("a full disk that let through the ends of a group alone");
+    if (!ends && !others && has_crashed() && open_.size() > 1) {
         marks_.hit("a group of several changes cut by a crash");
     }
     for (const BegunRef& one : open_) {
-        one->stored = stored;
-        if (!stored) {
-            log_ghost(one->effect, result);
+        one->stored = is_end(*one) ? ends : others;
+        if (!*one->stored) {
+            // Only whoever has waited for the same knows its outcome.
+            Result its = result;
+            if (!waited || is_end(*waited) != is_end(*one)) its.code.reset();
+            log_ghost(one->effect, its);
             continue;
         }
         if (!one->ticket) marks_.hit("a ticket that was dropped and stored all the same");
         if (waited && one.get() != waited)
             marks_.hit("a group stored by the wait of another ticket");
-        if (cancels && disk_.is_full()) marks_.hit("a cancel on a full disk");
+        if (is_end(*one) && disk_.is_full()) marks_.hit("a cancel on a full disk");
         log(one->effect);
     }
     // What a failed group has let go may have been taken, or not, as far as anybody sees.
@@ -523,23 +545,44 @@ inline void World::offer(const BegunRef& settled) {
     }
 }
 
+// Whether a bulk call is stored; without its ticket, what is there tells.
+inline bool World::is_bulk_stored(Begun& begun) {
+    if (begun.ticket) return begun.ticket->try_store();
+    const auto& ids = begun.effect.ids;
+    const auto is_there = [this](TaskId id) { return tasks_->find(id).has_value(); };
+    const std::size_t sure = begun.sure > 0 ? begun.sure : std::min<std::size_t>(ids.size(), 1);
+    return std::none_of(ids.begin(), ids.begin() + static_cast<std::ptrdiff_t>(sure), is_there);
+}
+
 inline void World::resolve_bulk(const BegunRef& begun, const Result& result) {
+    auto& ids = begun->effect.ids;
+    const auto is_there = [this](TaskId id) { return tasks_->find(id).has_value(); };
+    const bool stored = is_bulk_stored(*begun);
+    begun->stored = stored;
     // Whether it got what a failed group has let go shows only in what is there.
-    if (begun->taken && !begun->effect.ids.empty()) {
-        auto& ids = begun->effect.ids;
-        const bool gone = !tasks_->find(ids.front());
+    if (begun->taken) {
         const auto last =
             std::remove_if(ids.begin() + static_cast<std::ptrdiff_t>(begun->sure), ids.end(),
-                           [&](TaskId id) { return !tasks_->find(id).has_value() != gone; });
+                           [&](TaskId id) { return is_there(id) == stored; });
         ids.erase(last, ids.end());
     }
-    const bool stored = is_applied(begun->effect);
-    begun->stored = stored;
     bulks_.erase(std::remove(bulks_.begin(), bulks_.end(), begun), bulks_.end());
+    if (ids.empty()) return;  // which is written nowhere
+    const auto is_let_go = [&](TaskId id) {
+        const auto task = live_.pending.find(id);
+        const auto wants = [&](const BegunRef& bulk) {
+            return !(bulk->last < id) && bulk->wants(task->second);
+        };
+        return is_there(id) || task == live_.pending.end() ||
+               std::any_of(bulks_.begin(), bulks_.end(), wants);
+    };
+    const bool whole = stored ? std::none_of(ids.begin(), ids.end(), is_there)
+                              : std::all_of(ids.begin(), ids.end(), is_let_go);
+    require(whole || has_crashed(), "tasks were cancelled by halves");
     if (stored) return log(begun->effect);
     log_ghost(begun->effect, result);
     if (!has_crashed()) {
-        judge_failure(result, false);
+        judge_failure(result, true);
         marks_.hit("a bulk cancel that failed and was undone");
     } else if (begun->effect.ids.size() > 4'096) {
         marks_.hit("a bulk cancel cut by a crash between its parts");
@@ -581,8 +624,7 @@ inline void World::judge_failure(const Result& result, bool only_cancels) {
     marks_.hit("a group that failed and was undone");
     if (result.faulted || result.failed_before) return;
     require(disk_.is_full(), "a change failed although nothing else did");
-    // What sinks make of events is not reserved for, and takes of that space.
-    require(!only_cancels || !has_reserved_ || plan_.sinks, "a full disk blocked a cancel");
+    require(!only_cancels || !has_reserved_, "a full disk blocked a cancel");
 }
 
 // Moves the bounds after a call that may have written to the journal.
@@ -590,12 +632,15 @@ inline void World::advance_bounds(bool acknowledged, bool ran, const Result& res
     if (has_crashed()) return;
     const std::size_t rewrites = tasks_->stats().journal_rewrites;
     const bool replaced = std::exchange(rewrites_, rewrites) != rewrites;
-    const bool well = !result.faulted && !journal_failed_ && !disk_.is_full();
+    if (journal_failed_ || result.faulted) has_reserved_ = false;
+    if (acknowledged && !disk_.is_full()) has_reserved_ = true;
+    const bool has_room = !disk_.is_full() || has_reserved_;
+    const bool well = !result.faulted && !journal_failed_ && has_room;
     if (replaced && result.failed_before) marks_.hit("a failed sync, then a replacement");
     const bool always = plan_.options.fsync == scheduler::Fsync::always;
     if (acknowledged) owed_ = false;
-    if (acknowledged && !disk_.is_full()) has_reserved_ = true;
     if (replaced && well) owed_ = false;
+    settle_floats(acknowledged, replaced && well, result);
     if (!acknowledged && !(replaced && well) && !well) owed_ = true;
     if (!owed_) kept_by_crash_ = log_.size();
     // What came after the replacement, in the same call, is not known to be synced.
@@ -603,6 +648,18 @@ inline void World::advance_bounds(bool acknowledged, bool ran, const Result& res
     if (!owed_ && always && (acknowledged || (ran && well))) kept_by_power_ = log_.size();
     if (plan_.options.fsync == scheduler::Fsync::everysec) advance_by_age(ran && well);
     absorb();
+}
+
+// What sinks have taken is written at once if it can be, and with the next change at the
+// latest.
+inline void World::settle_floats(bool acknowledged, bool replaced_well, const Result& result) {
+    const auto floats = [](const Logged& one) { return one.floats; };
+    const std::size_t before = std::min(logged_at_call_, log_.size());
+    const bool any_new =
+        std::any_of(log_.begin() + static_cast<std::ptrdiff_t>(before), log_.end(), floats);
+    const bool well = !result.faulted && !journal_failed_ && !disk_.is_full();
+    if (!replaced_well && !(well && (acknowledged || any_new))) return;
+    for (Logged& one : log_) one.floats = false;
 }
 
 // Under everysec a run syncs what is older than a second.
@@ -619,7 +676,10 @@ inline void World::advance_by_age(bool ran_well) {
 
 // What no fault can take away any more needs no log.
 inline void World::absorb() {
-    const std::size_t count = std::min(kept_by_crash_, kept_by_power_);
+    const auto floating =
+        std::find_if(log_.begin(), log_.end(), [](const Logged& one) { return one.floats; });
+    const std::size_t count = std::min(
+        {kept_by_crash_, kept_by_power_, static_cast<std::size_t>(floating - log_.begin())});
     for (std::size_t i = 0; i < count; ++i) {
         if (log_[i].ghost == Ghost::none) base_.apply(log_[i].effect);
     }

@@ -44,6 +44,7 @@ inline void World::end_process(bool cleanly) {
         if (!one->bulk) offer(one);
     }
     if (stored && !begun.empty()) marks_.hit("a clean end that stored what was begun");
+    for (Logged& one : log_) one.floats = one.floats && !stored;
     if (stored) kept_by_crash_ = log_.size();
     // Without a policy that syncs, the journal's name may never have been.
     if (stored && plan_.options.fsync != scheduler::Fsync::no) kept_by_power_ = log_.size();
@@ -122,8 +123,8 @@ inline void World::open() {
     }
     ++processes_;
     group_ = 1;
-    owed_ = has_reserved_ = false;
-    journal_failed_ = false;
+    owed_ = journal_failed_ = false;
+    has_reserved_ = !disk_.is_full() && disk_.failures() == failures_at_call_;
     first_seq_ = tasks_->newest().seq();
     (void)tasks_->add_companion({[this] { on_emission(); }, nullptr, nullptr});
 }
@@ -144,9 +145,21 @@ inline bool World::try_to_open() {
     return false;
 }
 
+inline void World::trace_found(const Observed& observed) const {
+    if (!trace_) return;
+    std::string line = "found " + std::to_string(observed.pending.size()) + " pending tasks, " +
+                       std::to_string(observed.events.size()) + " events before " +
+                       std::to_string(observed.newest);
+    for (const auto& [name, sink] : observed.sinks) {
+        line += ", " + name + " lacks " + std::to_string(sink.lag);
+    }
+    trace(line);
+}
+
 // Finds the point of the log at which the scheduler stands.
 inline void World::match(bool power, bool scattered) {
     const Observed observed(*tasks_);
+    trace_found(observed);
     const std::size_t first = power ? std::min(kept_by_power_, log_.size()) : kept_by_crash_;
     if (scattered) {
         match_scattered(observed, first);
@@ -168,26 +181,6 @@ inline void World::match(bool power, bool scattered) {
     kept_by_crash_ = kept_by_power_ = 0;
 }
 
-// What a sink gives up at once may be several records, of which a crash has left some.
-inline std::vector<World::Logged> World::pass_in_part(Model& model, std::size_t at,
-                                                      const Observed& observed) const {
-    std::set<std::string> passed;
-    std::vector<Logged> parts;
-    for (; at < log_.size(); ++at) {
-        Effect part = log_[at].effect;
-        if (part.kind != Effect::Kind::sink_pass || !passed.insert(part.sink).second) continue;
-        const auto sink = model.sinks.find(part.sink);
-        const auto status = observed.sinks.find(part.sink);
-        if (sink == model.sinks.end() || status == observed.sinks.end()) continue;
-        const auto lag = [&] { return lag_of(observed, part.seq); };
-        while (part.seq > sink->second.seq && lag() < status->second.lag) --part.seq;
-        if (lag() != status->second.lag || part.seq <= sink->second.seq) continue;
-        model.apply(part);
-        parts.push_back({part, Ghost::none});
-    }
-    return parts;
-}
-
 // The difference, if the scheduler may have dropped old events while it read the journal.
 inline std::string World::difference_at_start(Model& model, const Observed& observed) const {
     drop_old(model, observed);
@@ -198,13 +191,19 @@ inline void World::drop_old(Model& model, const Observed& observed) const {
     const std::uint64_t first =
         observed.events.empty() ? observed.newest : observed.events.front().seq;
     const milliseconds kept = plan_.options.min_retention;
-    const TimePoint latest = std::max(now(), model.stamp);
+    // Whether it was old when some later event was emitted, or is now.
+    const auto is_old = [&](std::vector<ModelEvent>::const_iterator event) {
+        const auto at = [&](TimePoint time) {
+            return event->at + kept <= time || event->at > time + kept;
+        };
+        return at(now()) || std::any_of(event, model.events.cend(),
+                                        [&](const ModelEvent& later) { return at(later.at); });
+    };
     bool may_go = true;
     for (auto at = model.at_or_after(model.trimmed); at != model.events.end(); ++at) {
         if (at->seq >= first || !may_go) break;
         if (at->forgotten) continue;
-        may_go = model.count_from(at->seq + 1) >= plan_.options.history &&
-                 (at->at + kept <= latest || at->at > now() + kept || has_stepped_back_);
+        may_go = model.count_from(at->seq + 1) >= plan_.options.history && is_old(at);
         for (const auto& [name, sink] : model.sinks) may_go = may_go && sink.seq > at->seq;
     }
     if (may_go) model.trimmed = std::max(model.trimmed, first);
@@ -215,70 +214,85 @@ inline void World::judge_trust(bool is_trusted) {
     const bool behind = now() + std::chrono::seconds(10) < live_.stamp;
     trusted_ = !behind || plan_.options.trust_clock;
     if (behind && trusted_) live_.stamp = now();
-    if (stamp_known_) require(is_trusted == trusted_, "the clock is trusted or not, wrongly");
+    if (stamp_known_ && is_trusted != trusted_) {
+        fail(std::string("the clock is ") + (is_trusted ? "" : "not ") +
+             "trusted, and the newest time of the journal is " +
+             scheduler::format_time(live_.stamp));
+    }
     trusted_ = is_trusted;
 }
 
+// The scheduler stands at the last point of the log that agrees with what is there.
 inline void World::match_prefix(bool power, const Observed& observed, std::size_t first) {
-    Model model = base_;
-    std::vector<Logged> kept;
-    std::optional<Model> found;
-    std::vector<Logged> found_log;
-    std::string wrong;
-    std::size_t least = log_.size();
-    for (std::size_t i = 0;; ++i) {
+    Path path{base_, {}, 0};
+    Found found;
+    found.least = log_.size();
+    for (std::size_t i = 0;;) {
         const bool ghost = i < log_.size() && log_[i].ghost != Ghost::none;
-        if (i >= first && !ghost) {
-            wrong = pending_difference(model, observed);
-            std::optional<Model> here;
-            std::vector<Logged> parts;
-            if (wrong.empty()) {
-                here = model;
-                parts = pass_in_part(*here, i, observed);
-                wrong = difference_at_start(*here, observed);
-            }
-            if (trace_) trace("with " + std::to_string(i) + " of the log: " + wrong);
-            if (wrong.empty()) {
-                least = std::min(least, i);
-                found = std::move(here);
-                found_log = kept;
-                found_log.insert(found_log.end(), parts.begin(), parts.end());
-            }
-        }
+        if (i >= first && !ghost) try_point(path, i, observed, found);
         if (i == log_.size()) break;
         if (!ghost) {
-            model.apply(log_[i].effect);
-            kept.push_back(log_[i]);
-            continue;
+            follow(path, i++, observed);
+        } else if (i + 1 < first) {
+            ++i;
+        } else {
+            i = try_ghosts(path, i, power, observed, found);
         }
-        if (i + 1 < first) continue;
-        Model other = model;  // with what was refused or never answered
-        std::vector<Logged> other_log = kept;
-        std::size_t end = i;
-        for (; end < log_.size() && log_[end].ghost != Ghost::none; ++end) {
-            if (!power && log_[end].ghost == Ghost::power) continue;
-            if (!looks_applied(other, log_[end].effect, observed)) continue;
-            other.apply(log_[end].effect);
-            other_log.push_back({log_[end].effect, Ghost::none});
-        }
-        const std::size_t begin = std::exchange(i, end - 1);
-        const std::string other_wrong = difference_at_start(other, observed);
-        if (trace_) trace("with what was not answered: " + other_wrong);
-        if (!other_wrong.empty()) continue;
-        least = std::min(least, begin);
-        const bool more = other_log.size() > kept.size();
-        marks_.hit(more ? "a crash of which a begun change was kept"
-                        : "a crash of which a begun change was lost");
-        found = std::move(other);
-        found_log = std::move(other_log);
     }
-    if (!found) trace_log(first);
-    if (!found) fail(std::string(power ? "after a loss of power: " : "after a crash: ") + wrong);
-    doubt_keys(least);
-    mark_lost(found_log);
+    if (!found.path) trace_log(first);
+    if (!found.path) {
+        fail(std::string(power ? "after a loss of power: " : "after a crash: ") + found.wrong);
+    }
+    doubt_keys(found.least);
+    mark_lost(found.path->log);
     // Of what left nothing that shows, the time may be there or not.
-    if (least < log_.size()) stamp_known_ = false;
-    adopt(std::move(*found), std::move(found_log), observed);
+    if (found.least < log_.size()) stamp_known_ = false;
+    kept_by_power_ = found.path->sure;
+    adopt(std::move(found.path->model), std::move(found.path->log), observed);
+}
+
+// Goes on by the entry `at` of the log, or by as much of it as can be seen.
+inline void World::follow(Path& path, std::size_t at, const Observed& observed) const {
+    Logged next = log_[at];
+    if (next.floats || next.ghost != Ghost::none) {
+        auto part = part_found(path.model, std::move(next.effect), observed);
+        if (!part) return;
+        next = {std::move(*part), Ghost::none, false};
+    }
+    path.model.apply(next.effect);
+    path.log.push_back(std::move(next));
+    if (at < kept_by_power_) path.sure = path.log.size();
+}
+
+inline void World::try_point(const Path& path, std::size_t at, const Observed& observed,
+                             Found& found) const {
+    found.wrong = pending_difference(path.model, observed);
+    if (found.wrong.empty()) {
+        Path here = path;
+        found.wrong = difference_at_start(here.model, observed);
+        if (found.wrong.empty()) found.path = std::move(here);
+    }
+    if (trace_) trace("with " + std::to_string(at) + " of the log: " + found.wrong);
+    if (found.wrong.empty()) found.least = std::min(found.least, at);
+}
+
+// From the entry `at` on, tries what was refused or never answered with as much of that as
+// can be seen.  Returns where the next entry is that was answered.
+inline std::size_t World::try_ghosts(const Path& path, std::size_t at, bool power,
+                                     const Observed& observed, Found& found) const {
+    Path other = path;
+    std::size_t end = at;
+    for (; end < log_.size() && log_[end].ghost != Ghost::none; ++end) {
+        if (power || log_[end].ghost == Ghost::any) follow(other, end, observed);
+    }
+    const std::string wrong = difference_at_start(other.model, observed);
+    if (trace_) trace("with what was not answered: " + wrong);
+    if (!wrong.empty()) return end;
+    found.least = std::min(found.least, at);
+    marks_.hit(other.log.size() > path.log.size() ? "a crash of which a begun change was kept"
+                                                  : "a crash of which a begun change was lost");
+    found.path = std::move(other);
+    return end;
 }
 
 // Shows what should have been there from a bound of the log on.
@@ -318,7 +332,7 @@ inline void World::match_scattered(const Observed& observed, std::size_t first) 
 inline Model World::scattered_model(const Observed& observed, std::size_t first) const {
     using Kind = Effect::Kind;
     Model model = base_;
-    std::map<TaskId, std::vector<ModelTask>> versions;  // of tasks that may have changed
+    Versions versions;
     std::set<TaskId> touched;
     std::set<TaskId> ended;
     for (std::size_t i = 0; i < log_.size(); ++i) {
@@ -349,6 +363,14 @@ inline Model World::scattered_model(const Observed& observed, std::size_t first)
         model.order.erase({at->second.due, id});
         model.pending.erase(at);
     }
+    add_scattered_tasks(model, observed, versions);
+    take_scattered_rest(model, observed, first);
+    return model;
+}
+
+// Each task that may have changed stands as one of its versions says.
+inline void World::add_scattered_tasks(Model& model, const Observed& observed,
+                                       const Versions& versions) const {
     for (const Task& task : observed.pending) {
         const auto known = versions.find(task.id);
         if (known == versions.end()) continue;
@@ -364,14 +386,11 @@ inline Model World::scattered_model(const Observed& observed, std::size_t first)
         const auto task = tasks_->find(id);
         if (task && task->status == scheduler::Status::missed) model.missed.insert(id);
     }
-    take_scattered_rest(model, observed, first);
-    return model;
 }
 
 // An event that the base has not got must be one that was emitted since.
-inline void World::add_scattered_event(
-    Model& model, const Event& event,
-    const std::map<TaskId, std::vector<ModelTask>>& versions) const {
+inline void World::add_scattered_event(Model& model, const Event& event,
+                                       const Versions& versions) const {
     const auto same = model.at_or_after(event.seq);
     if (same != model.events.end() && same->seq == event.seq) return;
     const auto known = versions.find(event.id);
@@ -421,9 +440,28 @@ inline void World::take_scattered_rest(Model& model, const Observed& observed,
 
 // Keys of requests that left nothing else behind may be known or not.
 inline void World::doubt_keys(std::size_t from) {
-    for (; from < log_.size(); ++from) {
-        if (!log_[from].effect.key.empty()) unsure_.insert(log_[from].effect.key);
+    for (std::size_t i = 0; i < log_.size(); ++i) {
+        const bool doubtful = i >= from || log_[i].ghost != Ghost::none;
+        if (doubtful && !log_[i].effect.key.empty()) unsure_.insert(log_[i].effect.key);
     }
+}
+
+// As much of an effect as can be seen; nothing: it cannot be seen to have happened.
+inline std::optional<Effect> World::part_found(const Model& model, Effect effect,
+                                               const Observed& observed) const {
+    const bool applied = effect.sink.empty() ? looks_applied(model, effect, observed)
+                                             : looks_applied_to_sink(effect, observed);
+    if (effect.kind != Effect::Kind::sink_pass || applied) {
+        return applied ? std::optional(std::move(effect)) : std::nullopt;
+    }
+    // What a sink gives up at once may be several records, of which a crash has left some.
+    const auto sink = model.sinks.find(effect.sink);
+    const auto status = observed.sinks.find(effect.sink);
+    if (sink == model.sinks.end() || status == observed.sinks.end()) return std::nullopt;
+    const std::size_t lag = status->second.lag;
+    while (effect.seq > sink->second.seq && lag_of(observed, effect.seq) < lag) --effect.seq;
+    if (effect.seq <= sink->second.seq) return std::nullopt;
+    return effect;
 }
 
 inline bool World::looks_applied(const Model& model, const Effect& effect,
@@ -434,57 +472,69 @@ inline bool World::looks_applied(const Model& model, const Effect& effect,
         return std::any_of(observed.events.begin(), observed.events.end(),
                            [&](const Event& event) { return event.id == id && event.seq == seq; });
     };
-    const auto sink = observed.sinks.find(effect.sink);
-    const bool has_sink = sink != observed.sinks.end();
-    switch (effect.kind) {
-        case Kind::schedule:
-            return std::any_of(effect.tasks.begin(), effect.tasks.end(),
-                               [&](const ModelTask& task) {
-                                   return is_pending(task.id) || tasks_->find(task.id).has_value();
-                               });
-        case Kind::change: {
-            const auto task = tasks_->find(effect.tasks.front().id);
-            return task && task->text() == effect.tasks.front().payload;
-        }
-        case Kind::cancel:
-        case Kind::miss:
-            return std::none_of(effect.ids.begin(), effect.ids.end(), is_pending);
-        case Kind::emit:
-            for (std::size_t i = 0; i < effect.ids.size(); ++i) {
-                if (has_event(effect.ids[i], effect.seq + i)) return true;
-            }
-            return false;
-        case Kind::forget: {
-            const ModelEvent* const event = model.event_from(effect.seq);
-            return event && event->seq < effect.end && !has_event(event->task.id, event->seq);
-        }
-        case Kind::trim:
-            return observed.events.empty() || observed.events.front().seq >= effect.end;
-        case Kind::sink_drop:
-            return !has_sink;
-        case Kind::sink_letter: {
-            if (!has_sink) return false;
-            const auto& letters = observed.letters.at(effect.sink);
-            return std::any_of(letters.begin(), letters.end(), [&](const auto& letter) {
-                return letter.event.seq == effect.seq && letter.attempts == effect.attempts;
-            });
-        }
-        case Kind::sink_set:
-            return has_sink && sink->second.state == effect.state;
-        case Kind::sink_attempt:
-            return has_sink && sink->second.attempts == effect.attempts;
-        case Kind::sink_again: {
-            if (!has_sink) return false;
-            const auto& letters = observed.letters.at(effect.sink);
-            return std::any_of(letters.begin(), letters.end(), [&](const auto& letter) {
-                return letter.event.seq == effect.letters.front() && letter.redelivering;
-            });
-        }
-        case Kind::sink_take:
-        case Kind::sink_pass:
-            return has_sink && sink->second.lag <= lag_of(observed, effect.seq + 1);
+    if (effect.kind == Kind::schedule) {
+        return std::any_of(effect.tasks.begin(), effect.tasks.end(), [&](const ModelTask& task) {
+            return is_pending(task.id) || tasks_->find(task.id).has_value();
+        });
     }
-    return false;
+    if (effect.kind == Kind::change) {
+        const auto task = tasks_->find(effect.tasks.front().id);
+        return task && task->text() == effect.tasks.front().payload;
+    }
+    if (effect.kind == Kind::cancel || effect.kind == Kind::miss) {
+        return std::none_of(effect.ids.begin(), effect.ids.end(), is_pending);
+    }
+    if (effect.kind == Kind::emit) {
+        for (std::size_t i = 0; i < effect.ids.size(); ++i) {
+            if (has_event(effect.ids[i], effect.seq + i)) return true;
+        }
+        return false;
+    }
+    if (effect.kind == Kind::forget) {
+        const ModelEvent* const event = model.event_from(effect.seq);
+        return event && event->seq < effect.end && !has_event(event->task.id, event->seq);
+    }
+    return observed.events.empty() || observed.events.front().seq >= effect.end;  // a trim
+}
+
+inline bool World::looks_applied_to_sink(const Effect& effect, const Observed& observed) {
+    using Kind = Effect::Kind;
+    const auto sink = observed.sinks.find(effect.sink);
+    if (sink == observed.sinks.end()) return effect.kind == Kind::sink_drop;
+    const scheduler::SinkStatus& status = sink->second;
+    const auto& letters = observed.letters.at(effect.sink);
+    const auto has_letter = [&](std::uint64_t seq, auto also) {
+        return std::any_of(letters.begin(), letters.end(), [&](const auto& letter) {
+            return letter.event.seq == seq && also(letter);
+        });
+    };
+    const auto any = [](const scheduler::DeadLetter&) { return true; };
+    switch (effect.kind) {
+        case Kind::sink_letter:
+            return has_letter(effect.seq, [&](const scheduler::DeadLetter& letter) {
+                return letter.attempts == effect.attempts;
+            });
+        case Kind::sink_set:
+            return status.state == effect.state &&
+                   (effect.state != SinkState::active || status.attempts == 0);
+        case Kind::sink_attempt:
+            // Or it was given up since, as a letter.
+            return status.attempts == effect.attempts ||
+                   has_letter(effect.seq, [&](const scheduler::DeadLetter& letter) {
+                       return letter.attempts == effect.attempts;
+                   });
+        case Kind::sink_again:
+            return has_letter(effect.letters.front(), [](const scheduler::DeadLetter& letter) {
+                return letter.redelivering;
+            });
+        case Kind::sink_take:
+            if (!effect.letters.empty()) return !has_letter(effect.letters.front(), any);
+            return status.lag <= lag_of(observed, effect.seq + 1);
+        case Kind::sink_pass:
+            return status.lag <= lag_of(observed, effect.seq);
+        default:
+            return false;  // it was to be dropped, and is there
+    }
 }
 
 inline void World::mark_lost(const std::vector<Logged>& kept) {
@@ -512,7 +562,6 @@ inline void World::adopt(Model model, std::vector<Logged> log, const Observed& o
     live_ = std::move(model);
     log_ = std::move(log);
     kept_by_crash_ = log_.size();
-    kept_by_power_ = std::min(kept_by_power_, log_.size());
     ages_.clear();
     Effect effect;
     effect.kind = Effect::Kind::trim;

@@ -23,6 +23,7 @@ inline World::World(std::uint64_t seed, Marks& marks, bool traced)
         last_log_ = line;
         if (trace_) trace("log: " + line);
     };
+    if (plan_.tight) disk_.largest_reserve = 400'000;
     base_.max_dead = live_.max_dead = plan_.options.max_dead;
     latest_ = now();
     if (!plan_.sinks) return;
@@ -114,17 +115,32 @@ inline World::Result World::result_so_far() const {
 inline void World::log(Effect effect) {
     if (effect.kind != Effect::Kind::trim && effect.at >= live_.stamp) stamp_known_ = true;
     live_.apply(effect);
-    log_.push_back({std::move(effect), Ghost::none});
+    if (!effect.key.empty()) unsure_.erase(effect.key);
+    const bool floats = effect.kind == Effect::Kind::sink_take ||
+                        effect.kind == Effect::Kind::sink_attempt ||
+                        effect.kind == Effect::Kind::sink_pass;
+    log_.push_back({std::move(effect), Ghost::none, floats});
 }
 
+// A change that was refused has left no trace; one whose outcome nobody knows, or that was
+// never answered, may have.
 inline void World::log_ghost(Effect effect, const Result& result) {
+    const bool is_known = result.code && *result.code != Errc::outcome_unknown && !has_crashed();
     const bool failed = journal_failed_ || tasks_->stats().journal_failed;
     if (!has_crashed() && !result.faulted && !failed) return;
-    const bool any = has_crashed() || failed;
+    if (is_known && plan_.options.fsync == scheduler::Fsync::always) return;
+    const bool any = has_crashed() || (failed && !is_known);
     log_.push_back({std::move(effect), any ? Ghost::any : Ghost::power});
 }
 
 inline void World::act(Act what) {
+    if (what <= last_of_clients) return change_something(what);
+    if (what <= last_of_time_and_readers) return go_on(what);
+    if (what <= last_of_faults) return make_fail(what);
+    change_sinks(what);
+}
+
+inline void World::change_something(Act what) {
     switch (what) {
         case Act::schedule:
             return schedule(1, true);
@@ -156,6 +172,13 @@ inline void World::act(Act what) {
             return try_store();
         case Act::drop_ticket:
             return drop_ticket();
+        default:
+            return;
+    }
+}
+
+inline void World::go_on(Act what) {
+    switch (what) {
         case Act::run:
             return run_due();
         case Act::advance:
@@ -168,6 +191,26 @@ inline void World::act(Act what) {
             return subscribe();
         case Act::unsubscribe:
             return unsubscribe();
+        default:
+            return;
+    }
+}
+
+inline void World::change_sinks(Act what) {
+    switch (what) {
+        case Act::sink_state:
+            return set_sink_state();
+        case Act::redeliver:
+            return redeliver();
+        case Act::relist:
+            return relist();
+        default:
+            return;
+    }
+}
+
+inline void World::make_fail(Act what) {
+    switch (what) {
         case Act::restart:
             return restart(true, random_.chance(30));
         case Act::crash:
@@ -194,13 +237,7 @@ inline void World::act(Act what) {
         case Act::fail_memory:
             memory_armed_ = true;
             return;
-        case Act::sink_state:
-            return set_sink_state();
-        case Act::redeliver:
-            return redeliver();
-        case Act::relist:
-            return relist();
-        case Act::count:
+        default:
             return;
     }
 }
@@ -261,7 +298,6 @@ inline void World::step_back() {
     const milliseconds by(random_.chance(50) ? random_.between(1, 8'000)
                                              : random_.between(10'000, 7'200'000));
     clock_.advance(-by);
-    has_stepped_back_ = true;
     tasks_->clock_changed();
     marks_.hit("a clock that stepped back");
     trace("the clock steps back by " + std::to_string(by.count()) + " ms");

@@ -108,8 +108,9 @@ inline void World::emit_expected(const std::vector<ModelTask>& due) {
     }
     if (!emitted.ids.empty()) log(std::move(emitted));
     if (!missed.ids.empty()) log(std::move(missed));
-    const bool well = !has_crashed() && !journal_failed_ && !owed_ && !disk_.is_full();
-    if (well && disk_.failures() == failures_at_call_) {
+    const bool has_room = !disk_.is_full() || has_reserved_;
+    const bool well = !has_crashed() && !journal_failed_ && !owed_ && has_room;
+    if (well && disk_.failures() == failures_at_call_ && Memory::failures() == memory_at_call_) {
         kept_by_crash_ = log_.size();  // it was written before it was shown
     } else if (!has_crashed()) {
         marks_.hit("an emission owed to the journal");
@@ -234,10 +235,9 @@ inline const World::SinkPlan& World::sink_plan(const std::string& name) const {
                          [&name](const SinkPlan& plan) { return plan.name == name; });
 }
 
-// Makes the listed sinks those that are delivered to.
-inline void World::list_sinks() {
+// The listed sinks, as the scheduler is given them.
+inline std::vector<scheduler::SinkOptions> World::sink_options() {
     std::vector<scheduler::SinkOptions> options;
-    std::vector<Effect> effects;
     for (const std::string& name : listed_) {
         const SinkPlan& plan = sink_plan(name);
         scheduler::SinkOptions one;
@@ -246,17 +246,38 @@ inline void World::list_sinks() {
         one.retry.assign(plan.retries, std::chrono::seconds(5));
         one.from_earliest = plan.from_earliest;
         options.push_back(std::move(one));
+    }
+    return options;
+}
+
+// The seq of the oldest event when all that may be dropped now is.
+inline std::uint64_t World::oldest_kept() const {
+    const milliseconds kept = plan_.options.min_retention;
+    for (auto at = live_.at_or_after(live_.trimmed); at != live_.events.end(); ++at) {
+        if (at->forgotten) continue;
+        const bool is_old = at->at + kept <= now() || at->at > now() + kept;
+        const bool is_wanted =
+            std::any_of(live_.sinks.begin(), live_.sinks.end(),
+                        [&at](const auto& sink) { return sink.second.seq <= at->seq; });
+        const bool is_much = live_.count_from(at->seq) > plan_.options.history;
+        if (!is_old || is_wanted || !is_much) return at->seq;
+    }
+    return live_.next_seq;
+}
+
+// What comes of it when these sinks are listed.
+inline std::vector<Effect> World::listing_effects(scheduler::Unlisted others) const {
+    std::vector<Effect> effects;
+    const std::uint64_t oldest = oldest_kept();
+    for (const std::string& name : listed_) {
         if (live_.sinks.count(name) != 0) continue;
         Effect effect;
         effect.kind = Effect::Kind::sink_set;
         effect.at = now();
         effect.sink = name;
-        const std::uint64_t oldest = tasks_->oldest().seq();
-        effect.seq = plan.from_earliest ? oldest : std::max(first_seq_, oldest);
+        effect.seq = sink_plan(name).from_earliest ? oldest : std::max(first_seq_, oldest);
         effects.push_back(std::move(effect));
     }
-    const auto others =
-        random_.chance(20) ? scheduler::Unlisted::forget : scheduler::Unlisted::keep;
     for (const auto& [name, sink] : live_.sinks) {
         if (others == scheduler::Unlisted::keep || listed_.count(name) != 0) continue;
         Effect effect;
@@ -265,6 +286,15 @@ inline void World::list_sinks() {
         effect.sink = name;
         effects.push_back(std::move(effect));
     }
+    return effects;
+}
+
+// Makes the listed sinks those that are delivered to.
+inline void World::list_sinks() {
+    const auto others =
+        random_.chance(20) ? scheduler::Unlisted::forget : scheduler::Unlisted::keep;
+    std::vector<scheduler::SinkOptions> options = sink_options();
+    const std::vector<Effect> effects = listing_effects(others);
     const std::uint64_t failures = tasks_->stats().journal_failures;
     const Result result = call(
         [&] { sinks_ = std::make_unique<scheduler::Sinks>(*tasks_, std::move(options), others); });
