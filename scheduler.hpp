@@ -367,6 +367,15 @@ inline int hex_value(char c) {
     return hex_values[static_cast<unsigned char>(c)];
 }
 
+// The number that four hexadecimal digits say, or -1.
+inline int hex_number(const char* four) {
+    const int a = hex_value(four[0]);
+    const int b = hex_value(four[1]);
+    const int c = hex_value(four[2]);
+    const int d = hex_value(four[3]);
+    return (a | b | c | d) < 0 ? -1 : ((a * 16 + b) * 16 + c) * 16 + d;
+}
+
 }  // namespace detail
 
 /// The JSON text that a task carries: immutable, shared, cheap to copy, valid
@@ -647,16 +656,15 @@ inline std::optional<TaskId> TaskId::parse(std::string_view text) {
         return std::nullopt;
     }
     int wrong = 0;  // negative if any digit was
-    const auto digits = [&](std::uint64_t value, std::size_t begin, std::size_t end) {
-        for (std::size_t i = begin; i < end; ++i) {
-            const int digit = detail::hex_value(text[i]);
-            wrong |= digit;
-            value = value << 4 | static_cast<std::uint64_t>(digit & 15);
-        }
-        return value;
+    const auto add = [&](std::uint64_t& half, std::size_t at) {
+        const int number = detail::hex_number(text.data() + at);
+        wrong |= number;
+        half = half << 16 | static_cast<std::uint64_t>(number & 0xFFFF);
     };
-    const std::uint64_t high = digits(digits(digits(0, 0, 8), 9, 13), 14, 18);
-    const std::uint64_t low = digits(digits(0, 19, 23), 24, 36);
+    std::uint64_t high = 0;
+    std::uint64_t low = 0;
+    for (const std::size_t at : {0U, 4U, 9U, 14U}) add(high, at);
+    for (const std::size_t at : {19U, 24U, 28U, 32U}) add(low, at);
     if (wrong < 0) return std::nullopt;
     return TaskId(high, low);
 }
@@ -1764,13 +1772,11 @@ inline std::optional<std::uint32_t> stated_crc(std::string_view text) {
         text.substr(text.size() - seal_size, 8) != R"(,"crc":")") {
         return std::nullopt;
     }
-    std::uint32_t crc = 0;
-    for (const char c : text.substr(text.size() - 10, 8)) {
-        const int value = hex_value(c);
-        if (value < 0) return std::nullopt;
-        crc = crc << 4 | static_cast<std::uint32_t>(value);
-    }
-    return crc;
+    const char* const digits = text.data() + text.size() - 10;
+    const int high = hex_number(digits);
+    const int low = hex_number(digits + 4);
+    if ((high | low) < 0) return std::nullopt;
+    return static_cast<std::uint32_t>(high) << 16 | static_cast<std::uint32_t>(low);
 }
 
 // Whether a line, without its end, has the shape of a sealed record.
@@ -1779,7 +1785,9 @@ inline bool looks_sealed(std::string_view line) {
 }
 
 inline bool is_intact(std::string_view line) {
-    return looks_sealed(line) && stated_crc(line) == crc32(line.substr(0, line.size() - seal_size));
+    if (line.empty() || line.front() != '{') return false;
+    const auto stated = stated_crc(line);
+    return stated && *stated == crc32(line.substr(0, line.size() - seal_size));
 }
 
 // ---- 6.1 The types ---------------------------------------------------------
@@ -2242,7 +2250,41 @@ private:
     bool waits_ = false;     // its value was not taken yet
 };
 
+// Reads the task of a line that write() makes of one new task without a key, which is most of
+// what a journal holds.  Nothing: the line is another one, for a RecordReader.
+inline TaskRef read_usual_task(std::string_view line) {
+    constexpr std::size_t id_size = 36;
+    constexpr std::size_t time_size = 24;
+    constexpr std::size_t levels = 3;  // around the payload
+    const auto next_is = [&line](std::string_view text) {
+        if (line.substr(0, text.size()) != text) return false;
+        line.remove_prefix(text.size());
+        return true;
+    };
+    const auto next = [&line](std::size_t size) {
+        const std::string_view text = line.substr(0, size);
+        line.remove_prefix(text.size());
+        return text;
+    };
+    if (!next_is(R"({"op":"schedule","tasks":[{"id":")")) return {};
+    const auto id = TaskId::parse(next(id_size));
+    if (!id || *id == TaskId() || !next_is(R"(","due":")")) return {};
+    const auto due = parse_time(next(time_size));
+    if (!due || !next_is(R"(","payload":)")) return {};
+    JsonReader reader(line, JsonReader::outer_depth - levels);
+    std::string_view payload;
+    if (!reader.value(payload) || payload.data() != line.data()) return {};
+    line.remove_prefix(payload.size());
+    if (line.size() != 2 + seal_size || !stated_crc(line) || !next_is("}]")) return {};
+    return TaskRef::make(*id, *due, payload);
+}
+
 inline Record read_record(std::string_view line) {
+    if (TaskRef task = read_usual_task(line)) {
+        ScheduleRecord record;
+        record.tasks.push_back(std::move(task));
+        return record;
+    }
     return RecordReader(line).read();
 }
 
@@ -2715,8 +2757,9 @@ public:
         while (task && task->id != id) task = task->next;
         return task;
     }
-    // Makes a find() that follows soon faster.
-    void prefetch(TaskId id) const { __builtin_prefetch(chain_of(id)); }
+    // Makes a find() or insert() that follows soon faster.  Inlined, because g++ drops calls
+    // of functions that do nothing but prefetch.
+    [[gnu::always_inline]] void prefetch(TaskId id) const { __builtin_prefetch(chain_of(id)); }
     // There must be no task with its id.
     void insert(TaskRef task) noexcept;
     // Takes the task out; it must be there.
@@ -3234,6 +3277,13 @@ public:
     std::optional<OverflowRecord> next_overflow(TimePoint now) const;
     // Forgets answers that were first used a day before `now`, about `most` tasks' worth.
     void drop_answers(TimePoint now, std::size_t most = 1'000);
+
+    // Makes it faster to apply a record that was read and is applied soon.
+    [[gnu::always_inline]] void prefetch(const Record& record) const {
+        if (const auto* schedule = std::get_if<ScheduleRecord>(&record)) {
+            index_.prefetch(schedule->tasks.front()->id);
+        }
+    }
 
     // ---- What there is
     StoredTask* find(TaskId id) const { return index_.find(id); }
@@ -4038,14 +4088,16 @@ inline std::vector<std::string_view> intact_parts(std::string_view line) {
     return parts;
 }
 
-// Reads a journal's file, chunk by chunk, and tells whole records from damage (J6).
+// Reads a journal's file, chunk by chunk, and tells whole records from damage (J6).  While
+// the lines of a chunk are taken, the next one is read and its sums are checked.
 class JournalReader {
 public:
     struct Range {
         std::uint64_t begin;
         std::uint64_t end;
     };
-    JournalReader(File& file, const Journal::Take& take) : file_(file), take_(take) {}
+    JournalReader(File& file, const Journal::Take& take, std::launch policy)
+        : file_(file), take_(take), policy_(policy) {}
     // Takes every intact record.  Throws if the file is no journal.
     void read();
 
@@ -4063,8 +4115,16 @@ private:
         std::uint64_t begin;
         std::uint64_t end;  // behind its newline, if it has one
         bool has_newline;
+        bool is_intact;
     };
-    std::size_t read_chunk(std::uint64_t offset);
+    struct Chunk {
+        std::vector<char> room;
+        std::vector<Line> lines;
+        std::uint64_t end = 0;  // of the lines, in the file
+        bool is_last = false;
+    };
+    std::size_t read_text(Chunk& chunk, std::uint64_t begin) const;
+    void read_chunk(Chunk& chunk, std::uint64_t begin) const;
     void take_line(const Line& line);
     void take_damaged(const Line& line);
     void take_record(std::string_view record, const Line& line, bool has_newline);
@@ -4072,7 +4132,7 @@ private:
 
     File& file_;
     const Journal::Take& take_;
-    std::vector<char> chunk_;
+    const std::launch policy_;
     std::vector<Range> damaged_;
     std::uint64_t records_ = 0;
     std::uint64_t good_end_ = 0;
@@ -4082,31 +4142,46 @@ private:
 };
 
 // Reads some whole lines, one at least; the last may be the file's last, without a newline.
-inline std::size_t JournalReader::read_chunk(std::uint64_t offset) {
-    if (chunk_.empty()) chunk_.resize(std::size_t{1} << 19);
+inline std::size_t JournalReader::read_text(Chunk& chunk, std::uint64_t begin) const {
+    if (chunk.room.empty()) chunk.room.resize(std::size_t{1} << 19);
     for (;;) {
-        const std::size_t size = file_.read(chunk_.data(), chunk_.size(), offset);
-        if (size < chunk_.size()) return size;
-        const std::size_t newline = std::string_view(chunk_.data(), size).rfind('\n');
+        const std::size_t size = file_.read(chunk.room.data(), chunk.room.size(), begin);
+        chunk.is_last = size < chunk.room.size();
+        if (chunk.is_last) return size;
+        const std::size_t newline = std::string_view(chunk.room.data(), size).rfind('\n');
         if (newline != std::string_view::npos) return newline + 1;
-        chunk_.resize(2 * chunk_.size());
+        chunk.room.resize(2 * chunk.room.size());
     }
 }
 
+inline void JournalReader::read_chunk(Chunk& chunk, std::uint64_t begin) const {
+    const std::string_view text(chunk.room.data(), read_text(chunk, begin));
+    chunk.lines.clear();
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t newline = std::min(text.find('\n', at), text.size());
+        const std::size_t end = std::min(newline + 1, text.size());
+        std::string_view line = text.substr(at, newline - at);
+        if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
+        chunk.lines.push_back(
+            {line, begin + at, begin + end, newline < text.size(), is_intact(line)});
+        at = end;
+    }
+    chunk.end = begin + text.size();
+}
+
 inline void JournalReader::read() {
-    for (std::uint64_t offset = 0;;) {
-        const std::size_t size = read_chunk(offset);
-        if (size == 0) break;
-        const std::string_view chunk(chunk_.data(), size);
-        for (std::size_t begin = 0; begin < size;) {
-            const std::size_t newline = std::min(chunk.find('\n', begin), size);
-            const std::size_t end = std::min(newline + 1, size);
-            std::string_view line = chunk.substr(begin, newline - begin);
-            if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
-            take_line({line, offset + begin, offset + end, newline < size});
-            begin = end;
+    std::array<Chunk, 2> chunks;
+    read_chunk(chunks[0], 0);
+    for (std::size_t i = 0;; i = 1 - i) {
+        const Chunk& chunk = chunks[i];
+        std::future<void> next;  // which waits for its thread when it goes
+        if (!chunk.is_last) {
+            next = std::async(
+                policy_, [this, &chunk, &other = chunks[1 - i]] { read_chunk(other, chunk.end); });
         }
-        offset += size;
+        for (const Line& line : chunk.lines) take_line(line);
+        if (chunk.is_last) break;
+        next.get();
     }
     if (any_ && !plausible_) {
         throw Error(Errc::journal_unreadable, "is not a journal of task-scheduler");
@@ -4122,7 +4197,7 @@ inline void JournalReader::take_record(std::string_view record, const Line& line
 }
 
 inline void JournalReader::take_line(const Line& line) {
-    if (!is_intact(line.text)) return take_damaged(line);
+    if (!line.is_intact) return take_damaged(line);
     any_ = plausible_ = true;
     take_record(line.text, line, line.has_newline);
 }
@@ -4152,8 +4227,10 @@ inline bool JournalReader::is_plausible(const Line& line) {
 
 class FileJournal : public Journal {
 public:
-    // Locks and opens the file.  Throws journal_busy and journal_unreadable.
-    FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log);
+    // Locks and opens the file.  Throws journal_busy and journal_unreadable.  `threads`: it
+    // may make some.
+    FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops, Log log,
+                bool threads = true);
     ~FileJournal() override;
 
     bool read(const Take& take) override;
@@ -4203,6 +4280,7 @@ private:
     const std::string path_;
     const std::string next_path_;
     const Fsync fsync_;
+    const bool threads_;
     const std::shared_ptr<FileOps> ops_;
     const Log log_;
     // What is said of an unknown outcome where there is no memory to say more.
@@ -4235,10 +4313,11 @@ private:
 // ---- 8.4 Opening -----------------------------------------------------------
 
 inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
-                                Log log)
+                                Log log, bool threads)
     : path_(resolve(path)),
       next_path_(path_ + ".new"),
       fsync_(fsync),
+      threads_(threads),
       ops_(std::move(ops)),
       log_(std::move(log)) {
     lock();
@@ -4324,7 +4403,7 @@ inline void FileJournal::open_existing() {
 
 inline bool FileJournal::read(const Take& take) {
     if (!file_) return true;
-    JournalReader reader(*file_, take);
+    JournalReader reader(*file_, take, threads_ ? std::launch::async : std::launch::deferred);
     try {
         reader.read();
     } catch (const Error& error) {
@@ -5119,6 +5198,7 @@ private:
     // Opening the journal and reading it.
     std::unique_ptr<Journal> make_journal();
     void recover();
+    class Loader;
     bool load();
     void judge_clock(bool& replace_first);
 
@@ -5310,31 +5390,39 @@ inline std::unique_ptr<Journal> Store::make_journal() {
     if (options_.make_journal) return options_.make_journal();
     if (options_.journal.empty()) return std::make_unique<MemoryJournal>();
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
-    return std::make_unique<FileJournal>(options_.journal, options_.fsync, std::move(files),
-                                         [this](const std::string& line) { notes_.add(line); });
+    return std::make_unique<FileJournal>(
+        options_.journal, options_.fsync, std::move(files),
+        [this](const std::string& line) { notes_.add(line); }, options_.drive != Drive::caller);
 }
 
-// While this thread reads lines and what they say, another one applies what was read before.
+// Applies what was read, some records at a time, so that the places which they need in
+// memory are fetched ahead.
+class Store::Loader {
+public:
+    explicit Loader(State& state) : state_(state) { records_.reserve(most); }
+    void take(std::string_view line) {
+        records_.push_back(read_record(line));
+        state_.prefetch(records_.back());
+        if (records_.size() == most) apply();
+    }
+    void apply() {
+        for (Record& record : records_) state_.apply(record);
+        records_.clear();
+    }
+
+private:
+    static constexpr std::size_t most = 64;
+
+    State& state_;
+    std::vector<Record> records_;
+};
+
 // Returns whether the journal must be replaced before use.
 inline bool Store::load() {
-    constexpr std::size_t most = 16'384;  // records that are applied at a time
-    const auto policy =
-        options_.drive == Drive::thread ? std::launch::async : std::launch::deferred;
-    std::vector<Record> records;
-    std::future<void> applied;  // which waits for the other thread when it goes
-    const auto apply = [&] {
-        if (applied.valid()) applied.get();
-        applied = std::async(policy, [this, batch = std::move(records)]() mutable {
-            for (Record& record : batch) state_.apply(record);
-        });
-        records = std::vector<Record>();
-    };
-    const bool replace_first = journal_->read([&](std::string_view line) {
-        records.push_back(read_record(line));
-        if (records.size() == most) apply();
-    });
-    apply();
-    applied.get();
+    Loader loader(state_);
+    const bool replace_first =
+        journal_->read([&loader](std::string_view line) { loader.take(line); });
+    loader.apply();
     return replace_first;
 }
 

@@ -497,6 +497,45 @@ TEST_SUITE("records") {
         }
     }
 
+    TEST_CASE("a task in its usual form says what any other way of reading it finds") {
+        const TaskRef task = support::task_of(7, noon, R"({"message":["\u00e9",{}],"n":-1.5})");
+        ScheduleRecord record;
+        record.tasks.push_back(task);
+        const std::string line = line_of(record);
+        REQUIRE(read_usual_task(line));
+        check_same(read_usual_task(line), task);
+        const auto compare = [](const std::string& other) {
+            const TaskRef usual = read_usual_task(other);
+            if (!usual) return;
+            CAPTURE(other);
+            const Record read = RecordReader(other).read();
+            const auto& schedule = std::get<ScheduleRecord>(read);
+            REQUIRE(schedule.tasks.size() == 1);
+            check_same(usual, schedule.tasks.front());
+            CHECK((!schedule.at && !schedule.answer));
+        };
+        for (std::size_t i = 0; i < line.size(); ++i) {
+            compare(line.substr(0, i));
+            compare(line.substr(0, i) + line.substr(i + 1));
+            for (const char c : std::string(" \t\"\\,:{}[]0a9fFgZ\x01\x80")) {
+                compare(line.substr(0, i) + c + line.substr(i));
+                compare(line.substr(0, i) + c + line.substr(i + 1));
+            }
+        }
+    }
+
+    TEST_CASE("a payload may be as deep in its usual form as in any other") {
+        const auto depth_of = [](std::size_t levels, const char* blank) {
+            return R"("op":"schedule",)" + std::string(blank) + R"("tasks":[{"id":")" +
+                   id_of(7).str() + R"(","due":"2026-03-01T12:00:00.000Z","payload":)" +
+                   std::string(levels, '[') + std::string(levels, ']') + "}]";
+        };
+        for (const char* blank : {"", " "}) {
+            CHECK(refusal(depth_of(JsonReader::outer_depth - 3, blank)) == "");
+            CHECK(refusal(depth_of(JsonReader::outer_depth - 2, blank)) != "");
+        }
+    }
+
     TEST_CASE("the journal of version 1 is read and written again byte for byte") {
         std::ifstream file(std::string(TESTS_DATA) + "/journal_v1.jsonl");
         std::size_t lines = 0;

@@ -28,7 +28,7 @@ public:
     }
 
 private:
-    static constexpr std::size_t size = (std::size_t{1} << 20) + 1;
+    static constexpr std::size_t size = std::size_t{1} << 19;
 
     std::atomic<bool> used_{false};
     std::atomic<void*> block_{nullptr};
