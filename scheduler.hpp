@@ -4155,7 +4155,8 @@ inline std::size_t JournalReader::read_text(Chunk& chunk, std::uint64_t begin) c
 }
 
 inline void JournalReader::read_chunk(Chunk& chunk, std::uint64_t begin) const {
-    const std::string_view text(chunk.room.data(), read_text(chunk, begin));
+    const std::size_t size = read_text(chunk, begin);
+    const std::string_view text(chunk.room.data(), size);
     chunk.lines.clear();
     for (std::size_t at = 0; at < text.size();) {
         const std::size_t newline = std::min(text.find('\n', at), text.size());
