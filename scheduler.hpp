@@ -1641,6 +1641,19 @@ private:
     int fd_;
 };
 
+// Calls a function at the end of a scope, however that is left.  The function does not throw.
+template <class Fn>
+class AtExit {
+public:
+    explicit AtExit(Fn fn) : fn_(std::move(fn)) {}
+    ~AtExit() { fn_(); }
+    AtExit(const AtExit&) = delete;
+    AtExit& operator=(const AtExit&) = delete;
+
+private:
+    Fn fn_;
+};
+
 // A descriptor that closes itself.
 class Descriptor {
 public:
@@ -4649,15 +4662,12 @@ inline void FileJournal::sync() {
 // ---- 8.6 Replacing ---------------------------------------------------------
 
 inline void FileJournal::replace(Source& source) {
-    const struct Tail {
-        FileJournal& journal;
-        ~Tail() {
-            const std::lock_guard<std::mutex> guard(journal.file_mutex_);
-            journal.tailing_ = false;
-            journal.tail_ = std::string();
-            journal.copied_ = 0;
-        }
-    } end_of_tail{*this};
+    const AtExit end_of_tail([this] {
+        const std::lock_guard<std::mutex> guard(file_mutex_);
+        tailing_ = false;
+        tail_ = std::string();
+        copied_ = 0;
+    });
     Replacement next(*ops_, next_path_, path_);
     source.at_rest([this] {
         const std::lock_guard<std::mutex> guard(file_mutex_);
@@ -4702,11 +4712,8 @@ inline std::uint64_t FileJournal::reserve_for_ends(Replacement& next) {
 // Whatever was acknowledged is synced in the new file before that takes the name.  Ends that
 // come in between are synced behind, as ever.
 inline void FileJournal::finish(Replacement& next) {
-    const struct Swapping {
-        std::atomic<bool>& now;
-        explicit Swapping(std::atomic<bool>& flag) : now(flag) { now = true; }
-        ~Swapping() { now = false; }
-    } swapping(swapping_);
+    swapping_ = true;
+    const AtExit end_of_swapping([this] { swapping_ = false; });
     const std::lock_guard<std::mutex> no_commit(commit_mutex_);
     copy_tail(next);
     const std::uint64_t reserved = reserve_for_ends(next);
@@ -4740,15 +4747,7 @@ inline void FileJournal::finish(Replacement& next) {
 }
 
 inline JournalFigures FileJournal::figures() const {
-    JournalFigures figures;
-    figures.failed = failed_;
-    figures.bytes = size_;
-    figures.written = written_;
-    figures.syncs = syncs_;
-    figures.replacements = replacements_;
-    figures.damaged_lines = damaged_lines_;
-    figures.torn_bytes = torn_bytes_;
-    return figures;
+    return {failed_, size_, written_, syncs_, replacements_, damaged_lines_, torn_bytes_};
 }
 
 }  // namespace detail
@@ -6734,13 +6733,12 @@ private:
 // more than one write of theirs.
 inline void Store::Copy::at_rest(const std::function<void()>& begin) {
     lock_.lock();
-    const auto unlock = [this](void*) {
+    const AtExit go_on([this] {
         store_.commits_paused_ = store_.emissions_paused_ = false;
         store_.open_->changed.notify_one();
         store_.settled_.notify_all();
         lock_.unlock();
-    };
-    const std::unique_ptr<void, decltype(unlock)> paused(this, unlock);
+    });
     store_.settled_.wait(lock_, [this] { return !store_.storing_bulk_; });
     store_.commits_paused_ = true;
     store_.settled_.wait(lock_, [this] { return !store_.committing_; });
@@ -6772,10 +6770,9 @@ void Store::Copy::in_pages(WritePage write_page) {
 inline void Store::Copy::copy(const std::function<void(std::string_view)>& append) {
     append_ = &append;
     lock_.lock();
-    const auto unlock = [this](void*) {
+    const AtExit unlock([this] {
         if (lock_.owns_lock()) lock_.unlock();
-    };
-    const std::unique_ptr<void, decltype(unlock)> locked(this, unlock);
+    });
     store_.live_then_ = state_.record_bytes();
     write(lines_, HeadRecord{1, state_.history().next_seq(), state_.ids().last()});
     copy_pending();
@@ -7448,13 +7445,11 @@ public:
     void remove_companion(std::size_t handle);
 
 private:
-    // A thread's turn in run_due().
-    class Turn;
-
     template <class Begin>
     static Ticket carry_out(Begin begin);
     void run();
     bool emit_due(bool& emitted) noexcept;
+    auto take_turn();
     void check_outside(const char* call) const;
     void call_readers();
     void run_companions();
@@ -7694,24 +7689,17 @@ inline std::optional<TimePoint> Scheduler::next_wake() const {
     return wake;
 }
 
-class Scheduler::Turn {
-public:
-    explicit Turn(detail::ReaderHub& hub) : hub_(hub) {
-        std::unique_lock<std::mutex> lock(hub_.mutex);
-        hub_.changed.wait(lock, [this] { return hub_.runner == std::thread::id(); });
-        hub_.runner = std::this_thread::get_id();
-    }
-    Turn(const Turn&) = delete;
-    Turn& operator=(const Turn&) = delete;
-    ~Turn() {
-        const std::lock_guard<std::mutex> guard(hub_.mutex);
-        hub_.runner = std::thread::id();
-        hub_.changed.notify_all();
-    }
-
-private:
-    detail::ReaderHub& hub_;
-};
+// Waits for this thread's turn in run_due(), and gives it up at the end of a scope.
+inline auto Scheduler::take_turn() {
+    std::unique_lock<std::mutex> lock(hub_->mutex);
+    hub_->changed.wait(lock, [this] { return hub_->runner == std::thread::id(); });
+    hub_->runner = std::this_thread::get_id();
+    return detail::AtExit([this] {
+        const std::lock_guard<std::mutex> guard(hub_->mutex);
+        hub_->runner = std::thread::id();
+        hub_->changed.notify_all();
+    });
+}
 
 inline void Scheduler::check_outside(const char* call) const {
     const std::lock_guard<std::mutex> guard(hub_->mutex);
@@ -7726,7 +7714,7 @@ inline std::size_t Scheduler::run_due() {
         const std::lock_guard<std::mutex> guard(hub_->mutex);
         if (hub_->is_inside_locked()) return 0;
     }
-    const Turn turn(*hub_);
+    const auto turn = take_turn();
     const std::uint64_t before = stats().emitted;
     const auto is_due = [this] {
         const std::lock_guard<std::mutex> guard(store_.mutex());
@@ -7761,11 +7749,6 @@ inline void Scheduler::call_readers() {
 }
 
 inline void Scheduler::run_companions() {
-    const auto end = [this](void*) {
-        const std::lock_guard<std::mutex> guard(companions_mutex_);
-        running_.reset();
-        ran_.notify_all();
-    };
     for (std::size_t i = 0;; ++i) {
         std::function<void()> run;
         {
@@ -7776,7 +7759,11 @@ inline void Scheduler::run_companions() {
             running_ = i;
             running_on_ = std::this_thread::get_id();
         }
-        const std::unique_ptr<void, decltype(end)> running(this, end);
+        const detail::AtExit end([this] {
+            const std::lock_guard<std::mutex> guard(companions_mutex_);
+            running_.reset();
+            ran_.notify_all();
+        });
         run();
     }
 }
@@ -7991,7 +7978,7 @@ inline void Scheduler::stop() {
     }
     if (thread_.joinable()) thread_.join();
     if (drive() == Drive::caller) {
-        const Turn turn(*hub_);
+        const auto turn = take_turn();
         call_readers();
     }
     std::list<std::shared_ptr<detail::Reader>> readers;
