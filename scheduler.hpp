@@ -10549,8 +10549,9 @@ private:
 // thread; HttpServer has one writer, and from some thousand streams on one for each processor.
 //
 //   E1  Live streams, which are at the head of the history, are served before those that
-//       catch up.  These take turns, a page each, for a few milliseconds; then, and as soon
-//       as there is a new event, the live ones are looked at again.
+//       catch up.  These take turns, a page each, for a slice of time; then, and as soon as
+//       there is a new event, the live ones are looked at again.  Behind a slice is a pause,
+//       so that other threads, which emit for instance, get the processor.
 //   E2  Streams share pages of frames.  A page ends where a multiple of `page_events` does,
 //       so that streams meet wherever they began.  The pages that were used last are kept, up
 //       to `max_cached` bytes, while any stream has events to come.
@@ -10709,6 +10710,8 @@ private:
     static constexpr std::uint64_t many_events = 4'096;  // one with more to come is not live
     static constexpr std::size_t max_cached = std::size_t{4} << 20;
     static constexpr std::size_t max_pages = 32;
+    static constexpr milliseconds slice{2};                // of those that catch up
+    static constexpr std::chrono::microseconds pause{50};  // behind a slice, see E1
 
     const Scheduler& scheduler_;
     const milliseconds keep_alive_;
@@ -10826,6 +10829,9 @@ inline void StreamWriter::round() {
     write_live();
     write_behind();
     keep_alive();
+    if (in(Place::behind).empty() || woken_) return;
+    lock.unlock();
+    std::this_thread::sleep_for(pause);
 }
 
 inline void StreamWriter::wait_for_sockets(std::unique_lock<std::mutex>& lock, int timeout) {
@@ -10915,7 +10921,7 @@ inline void StreamWriter::write_live() {
 
 // A page to each in turn, until live streams may have something to get (E1).
 inline void StreamWriter::write_behind() {
-    const auto end = std::chrono::steady_clock::now() + milliseconds(2);
+    const auto end = std::chrono::steady_clock::now() + slice;
     while (!in(Place::behind).empty()) {
         write(in(Place::behind).front());
         if (woken_ || !in(Place::live).empty() || std::chrono::steady_clock::now() >= end) break;
@@ -10952,7 +10958,7 @@ inline bool StreamWriter::is_unreachable(const Stream& stream) const {
 // What is there already goes out, as far as the sockets take it within a moment.  Where there
 // is no memory for it, streams end without it, and resume elsewhere.
 inline void StreamWriter::finish() {
-    const auto end = std::chrono::steady_clock::now() + milliseconds(150);
+    const auto end = std::chrono::steady_clock::now() + milliseconds(100);
     std::unique_lock<std::mutex> lock(writing_mutex_);
     {
         const std::lock_guard<std::mutex> guard(adopted_mutex_);

@@ -1089,8 +1089,8 @@ void measure_slow(Bench& bench) {
 // ---- lateness --------------------------------------------------------------
 
 // From the due time of one event of the server to its first byte.
-double event_ms(int port, const Fd& stream) {
-    const std::int64_t due = moment_ahead(0.03);
+double event_ms(int port, const Fd& stream, double ahead = 0.03) {
+    const std::int64_t due = moment_ahead(ahead);
     ask(connect_to(port), Task(due, post_head(body_size)).text());
     for (;;) {
         const std::string text = read_some(stream.get());
@@ -1476,6 +1476,100 @@ void measure_fanout(Bench& bench) {
     }
 }
 
+// ---- catchup ---------------------------------------------------------------
+
+// Streams that begin with the oldest event, and a thread that reads them as fast as they come.
+class CatchUp {
+public:
+    CatchUp(int port, std::size_t count, std::size_t bytes_each)
+        : epoll_(epoll_create1(EPOLL_CLOEXEC)), left_(count * bytes_each) {
+        for (std::size_t i = 0; i < count; ++i) {
+            fds_.push_back(connect_to(port));
+            write_all(fds_.back().get(), get("/sse?last_event_id=earliest"));
+            watch(epoll_, fds_.back().get(), i);
+        }
+        thread_ = std::thread([this] { read_all(); });
+    }
+    ~CatchUp() {
+        done_ = true;
+        thread_.join();
+    }
+    // Of the bytes that all of them are to get.
+    std::size_t left() const { return left_; }
+
+private:
+    void read_all() {
+        std::vector<char> buffer(1 << 20);
+        while (!done_) {
+            epoll_event ready[512];
+            const int n = epoll_wait(epoll_.get(), ready, 512, 100);
+            for (int i = 0; i < n; ++i) {
+                const ssize_t size =
+                    recv(fds_[ready[i].data.u64].get(), buffer.data(), buffer.size(), MSG_DONTWAIT);
+                const auto came = static_cast<std::size_t>(std::max<ssize_t>(size, 0));
+                left_ -= std::min(left_.load(), came);
+            }
+        }
+    }
+
+    Fd epoll_;
+    std::vector<Fd> fds_;
+    std::atomic<std::size_t> left_;
+    std::atomic<bool> done_{false};
+    std::thread thread_;
+};
+
+void measure_catchup_of(Bench& bench, std::size_t message) {
+    const auto streams = bench.pick<std::size_t>(900, 50);
+    const auto events = bench.pick<std::size_t>(10'000, 1'000);
+    const std::string body =
+        R"({"timestamp":"2020-01-01","message":")" + std::string(message, 'x') + "\"}";
+    const std::size_t bytes = events * (one_event - body_size + body.size());
+    const std::string what = std::to_string(streams) + " streams behind by " +
+                             std::to_string(events) + " of " + std::to_string(message) + " B";
+    Row p50{what, "p50 ms", {}, {}};
+    Row most{what, "most ms", {}, {}, "<= 20 ms"};
+    Row caught_up{what, "% had", {}, {}};
+    for (int round = 0; round < bench.rounds(3); ++round) {
+        const Server server(bench, "no", {"--history", std::to_string(events + 1'000)});
+        const Fd fd = connect_to(server.port());
+        for (std::size_t n = 0; n < events; n += 100) {
+            std::string all = "[" + body;
+            for (int i = 1; i < 100; ++i) all += ',' + body;
+            all += ']';
+            ask(fd, post_head(all.size()) + all);
+        }
+        while (pending(fd) > 0) std::this_thread::sleep_for(10ms);
+        const Fd live = open_stream(server.port());
+        Values alone;
+        Values beside;
+        for (int i = 0; i < bench.pick(30, 5); ++i) {
+            alone.push_back(event_ms(server.port(), live, 0.05));
+        }
+        const CatchUp others(server.port(), streams, bytes);
+        for (int i = 0; i < bench.pick(30, 5) && (i == 0 || others.left() > 0); ++i) {
+            beside.push_back(event_ms(server.port(), live, 0.05));
+        }
+        const auto left = static_cast<double>(others.left());
+        caught_up.ours.push_back(100 - 100 * left / static_cast<double>(streams * bytes));
+        for (const auto& [row, share] : {std::pair(&p50, 0.5), std::pair(&most, 1.0)}) {
+            row->reference.push_back(percentile(alone, share));
+            row->ours.push_back(percentile(beside, share));
+        }
+    }
+    bench.report.add(p50);
+    bench.report.add(most);
+    bench.report.add(caught_up);
+}
+
+void measure_catchup(Bench& bench) {
+    bench.report.against("the same live stream alone");
+    if (!allow_descriptors(2'000)) throw std::runtime_error("too few files may be open here");
+    for (const std::size_t message : bench.pick(Sizes{200, 4'096}, Sizes{200})) {
+        measure_catchup_of(bench, message);
+    }
+}
+
 // ---- cpu -------------------------------------------------------------------
 
 void measure_cpu(Bench& bench) {
@@ -1735,6 +1829,7 @@ const std::vector<Measurement> measurements{
     {"memory", "bytes of memory and of journal a pending task", measure_memory},
     {"restart", "from the start to the first answer with all tasks", measure_restart},
     {"fanout", "one event to many streams, and the memory of a stream", measure_fanout},
+    {"catchup", "a live stream's lateness beside many that catch up", measure_catchup},
     {"cpu", "processor time a schedule and an emission", measure_cpu},
     {"idle", "system calls and memory with one task an hour ahead", measure_idle},
     {"growth", "the cost of each operation, with few and with many tasks", measure_growth},
