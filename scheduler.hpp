@@ -10549,21 +10549,19 @@ private:
 // thread; HttpServer has one writer, and from some thousand streams on one for each processor.
 //
 //   E1  Live streams, which are at the head of the history, are served before those that
-//       catch up.  These take turns, a page each, for a slice of time; then, and as soon as
-//       there is a new event, the live ones are looked at again.  Behind a slice is a pause,
-//       so that other threads, which emit for instance, get the processor.
-//   E2  Streams share pages of frames.  A page ends where a multiple of `page_events` does,
-//       so that streams meet wherever they began.  The pages that were used last are kept, up
-//       to `max_cached` bytes, while any stream has events to come.
+//       catch up.  These take turns, a page each, for a slice of time that a new event ends.
+//       A pause behind it leaves the processor to other threads.
+//   E2  Streams share pages of frames.  These end at multiples of `page_events`, so that streams
+//       meet wherever they began.  The pages that were used last are kept, up to `max_cached`
+//       bytes, while any stream has events to come.
 //   E3  A stream holds no events, only its cursor and how many bytes of the next frame it has
 //       sent.  It ends if that frame cannot be finished, since its event was trimmed or
 //       forgotten; between frames it is told of the gap.
 //   E4  Every stream ends in close(), where it is counted: its client is gone, its frame
 //       cannot be finished, or the writer stops.
-//   E5  A client that sends nothing more keeps its stream.  If it is gone altogether, a comment
-//       is what brings the reset that says so: one is sent at once, then with each keep-alive.
-//       If its machine is gone, it acknowledges nothing any more; that ends the stream after
-//       four keep-alives, and a minute at least.
+//   E5  A client that sends nothing more keeps its stream.  A comment, sent at once and then
+//       with each keep-alive, brings the reset that says if it is gone altogether.  One whose
+//       machine acknowledges nothing ends after four keep-alives, and a minute at least.
 //   E6  A stream goes from list to list without an allocation.  What lacks memory for a page
 //       stays where it is, and is tried again.
 //
@@ -10701,9 +10699,6 @@ private:
     Streams& in(Place place) { return places_[static_cast<std::size_t>(place)]; }
     const Streams& in(Place place) const { return places_[static_cast<std::size_t>(place)]; }
     bool has_work() const { return !in(Place::live).empty() || !in(Place::behind).empty(); }
-    bool is_empty() const {
-        return !has_work() && in(Place::idle).empty() && in(Place::blocked).empty();
-    }
 
     static constexpr std::size_t few_streams = 8;
     static constexpr std::uint64_t few_events = 8;  // a stream with so few to come is at the head
@@ -10777,8 +10772,8 @@ inline void StreamWriter::wake() {
 }
 
 inline void StreamWriter::write_or_wake() noexcept {
+    if (size_ == 0) return;
     const std::unique_lock<std::mutex> lock(writing_mutex_, std::try_to_lock);
-    if (lock && is_empty()) return;
     const bool few = lock && !has_work() && in(Place::idle).size() <= few_streams &&
                      scheduler_.newest().seq() - next_seq_ <= few_events;
     if (!few) return wake();
@@ -10856,7 +10851,7 @@ inline void StreamWriter::wait_for_sockets(std::unique_lock<std::mutex>& lock, i
 // In ms, for epoll_wait; -1: without limit.
 inline int StreamWriter::time_to_sleep() const {
     if (has_work()) return 0;
-    if (is_empty()) return -1;
+    if (size_ == 0) return -1;
     const auto left = next_keep_alive_ - std::chrono::steady_clock::now();
     const std::int64_t ms = std::chrono::duration_cast<milliseconds>(left).count() + 1;
     return static_cast<int>(std::clamp<std::int64_t>(ms, 0, 3'600'000));
@@ -10866,9 +10861,11 @@ inline void StreamWriter::take_adopted() {
     Streams adopted;
     {
         const std::lock_guard<std::mutex> guard(adopted_mutex_);
+        const bool are_first = !adopted_.empty() && adopted_.size() == size_;
+        if (are_first) next_keep_alive_ = std::chrono::steady_clock::now() + keep_alive_;
         adopted.swap(adopted_);
+        ended_ = stopping_;
     }
-    if (is_empty()) next_keep_alive_ = std::chrono::steady_clock::now() + keep_alive_;
     while (!adopted.empty()) {
         in(Place::idle).splice(in(Place::idle).end(), adopted, adopted.begin());
         Stream& stream = in(Place::idle).back();
@@ -10936,11 +10933,8 @@ inline void StreamWriter::keep_alive() {
     for (const Place place : {Place::idle, Place::blocked}) {
         for (auto at = in(place).begin(); at != in(place).end();) {
             Stream& stream = *at++;
-            if (is_unreachable(stream)) {
-                close(stream);
-            } else if (place == Place::idle) {
-                write_comment(stream);
-            }
+            if (is_unreachable(stream)) close(stream);
+            if (stream.place == Place::idle) write_comment(stream);
         }
     }
 }
@@ -10960,10 +10954,6 @@ inline bool StreamWriter::is_unreachable(const Stream& stream) const {
 inline void StreamWriter::finish() {
     const auto end = std::chrono::steady_clock::now() + milliseconds(100);
     std::unique_lock<std::mutex> lock(writing_mutex_);
-    {
-        const std::lock_guard<std::mutex> guard(adopted_mutex_);
-        ended_ = true;
-    }
     take_adopted();
     find_new_events();
     try {
@@ -12348,12 +12338,10 @@ inline std::string HttpApi::next_text(std::uint64_t& seq) {
         if (!due) return std::string(detail::keep_alive_comment);
     }
     const detail::Frames frames = detail::make_frames(scheduler_, seq);
-    if (frames.lost) {
-        seq = scheduler_.oldest().seq();
-        return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, seq);
-    }
-    if (!frames.ends.empty()) seq = frames.ends.back().next;
-    return frames.text;
+    seq = frames.lost ? frames.begin : frames.next;
+    if (frames.lost) return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, seq);
+    // The events may have been forgotten meanwhile; an empty text would be the end.
+    return frames.text.empty() ? std::string(detail::keep_alive_comment) : frames.text;
 }
 
 // ---- 13.6 The server -------------------------------------------------------

@@ -116,14 +116,14 @@ TEST_SUITE("streams") {
             CHECK(frames.begin == seq);
             return frames.next;
         };
-        for (const std::uint64_t seq : {0, 1, 700, 1'023}) CHECK(end_of_page(seq) == 1'024);
-        for (const std::uint64_t seq : {1'024, 1'500}) CHECK(end_of_page(seq) == 2'048);
+        for (const std::uint64_t seq : {0U, 1U, 700U, 1'023U}) CHECK(end_of_page(seq) == 1'024);
+        for (const std::uint64_t seq : {1'024U, 1'500U}) CHECK(end_of_page(seq) == 2'048);
         CHECK(end_of_page(2'099) == 2'100);
     }
 
     TEST_CASE("a stream has all that is retained and then what is new, from wherever it begins") {
         Service service(3'000);
-        for (const std::uint64_t from : {0, 1, 1'023, 1'024, 1'900, 2'999, 3'000}) {
+        for (const std::uint64_t from : {0U, 1U, 1'023U, 1'024U, 1'900U, 2'999U, 3'000U}) {
             CAPTURE(from);
             Reader client;
             service.adopt(client, from);
@@ -184,7 +184,7 @@ TEST_SUITE("streams") {
 
     TEST_CASE("a stream that the end of the server meets has what is there already, and ends") {
         Service service(5'000);
-        for (const std::uint64_t from : {0, 2'500, 5'000}) {
+        for (const std::uint64_t from : {0U, 2'500U, 5'000U}) {
             CAPTURE(from);
             StreamWriter writer(service.tasks, seldom, [] {});
             Reader client;
