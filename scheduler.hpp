@@ -1303,9 +1303,12 @@ inline bool TimeReader::digit(int& out) {
 }
 
 inline bool TimeReader::two_digits(int& out, int least, int most) {
-    int ones = 0;
-    if (!digit(out) || !digit(ones)) return false;
-    out = out * 10 + ones;
+    if (rest_.size() < 2) return false;
+    const int tens = rest_[0] - '0';
+    const int ones = rest_[1] - '0';
+    if (tens < 0 || tens > 9 || ones < 0 || ones > 9) return false;
+    rest_.remove_prefix(2);
+    out = tens * 10 + ones;
     return out >= least && out <= most;
 }
 
@@ -2766,6 +2769,7 @@ public:
 
     std::size_t size() const { return size_; }
     StoredTask* find(TaskId id) const {
+        if (newest_ < id) return nullptr;  // as most ids are that are new
         StoredTask* task = *chain_of(id);
         while (task && task->id != id) task = task->next;
         return task;
@@ -2809,6 +2813,7 @@ private:
 
     std::array<Table, std::size_t{1} << table_bits> tables_;
     std::size_t size_ = 0;
+    TaskId newest_;  // no task has ever had an id that is greater
 };
 
 inline TaskIndex::~TaskIndex() {
@@ -2829,12 +2834,16 @@ inline void TaskIndex::Table::resize(std::size_t count) noexcept {
         return;
     }
     others.swap(chains);
-    for (StoredTask* task : others) {
+    constexpr std::size_t ahead = 8;
+    for (std::size_t i = 0; i < others.size(); ++i) {
+        if (i + ahead < others.size()) __builtin_prefetch(others[i + ahead]);
+        StoredTask* task = others[i];
         while (task) put(std::exchange(task, task->next));
     }
 }
 
 inline void TaskIndex::insert(TaskRef task) noexcept {
+    newest_ = std::max(newest_, task->id);
     Table& table = table_of(task->id);
     const std::size_t chains = table.chains.size();
     if (table.size >= chains) table.resize(2 * chains);
