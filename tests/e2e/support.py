@@ -9,6 +9,7 @@ import ctypes
 import datetime
 import json
 import os
+import pathlib
 import random
 import re
 import resource
@@ -22,7 +23,7 @@ import time
 import unittest
 
 BINARY = MOUNTED = WORK = None
-LONG = False
+LONG = SANITIZED = False
 SEED = 0
 SOFT_FILES = 1024  # the soft limit of open files that a Debian login gives
 # What an idle machine does in milliseconds may take a busy one this many seconds.  A test that
@@ -34,9 +35,12 @@ UNKNOWN = "00000000-0000-7000-8000-000000000000"  # an id that no server gives
 
 
 def configure(binary, work, long, seed, mounted=None):
-    global BINARY, MOUNTED, WORK, LONG, SEED
+    global BINARY, MOUNTED, WORK, LONG, SEED, SANITIZED
     BINARY, MOUNTED, WORK, LONG = str(binary), mounted and str(mounted), str(work), long
     SEED = random.randrange(1 << 32) if seed is None else seed
+    # A sanitizer's own memory is not the server's, and it is many times slower.
+    SANITIZED = any(name in pathlib.Path(binary).read_bytes()
+                    for name in (b"__asan_init", b"__tsan_init"))
 
 
 def end_with_parent(soft_files=None, hard_files=None):

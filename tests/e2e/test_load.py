@@ -143,17 +143,27 @@ class Load(TestCase):
         server.schedule("beside them", headers=headers)
         worst = max(worst, time.monotonic() - began)
         self.note(f"a normal request takes {worst * 1000:.0f} ms at most")
-        self.assertLess(worst, 1.0)
+        self.assertLess(worst, support.SOON if support.SANITIZED else 2.0)
 
     def assert_cost(self, server, count, sent, bound=0.0):
         """The memory of so many clients that have sent so many bytes each, now."""
         grown = server.resident_mib() - self.before
         self.note(f"{count} clients cost {grown:.0f} MiB and {server.threads() - self.threads} "
                   "threads")
-        self.assertLess(grown, bound + count * (sent + self.EACH * 1024) / MIB, "MiB")
+        self.assert_below(grown, bound + count * sent / MIB + self.room(count))
         self.assertEqual(server.threads(), self.threads, "no request has a thread")
 
+    def room(self, count):
+        """What so many clients may cost, in MiB."""
+        return count * self.EACH / 1024
+
+    def assert_below(self, mib, limit):
+        if not support.SANITIZED:
+            self.assertLess(mib, limit, "MiB")
+
     def assert_recovers(self, server):
+        if support.SANITIZED:
+            return
         began = time.monotonic()
         wait_for(lambda: server.resident_mib() < self.before + 16, 20, "the memory's coming back")
         self.note(f"memory is back after {time.monotonic() - began:.1f} s")
@@ -314,7 +324,7 @@ class Bodies(Load):
         crowd = self.send_bodies(server, "", self.largest(), count)
         statuses, peak = self.assert_holds(server, crowd, refused, {401, 503}, headers)
         self.assertIn(401, statuses)
-        self.assertLess(peak, self.BODIES + count * self.EACH / 1024)
+        self.assert_below(peak, self.BODIES + self.room(count))
         crowd.close()
         self.assert_recovers(server)
 
@@ -326,7 +336,7 @@ class Bodies(Load):
         statuses, peak = self.assert_holds(server, crowd, refused, {200, 401, 503}, headers)
         self.assertIn(200, statuses)
         # What was stored stays, in memory too.
-        self.assertLess(peak, self.BODIES + 2 * statuses.count(200) + self.COUNT * self.EACH / 1024)
+        self.assert_below(peak, self.BODIES + 2 * statuses.count(200) + self.room(self.COUNT))
 
     def test_bodies_with_the_secret_in_the_head_are_stored_or_get_503(self):
         server = self.loaded("--fsync", "no", env={"SCHEDULER_SECRET": SECRET})
@@ -336,7 +346,7 @@ class Bodies(Load):
         crowd = self.send_bodies(server, fields, self.largest(), self.COUNT)
         statuses, peak = self.assert_holds(server, crowd, refused, {200, 503}, headers)
         self.assertIn(200, statuses)
-        self.assertLess(peak, self.BODIES + 2 * statuses.count(200) + self.COUNT * self.EACH / 1024)
+        self.assert_below(peak, self.BODIES + 2 * statuses.count(200) + self.room(self.COUNT))
 
 
 class Budgets(Load):
@@ -362,7 +372,7 @@ class Budgets(Load):
         self.assertEqual(server.call("POST", "/schedule", text).status, 200)
         self.before = server.resident_mib()
         refused = self.refusals(server)
-        crowd = Crowd(self, server.port, 80, receive_buffer=4096,
+        crowd = Crowd(self, server.port, 80, receive_buffer=65_536,
                       first=f"GET /tasks HTTP/1.1\r\n{HOST}\r\n".encode())
         self.assert_normal(server)
         wait_for(lambda: sum(self.refusals(server).values()) > sum(refused.values()),

@@ -350,7 +350,8 @@ class Limits(TestCase):
         growth = server.resident_mib() - before
         self.note(f"worst round trip {worst * 1000:.0f} ms, {growth:.0f} MiB for 26 MB of history")
         self.assertLess(worst, support.SOON)
-        self.assertLess(growth, 100, "the history, and no second copy for each reader")
+        if not support.SANITIZED:
+            self.assertLess(growth, 100, "the history, and no second copy for each reader")
         self.assertEqual([event.id for event in stalled.messages(400)], ids)
 
     def test_a_client_that_shuts_down_its_sending_side_keeps_its_stream(self):
