@@ -6608,11 +6608,13 @@ inline bool Store::wants_tending_locked() const {
 
 inline std::optional<TimePoint> Store::next_tending_locked() const {
     if (has_unwaited_locked() || !notes_.empty()) return now();
-    if (wants_replacement_locked()) return next_replacement_locked();
-    if (!journal_->wants_sync()) return std::nullopt;
+    std::optional<TimePoint> next;
+    if (wants_replacement_locked()) next = next_replacement_locked();
+    if (!journal_->wants_sync() || journal_->failed()) return next;
     const auto left = std::chrono::duration_cast<milliseconds>(
         next_sync() - std::chrono::steady_clock::now() + milliseconds(1));
-    return now() + std::max(left, milliseconds(0));
+    const TimePoint sync = now() + std::max(left, milliseconds(0));
+    return next ? std::min(*next, sync) : sync;
 }
 
 inline void Store::say(std::string_view line) noexcept {
@@ -6650,9 +6652,9 @@ inline void Store::tend() {
 // Does what is to be done for the journal now.
 inline void Store::tend_now(Lock& lock) {
     commit_unwaited(lock);
-    if (wants_replacement_locked()) {
-        const bool is_asked = options_.drive == Drive::thread;
-        if (is_asked || next_replacement_locked() <= now()) replace(lock);
+    const bool is_asked = options_.drive == Drive::thread;
+    if (wants_replacement_locked() && (is_asked || next_replacement_locked() <= now())) {
+        replace(lock);
     } else if (journal_->wants_sync() && std::chrono::steady_clock::now() >= next_sync()) {
         sync(lock);
     }

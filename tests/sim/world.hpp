@@ -49,6 +49,8 @@ private:
         // It may be lost although what comes later is kept: what a sink has taken is written
         // when there is room for it.
         bool floats = false;
+        // The same for a loss of power: it was written some time after it was logged.
+        bool late = false;
     };
     // How many changes of a group show what became of them, and how many of these are stored.
     struct Tally {
@@ -87,6 +89,7 @@ private:
         std::uint64_t group = 0;        // that it belongs to, or waits for
         std::optional<bool> stored;     // nothing: it is on its way
         bool taken = false;             // a bulk call may have taken its task
+        bool failed = false;            // a bulk call that its ticket says has failed
         std::shared_ptr<Begun> holder;  // the bulk call that it waits for; null: the group
         // Of a bulk call: its range, and the changes that were on their way when it came.
         scheduler::DueRange range;
@@ -176,7 +179,7 @@ private:
     // ---- What came of them
     bool is_applied(const Effect& effect) const;
     bool is_taken(const Begun& begun, const Result& result) const;
-    bool may_be_stored(const Begun& taken) const;
+    bool seems_stored(const Result& result) const;
     void resolve(bool committed, const Result& result, const Begun* waited);
     void settle_open(bool ends, bool others, const Result& result, const Begun* waited);
     static bool is_end(const Begun& begun) { return begun.effect.kind == Effect::Kind::cancel; }
@@ -248,7 +251,9 @@ private:
                              const Versions& versions) const;
     void add_scattered_event(Model& model, const Event& event, const Versions& versions) const;
     void take_scattered_rest(Model& model, const Observed& observed, std::size_t first) const;
-    void follow(Path& path, std::size_t at, const Observed& observed) const;
+    void follow(Path& path, std::size_t at, bool power, const Observed& observed) const;
+    void leave_ghost(Path& path, std::size_t at, bool power) const;
+    void pass_over_in_part(Path& path, std::size_t at, const Observed& observed) const;
     void try_point(const Path& path, std::size_t at, const Observed& observed, Found& found) const;
     std::size_t try_ghosts(const Path& path, std::size_t at, bool power, const Observed& observed,
                            Found& found) const;
@@ -284,6 +289,7 @@ private:
     std::vector<Logged> log_;
     std::size_t kept_by_crash_ = 0;  // of the log, at least
     std::size_t kept_by_power_ = 0;  // of the log, at least
+    std::size_t late_end_ = 0;       // how much was logged when the last late ones were written
     // The steady time until which everything logged was logged, by length of the log.
     std::vector<std::pair<std::chrono::nanoseconds, std::size_t>> ages_;
     bool owed_ = false;  // an end may wait in memory for the journal

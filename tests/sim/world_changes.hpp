@@ -451,18 +451,30 @@ inline bool World::is_taken(const Begun& begun, const Result& result) const {
     const auto before_it = [&begun](const BegunRef& one) { return one.get() == &begun; };
     const auto old = live_.pending.find(id);
     return std::any_of(bulks_.begin(), bulks_.end(), [&](const BegunRef& bulk) {
+        if (bulk->failed) return false;
         const bool wants = (old != live_.pending.end() && bulk->wants(old->second)) ||
                            (!cancels && bulk->wants(begun.effect.tasks.front()));
         return wants && std::any_of(bulk->before.begin(), bulk->before.end(), before_it);
     });
 }
 
-// Whether a bulk call has taken the task of a change as that change would leave it.
-inline bool World::may_be_stored(const Begun& taken) const {
-    if (taken.effect.kind != Effect::Kind::change) return true;
-    return std::any_of(bulks_.begin(), bulks_.end(), [&](const BegunRef& bulk) {
-        return bulk->wants(taken.effect.tasks.front());
-    });
+// Whether the open group is stored, as far as the bulk calls tell that have taken all of its
+// tasks: each as its change leaves it, or as it was.
+inline bool World::seems_stored(const Result& result) const {
+    bool may_be = true;
+    bool must_be = false;
+    const auto wanted = [this](const ModelTask& task) {
+        return std::any_of(bulks_.begin(), bulks_.end(), [&task](const BegunRef& bulk) {
+            return !bulk->failed && bulk->wants(task);
+        });
+    };
+    for (const BegunRef& one : open_) {
+        if (!one->taken || one->effect.kind != Effect::Kind::change) continue;
+        const auto old = live_.pending.find(one->effect.tasks.front().id);
+        may_be = may_be && wanted(one->effect.tasks.front());
+        must_be = must_be || old == live_.pending.end() || !wanted(old->second);
+    }
+    return may_be && !has_crashed() && (must_be || !result.faulted);
 }
 
 // Finds out what became of the open group, which a call may have committed.  On a full disk
@@ -482,11 +494,7 @@ inline void World::resolve(bool committed, const Result& result, const Begun* wa
         const bool stored = forgets && one.get() == waited ? result.ok : is_applied(one->effect);
         (is_end(*one) ? ends : others).add(stored);
     }
-    // Where nothing shows what became of it.
-    const bool well = !result.faulted && !has_crashed() &&
-                      std::all_of(open_.begin(), open_.end(), [this](const BegunRef& one) {
-                          return !one->taken || may_be_stored(*one);
-                      });
+    const bool well = seems_stored(result);
     if (!disk_.is_full() || ends.told == 0 || others.told == 0) {
         ends.add(others);
         others = ends;
@@ -607,6 +615,7 @@ inline void World::resolve_bulks(const BegunRef& last, bool failed, const Result
     const bool commits = std::any_of(all.begin(), all.end(), [](const BegunRef& one) {
         return !one->effect.ids.empty() || (!one->before.empty() && !one->before.front()->stored);
     });
+    for (const BegunRef& one : all) one->failed = one->ticket && !one->ticket->try_store();
     // One that fails for lack of memory may not have come so far.
     resolve(failed || (commits && !result.memory), result, nullptr);
     for (const BegunRef& one : all) resolve_bulk(one, result);
@@ -614,8 +623,9 @@ inline void World::resolve_bulks(const BegunRef& last, bool failed, const Result
 
 // A run stores whatever was begun.
 inline void World::resolve_all(const Result& result) {
-    resolve(true, result, nullptr);
     const std::vector<BegunRef> all = bulks_;
+    for (const BegunRef& one : all) one->failed = one->ticket && !one->ticket->try_store();
+    resolve(true, result, nullptr);
     for (const BegunRef& one : all) resolve_bulk(one, result);
 }
 
@@ -650,16 +660,20 @@ inline void World::advance_bounds(bool acknowledged, bool ran, const Result& res
     absorb();
 }
 
-// What sinks have taken is written at once if it can be, and with the next change at the
-// latest.
+// What sinks have taken is written at once if it can be, and else before what comes when it
+// can.
 inline void World::settle_floats(bool acknowledged, bool replaced_well, const Result& result) {
     const auto floats = [](const Logged& one) { return one.floats; };
     const std::size_t before = std::min(logged_at_call_, log_.size());
-    const bool any_new =
-        std::any_of(log_.begin() + static_cast<std::ptrdiff_t>(before), log_.end(), floats);
+    const bool any_new = std::any_of(log_.begin() + static_cast<std::ptrdiff_t>(before),
+                                     log_.end(), floats);
     const bool well = !result.faulted && !journal_failed_ && !disk_.is_full();
     if (!replaced_well && !(well && (acknowledged || any_new))) return;
-    for (Logged& one : log_) one.floats = false;
+    for (std::size_t i = 0; i < log_.size(); ++i) {
+        log_[i].late = log_[i].late || (log_[i].floats && i < before);
+        log_[i].floats = false;
+    }
+    late_end_ = log_.size();
 }
 
 // Under everysec a run syncs what is older than a second.
@@ -676,8 +690,13 @@ inline void World::advance_by_age(bool ran_well) {
 
 // What no fault can take away any more needs no log.
 inline void World::absorb() {
-    const auto floating =
-        std::find_if(log_.begin(), log_.end(), [](const Logged& one) { return one.floats; });
+    // What was written late is synced when what was logged by then is.
+    if (kept_by_power_ >= late_end_) {
+        for (Logged& one : log_) one.late = false;
+    }
+    const auto floating = std::find_if(log_.begin(), log_.end(), [](const Logged& one) {
+        return one.floats || one.late;
+    });
     const std::size_t count = std::min(
         {kept_by_crash_, kept_by_power_, static_cast<std::size_t>(floating - log_.begin())});
     for (std::size_t i = 0; i < count; ++i) {
@@ -686,6 +705,7 @@ inline void World::absorb() {
     log_.erase(log_.begin(), log_.begin() + static_cast<std::ptrdiff_t>(count));
     kept_by_crash_ -= count;
     kept_by_power_ -= count;
+    late_end_ -= std::min(late_end_, count);
     for (auto& [time, size] : ages_) size -= std::min(size, count);
 }
 

@@ -232,9 +232,9 @@ inline void World::match_prefix(bool power, const Observed& observed, std::size_
         if (i >= first && !ghost) try_point(path, i, observed, found);
         if (i == log_.size()) break;
         if (!ghost) {
-            follow(path, i++, observed);
+            follow(path, i++, power, observed);
         } else if (i + 1 < first) {
-            ++i;
+            leave_ghost(path, i++, power);
         } else {
             i = try_ghosts(path, i, power, observed, found);
         }
@@ -251,17 +251,40 @@ inline void World::match_prefix(bool power, const Observed& observed, std::size_
     adopt(std::move(found.path->model), std::move(found.path->log), observed);
 }
 
+// What a crash has not left may have been written and overwritten, neither of it synced: then
+// a loss of power may bring it back.
+inline void World::leave_ghost(Path& path, std::size_t at, bool power) const {
+    if (!power) path.log.push_back({log_[at].effect, Ghost::power, false, false});
+}
+
 // Goes on by the entry `at` of the log, or by as much of it as can be seen.
-inline void World::follow(Path& path, std::size_t at, const Observed& observed) const {
+inline void World::follow(Path& path, std::size_t at, bool power,
+                          const Observed& observed) const {
     Logged next = log_[at];
-    if (next.floats || next.ghost != Ghost::none) {
+    if (next.floats || (next.late && power) || next.ghost != Ghost::none) {
         auto part = part_found(path.model, std::move(next.effect), observed);
         if (!part) return;
-        next = {std::move(*part), Ghost::none, false};
+        next.effect = std::move(*part);
+        next.ghost = Ghost::none;
+        next.floats = false;
     }
     path.model.apply(next.effect);
     path.log.push_back(std::move(next));
     if (at < kept_by_power_) path.sure = path.log.size();
+}
+
+// What sinks give up in one run is recorded in an order that does not show, so that of each
+// sink's there may be more than of another's.
+inline void World::pass_over_in_part(Path& path, std::size_t at, const Observed& observed) const {
+    std::set<std::string> passed;
+    for (; at < log_.size(); ++at) {
+        const Effect& effect = log_[at].effect;
+        if (effect.kind != Effect::Kind::sink_pass || !passed.insert(effect.sink).second) continue;
+        auto part = part_found(path.model, effect, observed);
+        if (!part) continue;
+        path.model.apply(*part);
+        path.log.push_back({std::move(*part), Ghost::none, false, false});
+    }
 }
 
 inline void World::try_point(const Path& path, std::size_t at, const Observed& observed,
@@ -269,6 +292,7 @@ inline void World::try_point(const Path& path, std::size_t at, const Observed& o
     found.wrong = pending_difference(path.model, observed);
     if (found.wrong.empty()) {
         Path here = path;
+        pass_over_in_part(here, at, observed);
         found.wrong = difference_at_start(here.model, observed);
         if (found.wrong.empty()) found.path = std::move(here);
     }
@@ -283,14 +307,19 @@ inline std::size_t World::try_ghosts(const Path& path, std::size_t at, bool powe
     Path other = path;
     std::size_t end = at;
     for (; end < log_.size() && log_[end].ghost != Ghost::none; ++end) {
-        if (power || log_[end].ghost == Ghost::any) follow(other, end, observed);
+        const std::size_t before = other.log.size();
+        if (power || log_[end].ghost == Ghost::any) follow(other, end, power, observed);
+        if (other.log.size() == before) leave_ghost(other, end, power);
     }
     const std::string wrong = difference_at_start(other.model, observed);
     if (trace_) trace("with what was not answered: " + wrong);
     if (!wrong.empty()) return end;
     found.least = std::min(found.least, at);
-    marks_.hit(other.log.size() > path.log.size() ? "a crash of which a begun change was kept"
-                                                  : "a crash of which a begun change was lost");
+    const auto kept = std::find_if(
+        other.log.begin() + static_cast<std::ptrdiff_t>(path.log.size()), other.log.end(),
+        [](const Logged& one) { return one.ghost == Ghost::none; });
+    marks_.hit(kept != other.log.end() ? "a crash of which a begun change was kept"
+                                       : "a crash of which a begun change was lost");
     found.path = std::move(other);
     return end;
 }
@@ -491,8 +520,14 @@ inline bool World::looks_applied(const Model& model, const Effect& effect,
         return false;
     }
     if (effect.kind == Kind::forget) {
-        const ModelEvent* const event = model.event_from(effect.seq);
-        return event && event->seq < effect.end && !has_event(event->task.id, event->seq);
+        // Also of what was dropped and has come back, but not of what is gone.
+        if (observed.events.empty()) return true;
+        const std::uint64_t first = std::max(effect.seq, observed.events.front().seq);
+        const auto event =
+            std::find_if(model.at_or_after(first), model.events.cend(),
+                         [](const ModelEvent& one) { return !one.forgotten; });
+        return event != model.events.cend() && event->seq < effect.end &&
+               !has_event(event->task.id, event->seq);
     }
     return observed.events.empty() || observed.events.front().seq >= effect.end;  // a trim
 }
@@ -524,9 +559,12 @@ inline bool World::looks_applied_to_sink(const Effect& effect, const Observed& o
                        return letter.attempts == effect.attempts;
                    });
         case Kind::sink_again:
-            return has_letter(effect.letters.front(), [](const scheduler::DeadLetter& letter) {
-                return letter.redelivering;
-            });
+            return std::none_of(
+                effect.letters.begin(), effect.letters.end(), [&](std::uint64_t seq) {
+                    return has_letter(seq, [](const scheduler::DeadLetter& letter) {
+                        return !letter.redelivering;
+                    });
+                });
         case Kind::sink_take:
             if (!effect.letters.empty()) return !has_letter(effect.letters.front(), any);
             return status.lag <= lag_of(observed, effect.seq + 1);
@@ -561,7 +599,7 @@ inline void World::mark_lost(const std::vector<Logged>& kept) {
 inline void World::adopt(Model model, std::vector<Logged> log, const Observed& observed) {
     live_ = std::move(model);
     log_ = std::move(log);
-    kept_by_crash_ = log_.size();
+    kept_by_crash_ = late_end_ = log_.size();
     ages_.clear();
     Effect effect;
     effect.kind = Effect::Kind::trim;

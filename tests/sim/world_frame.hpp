@@ -119,7 +119,7 @@ inline void World::log(Effect effect) {
     const bool floats = effect.kind == Effect::Kind::sink_take ||
                         effect.kind == Effect::Kind::sink_attempt ||
                         effect.kind == Effect::Kind::sink_pass;
-    log_.push_back({std::move(effect), Ghost::none, floats});
+    log_.push_back({std::move(effect), Ghost::none, floats, false});
 }
 
 // A change that was refused has left no trace; one whose outcome nobody knows, or that was
