@@ -1255,6 +1255,9 @@ inline int days_in_month(std::int64_t year, int month) {
 }
 
 constexpr std::int64_t ms_per_day = 86'400'000;
+// The first and the last moment that the years of six digits have.
+constexpr TimePoint first_time(milliseconds(days_from_date(-999'999, 1, 1) * ms_per_day));
+constexpr TimePoint last_time(milliseconds(days_from_date(1'000'000, 1, 1) * ms_per_day - 1));
 
 // How many whole days lie between 1970-01-01 and a moment; below 0 before that.
 inline std::int64_t day_of(TimePoint time) {
@@ -1381,9 +1384,7 @@ inline std::optional<TimePoint> TimeReader::moment() const {
     }
     const int ms = second_ == 60 ? 0 : ms_;
     const TimePoint time(milliseconds((minutes * 60 + second_) * 1'000 + ms));
-    constexpr TimePoint first(milliseconds(days_from_date(-999'999, 1, 1) * ms_per_day));
-    constexpr TimePoint end(milliseconds(days_from_date(1'000'000, 1, 1) * ms_per_day));
-    return time >= first && time < end ? std::optional(time) : std::nullopt;
+    return time >= first_time && time <= last_time ? std::optional(time) : std::nullopt;
 }
 
 inline void append_padded(std::string& out, std::int64_t value, int width) {
@@ -4964,9 +4965,9 @@ struct Group : Fate {
     Fate ended;  // of the records that end tasks
     std::uint64_t number = 0;
     std::vector<Record> records;
-    std::string lines;        // of the first of them
-    std::size_t written = 0;  // how many these are
-    std::uint64_t ends = 0;   // tasks that its records end
+    std::string lines;             // of the first of them
+    std::size_t written = 0;       // how many these are
+    std::uint64_t ends = 0;        // tasks that its records end
     bool rests_on_behind = false;  // on what is written behind, see Store::write_behind()
     std::condition_variable changed;
 
@@ -5177,7 +5178,11 @@ public:
     // When tend_now() has something to do, if ever.
     std::optional<TimePoint> next_tending_locked() const;
 
-    TimePoint now() const { return options_.now ? options_.now() : wall_clock(); }
+    // The clock's time, within what a journal can say even a year later.
+    TimePoint now() const {
+        const TimePoint time = options_.now ? options_.now() : wall_clock();
+        return std::clamp(time, first_time, last_time - std::chrono::hours(24 * 366));
+    }
     const Options& options() const { return options_; }
     std::mutex& mutex() const { return mutex_; }
     // Hands a sentence to the log, which is not to be done under a lock.
@@ -6948,12 +6953,9 @@ inline void Ticket::wait() {
 
 // What is settled is left alone: the scheduler may be gone.
 inline void Ticket::abandon() noexcept {
-    if (!store_ || again_ || told_ || is_done()) return;
-    if (fate().settled) {
-        fate().tell_failure();
-    } else {
-        store_->abandon(*this);
-    }
+    if (!store_ || again_ || told_) return;
+    if (!fate().settled) return store_->abandon(*this);
+    if (fate().error) fate().tell_failure();
 }
 
 // ============================================================================
@@ -6972,6 +6974,27 @@ namespace detail {
 inline std::string too_far_ahead(TimePoint latest) {
     return "The task is due more than a year ahead; the latest that is accepted is " +
            format_time(latest) + ".";
+}
+
+// Throws unless a task may be due at this time.
+inline void check_due(TimePoint due, TimePoint latest) {
+    if (due > latest) throw Error(Errc::invalid_argument, too_far_ahead(latest));
+    if (due >= first_time) return;
+    throw Error(Errc::invalid_argument, "The due time must not lie before the year -999999.");
+}
+
+// Throws unless this can be an idempotency key, or is none.
+inline void check_key(std::string_view key) {
+    const bool printable =
+        std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
+    if (key.size() <= 255 && printable) return;
+    throw Error(Errc::invalid_argument,
+                "An idempotency key must be from 1 to 255 printable ASCII characters.");
+}
+
+// The time that lies so much later, or earlier, within what a journal can say.
+inline TimePoint later(TimePoint time, milliseconds delay) {
+    return std::clamp(delay, first_time - time, last_time - time) + time;
 }
 
 // Appends a message without white space, before it is put into a larger text: it is one
@@ -7013,6 +7036,8 @@ struct TaskRequest {
     static TaskRequest parse_change(std::string_view json, TimePoint now);
 
 private:
+    friend class Scheduler;
+
     void read(std::string_view json, TimePoint now);
     void take_member(detail::JsonReader& reader, std::string_view key, TimePoint now);
     void take_timestamp(std::string_view token);
@@ -7027,6 +7052,7 @@ private:
     bool has_secret_ = false;
     bool has_others_ = false;
     bool due_known_ = false;
+    bool is_task_ = false;  // parse() has read it, and found nothing wrong
 };
 
 inline TaskRequest TaskRequest::parse(std::string_view json, TimePoint now) {
@@ -7042,6 +7068,7 @@ inline TaskRequest TaskRequest::parse(std::string_view json, TimePoint now) {
             R"("message" is missing; give an object, an array or a string.)");
     }
     request.message.clear();
+    request.is_task_ = request.errors.empty();
     return request;
 }
 
@@ -7311,7 +7338,7 @@ public:
     TaskId schedule(TimePoint due, std::string_view message);
     /// The same, for a moment that lies `delay` ahead.
     TaskId schedule(milliseconds delay, std::string_view message) {
-        return schedule(now() + delay, message);
+        return schedule(detail::later(now(), delay), message);
     }
     /// Begins to schedule tasks, all of them or none.  A `key` says that requests with it are
     /// one request: a repeated one changes nothing and gets the first answer, for a day and
@@ -7517,13 +7544,14 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
 
 inline Ticket Scheduler::submit(const std::vector<NewTask>& tasks, std::string_view key) {
     if (tasks.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
+    detail::check_key(key);
     const TimePoint latest = one_year_after(now());
     std::vector<detail::TaskRef> stored;
     std::string identity;
     std::string payload;
     stored.reserve(tasks.size());
     for (const NewTask& task : tasks) {
-        if (task.due > latest) throw Error(Errc::invalid_argument, detail::too_far_ahead(latest));
+        detail::check_due(task.due, latest);
         payload.assign(R"({"timestamp":")");
         detail::append_time(payload, task.due);
         payload += R"(","message":)";
@@ -7538,11 +7566,17 @@ inline Ticket Scheduler::submit(const std::vector<NewTask>& tasks, std::string_v
 
 inline Ticket Scheduler::submit(const std::vector<TaskRequest>& requests, std::string_view key) {
     if (requests.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
+    detail::check_key(key);
+    const TimePoint latest = one_year_after(now());
     std::vector<detail::TaskRef> tasks;
     std::string identity;
     tasks.reserve(requests.size());
     for (const TaskRequest& request : requests) {
         if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
+        if (!request.is_task_) {
+            throw Error(Errc::invalid_argument, "TaskRequest::parse() has not read this request");
+        }
+        detail::check_due(request.due, latest);
         tasks.push_back(detail::TaskRef::make(TaskId(), request.due, request.payload));
         if (key.empty()) continue;
         identity += request.identity.empty() ? request.payload : request.identity;
@@ -7555,9 +7589,7 @@ inline Ticket Scheduler::begin_change(TaskId id, const TaskChange& change) {
     std::string message;
     if (change.message) detail::append_message(message, *change.message);
     const TimePoint latest = one_year_after(now());
-    if (change.due && *change.due > latest) {
-        throw Error(Errc::invalid_argument, detail::too_far_ahead(latest));
-    }
+    if (change.due) detail::check_due(*change.due, latest);
     const std::string timestamp = change.due ? format_time(*change.due) : std::string();
     return store_.begin_change(id, change.due, timestamp, message);
 }
@@ -7879,7 +7911,7 @@ inline bool Scheduler::wait_for(Cursor cursor, milliseconds timeout) const {
     if (cursor == Cursor::now()) cursor = store_.newest();
     const auto ready = [this, cursor] { return hub_->stopping || cursor < hub_->newest; };
     if (drive() == Drive::thread) {
-        hub_->changed.wait_for(lock, std::min(timeout, longest), ready);
+        hub_->changed.wait_for(lock, std::clamp(timeout, milliseconds(0), longest), ready);
     }
     return cursor < hub_->newest;
 }
@@ -8895,10 +8927,13 @@ inline void append_sink_info(std::string& text, const std::vector<SinkStatus>& s
         "# TYPE task_scheduler_sink_info gauge\n";
     for (const SinkStatus& sink : sinks) {
         text.append("task_scheduler_sink_info{sink=\"").append(sink.name);
-        text.append("\",kind=\"").append(sink.kind).append("\",target=\"");
-        for (const char c : sink.target) {
-            if (c == '"' || c == '\\') text += '\\';
-            text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+        for (const auto& [name, value] :
+             {std::pair("kind", &sink.kind), {"target", &sink.target}}) {
+            text.append("\",").append(name).append("=\"");
+            for (const char c : *value) {
+                if (c == '"' || c == '\\') text += '\\';
+                text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+            }
         }
         text += "\"} 1\n";
     }
@@ -11221,6 +11256,7 @@ private:
     static void guard(detail::HttpAnswer& answer, Fn fn) noexcept;
     void dispatch(Call& call);
     bool authorized(const Call& call) const;
+    bool has_secret_in_head(const detail::HttpRequest& request) const;
     bool knows(std::string_view secret) const;
     bool from_allowed_origin(Call& call) const;
     bool is_listed_origin(const detail::HttpRequest& request) const;
@@ -11800,10 +11836,8 @@ inline bool HttpApi::knows(std::string_view secret) const {
     return known;
 }
 
-inline bool HttpApi::authorized(const Call& call) const {
-    if (options_.secrets.empty()) return true;
-    const detail::HttpRequest& request = call.request;
-    if (knows(request.field("x-pd-secret").value_or(""))) return true;
+inline bool HttpApi::has_secret_in_head(const detail::HttpRequest& request) const {
+    if (options_.secrets.empty() || knows(request.field("x-pd-secret").value_or(""))) return true;
     const std::string_view authorization = request.field("Authorization").value_or("");
     constexpr std::string_view bearer = "Bearer ";
     if (detail::equal_ignoring_case(authorization.substr(0, bearer.size()), bearer) &&
@@ -11811,8 +11845,12 @@ inline bool HttpApi::authorized(const Call& call) const {
         return true;
     }
     const bool reads = request.method == "GET" || request.method == "HEAD";
-    if (reads && request.path() == "/sse" && knows(request.param("secret").value_or("")))
-        return true;
+    return reads && request.path() == "/sse" && knows(request.param("secret").value_or(""));
+}
+
+inline bool HttpApi::authorized(const Call& call) const {
+    const detail::HttpRequest& request = call.request;
+    if (has_secret_in_head(request)) return true;
     std::size_t objects = 0;
     std::size_t known = 0;
     const bool valid = detail::for_each_element(request.body, [&](std::string_view object) {
@@ -12375,6 +12413,8 @@ public:
         if (fd_ >= 0) ::close(fd_);
     }
 
+    /// Whether it has one, which it gives away when it is moved from.
+    bool has_address() const { return fd_ >= 0; }
     /// The port that it has.
     int port() const;
     /// Whether only this machine can connect to it.
@@ -12390,6 +12430,7 @@ private:
 };
 
 inline HttpListener::HttpListener(const std::string& host, int port) {
+    if (port < 0 || port > 65'535) throw std::runtime_error("a port must be from 0 to 65535");
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
@@ -12502,8 +12543,24 @@ inline bool OutBuffer::send(int fd) {
     return true;
 }
 
+// The time as HTTP writes it (RFC 9110, 5.6.7).
+inline std::string http_date(TimePoint time) {
+    constexpr const char* days[] = {"Thu", "Fri", "Sat", "Sun", "Mon", "Tue", "Wed"};
+    constexpr const char* months[] = {"Jan", "Feb", "Mar", "Apr", "May", "Jun",
+                                      "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
+    const std::int64_t day = day_of(time);
+    const Date date = date_from_days(day);
+    std::string text = days[(day % 7 + 7) % 7];
+    text += ", ";
+    append_padded(text, date.day, 2);
+    text.append(" ").append(months[date.month - 1]) += ' ';
+    append_padded(text, date.year, 4);
+    return text + ' ' + format_time(time).substr(11, 8) + " GMT";
+}
+
 // The head of an answer as it goes out.
-inline std::string head_text(const HttpAnswer& answer, bool is_last, bool is_old) {
+inline std::string head_text(const HttpAnswer& answer, std::string_view date, bool is_last,
+                             bool is_old) {
     std::string text;
     text.reserve(256);
     const auto field = [&text](std::string_view name, std::string_view value) {
@@ -12511,6 +12568,7 @@ inline std::string head_text(const HttpAnswer& answer, bool is_last, bool is_old
     };
     text.append("HTTP/1.1 ").append(std::to_string(answer.status)) += ' ';
     text.append(reason_of(answer.status)).append("\r\n");
+    field("Date", date);
     for (const auto& [name, value] : answer.fields) field(name, value);
     if (answer.status != 204) field("Content-Type", answer.type);
     if (answer.has_length && answer.status != 204) {
@@ -12669,6 +12727,7 @@ private:
 
     // The loop:
     void loop();
+    void read_clocks();
     void take_news(const epoll_event& event);
     int timeout() const;
     void meet_deadlines();
@@ -12685,6 +12744,7 @@ private:
     void advance(Connection& connection);
     bool step(Connection& connection);
     bool read_on(Connection& connection);
+    bool holds_too_much(const Connection& connection) const;
     bool receive(Connection& connection);
     bool end_of_input(Connection& connection);
     bool pause(Connection& connection);
@@ -12738,6 +12798,8 @@ private:
     std::multimap<SteadyTime, Connection*> timers_;
     Exchanges begun_;             // in this round
     SteadyTime now_;              // when it began
+    std::string date_;            // the time of that, as answers tell it
+    std::int64_t date_at_ = -1;   // of date_, in seconds
     std::size_t bodies_ = 0;      // bytes that the readers hold of large messages
     std::size_t most_held_ = 0;   // bytes that clients held at once, since it was half of that
     detail::Descriptor reserve_;  // given up to take a client that is told there is none
@@ -12762,6 +12824,8 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 inline int HttpServer::listen(HttpListener listener) {
+    if (loop_.joinable() || stopping_) throw std::runtime_error("this server has listened before");
+    if (!listener.has_address()) throw std::runtime_error("this listener has no address any more");
     const int port = listener.port();
     sinks_ = scheduler_.sinks().size();
     if (listener.is_loopback() && options_.secrets.empty()) api_.options_.check_host = true;
@@ -12797,7 +12861,7 @@ inline void HttpServer::loop() {
     while (!ends_at_ || !clients_.empty()) {
         const int size = static_cast<int>(events.size());
         const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout());
-        now_ = std::chrono::steady_clock::now();
+        read_clocks();
         for (int i = 0; i < count; ++i) take_news(events[static_cast<std::size_t>(i)]);
         take_back();
         if (stopping_ && !ends_at_) begin_to_end();
@@ -12819,6 +12883,18 @@ inline void HttpServer::loop() {
         meet_deadlines();
         closed_.clear();
         release_memory();
+    }
+}
+
+inline void HttpServer::read_clocks() {
+    now_ = std::chrono::steady_clock::now();
+    const TimePoint time = wall_clock();
+    const std::int64_t second = time.time_since_epoch().count() / 1'000;
+    if (std::exchange(date_at_, second) == second) return;
+    try {
+        date_ = detail::http_date(time);
+    } catch (const std::bad_alloc&) {  // then it is a second late
+        date_at_ = -1;
     }
 }
 
@@ -13020,10 +13096,17 @@ inline bool HttpServer::read_on(Connection& connection) {
     }
     if (step == Step::whole) return begin(connection);
     count(connection, connection.reader.size());
-    if (bodies_ > options_.max_bodies && connection.counted > 0 && connection.reader.has_head()) {
+    if (connection.counted > 0 && connection.reader.has_head() && holds_too_much(connection)) {
         return give_up(connection, 503, "Too many bodies are on their way; try again later.");
     }
     return receive(connection) || pause(connection);
+}
+
+// Whether there is no room for this body.  Those that have not shown the secret cannot fill all
+// of it, so that some is left to those who have.
+inline bool HttpServer::holds_too_much(const Connection& connection) const {
+    if (bodies_ <= options_.max_bodies / 2) return false;
+    return bodies_ > options_.max_bodies || !api_.has_secret_in_head(connection.reader.request());
 }
 
 // True: something has come.
@@ -13167,7 +13250,8 @@ inline bool HttpServer::linger(Connection& connection) {
 // From here on the socket is the stream writer's.
 inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
     try {
-        std::string head = connection.out.take() + detail::head_text(exchange.answer, true, false) +
+        std::string head = connection.out.take() +
+                           detail::head_text(exchange.answer, date_, true, false) +
                            exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
         streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq);
@@ -13337,7 +13421,7 @@ inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
     connection.is_last = exchange.is_last || ends_at_;
     try {
         if (!made.is_silent) {
-            std::string head = detail::head_text(made, connection.is_last, exchange.is_old);
+            std::string head = detail::head_text(made, date_, connection.is_last, exchange.is_old);
             if (exchange.is_head) made.body.clear();
             connection.out.append(head, std::move(made.body));
             connection.large = std::move(made.share);
@@ -14619,6 +14703,7 @@ inline TaskId Client::schedule(std::string body, std::string_view message,
     detail::append_message(body, message);
     body += '}';
     httplib::Headers more;
+    detail::check_key(key);
     if (!key.empty()) more.emplace("Idempotency-Key", key);
     const auto id = detail::member_of(ask("POST", "/schedule", body, more), "id");
     const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
@@ -14662,6 +14747,10 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
 }
 
 inline EventPage Client::events(const HistoryQuery& query) const {
+    for (const std::string* cursor : {&query.after, &query.before}) {
+        if (cursor->empty() || *cursor == "earliest" || TaskId::parse(*cursor)) continue;
+        throw Error(Errc::invalid_argument, "a cursor of events is an event's id, or earliest");
+    }
     std::string path = "/events?limit=" + std::to_string(query.limit);
     if (!query.after.empty()) path += "&after=" + query.after;
     if (!query.before.empty()) path += "&before=" + query.before;

@@ -93,6 +93,11 @@ public:
     bool set_send_timeout(const timeval& timeout) {
         return ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout) == 0;
     }
+    // Whether something has come that was not heard yet.
+    bool has_input() {
+        char c;
+        return !heard_.empty() || ::recv(fd_, &c, 1, MSG_PEEK | MSG_DONTWAIT) > 0;
+    }
     // Whether the server ends the connection, and says nothing before.
     bool is_ended() {
         char c;
@@ -809,12 +814,55 @@ TEST_SUITE("http") {
             CHECK(wire.is_ended());  // nobody knows whether it is stored
             CHECK(status_of(service.ask("GET /readyz")) == 503);
             files->fail_all("pwrite", 0);
-            CHECK(eventually(
-                [&] { return status_of(Wire(service.port).say(one).answer()) == 200; }));
+            CHECK(
+                eventually([&] { return status_of(Wire(service.port).say(one).answer()) == 200; }));
             CHECK(service.tasks.stats().pending == before + stored + 1);
             ++expected;
         }
         CHECK(Scheduler(options).stats().recovered == expected);
+    }
+
+    TEST_CASE("an answer tells the time, as HTTP writes it") {
+        CHECK(scheduler::detail::http_date(TimePoint(milliseconds(784'111'777'999))) ==
+              "Sun, 06 Nov 1994 08:49:37 GMT");
+        Service service;
+        CHECK(service.ask("GET /healthz").find("\r\nDate: ") != std::string::npos);
+    }
+
+    TEST_CASE("bodies without the secret leave room for one that has it") {
+        HttpOptions http;
+        http.secrets = {"right"};
+        http.max_bodies = 400'000;
+        Service service(http);
+        const std::string post = "POST /schedule HTTP/1.1\r\nHost: localhost\r\n";
+        const std::string half = "Content-Length: 300000\r\n\r\n" + std::string(150'000, ' ');
+        Wire first(service.port);
+        Wire second(service.port);
+        first.say(post + half);
+        second.say(post + half);
+        std::size_t refused = 0;  // one of them, whichever is read first
+        CHECK(eventually([&] {
+            for (Wire* wire : {&first, &second}) {
+                if (wire->has_input())
+                    refused = static_cast<std::size_t>(status_of(wire->answer()));
+            }
+            return refused != 0;
+        }));
+        CHECK(refused == 401);
+        const std::string task = R"({"delay":"1h","message":"x"})";
+        const std::string padded = task + std::string(100'000, ' ');
+        CHECK(status_of(service.ask("POST /schedule", padded, "x-pd-secret: right\r\n")) == 200);
+    }
+
+    TEST_CASE("a server listens once, at an address that can be one") {
+        Service service;
+        CHECK_THROWS_AS(service.server.listen("127.0.0.1", 0), const std::runtime_error&);
+        CHECK_THROWS_AS(HttpListener("127.0.0.1", 70'000), const std::runtime_error&);
+        HttpListener listener("127.0.0.1", 0);
+        const HttpListener moved = std::move(listener);
+        HttpServer other(service.tasks);
+        CHECK_THROWS_AS(other.listen(std::move(listener)), const std::runtime_error&);
+        CHECK(status_of(service.ask("GET /healthz")) == 200);
     }
 
     TEST_CASE("while the disk takes its time, whoever does not wait for it is answered") {
@@ -909,7 +957,7 @@ TEST_SUITE("http") {
         for (; status_of(answer = wire.answer()) == 200; ++count) {
             if (answer.size() < 4 || answer.substr(answer.size() - 4) != "ok\"}") break;
         }
-        CHECK(count > 1'000);
+        CHECK(count > 500);
         CHECK(wire.is_ended());  // in the middle of one, perhaps
     }
 

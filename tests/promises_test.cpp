@@ -505,4 +505,54 @@ TEST_SUITE("promises") {
             CHECK(tasks.stats().cancelled == ids.size());
         }
     }
+
+    TEST_CASE("tickets that nobody waits for may go at any moment of their being stored") {
+        const TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        options.fsync = Fsync::no;
+        Scheduler tasks(options);
+        std::atomic<bool> over{false};
+        std::thread waiting([&] {  // whose waiting stores what others have begun
+            while (!over) tasks.schedule(std::chrono::hours(1), "\"x\"");
+        });
+        std::size_t begun = 0;
+        for (; begun < 30'000; ++begun) {
+            const Ticket dropped = tasks.submit(std::vector<NewTask>{{tasks.now(), "\"x\""}});
+        }
+        over = true;
+        waiting.join();
+        CHECK(eventually([&] { return tasks.stats().emitted == begun; }));
+    }
+
+    TEST_CASE("what a journal could not say, or not read again, is refused") {
+        const TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        const auto refused = [](auto call) {
+            try {
+                call();
+            } catch (const Error& error) {
+                return error.code() == Errc::invalid_argument;
+            }
+            return false;
+        };
+        {
+            Scheduler tasks(options);
+            const std::vector<NewTask> one{{tasks.now() + std::chrono::hours(1), "\"x\""}};
+            CHECK(refused([&] { tasks.submit(one, "\xff\xfe").wait(); }));
+            CHECK(refused([&] { tasks.submit(one, std::string(256, 'k')).wait(); }));
+            CHECK(refused([&] { tasks.submit(std::vector<TaskRequest>(1)).wait(); }));
+            CHECK(refused([&] { tasks.schedule(milliseconds::max(), "\"x\""); }));
+            CHECK(refused([&] { tasks.schedule(TimePoint::max(), "\"x\""); }));
+            CHECK(refused([&] { tasks.schedule(TimePoint::min(), "\"x\""); }));
+            CHECK(!tasks.wait_for(Cursor::now(), milliseconds::min()));
+            tasks.submit(one, "a good key").wait();
+        }
+        for (const TimePoint time : {TimePoint::min(), TimePoint::max()}) {
+            options.now = [time] { return time; };
+            options.trust_clock = true;
+            CHECK(Scheduler(options).stats().recovered == 1);
+        }
+    }
 }
