@@ -6660,9 +6660,8 @@ inline void Store::tend_now(Lock& lock) {
     const bool is_asked = options_.drive == Drive::thread;
     if (wants_replacement_locked() && (is_asked || next_replacement_locked() <= now())) {
         replace(lock);
-    } else if (journal_->wants_sync() && std::chrono::steady_clock::now() >= next_sync()) {
-        sync(lock);
     }
+    if (journal_->wants_sync() && std::chrono::steady_clock::now() >= next_sync()) sync(lock);
     if (wants_release_locked()) release_memory(lock);
     hand_over_notes(lock);
 }

@@ -77,7 +77,7 @@ struct Effect {
     };
     Kind kind = Kind::schedule;
     TimePoint at{};                        // the clock when it happened
-    std::vector<ModelTask> tasks{};        // scheduled; or the changed one
+    std::vector<ModelTask> tasks{};        // scheduled; the changed one; or also cancelled, perhaps
     std::vector<TaskId> ids{};             // cancelled, emitted or missed
     std::uint64_t seq = 0;                 // of the event; the first forgotten; the next free
     std::uint64_t end = 0;                 // of what is forgotten or trimmed

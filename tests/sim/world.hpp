@@ -183,6 +183,7 @@ private:
     void resolve(bool committed, const Result& result, const Begun* waited);
     void settle_open(bool ends, bool others, const Result& result, const Begun* waited);
     static bool is_end(const Begun& begun) { return begun.effect.kind == Effect::Kind::cancel; }
+    void add_doubtful(Begun& bulk) const;
     bool is_bulk_stored(Begun& begun);
     void resolve_bulk(const BegunRef& begun, const Result& result);
     void resolve_bulks(const BegunRef& last, bool failed, const Result& result);

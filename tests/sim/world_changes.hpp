@@ -85,7 +85,10 @@ inline void World::submit(const std::vector<scheduler::NewTask>& tasks, Effect e
     const Result result = call([&] { ticket.emplace(tasks_->submit(tasks, effect.key)); });
     if (!result.ok) return refused(result, "scheduling");
     if (!stamp_known_) trusted_ = tasks_->stats().clock_trusted;
-    require(trusted_, "a task was taken although the clock is not trusted");
+    if (!trusted_) {
+        fail("a task was taken although the clock is not trusted before " +
+             scheduler::format_time(live_.stamp));
+    }
     if (!effect.key.empty()) requests_[effect.key] = {tasks, effect, processes_};
     take_submitted(std::move(*ticket), std::move(effect), wait);
 }
@@ -553,6 +556,15 @@ inline void World::offer(const BegunRef& settled) {
     }
 }
 
+// What a bulk call has also taken if certain changes were stored, which nobody knows.
+inline void World::add_doubtful(Begun& bulk) const {
+    for (const BegunRef& one : bulk.before) {
+        if (one->effect.kind != Effect::Kind::change) continue;
+        const ModelTask& task = one->effect.tasks.front();
+        if (bulk.wants(task)) bulk.effect.tasks.push_back(task);
+    }
+}
+
 // Whether a bulk call is stored; without its ticket, what is there tells.
 inline bool World::is_bulk_stored(Begun& begun) {
     if (begun.ticket) return begun.ticket->try_store();
@@ -587,7 +599,9 @@ inline void World::resolve_bulk(const BegunRef& begun, const Result& result) {
     const bool whole = stored ? std::none_of(ids.begin(), ids.end(), is_there)
                               : std::all_of(ids.begin(), ids.end(), is_let_go);
     require(whole || has_crashed(), "tasks were cancelled by halves");
+    begun->effect.at = now();  // its record is made when it is stored
     if (stored) return log(begun->effect);
+    add_doubtful(*begun);
     log_ghost(begun->effect, result);
     if (!has_crashed()) {
         judge_failure(result, true);

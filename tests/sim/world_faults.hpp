@@ -36,7 +36,9 @@ inline void World::end_process(bool cleanly) {
     tasks_.reset();
     const bool stored = calm && !has_crashed() && disk_.failures() == failures;
     for (const BegunRef& one : begun) {
+        if (one->bulk) one->effect.at = now();
         if (!stored) {
+            if (one->bulk) add_doubtful(*one);
             log_.push_back({one->effect, Ghost::any});
             continue;
         }
@@ -480,6 +482,11 @@ inline std::optional<Effect> World::part_found(const Model& model, Effect effect
                                                const Observed& observed) const {
     const bool applied = effect.sink.empty() ? looks_applied(model, effect, observed)
                                              : looks_applied_to_sink(effect, observed);
+    if (applied && effect.kind == Effect::Kind::cancel) {
+        for (const ModelTask& task : effect.tasks) {
+            if (observed.place_of.count(task.id) == 0) effect.ids.push_back(task.id);
+        }
+    }
     if (effect.kind != Effect::Kind::sink_pass || applied) {
         return applied ? std::optional(std::move(effect)) : std::nullopt;
     }
@@ -522,7 +529,8 @@ inline bool World::looks_applied(const Model& model, const Effect& effect,
     if (effect.kind == Kind::forget) {
         // Also of what was dropped and has come back, but not of what is gone.
         if (observed.events.empty()) return true;
-        const std::uint64_t first = std::max(effect.seq, observed.events.front().seq);
+        const std::uint64_t there = std::min(model.trimmed, observed.events.front().seq);
+        const std::uint64_t first = std::max(effect.seq, there);
         const auto event =
             std::find_if(model.at_or_after(first), model.events.cend(),
                          [](const ModelEvent& one) { return !one.forgotten; });

@@ -113,7 +113,7 @@ inline World::Result World::result_so_far() const {
 }
 
 inline void World::log(Effect effect) {
-    if (effect.kind != Effect::Kind::trim && effect.at >= live_.stamp) stamp_known_ = true;
+    if (effect.kind != Effect::Kind::trim && effect.at >= latest_) stamp_known_ = true;
     live_.apply(effect);
     if (!effect.key.empty()) unsure_.erase(effect.key);
     const bool floats = effect.kind == Effect::Kind::sink_take ||
