@@ -3355,6 +3355,7 @@ private:
     void undo(Other&, const Breathe&) {}
 
     void stamp(TimePoint at) { newest_stamp_ = std::max(newest_stamp_, at); }
+    static constexpr std::size_t ahead = 8;  // tasks whose places in the index are fetched
     static void pause(const Breathe& breathe, std::size_t done) {
         if (breathe && done % 64 == 63) breathe();
     }
@@ -3489,6 +3490,7 @@ inline void State::apply(HeadRecord& record, const Breathe&) {
 
 inline void State::apply(ScheduleRecord& record, const Breathe& breathe) {
     for (std::size_t i = 0; i < record.tasks.size(); ++i) {
+        if (i + ahead < record.tasks.size()) index_.prefetch(record.tasks[i + ahead]->id);
         TaskRef& task = record.tasks[i];
         if (!record.at) stamp(task->id.time());
         if (!loading_) arriving_bytes_ -= task->size;
@@ -3535,7 +3537,6 @@ inline void State::forget(StoredTask* task) {
 // The task with the i-th of these ids, if it has not ended: the end of any other is
 // nothing.
 inline StoredTask* State::find_ending(const std::vector<TaskId>& ids, std::size_t i) const {
-    constexpr std::size_t ahead = 8;
     if (i + ahead < ids.size()) index_.prefetch(ids[i + ahead]);
     StoredTask* const task = index_.find(ids[i]);
     return task && !is_ended(task->stage) ? task : nullptr;
