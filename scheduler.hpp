@@ -9794,6 +9794,7 @@ struct HttpRequest : HttpMessage {
     std::string_view prefix;  // of every path, where the API is mounted behind one
     int body_status = 200;    // or why there is no body
     std::string body_error;
+    bool lacks_room = false;  // that is why: too many bodies are on their way
 
     // The path behind the prefix, decoded.
     std::string path() const {
@@ -10090,6 +10091,7 @@ inline void MessageReader::begin() {
     message_.fields.clear();
     message_.body.clear();
     message_.body_status = 200;
+    message_.lacks_room = false;
     if (message_.body.capacity() > large) message_.body.shrink_to_fit();
     authority_ = {};
     status_ = 0;
@@ -10452,6 +10454,8 @@ enum class Refusal {
     unavailable,
     connections,
     streams,
+    bodies,
+    answers,
     limit,
     none,  // the last
 };
@@ -10460,7 +10464,7 @@ inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::
     refusal_names{"invalid",     "secret",     "host",           "origin",    "not_found",
                   "method",      "timeout",    "conflict",       "too_large", "target_too_long",
                   "encoding",    "key_reused", "head_too_large", "failure",   "unavailable",
-                  "connections", "streams",    "limit"};
+                  "connections", "streams",    "bodies",         "answers",   "limit"};
 
 // A share of a limit that all connections have together, for as long as it lives.
 class Share {
@@ -11715,6 +11719,7 @@ inline bool HttpApi::admit(Call& call, std::size_t size) {
         call.answer.share = std::move(share);
         return true;
     }
+    call.answer.refusal = detail::Refusal::answers;
     refuse(call, 503, "Too many large answers are on their way; try again later.");
     return false;
 }
@@ -11789,6 +11794,7 @@ inline void HttpApi::dispatch(Call& call) {
     if (!from_allowed_origin(call)) return;
     if (!route) return answer_without_route(call);
     if (call.request.body_status != 200) {
+        if (call.request.lacks_room) call.answer.refusal = detail::Refusal::bodies;
         return refuse(call, call.request.body_status, call.request.body_error);
     }
     if (!route->operation.takes_any_query) {
@@ -13097,6 +13103,7 @@ inline bool HttpServer::read_on(Connection& connection) {
     if (step == Step::whole) return begin(connection);
     count(connection, connection.reader.size());
     if (connection.counted > 0 && connection.reader.has_head() && holds_too_much(connection)) {
+        connection.reader.request().lacks_room = true;
         return give_up(connection, 503, "Too many bodies are on their way; try again later.");
     }
     return receive(connection) || pause(connection);
