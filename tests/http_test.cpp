@@ -1467,7 +1467,9 @@ TEST_SUITE("http") {
 
     TEST_CASE("every refusal is counted by its reason, also of a request that was never read") {
         HttpOptions http;
-        http.max_body = 1'000;
+        http.max_body = 100'000;
+        http.max_bodies = 50'000;
+        http.max_answers = 1'000;
         http.max_streams = 0;
         http.max_connections = 64;
         Options options;
@@ -1501,12 +1503,15 @@ TEST_SUITE("http") {
         ask("not_found", get("/tasks/00000000-0000-7000-8000-000000000000"));
         ask("method", get("/schedule"));
         ask("conflict", "DELETE /tasks/" + past + " HTTP/1.1\r\nHost: localhost\r\n\r\n");
-        ask("too_large", post("", std::string(1'001, ' ')));
+        ask("too_large", post("", std::string(100'001, ' ')));
+        ask("bodies", post("", std::string(90'000, ' ')));
         ask("target_too_long", get("/" + std::string(9'000, 'x')));
         ask("encoding", post("Content-Encoding: gzip\r\n", good));
         ask("head_too_large", get("/", "x: " + std::string(20'000, 'x') + "\r\n"));
         ask("streams", stream_request());
-        for (int i = 0; i < 2; ++i) service.task();
+        service.task();
+        service.task(('"' + std::string(100'000, 'x') + '"').c_str());
+        ask("answers", get("/tasks"));
         ask("limit", post("", good));
         Wire kept(service.port);
         CHECK(status_of(kept.say(get("/healthz")).answer()) == 200);
