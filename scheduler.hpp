@@ -634,6 +634,7 @@ struct Stats {
     std::uint64_t damaged_lines = 0;     ///< lines of the journal that could not be read
     std::uint64_t torn_bytes = 0;        ///< bytes cut off its end
     bool clock_trusted = true;           ///< false: nothing is emitted; see `Options::trust_clock`
+    bool stopped = false;                ///< it was stopped: nothing is accepted or emitted
     bool journal_failed = false;         ///< the journal cannot be written at this moment
     std::uint64_t journal_failures = 0;  ///< groups of records that could not be stored
     std::uint64_t journal_bytes = 0;     ///< its size
@@ -1258,6 +1259,8 @@ constexpr std::int64_t ms_per_day = 86'400'000;
 // The first and the last moment that the years of six digits have.
 constexpr TimePoint first_time(milliseconds(days_from_date(-999'999, 1, 1) * ms_per_day));
 constexpr TimePoint last_time(milliseconds(days_from_date(1'000'000, 1, 1) * ms_per_day - 1));
+// What is longer comes to the same, and can be added to any time of our days.
+constexpr milliseconds longest_wait = std::chrono::hours(24 * 365 * 100);
 
 // How many whole days lie between 1970-01-01 and a moment; below 0 before that.
 inline std::int64_t day_of(TimePoint time) {
@@ -5373,8 +5376,8 @@ private:
 inline Store::Store(Options options)
     : options_(std::move(options)),
       keeps_(!options_.journal.empty() || options_.make_journal),
-      state_({options_.history, options_.min_retention, options_.sink_backlog,
-              options_.sink_backlog_bytes, options_.max_dead}) {
+      state_({options_.history, std::min(options_.min_retention, longest_wait),
+              options_.sink_backlog, options_.sink_backlog_bytes, options_.max_dead}) {
     emitted_.ids.reserve(batch);
     missed_.ids.reserve(batch);
     emission_lines_.reserve(batch * 40 + 256);
@@ -5402,7 +5405,11 @@ inline void Store::close() {
 // ---- 9.5 Opening -----------------------------------------------------------
 
 inline std::unique_ptr<Journal> Store::make_journal() {
-    if (options_.make_journal) return options_.make_journal();
+    if (options_.make_journal) {
+        auto made = options_.make_journal();
+        if (made) return made;
+        throw Error(Errc::invalid_argument, "Options::make_journal has made none");
+    }
     if (options_.journal.empty()) return std::make_unique<MemoryJournal>();
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
     return std::make_unique<FileJournal>(
@@ -6287,6 +6294,7 @@ inline Stats Store::stats() const {
     stats.bytes = state_.bytes();
     stats.late = state_.late() - late_before_;
     stats.clock_trusted = clock_trusted_;
+    stats.stopped = closed_;
     stats.damaged_lines = journal.damaged_lines;
     stats.torn_bytes = journal.torn_bytes;
     stats.journal_syncs = journal.syncs;
@@ -7393,7 +7401,8 @@ public:
     /// has passed by the real clock, or the scheduler stops (false).  Under `Drive::caller` it
     /// does not block.
     bool wait_for(Cursor cursor, milliseconds timeout) const;
-    /// Blocks until no task is pending and every callback has had every event, those of tasks
+    /// Blocks until no task is pending and every callback has had every event that the history
+    /// still held for it (`Options::history`, `Options::min_retention`), those of tasks
     /// that callbacks schedule meanwhile included (true), or until the scheduler stops
     /// (false).  It does not wait for sinks or streams.  Under `Drive::caller` it runs what is
     /// due by itself.  Throws `Error` with `invalid_argument` inside a callback, which would
@@ -7906,12 +7915,12 @@ inline void Scheduler::call(const Callback& callback, const Event& event) const 
 }
 
 inline bool Scheduler::wait_for(Cursor cursor, milliseconds timeout) const {
-    constexpr milliseconds longest = std::chrono::hours(24 * 365 * 100);
     std::unique_lock<std::mutex> lock(hub_->mutex);
     if (cursor == Cursor::now()) cursor = store_.newest();
     const auto ready = [this, cursor] { return hub_->stopping || cursor < hub_->newest; };
     if (drive() == Drive::thread) {
-        hub_->changed.wait_for(lock, std::clamp(timeout, milliseconds(0), longest), ready);
+        hub_->changed.wait_for(lock, std::clamp(timeout, milliseconds(0), detail::longest_wait),
+                               ready);
     }
     return cursor < hub_->newest;
 }
@@ -9012,6 +9021,7 @@ inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus
 // Why a scheduler is not ready, a sentence each.
 inline std::vector<std::string> unready(const Stats& stats) {
     std::vector<std::string> reasons;
+    if (stats.stopped) reasons.emplace_back("The scheduler has stopped.");
     if (stats.journal_failed) {
         reasons.emplace_back("The journal cannot be written; tasks are refused.");
     }

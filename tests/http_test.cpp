@@ -1524,6 +1524,7 @@ TEST_SUITE("http") {
         service.tasks.stop();
         CHECK(status_of(kept.say(schedule_request()).answer()) == 503);
         ++expected["unavailable"];
+        CHECK(status_of(kept.say(get("/readyz")).answer()) == 503);
         const std::string text = kept.say(get("/metrics")).answer();
         for (const char* none : {"secret", "timeout", "failure"}) expected[none] = 0;
         for (const auto& [name, count] : expected) {

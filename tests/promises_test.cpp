@@ -547,6 +547,9 @@ TEST_SUITE("promises") {
             CHECK(refused([&] { tasks.schedule(TimePoint::max(), "\"x\""); }));
             CHECK(refused([&] { tasks.schedule(TimePoint::min(), "\"x\""); }));
             CHECK(!tasks.wait_for(Cursor::now(), milliseconds::min()));
+            Options none;
+            none.make_journal = [] { return nullptr; };
+            CHECK(refused([&] { const Scheduler without(none); }));
             tasks.submit(one, "a good key").wait();
         }
         for (const TimePoint time : {TimePoint::min(), TimePoint::max()}) {
