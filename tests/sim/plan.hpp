@@ -150,8 +150,8 @@ inline void Plan::draw_acts(Random& random) {
     if (weight(Act::fail_memory) > 0) options.sink_backlog = 100'000;
     if (large) {  // bulk calls of several parts, and crashes between these
         weight(Act::batch) = 10;
-        weight(Act::cancel_range) = 3;
-        weight(Act::crash_inside) = 4;
+        weight(Act::cancel_range) = 5;
+        weight(Act::crash_inside) = 8;
     }
     if (!sinks) return;
     maybe(Act::sink_state, 0.5);

@@ -477,7 +477,7 @@ inline bool World::seems_stored(const Result& result) const {
         may_be = may_be && wanted(one->effect.tasks.front());
         must_be = must_be || old == live_.pending.end() || !wanted(old->second);
     }
-    return may_be && !has_crashed() && (must_be || !result.faulted);
+    return may_be && (must_be || (!result.faulted && !has_crashed()));
 }
 
 // Finds out what became of the open group, which a call may have committed.  On a full disk

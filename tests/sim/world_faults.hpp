@@ -575,9 +575,10 @@ inline bool World::looks_applied_to_sink(const Effect& effect, const Observed& o
                 });
         case Kind::sink_take:
             if (!effect.letters.empty()) return !has_letter(effect.letters.front(), any);
-            return status.lag <= lag_of(observed, effect.seq + 1);
+            return effect.seq < observed.newest &&
+                   status.lag <= lag_of(observed, effect.seq + 1);
         case Kind::sink_pass:
-            return status.lag <= lag_of(observed, effect.seq);
+            return effect.seq <= observed.newest && status.lag <= lag_of(observed, effect.seq);
         default:
             return false;  // it was to be dropped, and is there
     }

@@ -424,6 +424,7 @@ inline void World::observe_sinks() {
         if (live_.sinks.count(status.name) == 0) continue;
         const auto unsettled = unsettled_.find(status.name);
         if (unsettled != unsettled_.end() && is_settled(unsettled->second, status)) {
+            unsettled->second.at = now();  // its record was made now, if not at once
             log(std::move(unsettled->second));
             unsettled_.erase(unsettled);
         }
