@@ -9,7 +9,7 @@ using namespace support;
 
 namespace {
 
-constexpr milliseconds a_while{30};              // for what must not happen
+constexpr milliseconds a_while{30};  // for what must not happen
 
 // What a callback was given.
 class Heard {
@@ -443,6 +443,35 @@ TEST_SUITE("drive") {
         tasks.run_due();
         CHECK_FALSE(tasks.stats().journal_failed);
         tasks.schedule(std::chrono::hours(1), "\"y\"");
+    }
+
+    TEST_CASE(
+        "without threads what was emitted is synced although the journal cannot be replaced") {
+        const TempDir dir;
+        TestClock clock;
+        const auto files = std::make_shared<AskingFiles>();
+        Options options = with(clock, Drive::caller);
+        options.journal = dir.journal();
+        options.files = files;
+        options.rewrite_min_bytes = 1;
+        Scheduler tasks(options);
+        std::string last;  // call on the journal
+        std::size_t attempts = 0;
+        files->ask([&](const AskingFiles::Call& call) {
+            const bool is_new = call.path.find(".new") != std::string::npos;
+            if (!is_new) last = call.name;
+            attempts += is_new && call.name == "open";
+            return is_new && call.name == "pwrite" ? ENOSPC : 0;
+        });
+        for (int round = 0; round < 3; ++round) {
+            for (int i = 0; i < 100; ++i)
+                CHECK(tasks.cancel(tasks.schedule(std::chrono::hours(1), "\"x\"")));
+            tasks.schedule(milliseconds(0), "\"x\"");
+            CHECK(tasks.run_due() == 1);
+            CHECK(last == "fdatasync");
+        }
+        CHECK(attempts > 0);
+        files->ask(nullptr);
     }
 
     TEST_CASE("several threads that drive take turns: each event is given once, and in order") {

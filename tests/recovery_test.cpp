@@ -6,10 +6,10 @@
 #include <random>
 
 using namespace scheduler;
-using support::Gate;
 using support::FailingFiles;
-using support::TestClock;
+using support::Gate;
 using support::TempDir;
+using support::TestClock;
 
 namespace {
 
@@ -577,7 +577,8 @@ private:
         Live& live = live_[name];
         const Version version = version_of(name);
         const bool granted = is_granted({Operation::Kind::change, {{name, version}}}, [&] {
-            support::change(tasks, live.id, TaskRequest::parse_change(version.payload, clock_.now()));
+            support::change(tasks, live.id,
+                            TaskRequest::parse_change(version.payload, clock_.now()));
             return std::vector<TaskId>{};
         });
         if (granted) live.version = version;
@@ -948,6 +949,62 @@ TEST_SUITE("recovery") {
         CHECK(again.stats().retained == 1);
     }
 
+    TEST_CASE("events are kept for their time after a clock was stepped back, also by a restart") {
+        const TempDir dir;
+        TestClock clock;
+        Options options = options_for(dir.journal(), clock, nullptr);
+        options.drive = Drive::caller;
+        options.history = 2;
+        {
+            Scheduler tasks(options);
+            CHECK(tasks.cancel(tasks.schedule(std::chrono::hours(1), "\"x\"")));
+            clock.advance(-std::chrono::hours(1));
+            for (int i = 0; i < 5; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+            tasks.run_due();
+            CHECK(tasks.stats().retained >= 5);
+        }
+        options.trust_clock = true;
+        CHECK(Scheduler(options).stats().retained >= 5);
+    }
+
+    TEST_CASE("a sink that begins with the oldest event begins with those that are kept") {
+        const TempDir dir;
+        TestClock clock;
+        Options options = options_for(dir.journal(), clock, nullptr);
+        options.drive = Drive::caller;
+        options.history = 2;
+        options.min_retention = milliseconds(1);
+        const auto open = [&](Scheduler& tasks, const char* name, bool takes) {
+            SinkOptions sink;
+            sink.name = name;
+            sink.from_earliest = true;
+            sink.sink = make_sink([takes](const Event&) {
+                if (!takes) throw std::runtime_error("not now");
+            });
+            return std::make_unique<Sinks>(tasks, std::vector<SinkOptions>{sink});
+        };
+        {
+            Scheduler tasks(options);
+            for (int i = 0; i < 5; ++i) tasks.schedule(milliseconds(0), "\"x\"");
+            const auto sinks = open(tasks, "first", true);
+            tasks.run_due();
+            clock.advance(milliseconds(10));
+        }
+        // Damage has the journal replaced: what the first sink has taken is known from its start.
+        std::ofstream(dir.journal(), std::ios::app) << "rubbish\n";
+        std::size_t lag = 0;
+        {
+            Scheduler tasks(options);
+            const auto sinks = open(tasks, "second", false);
+            tasks.run_due();
+            lag = tasks.sinks().back().lag;
+        }
+        Scheduler tasks(options);
+        CHECK(tasks.sinks().back().name == "second");
+        CHECK(tasks.sinks().back().lag == lag);
+        CHECK(lag == 2);
+    }
+
     TEST_CASE("what is due is emitted though the journal cannot be written") {
         const TempDir dir;
         TestClock clock;
@@ -1040,7 +1097,8 @@ TEST_SUITE("recovery") {
             });
             std::thread leader([&] { tasks.schedule(std::chrono::hours(1), "\"y\""); });
             REQUIRE(gate.was_reached());
-            std::thread forgetter([&] { support::forget(tasks, 0, static_cast<std::uint64_t>(-1)); });
+            std::thread forgetter(
+                [&] { support::forget(tasks, 0, static_cast<std::uint64_t>(-1)); });
             // Long enough for it to wait for its group; if it is not, nothing is proved.
             for (int i = 0; i < 20; ++i) std::this_thread::sleep_for(milliseconds(1));
             clock.advance(tasks, std::chrono::seconds(10));
