@@ -105,6 +105,7 @@
 #include <exception>
 #include <functional>
 #include <future>
+#include <initializer_list>
 #include <iterator>
 #include <limits>
 #include <list>
@@ -5564,9 +5565,21 @@ std::shared_ptr<Group> Store::begin(One one) {
     return open_;
 }
 
+// Whether a text can be a string in JSON: it is UTF-8.
+inline bool can_be_quoted(std::string_view text) {
+    std::string quoted;
+    append_quoted(quoted, text);
+    JsonReader reader(quoted);
+    std::string_view value;
+    return reader.value(value) && reader.finish();
+}
+
 inline Ticket Store::begin_schedule(std::vector<TaskRef> tasks, const Idempotency& idempotency) {
     const Notes::AtEnd told(notes_, options_.log);
     const bool keyed = !idempotency.key.empty();
+    if (keyed && keeps_ && !can_be_quoted(idempotency.key)) {
+        throw Error(Errc::invalid_argument, "an idempotency key must be UTF-8 to be kept");
+    }
     const std::string digest = keyed ? digest_of(idempotency.identity) : std::string();
     std::size_t bytes = 0;
     for (const TaskRef& task : tasks) bytes += task->size;
@@ -6991,15 +7004,6 @@ inline void check_due(TimePoint due, TimePoint latest) {
     throw Error(Errc::invalid_argument, "The due time must not lie before the year -999999.");
 }
 
-// Throws unless this can be an idempotency key, or is none.
-inline void check_key(std::string_view key) {
-    const bool printable =
-        std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
-    if (key.size() <= 255 && printable) return;
-    throw Error(Errc::invalid_argument,
-                "An idempotency key must be from 1 to 255 printable ASCII characters.");
-}
-
 // The time that lies so much later, or earlier, within what a journal can say.
 inline TimePoint later(TimePoint time, milliseconds delay) {
     return std::clamp(delay, first_time - time, last_time - time) + time;
@@ -7351,8 +7355,9 @@ public:
     /// Begins to schedule tasks, all of them or none.  A `key` says that requests with it are
     /// one request: a repeated one changes nothing and gets the first answer, for a day and
     /// for as long as a task of it is pending.  Does not block.  Throws `Error`: with
-    /// `invalid_argument` if a task is not acceptable or there is none, with `key_reused` if
-    /// the key came with another request, or with `task_limit`, `clock_untrusted`, `stopped`.
+    /// `invalid_argument` if a task or the key is not acceptable or there is no task, with
+    /// `key_reused` if the key came with another request, or with `task_limit`,
+    /// `clock_untrusted`, `stopped`.
     Ticket submit(const std::vector<NewTask>& tasks, std::string_view key = {});
     /// The same for what a client asked for in JSON, as `TaskRequest::parse` read it.
     Ticket submit(const std::vector<TaskRequest>& requests, std::string_view key = {});
@@ -7553,7 +7558,6 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
 
 inline Ticket Scheduler::submit(const std::vector<NewTask>& tasks, std::string_view key) {
     if (tasks.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
-    detail::check_key(key);
     const TimePoint latest = one_year_after(now());
     std::vector<detail::TaskRef> stored;
     std::string identity;
@@ -7575,7 +7579,6 @@ inline Ticket Scheduler::submit(const std::vector<NewTask>& tasks, std::string_v
 
 inline Ticket Scheduler::submit(const std::vector<TaskRequest>& requests, std::string_view key) {
     if (requests.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
-    detail::check_key(key);
     const TimePoint latest = one_year_after(now());
     std::vector<detail::TaskRef> tasks;
     std::string identity;
@@ -14713,6 +14716,19 @@ inline void Client::refuse(int status, const std::string& body) const {
             throw Error(Errc::refused, sentences);
     }
 }
+
+namespace detail {
+
+// Throws unless a header field can hold this idempotency key, or there is none.
+inline void check_key(std::string_view key) {
+    const bool printable =
+        std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
+    if (key.size() <= 255 && printable) return;
+    throw Error(Errc::invalid_argument,
+                "An idempotency key must be from 1 to 255 printable ASCII characters.");
+}
+
+}  // namespace detail
 
 inline TaskId Client::schedule(std::string body, std::string_view message,
                                const std::string& key) const {

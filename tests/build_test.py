@@ -222,6 +222,7 @@ class Surroundings(TestCase):
             "ctime": "gmtime time_t tm",
             "exception": "current_exception exception_ptr make_exception_ptr rethrow_exception "
                          "terminate uncaught_exceptions",
+            "future": "async launch",
             "functional": "cref equal_to function greater hash invoke less ref",
             "iterator": "advance back_inserter begin distance end make_move_iterator next prev "
                         "reverse_iterator",
