@@ -118,7 +118,8 @@ inline std::string letters_difference(const std::string& name, const ModelSink& 
         if (letter.attempts != expected.attempts || letter.redelivering != expected.again) {
             return name + " has dead letter " + std::to_string(seq) + " with " +
                    std::to_string(letter.attempts) + " attempts, not " +
-                   std::to_string(expected.attempts);
+                   std::to_string(expected.attempts) + ", and is " +
+                   (letter.redelivering ? "" : "not ") + "tried again";
         }
     }
     return "";

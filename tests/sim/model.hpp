@@ -49,6 +49,12 @@ struct ModelSink {
     std::uint64_t seq = 0;  // of the event that it wants next
     std::uint32_t attempts = 0;
     std::map<std::uint64_t, ModelLetter> dead;
+
+    void move(std::uint64_t to) {
+        if (to <= seq) return;
+        seq = to;
+        attempts = 0;
+    }
 };
 
 struct ModelKey {
@@ -206,17 +212,15 @@ inline void Model::apply_to_sink(const Effect& effect) {
         sink.state = effect.state;
         if (effect.state == SinkState::active) sink.attempts = 0;
     } else if (effect.kind == Kind::sink_attempt) {
-        sink.attempts = effect.attempts;
+        if (effect.seq >= sink.seq) sink.attempts = effect.attempts;
     } else if (effect.kind == Kind::sink_take) {
         for (const std::uint64_t letter : effect.letters) sink.dead.erase(letter);
         if (!effect.letters.empty()) return;
-        sink.seq = effect.seq + 1;
-        sink.attempts = 0;
+        sink.dead.erase(effect.seq);  // if it was given up on its way
+        sink.move(effect.seq + 1);
     } else if (effect.kind == Kind::sink_letter) {
         bury(sink, effect.seq, {effect.ids.front(), effect.attempts, false});
-        if (!effect.moves) return;
-        sink.seq = effect.seq + 1;
-        sink.attempts = 0;
+        if (effect.moves) sink.move(effect.seq + 1);
     } else if (effect.kind == Kind::sink_pass) {
         pass_over(sink, effect.seq);
     } else {

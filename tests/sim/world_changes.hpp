@@ -477,7 +477,8 @@ inline bool World::seems_stored(const Result& result) const {
         may_be = may_be && wanted(one->effect.tasks.front());
         must_be = must_be || old == live_.pending.end() || !wanted(old->second);
     }
-    return may_be && (must_be || (!result.faulted && !has_crashed()));
+    const bool well = !result.faulted && !has_crashed() && !disk_.is_full();
+    return may_be && (must_be || well);
 }
 
 // Finds out what became of the open group, which a call may have committed.  On a full disk
@@ -498,7 +499,9 @@ inline void World::resolve(bool committed, const Result& result, const Begun* wa
         (is_end(*one) ? ends : others).add(stored);
     }
     const bool well = seems_stored(result);
-    if (!disk_.is_full() || ends.told == 0 || others.told == 0) {
+    const auto ends_something = [](const BegunRef& one) { return is_end(*one); };
+    if (!disk_.is_full() || std::none_of(open_.begin(), open_.end(), ends_something) ||
+        std::all_of(open_.begin(), open_.end(), ends_something)) {
         ends.add(others);
         others = ends;
     }

@@ -241,7 +241,7 @@ inline void World::match_prefix(bool power, const Observed& observed, std::size_
             i = try_ghosts(path, i, power, observed, found);
         }
     }
-    if (!found.path) trace_log(first);
+    if (!found.path || trace_) trace_log(first);
     if (!found.path) {
         fail(std::string(power ? "after a loss of power: " : "after a crash: ") + found.wrong);
     }
@@ -495,6 +495,7 @@ inline std::optional<Effect> World::part_found(const Model& model, Effect effect
     const auto status = observed.sinks.find(effect.sink);
     if (sink == model.sinks.end() || status == observed.sinks.end()) return std::nullopt;
     const std::size_t lag = status->second.lag;
+    effect.seq = std::min(effect.seq, observed.newest);
     while (effect.seq > sink->second.seq && lag_of(observed, effect.seq) < lag) --effect.seq;
     if (effect.seq <= sink->second.seq) return std::nullopt;
     return effect;

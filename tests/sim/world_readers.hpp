@@ -510,8 +510,10 @@ inline void World::redeliver() {
     effect.sink = name;
     std::optional<TaskId> one;
     if (random_.chance(50)) {
-        effect.letters.push_back(at->second.dead.begin()->first);
         one = at->second.dead.begin()->second.id;
+        for (const auto& [seq, letter] : at->second.dead) {
+            if (letter.id == *one) effect.letters.push_back(seq);
+        }
     } else {
         for (const auto& [seq, letter] : at->second.dead) effect.letters.push_back(seq);
     }
