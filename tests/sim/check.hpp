@@ -42,8 +42,11 @@ inline std::string pending_difference(const Model& model, const Observed& observ
         for (const Task& task : observed.pending) {
             if (model.pending.count(task.id) == 0) return "task " + task.id.str() + " is pending";
         }
-        return std::to_string(model.order.size()) + " tasks should be pending, and " +
-               std::to_string(observed.pending.size()) + " are";
+        const auto missing = std::find_if(
+            model.order.begin(), model.order.end(),
+            [&observed](const auto& one) { return observed.place_of.count(one.second) == 0; });
+        return std::to_string(model.order.size()) + " tasks should be pending, as " +
+               missing->second.str() + ", and " + std::to_string(observed.pending.size()) + " are";
     }
     std::size_t i = 0;
     for (const auto& [due, id] : model.order) {

@@ -223,6 +223,7 @@ inline void World::change(bool wait) {
     std::optional<scheduler::Ticket> ticket;
     const Result result = call([&] { ticket.emplace(tasks_->begin_change(*id, changed)); });
     if (!result.ok) return refused(result, "changing");
+    if (!stamp_known_) trusted_ = tasks_->stats().clock_trusted;
     require(ticket->again() == meets, "a change does not see that another is on its way");
     begun_or_met(std::move(*ticket), std::move(effect), *id, wait);
 }

@@ -317,7 +317,7 @@ inline void World::list_sinks() {
                 "sinks cannot be listed");
     }
     advance_bounds(result.ok && !effects.empty(), false, result);
-    if (!has_crashed()) observe();
+    observe();
 }
 
 // Other sinks are listed from here on.
@@ -468,7 +468,7 @@ inline void World::change_sink(const std::vector<Effect>& effects,
                 "a sink cannot be changed");
     }
     advance_bounds(result.ok && !effects.empty(), false, result);
-    if (!has_crashed()) observe();
+    observe();
 }
 
 inline void World::set_sink_state() {
