@@ -86,7 +86,9 @@ TEST_CASE("a message is the same in whatever pieces it comes") {
         {Kind::answers, "SSH-2.0-OpenSSH\r\n\r\n"},
     };
     std::mt19937 random(1);
-    for (const auto& [kind, text] : texts) {
+    for (const auto& one : texts) {
+        const Kind kind = one.first;
+        const std::string& text = one.second;
         CAPTURE(text);
         const std::string whole = read_whole(kind, text);
         CHECK(!whole.empty());
