@@ -1403,7 +1403,8 @@ inline void append_padded(std::string& out, std::int64_t value, int width) {
 inline void append_time(std::string& out, TimePoint time) {
     const std::int64_t day = day_of(time);
     const Date date = date_from_days(day);
-    const std::int64_t of_day = time.time_since_epoch().count() - day * ms_per_day;
+    std::int64_t of_day = time.time_since_epoch().count() % ms_per_day;
+    if (of_day < 0) of_day += ms_per_day;
     if (date.year < 0 || date.year > 9'999) {
         out += date.year < 0 ? '-' : '+';
         append_padded(out, date.year < 0 ? -date.year : date.year, 6);
