@@ -6209,6 +6209,7 @@ inline std::optional<TimePoint> Store::next_wake_locked() const {
 inline bool Store::trim(Lock& lock, TimePoint at) {
     const bool any = state_.trim(at, Breath(lock));
     overflow(lock, at);
+    wake_tender_locked();  // it hands over what was said
     if (on_due_changed) on_due_changed();
     return any;
 }
