@@ -9975,6 +9975,8 @@ inline ChunkDecoder::State ChunkDecoder::next_of_size(char c) {
     return c == ';' ? State::extension : State::bad;
 }
 
+// ---- The reader ------------------------------------------------------------
+
 // Reads HTTP/1.1 messages (RFC 9112), requests or answers, out of bytes that come in pieces of
 // any size.  It knows no socket and no clock.
 //
@@ -11386,6 +11388,8 @@ inline void HttpApi::stop() {
     changed_.notify_all();
 }
 
+// ---- The table of routes ---------------------------------------------------
+
 // Adding to the interface takes an entry here and a handler.  The methods of a path stand
 // together.
 inline const std::vector<HttpApi::Route>& HttpApi::routes() {
@@ -11550,6 +11554,8 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
     };
 }
 
+// ---- On a foreign server ---------------------------------------------------
+
 inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
     detail::check_httplib();
     if (!detail::is_prefix(prefix)) {
@@ -11695,6 +11701,8 @@ inline bool HttpApi::read_body(detail::HttpRequest& request,
     // Some releases say so of a body in chunks that they have not touched, after DELETE.
     return whole && !(request.body.empty() && request.field("Transfer-Encoding"));
 }
+
+// ---- Answering -------------------------------------------------------------
 
 inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
     detail::HttpAnswer made;
@@ -11972,6 +11980,8 @@ inline int HttpApi::status_of(Errc code) {
     }
     return 500;
 }
+
+// ---- What each request does ------------------------------------------------
 
 inline void HttpApi::post_schedule(Call& call) {
     if (call.request.body.size() > large && leave_to_worker(call)) return;
@@ -14632,6 +14642,8 @@ inline bool is_server_url(std::string_view url) {
 }
 
 }  // namespace detail
+
+// ---- Calls -----------------------------------------------------------------
 
 inline Client::Client(ClientOptions options) : options_(checked(std::move(options))) {}
 
