@@ -5566,19 +5566,10 @@ std::shared_ptr<Group> Store::begin(One one) {
     return open_;
 }
 
-// Whether a text can be a string in JSON: it is UTF-8.
-inline bool can_be_quoted(std::string_view text) {
-    std::string quoted;
-    append_quoted(quoted, text);
-    JsonReader reader(quoted);
-    std::string_view value;
-    return reader.value(value) && reader.finish();
-}
-
 inline Ticket Store::begin_schedule(std::vector<TaskRef> tasks, const Idempotency& idempotency) {
     const Notes::AtEnd told(notes_, options_.log);
     const bool keyed = !idempotency.key.empty();
-    if (keyed && keeps_ && !can_be_quoted(idempotency.key)) {
+    if (keyed && keeps_ && !json_problem(quote_json(idempotency.key)).empty()) {
         throw Error(Errc::invalid_argument, "an idempotency key must be UTF-8 to be kept");
     }
     const std::string digest = keyed ? digest_of(idempotency.identity) : std::string();
