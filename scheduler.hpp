@@ -160,7 +160,6 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
-#include <sys/uio.h>
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
 #include <openssl/err.h>
@@ -675,15 +674,17 @@ namespace detail {
 
 // Adds the canonical text form of an id.
 inline void append_id(std::string& out, TaskId id) {
-    std::array<char, 36> text;
-    text.fill('-');
-    std::size_t at = 0;
-    for (int digit = 0; digit < 32; ++digit) {
-        if (digit == 8 || digit == 12 || digit == 16 || digit == 20) ++at;
-        const std::uint64_t half = digit < 16 ? id.high() : id.low();
-        text[at++] = hex_digit(static_cast<unsigned>(half >> (60 - 4 * (digit % 16))));
-    }
-    out.append(text.data(), text.size());
+    char text[] = "00000000-0000-0000-0000-000000000000";
+    const auto put = [&text](std::uint64_t half, std::initializer_list<std::size_t> places) {
+        for (const std::size_t at : places) {
+            for (std::size_t i = 0; i < 4; ++i, half <<= 4) {
+                text[at + i] = hex_digit(static_cast<unsigned>(half >> 60));
+            }
+        }
+    };
+    put(id.high(), {0, 4, 9, 14});
+    put(id.low(), {19, 24, 28, 32});
+    out.append(text, 36);
 }
 
 inline void append_number(std::string& out, std::uint64_t number) {
@@ -1391,38 +1392,39 @@ inline std::optional<TimePoint> TimeReader::moment() const {
     return time >= first_time && time <= last_time ? std::optional(time) : std::nullopt;
 }
 
-inline void append_padded(std::string& out, std::int64_t value, int width) {
-    char digits[20];
-    int count = 0;
-    for (; value != 0 || count < width; value /= 10) {
-        digits[count++] = static_cast<char>('0' + value % 10);
-    }
-    while (count > 0) out += digits[--count];
+// Writes the last digits of a number, and returns where they end.
+inline char* put_digits(char* at, std::int64_t value, int width) {
+    for (int i = width; i-- > 0; value /= 10) at[i] = static_cast<char>('0' + value % 10);
+    return at + width;
 }
 
+// Years that have no four digits have a sign and six (ECMAScript), or as many as it takes.
 inline void append_time(std::string& out, TimePoint time) {
     const std::int64_t day = day_of(time);
     const Date date = date_from_days(day);
     std::int64_t of_day = time.time_since_epoch().count() % ms_per_day;
     if (of_day < 0) of_day += ms_per_day;
-    if (date.year < 0 || date.year > 9'999) {
-        out += date.year < 0 ? '-' : '+';
-        append_padded(out, date.year < 0 ? -date.year : date.year, 6);
+    std::array<char, 32> text;
+    char* end = text.data();
+    if (date.year >= 0 && date.year <= 9'999) {
+        end = put_digits(end, date.year, 4);
     } else {
-        append_padded(out, date.year, 4);
+        const std::int64_t year = date.year < 0 ? -date.year : date.year;
+        *end++ = date.year < 0 ? '-' : '+';
+        end = put_digits(end, year, year > 999'999 ? 9 : 6);
     }
-    const struct {
-        char before;
-        std::int64_t value;
-        int width;
-    } parts[] = {{'-', date.month, 2},          {'-', date.day, 2},
-                 {'T', of_day / 3'600'000, 2},  {':', of_day / 60'000 % 60, 2},
-                 {':', of_day / 1'000 % 60, 2}, {'.', of_day % 1'000, 3}};
-    for (const auto& part : parts) {
-        out += part.before;
-        append_padded(out, part.value, part.width);
-    }
-    out += 'Z';
+    const auto put = [&end](char before, std::int64_t value, int width) {
+        *end++ = before;
+        end = put_digits(end, value, width);
+    };
+    put('-', date.month, 2);
+    put('-', date.day, 2);
+    put('T', of_day / 3'600'000, 2);
+    put(':', of_day / 60'000 % 60, 2);
+    put(':', of_day / 1'000 % 60, 2);
+    put('.', of_day % 1'000, 3);
+    *end++ = 'Z';
+    out.append(text.data(), end);
 }
 
 // A JSON number of seconds, which is not negative; up to about 300 years.
@@ -5262,6 +5264,7 @@ private:
     std::exception_ptr store_ends(const Group& group, const std::exception_ptr& error,
                                   std::uint64_t pending) noexcept;
     void settle_group(Lock& lock, Group& group);
+    void keep_room(Group& group) noexcept;
     void count_locked(const Record& record, bool failed);
     [[noreturn]] void throw_failure(Lock& lock, const Fate& fate);
 
@@ -5319,7 +5322,8 @@ private:
     void wake_tender_locked() {
         most_memory_ = std::max(most_memory_, state_.memory());
         had_much_memory_ = had_much_memory_ || most_memory_ >= much_memory;
-        if (!wants_tending_locked()) return;
+        const bool wants_sync = journal_->wants_sync() && !awaits_sync_;
+        if (!wants_sync && !wants_tending_locked()) return;
         asked_ = true;
         if (!tending_) tender_wakes_.notify_one();
     }
@@ -5337,6 +5341,8 @@ private:
     std::shared_ptr<Group> open_ = std::make_shared<Group>();  // guarded by mutex_
     std::shared_ptr<Group> next_;        // guarded by mutex_: made ahead by begin()
     std::shared_ptr<Group> committing_;  // guarded by mutex_: null: none
+    std::vector<Record> spare_records_;  // guarded by mutex_: empty, room for the next group
+    std::string spare_lines_;            // guarded by mutex_: likewise
     std::shared_ptr<Group> forgetting_;  // guarded by mutex_: the last that forgets events
     std::map<std::string, Arriving, std::less<>> arriving_;  // guarded by mutex_: by key
     std::list<std::shared_ptr<Bulk>> bulks_;  // guarded by mutex_: in order of their calls
@@ -5350,6 +5356,7 @@ private:
     bool unwaited_ = false;                   // guarded by mutex_: nobody may wait for a change
     bool tending_ = false;                    // guarded by mutex_: the journal's thread is at work
     bool asked_ = false;                      // guarded by mutex_: and is to look again
+    bool awaits_sync_ = false;                // guarded by mutex_: it sleeps until the next sync
     bool closed_ = false;                     // guarded by mutex_
     bool clock_trusted_ = true;               // guarded by mutex_
     Stats stats_;                             // guarded by mutex_: the counters
@@ -5543,6 +5550,10 @@ template <class One>
 std::shared_ptr<Group> Store::begin(One one) {
     if (!next_) next_ = std::make_shared<Group>();
     Group& group = *open_;
+    if (group.records.empty()) {
+        group.records.swap(spare_records_);
+        group.lines.swap(spare_lines_);
+    }
     if (group.records.size() == group.records.capacity()) {
         group.records.reserve(std::max<std::size_t>(4, 2 * group.records.size()));
     }
@@ -5964,7 +5975,6 @@ inline void Store::lead(Lock& lock) {
     }
     std::exception_ptr end_error = error;
     if (error && group.ends > 0) end_error = store_ends(group, error, known);
-    group.lines = std::string();
     lock.lock();
     if (error) group.fail(std::move(error), shared_notes_);
     if (end_error) group.ended.fail(std::move(end_error), shared_notes_);
@@ -6032,8 +6042,18 @@ inline void Store::settle_group(Lock& lock, Group& group) {
         if (bulks_.empty()) continue;
         offer_locked(first, [&group, i](const Bulk& bulk) { return bulk.is_later_than(group, i); });
     }
-    group.records = std::vector<Record>();
     group.settled = group.ended.settled = true;
+    keep_room(group);
+}
+
+// The room that a group took, unless it is large, serves the next one.
+inline void Store::keep_room(Group& group) noexcept {
+    group.records.clear();
+    group.lines.clear();
+    if (group.records.capacity() <= 256) spare_records_.swap(group.records);
+    if (group.lines.capacity() <= 65'536) spare_lines_.swap(group.lines);
+    group.records = std::vector<Record>();
+    group.lines = std::string();
 }
 
 // Counts a record in the statistics.  This comes before the record is applied or undone, as the
@@ -6622,8 +6642,8 @@ inline bool Store::wants_replacement_locked() const {
 }
 
 inline bool Store::wants_tending_locked() const {
-    return has_unwaited_locked() || wants_replacement_locked() || journal_->wants_sync() ||
-           wants_release_locked() || !notes_.empty();
+    return has_unwaited_locked() || wants_replacement_locked() || wants_release_locked() ||
+           !notes_.empty();
 }
 
 inline std::optional<TimePoint> Store::next_tending_locked() const {
@@ -6650,15 +6670,15 @@ inline void Store::tend() {
     while (!closed_) {
         asked_ = false;
         tend_now(lock);
+        awaits_sync_ = journal_->wants_sync() && !journal_->failed();
         tending_ = false;
         const auto woken = [this] { return asked_ || closed_; };
-        if (journal_->wants_sync() && !journal_->failed()) {
-            tender_wakes_.wait_until(lock, next_sync(), [&] {
-                return closed_ || unwaited_ || wants_replacement_locked() || !notes_.empty();
-            });
+        if (awaits_sync_) {
+            tender_wakes_.wait_until(lock, next_sync(), woken);
         } else {
             tender_wakes_.wait(lock, woken);
         }
+        awaits_sync_ = false;
         tending_ = true;
     }
     unwaited_ = true;
@@ -12004,6 +12024,7 @@ inline void HttpApi::post_schedule(Call& call) {
         const std::string id = scheduled.ids().front().str();
         detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp());
         detail::append_member(json, "id", id);
+        call.answer.fields.reserve(2);
         call.answer.fields.emplace_back("Location",
                                         std::string(call.request.prefix) + "/tasks/" + id);
     }
@@ -12546,14 +12567,15 @@ inline void OutBuffer::append(const std::string& head, std::string&& body) {
 
 inline bool OutBuffer::send(int fd) {
     while (!empty()) {
-        std::array<iovec, 2> parts{};
-        const std::size_t first = std::min(sent_, text_.size());
-        parts[0] = {text_.data() + first, text_.size() - first};
-        parts[1] = {large_.data() + (sent_ - first), large_.size() - (sent_ - first)};
-        msghdr message{};
-        message.msg_iov = parts.data();
-        message.msg_iovlen = large_.empty() ? 1 : 2;
-        const ssize_t n = ::sendmsg(fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+        std::string_view part = text_;
+        std::size_t from = sent_;
+        int flags = MSG_NOSIGNAL | MSG_DONTWAIT;
+        if (sent_ < text_.size() && !large_.empty()) flags |= MSG_MORE;
+        if (sent_ >= text_.size()) {
+            part = large_;
+            from -= text_.size();
+        }
+        const ssize_t n = ::send(fd, part.data() + from, part.size() - from, flags);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return errno == EAGAIN;
         sent_ += static_cast<std::size_t>(n);
@@ -12572,19 +12594,17 @@ inline std::string http_date(TimePoint time) {
                                       "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"};
     const std::int64_t day = day_of(time);
     const Date date = date_from_days(day);
-    std::string text = days[(day % 7 + 7) % 7];
-    text += ", ";
-    append_padded(text, date.day, 2);
-    text.append(" ").append(months[date.month - 1]) += ' ';
-    append_padded(text, date.year, 4);
-    return text + ' ' + format_time(time).substr(11, 8) + " GMT";
+    const std::string iso = format_time(time);  // 1970-01-01T00:00:00.000Z
+    const std::string_view text = iso;
+    std::string out = days[(day % 7 + 7) % 7];
+    out.append(", ").append(text.substr(8, 2)).append(" ").append(months[date.month - 1]);
+    return out.append(" ").append(text.substr(0, 4)).append(" ").append(text.substr(11, 8)) + " GMT";
 }
 
-// The head of an answer as it goes out.
-inline std::string head_text(const HttpAnswer& answer, std::string_view date, bool is_last,
-                             bool is_old) {
-    std::string text;
-    text.reserve(256);
+// Writes the head of an answer as it goes out, in place of what `text` holds.
+inline void write_head(std::string& text, const HttpAnswer& answer, std::string_view date,
+                       bool is_last, bool is_old) {
+    text.clear();
     const auto field = [&text](std::string_view name, std::string_view value) {
         text.append(name).append(": ").append(value).append("\r\n");
     };
@@ -12598,7 +12618,7 @@ inline std::string head_text(const HttpAnswer& answer, std::string_view date, bo
     }
     if (is_last) field("Connection", "close");
     if (!is_last && is_old) field("Connection", "keep-alive");
-    return text += "\r\n";
+    text += "\r\n";
 }
 
 using SteadyTime = std::chrono::steady_clock::time_point;
@@ -12783,6 +12803,7 @@ private:
     void close(Connection& connection);
 
     // Exchanges:
+    void take_spare(Exchanges& one);
     bool store_here();
     void work(Exchanges& exchanges);
     void commit(Exchanges& exchanges);
@@ -12793,6 +12814,7 @@ private:
     void answer(Connection& connection, Exchange& exchange);
 
     static constexpr std::size_t max_begun = 64;          // requests of a client at once
+    static constexpr std::size_t max_spare = 64;          // exchanges that are kept
     static constexpr std::size_t max_uncounted = 16'384;  // bytes that a client's reader holds
     static constexpr int max_receives = 4;                // of a client in a round
     static constexpr milliseconds slow_write{40};
@@ -12819,9 +12841,11 @@ private:
     std::vector<Connection*> turn_;   // those of this round
     std::multimap<SteadyTime, Connection*> timers_;
     Exchanges begun_;             // in this round
+    Exchanges spare_;             // those of earlier rounds, to be used again
     SteadyTime now_;              // when it began
     std::string date_;            // the time of that, as answers tell it
     std::int64_t date_at_ = -1;   // of date_, in seconds
+    std::string head_;            // of the answer at hand
     std::size_t bodies_ = 0;      // bytes that the readers hold of large messages
     std::size_t most_held_ = 0;   // bytes that clients held at once, since it was half of that
     detail::Descriptor reserve_;  // given up to take a client that is told there is none
@@ -13186,7 +13210,8 @@ inline bool HttpServer::give_up(Connection& connection, int status, const char* 
 // Begins what the request at hand asks for.
 inline bool HttpServer::begin(Connection& connection) {
     const detail::HttpRequest& request = connection.reader.request();
-    Exchanges one(1);  // before anything is begun
+    Exchanges one;  // before anything is begun
+    take_spare(one);
     Exchange& exchange = one.front();
     exchange.connection = &connection;
     exchange.is_old = connection.reader.is_old();
@@ -13273,9 +13298,8 @@ inline bool HttpServer::linger(Connection& connection) {
 // From here on the socket is the stream writer's.
 inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
     try {
-        std::string head = connection.out.take() +
-                           detail::head_text(exchange.answer, date_, true, false) +
-                           exchange.answer.stream->preamble;
+        detail::write_head(head_, exchange.answer, date_, true, false);
+        std::string head = connection.out.take() + head_ + exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
         streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq);
     } catch (const std::bad_alloc&) {
@@ -13346,6 +13370,15 @@ inline void HttpServer::close(Connection& connection) {
 }
 
 // ---- Exchanges
+
+inline void HttpServer::take_spare(Exchanges& one) {
+    if (spare_.empty()) {
+        one.emplace_back();
+    } else {
+        one.splice(one.end(), spare_, spare_.begin());
+        one.front() = Exchange();
+    }
+}
 
 // Stores what was begun in this round, if that takes but a quick write.  After a slow one it
 // is the committer's business for a while: then no client waits for it who did not ask for it.
@@ -13435,6 +13468,7 @@ inline void HttpServer::deliver(Exchanges& exchanges) {
             closed_.splice(closed_.end(), clients_, connection.self);
         }
     }
+    if (spare_.size() < max_spare) spare_.splice(spare_.end(), delivered);
 }
 
 // Puts an answer behind those that go out already.  One that there is no memory for, or that
@@ -13444,9 +13478,9 @@ inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
     connection.is_last = exchange.is_last || ends_at_;
     try {
         if (!made.is_silent) {
-            std::string head = detail::head_text(made, date_, connection.is_last, exchange.is_old);
+            detail::write_head(head_, made, date_, connection.is_last, exchange.is_old);
             if (exchange.is_head) made.body.clear();
-            connection.out.append(head, std::move(made.body));
+            connection.out.append(head_, std::move(made.body));
             connection.large = std::move(made.share);
         }
     } catch (const std::bad_alloc&) {
