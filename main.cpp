@@ -66,7 +66,7 @@ void run(cli::Settings settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    cli::secret_variable();  // nobody else is to find it in the environment
+    cli::secret_variables();  // nobody else is to find them in the environment
     return cli::guarded("--help", [&] {
         if (const auto status = cli::run_verb(argc, argv)) return *status;
         cli::Settings settings;

@@ -1702,6 +1702,25 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 
 }  // namespace detail
 
+/// What a small file holds, such as a secret's.  Throws `Error` with `invalid_argument`, which
+/// names the file, if it cannot be read or is larger than `most` bytes.
+inline std::string read_file(const std::string& path, std::size_t most = std::size_t{1} << 20) {
+    const auto refuse = [&path](const std::string& why) {
+        throw Error(Errc::invalid_argument, "cannot read " + path + ": " + why);
+    };
+    const detail::Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (file.get() < 0) refuse(std::generic_category().message(errno));
+    std::string text;
+    std::array<char, 4'096> buffer;
+    for (ssize_t n = 1; n != 0;) {
+        n = ::read(file.get(), buffer.data(), buffer.size());
+        if (n < 0 && errno != EINTR) refuse(std::generic_category().message(errno));
+        if (n > 0) text.append(buffer.data(), static_cast<std::size_t>(n));
+        if (text.size() > most) refuse("it is larger than " + std::to_string(most) + " bytes");
+    }
+    return text;
+}
+
 // ============================================================================
 //  6. Records
 // ============================================================================
@@ -9254,7 +9273,7 @@ inline constexpr std::array<ApiRefusal, 10> api_refusals{{
     {400, "Invalid",
      "The request is not valid, or has a query parameter that is not described here."},
     {401, "Unauthorized", "The secret is missing or wrong."},
-    {403, "Forbidden", "A foreign Origin or Host."},
+    {403, "Forbidden", "A foreign Origin or Host, or a read secret where it takes the secret."},
     {404, "NotFound", "There is no such task, event or sink."},
     {409, "AlreadyEmitted", "The task was already emitted."},
     {413, "TooLarge", "The body is too large."},
@@ -9459,7 +9478,8 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
         "Keeps JSON messages, emits each at its due time. Errors are {\"errors\": [...]}, all that "
         "is wrong at once. Where a secret is configured it comes with every request: as the header "
         "x-pd-secret, as Authorization: Bearer, as the member secret of a body, or, for /sse only, "
-        "as the query parameter secret.";
+        "as the query parameter secret. A read secret, where one is configured, opens GET and HEAD "
+        "only.";
     JsonObject info;
     info.add_text("title", "Task Scheduler").add_text("version", SCHEDULER_VERSION);
     info.add_text("description", description);
@@ -9488,7 +9508,7 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
 // few paths need.
 //
 //   H1  A secret, where one is configured, is judged before anything else of a
-//       request, and compared in constant time.
+//       request, and compared in constant time.  A read secret opens GET and HEAD.
 //   H2  A body is read piece by piece and never beyond `max_body`.
 //   H3  A head is judged as a whole before anything is done: bounded, with one way
 //       of framing, or it is refused.
@@ -9512,6 +9532,9 @@ struct HttpOptions {
     /// Any one of these must come with every request; none: anybody may.  There may be
     /// two, neither of them empty or with `%`, blanks or control characters.
     std::vector<std::string> secrets;
+    /// One or two more, of the same kind, that open GET and HEAD, event streams included, and
+    /// nothing else.  They need a secret beside them, and are none of the secrets.
+    std::vector<std::string> read_secrets;
     /// Origins whose pages may call the API, as browsers send them, such as
     /// `https://example.org`.
     std::vector<std::string> cors_origins;
@@ -9577,6 +9600,9 @@ inline bool same_secret(std::string_view given, std::string_view secret) {
     }
     return difference == 0;
 }
+
+// How much a request may do, by the secret that it carries.
+enum class Access { none, read, all };
 
 // Without blanks at its ends.
 inline std::string_view trimmed(std::string_view text) {
@@ -9704,16 +9730,52 @@ inline bool is_origin(std::string_view text) {
 
 }  // namespace detail
 
+namespace detail {
+
+// The secrets of a server.  They do not change; others take their place as a whole.
+struct Secrets {
+    std::vector<std::string> all;   // open everything; none of them: everything is open
+    std::vector<std::string> read;  // open GET and HEAD
+
+    // Throws `Error` with `invalid_argument` if one cannot be a secret.
+    void check() const;
+    // How much this text opens.  How long that takes does not tell how near it is to a secret.
+    Access access_of(std::string_view given) const {
+        bool opens_all = false;
+        bool reads = false;
+        for (const std::string& one : all) opens_all |= same_secret(given, one);
+        for (const std::string& one : read) reads |= same_secret(given, one);
+        return opens_all ? Access::all : reads ? Access::read : Access::none;
+    }
+};
+
+inline void Secrets::check() const {
+    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    if (all.size() > 2) refuse("there may be two secrets at most");
+    if (read.size() > 2) refuse("there may be two read secrets at most");
+    for (const auto* const secrets : {&all, &read}) {
+        for (const std::string& secret : *secrets) {
+            if (secret.empty()) refuse("a secret must not be empty");
+            const bool bad = std::any_of(secret.begin(), secret.end(), [](unsigned char c) {
+                return c == '%' || c <= 0x20 || c == 0x7F;
+            });
+            if (bad) refuse("a secret must not hold %, blanks or control characters");
+        }
+    }
+    if (!read.empty() && all.empty()) {
+        refuse("a read secret needs a secret beside it, for all that is not reading");
+    }
+    for (const std::string& secret : read) {
+        if (std::find(all.begin(), all.end(), secret) == all.end()) continue;
+        refuse("a read secret must not be the same as a secret, which opens everything");
+    }
+}
+
+}  // namespace detail
+
 inline void HttpOptions::check() const {
     const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
-    if (secrets.size() > 2) refuse("there may be two secrets at most");
-    for (const std::string& secret : secrets) {
-        if (secret.empty()) refuse("a secret must not be empty");
-        const bool bad = std::any_of(secret.begin(), secret.end(), [](unsigned char c) {
-            return c == '%' || c <= 0x20 || c == 0x7F;
-        });
-        if (bad) refuse("a secret must not hold %, blanks or control characters");
-    }
+    detail::Secrets{secrets, read_secrets}.check();
     for (const std::string& origin : cors_origins) {
         if (detail::is_origin(origin)) continue;
         refuse("the origin \"" + detail::printable(origin, 128) +
@@ -11245,6 +11307,11 @@ public:
     /// segments, each a slash and some of `A-Za-z0-9._~-`, or if an installed cpp-httplib needs
     /// flags that are missing.
     void mount(httplib::Server& server, const std::string& prefix = "");
+    /// Puts these in the place of the secrets and the read secrets, for every request that is
+    /// judged from here on; a stream that is open stays.  Any thread may call this.  Throws
+    /// `Error` with `invalid_argument`, and changes nothing, if one of them cannot be a secret.
+    void replace_secrets(std::vector<std::string> secrets,
+                         std::vector<std::string> read_secrets = {});
     /// Ends the event streams.  Call it before `httplib::Server::stop()`, which
     /// waits for them.
     void stop();
@@ -11287,9 +11354,15 @@ private:
     template <class Fn>
     static void guard(detail::HttpAnswer& answer, Fn fn) noexcept;
     void dispatch(Call& call);
-    bool authorized(const Call& call) const;
-    bool has_secret_in_head(const detail::HttpRequest& request) const;
-    bool knows(std::string_view secret) const;
+    bool authorize(Call& call) const;
+    std::shared_ptr<const detail::Secrets> secrets() const {
+        const std::lock_guard<std::mutex> guard(secrets_mutex_);
+        return secrets_;
+    }
+    static detail::Access access_by_head(const detail::HttpRequest& request,
+                                         const detail::Secrets& secrets);
+    static detail::Access access_by_body(const detail::HttpRequest& request,
+                                         const detail::Secrets& secrets);
     bool from_allowed_origin(Call& call) const;
     bool is_listed_origin(const detail::HttpRequest& request) const;
     bool is_allowed_host(std::string_view host) const;
@@ -11364,7 +11437,10 @@ private:
     static constexpr std::size_t max_batch = 10'000;
 
     Scheduler& scheduler_;
-    HttpOptions options_;
+    const HttpOptions options_;
+    mutable std::mutex secrets_mutex_;
+    std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
+    bool is_on_loopback_ = false;                     // an HttpServer's that listens there
     std::atomic<std::size_t> streams_{0};
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
     detail::Refusals refusals_;
@@ -11379,6 +11455,7 @@ private:
 inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler), options_(std::move(options)) {
     options_.check();
+    replace_secrets(options_.secrets, options_.read_secrets);
     const auto notify = [this] {
         { std::lock_guard<std::mutex> guard(mutex_); }
         changed_.notify_all();
@@ -11389,6 +11466,14 @@ inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
 inline HttpApi::~HttpApi() {
     stop();
     scheduler_.remove_companion(companion_);
+}
+
+inline void HttpApi::replace_secrets(std::vector<std::string> all, std::vector<std::string> read) {
+    auto secrets =
+        std::make_shared<const detail::Secrets>(detail::Secrets{std::move(all), std::move(read)});
+    secrets->check();
+    const std::lock_guard<std::mutex> guard(secrets_mutex_);
+    secrets_.swap(secrets);
 }
 
 inline void HttpApi::stop() {
@@ -11818,13 +11903,7 @@ inline void HttpApi::dispatch(Call& call) {
     }
     const bool is_preflight = call.request.method == "OPTIONS" && is_listed_origin(call.request) &&
                               call.request.field("Access-Control-Request-Method");
-    if (!(route && route->operation.is_free) && !is_preflight && !authorized(call)) {
-        call.answer.fields.emplace_back("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
-        return refuse(call, 401,
-                      "The secret is missing or wrong; give it as the header "
-                      "x-pd-secret, as Authorization: Bearer, or as the member "
-                      "\"secret\" of the body.");
-    }
+    if (!(route && route->operation.is_free) && !is_preflight && !authorize(call)) return;
     if (!from_allowed_origin(call)) return;
     if (!route) return answer_without_route(call);
     if (call.request.body_status != 200) {
@@ -11870,42 +11949,63 @@ inline void HttpApi::answer_without_route(Call& call) const {
     refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
 }
 
-inline bool HttpApi::knows(std::string_view secret) const {
-    bool known = false;
-    for (const std::string& one : options_.secrets) known |= detail::same_secret(secret, one);
-    return known;
+// Refuses what the secret of the request, if it has any, does not open.
+inline bool HttpApi::authorize(Call& call) const {
+    const auto known = secrets();
+    if (known->all.empty()) return true;
+    const bool reads = call.request.method == "GET" || call.request.method == "HEAD";
+    detail::Access access = access_by_head(call.request, *known);
+    if (access != detail::Access::all) {
+        access = std::max(access, access_by_body(call.request, *known));
+    }
+    if (access == detail::Access::all || (access == detail::Access::read && reads)) return true;
+    if (access == detail::Access::read) {
+        call.answer.refusal = detail::Refusal::secret;
+        refuse(call, 403,
+               "This is a read secret, which opens GET and HEAD only; this needs the secret.");
+        return false;
+    }
+    call.answer.fields.emplace_back("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
+    refuse(call, 401,
+           "The secret is missing or wrong; give it as the header x-pd-secret, as Authorization: "
+           "Bearer, or as the member \"secret\" of the body.");
+    return false;
 }
 
-inline bool HttpApi::has_secret_in_head(const detail::HttpRequest& request) const {
-    if (options_.secrets.empty() || knows(request.field("x-pd-secret").value_or(""))) return true;
+// Of the secrets in its head, the one that opens most counts.
+inline detail::Access HttpApi::access_by_head(const detail::HttpRequest& request,
+                                              const detail::Secrets& secrets) {
+    if (secrets.all.empty()) return detail::Access::all;
+    detail::Access access = secrets.access_of(request.field("x-pd-secret").value_or(""));
     const std::string_view authorization = request.field("Authorization").value_or("");
     constexpr std::string_view bearer = "Bearer ";
-    if (detail::equal_ignoring_case(authorization.substr(0, bearer.size()), bearer) &&
-        knows(authorization.substr(bearer.size()))) {
-        return true;
+    if (detail::equal_ignoring_case(authorization.substr(0, bearer.size()), bearer)) {
+        access = std::max(access, secrets.access_of(authorization.substr(bearer.size())));
     }
     const bool reads = request.method == "GET" || request.method == "HEAD";
-    return reads && request.path() == "/sse" && knows(request.param("secret").value_or(""));
+    if (!reads || request.path() != "/sse") return access;
+    return std::max(access, secrets.access_of(request.param("secret").value_or("")));
 }
 
-inline bool HttpApi::authorized(const Call& call) const {
-    const detail::HttpRequest& request = call.request;
-    if (has_secret_in_head(request)) return true;
-    std::size_t objects = 0;
-    std::size_t known = 0;
+// Of the objects in its body, the one whose secret opens least counts.
+inline detail::Access HttpApi::access_by_body(const detail::HttpRequest& request,
+                                              const detail::Secrets& secrets) {
+    bool is_empty = true;
+    detail::Access least = detail::Access::all;
     const bool valid = detail::for_each_element(request.body, [&](std::string_view object) {
         const auto secret = detail::member_of(object, "secret");
-        if (secret && knows(*secret)) ++known;
-        ++objects;
+        least = std::min(least, secrets.access_of(secret.value_or("")));
+        is_empty = false;
     });
-    return valid && objects > 0 && known == objects;
+    return valid && !is_empty ? least : detail::Access::none;
 }
 
 // A web page must not drive a scheduler that its visitor can reach: neither by a
 // request of its own nor by a name that it has pointed here (DNS rebinding).
 inline bool HttpApi::from_allowed_origin(Call& call) const {
     const auto host = call.request.field("Host");
-    if (options_.check_host && host && !is_allowed_host(*host)) {
+    const bool checks_host = options_.check_host || (is_on_loopback_ && secrets()->all.empty());
+    if (checks_host && host && !is_allowed_host(*host)) {
         call.answer.refusal = detail::Refusal::host;
         refuse(call, 403,
                "The Host field names neither this machine's loopback nor an allowed "
@@ -12754,6 +12854,11 @@ public:
     int listen(const std::string& host, int port) { return listen(HttpListener(host, port)); }
     /// The same at an address that was taken before.
     int listen(HttpListener listener);
+    /// As `HttpApi::replace_secrets()`.
+    void replace_secrets(std::vector<std::string> secrets,
+                         std::vector<std::string> read_secrets = {}) {
+        api_.replace_secrets(std::move(secrets), std::move(read_secrets));
+    }
     /// Refuses new connections, lets requests finish, and ends event streams.
     /// Blocks until that is done, half a second for slow clients.
     void stop();
@@ -12874,7 +12979,7 @@ inline int HttpServer::listen(HttpListener listener) {
     if (!listener.has_address()) throw std::runtime_error("this listener has no address any more");
     const int port = listener.port();
     sinks_ = scheduler_.sinks().size();
-    if (listener.is_loopback() && options_.secrets.empty()) api_.options_.check_host = true;
+    api_.is_on_loopback_ = listener.is_loopback();
     listener_.reset(listener.release());
     epoll_event event{};
     event.events = EPOLLIN | EPOLLET;  // so that it need not be read
@@ -13153,7 +13258,9 @@ inline bool HttpServer::read_on(Connection& connection) {
 // of it, so that some is left to those who have.
 inline bool HttpServer::holds_too_much(const Connection& connection) const {
     if (bodies_ <= options_.max_bodies / 2) return false;
-    return bodies_ > options_.max_bodies || !api_.has_secret_in_head(connection.reader.request());
+    return bodies_ > options_.max_bodies ||
+           HttpApi::access_by_head(connection.reader.request(), *api_.secrets()) !=
+               detail::Access::all;
 }
 
 // True: something has come.

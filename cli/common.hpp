@@ -237,10 +237,16 @@ inline std::optional<std::string> take_variable(const std::string& name) {
     return taken;
 }
 
-// What SCHEDULER_SECRET was when this was called first, which main() does before all else.
-inline const std::optional<std::string>& secret_variable() {
-    static const std::optional<std::string> secret = take_variable("SCHEDULER_SECRET");
-    return secret;
+// What was in the variables that are secret.
+struct SecretVariables {
+    std::optional<std::string> secret = take_variable("SCHEDULER_SECRET");
+    std::optional<std::string> read_secret = take_variable("SCHEDULER_READ_SECRET");
+};
+
+// As they were when this was called first, which main() does before all else.
+inline const SecretVariables& secret_variables() {
+    static const SecretVariables variables;
+    return variables;
 }
 
 inline sigset_t set_of(std::initializer_list<int> signals) {

@@ -20,6 +20,7 @@ struct Settings {
     std::string host = "127.0.0.1";
     int port = 8080;
     std::string secret_file;
+    std::string read_secret_file;
     std::string sinks_file;
     std::vector<std::string> webhooks;
     std::vector<std::string> commands;
@@ -66,6 +67,9 @@ inline const Flag flags[] = {
     {"secret-file", "FILE",
      "file with the secret that every request must carry, or two, a line each",
      [](Settings& s, const std::string& v) { s.secret_file = v; }},
+    {"read-secret-file", "FILE",
+     "file with a secret that opens GET and HEAD only, or two, a line each",
+     [](Settings& s, const std::string& v) { s.read_secret_file = v; }},
     {"history", "N", "past events that are kept, each for 60 s at least (default 10000)",
      [](Settings& s, const std::string& v) { set_number(s.scheduler.history, v, 0, any_size); }},
     {"max-body", "BYTES", "largest request body (default 1048576)",
@@ -106,7 +110,8 @@ inline const Flag flags[] = {
 };
 
 // Variables that are no flag's: the server's, and those that are only for the verbs.
-inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_URL"};
+inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_READ_SECRET",
+                                              "SCHEDULER_URL"};
 
 inline void print_help() {
     std::printf(
@@ -123,7 +128,7 @@ inline void print_help() {
     std::printf(
         "  %-24s %s\n  %-24s %s\n\n"
         "Each option may also be given in the environment: --max-body as SCHEDULER_MAX_BODY,\n"
-        "and so on; the secret itself as SCHEDULER_SECRET.\n",
+        "and so on; secrets themselves as SCHEDULER_SECRET and SCHEDULER_READ_SECRET.\n",
         "-h, --help", "show this help", "--version", "show the version");
 }
 
@@ -181,39 +186,55 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
     return false;
 }
 
-inline void add_secret(Settings& settings, const std::string& secret, const std::string& origin) {
-    settings.http.secrets.push_back(secret);
+inline std::string file_text(const std::string& path) {
     try {
-        check(settings.http);
-    } catch (const UsageError& error) {
-        throw UsageError(origin + ": " + error.what());
+        return scheduler::read_file(path);
+    } catch (const scheduler::Error& error) {
+        throw UsageError(error.what());
     }
+}
+
+// The secret of a variable, if it is set, and those of a file, if there is one.
+inline std::vector<std::string> secrets_of(const std::string& variable,
+                                           const std::optional<std::string>& value,
+                                           const std::string& path) {
+    std::vector<std::string> secrets;
+    const auto add = [&secrets](const std::string& secret, const std::string& origin) {
+        secrets.push_back(secret);
+        scheduler::HttpOptions options;
+        options.secrets = secrets;
+        naming(origin, [&] { check(options); });
+    };
+    if (value && value->empty()) {  // a slip that would leave the server open
+        throw UsageError(variable + " is empty; set it to the secret, or unset it");
+    }
+    if (value) add(*value, variable);
+    if (path.empty()) return secrets;
+    const std::size_t before = secrets.size();
+    std::istringstream lines(file_text(path));
+    for (std::string line; std::getline(lines, line);) {
+        if (!line.empty() && line.back() == '\r') line.pop_back();
+        if (!line.empty()) add(line, path);
+    }
+    if (secrets.size() == before) {
+        throw UsageError(path + ": must hold one secret, or two, a line each");
+    }
+    return secrets;
+}
+
+inline std::vector<std::string> secrets_of(const Settings& settings) {
+    return secrets_of("SCHEDULER_SECRET", secret_variables().secret, settings.secret_file);
+}
+
+inline std::vector<std::string> read_secrets_of(const Settings& settings) {
+    return secrets_of("SCHEDULER_READ_SECRET", secret_variables().read_secret,
+                      settings.read_secret_file);
 }
 
 inline void read_secrets(Settings& settings) {
-    const std::optional<std::string>& secret = secret_variable();
-    if (secret && secret->empty()) {  // a slip that would leave the server open
-        throw UsageError("SCHEDULER_SECRET is empty; set it to the secret, or unset it");
-    }
-    if (secret) add_secret(settings, *secret, "SCHEDULER_SECRET");
-    if (settings.secret_file.empty()) return;
-    std::ifstream file(settings.secret_file);
-    if (!file) throw UsageError("cannot read the secret file " + settings.secret_file);
-    const std::size_t before = settings.http.secrets.size();
-    for (std::string line; std::getline(file, line);) {
-        if (!line.empty() && line.back() == '\r') line.pop_back();
-        if (!line.empty()) add_secret(settings, line, settings.secret_file);
-    }
-    if (settings.http.secrets.size() == before) {
-        throw UsageError(settings.secret_file + ": must hold one secret, or two, a line each");
-    }
-}
-
-inline std::string file_text(const std::string& path) {
-    std::ifstream file(path, std::ios::binary);
-    std::ostringstream text;
-    if (!(text << file.rdbuf())) throw UsageError("cannot read " + path);
-    return text.str();
+    settings.http.secrets = secrets_of(settings);
+    settings.http.read_secrets = read_secrets_of(settings);
+    check(settings.http);
 }
 
 inline std::vector<std::string> split_at_blanks(const std::string& text) {

@@ -16,11 +16,11 @@ inline scheduler::Client client_for(const Arguments& arguments) {
     Settings settings;
     const char* file = std::getenv("SCHEDULER_SECRET_FILE");
     settings.secret_file = arguments.get("--secret-file", file ? file : "");
-    read_secrets(settings);
+    const std::vector<std::string> secrets = secrets_of(settings);
     scheduler::ClientOptions options;
     const char* url = std::getenv("SCHEDULER_URL");
     options.url = arguments.get("--url", url && *url ? url : options.url);
-    if (!settings.http.secrets.empty()) options.secret = settings.http.secrets.front();
+    if (!secrets.empty()) options.secret = secrets.front();
     try {
         return scheduler::Client(options);
     } catch (const scheduler::Error& error) {

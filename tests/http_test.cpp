@@ -483,6 +483,110 @@ TEST_SUITE("http") {
         }
     }
 
+    TEST_CASE("a read secret opens GET and HEAD, streams included, and nothing else") {
+        HttpOptions http;
+        http.secrets = {"writer"};
+        http.read_secrets = {"reader-a", "reader.b"};
+        Service service(http);
+        const std::string id = service.task().str();
+        for (const std::string& field : std::initializer_list<std::string>{
+                 "x-pd-secret: reader-a\r\n", "X-PD-SECRET: reader.b\r\n",
+                 "Authorization: Bearer reader-a\r\n", "authorization: bearer reader.b\r\n"}) {
+            CAPTURE(field);
+            for (const std::string& path : std::initializer_list<std::string>{
+                     "/tasks", "/events", "/sinks", "/metrics", "/openapi.json"}) {
+                CAPTURE(path);
+                CHECK(status_of(service.ask("GET " + path, "", field)) == 200);
+                CHECK(status_of(service.ask("HEAD " + path, "", field)) == 200);
+                CHECK(status_of(service.ask("OPTIONS " + path, "", field)) == 403);
+                CHECK(status_of(service.ask("get " + path, "", field)) == 403);
+            }
+            CHECK(status_of(service.ask("HEAD /sse", "", field)) == 200);
+            CHECK(status_of(service.ask("GET /nowhere", "", field)) == 404);
+            for (const std::string& line : std::initializer_list<std::string>{
+                     "POST /schedule", "POST /cancel", "PUT /schedule", "PATCH /tasks/" + id,
+                     "DELETE /tasks/" + id, "DELETE /tasks?all=true", "DELETE /events?all=true",
+                     "POST /sinks/a/pause", "POST /sinks/a/redeliver", "DELETE /sinks/a",
+                     "POST /nowhere", "POST /tasks", "POST /sse", "BREW /tasks",
+                     "POST /sse?secret=reader-a", "POST //schedule",
+                     "POST http://localhost/schedule", "POST /healthz"}) {
+                CAPTURE(line);
+                const std::string answer = service.ask(line, "{}", field);
+                CHECK(status_of(answer) == 403);
+                CHECK(answer.find("read secret") != std::string::npos);
+                CHECK(answer.find("reader") == std::string::npos);
+            }
+        }
+        const auto with = [](const std::string& secret) {
+            return R"({"timestamp":"2026-03-01T13:00:00Z","message":"x","secret":")" + secret +
+                   "\"}";
+        };
+        CHECK(status_of(service.ask("POST /schedule", with("reader-a"))) == 403);
+        CHECK(status_of(service.ask("POST /schedule",
+                                    '[' + with("writer") + ',' + with("reader-a") + ']')) == 403);
+        CHECK(status_of(service.ask("POST /schedule",
+                                    '[' + with("reader-a") + ',' + with("wrong") + ']')) == 401);
+        CHECK(status_of(service.ask("POST /schedule", with("reader-a"),
+                                    "Authorization: Bearer writer\r\n")) == 200);
+        CHECK(status_of(service.ask("GET /tasks", R"({"secret":"reader-a"})")) == 200);
+        CHECK(status_of(service.ask("GET /tasks?secret=reader-a")) == 401);
+        CHECK(status_of(service.ask("GET /tasks", "", "x-pd-secret: reader-\r\n")) == 401);
+        CHECK(service.tasks.find(*TaskId::parse(id))->status == Status::pending);
+        CHECK(service.tasks.stats().pending == 2);
+        Wire stream(service.port);
+        CHECK(stream.say(stream_request("?secret=reader-a")).hear("\n\n").find("200 OK") !=
+              std::string::npos);
+    }
+
+    TEST_CASE("secrets are replaced for every later request, and open streams stay") {
+        HttpOptions http;
+        http.secrets = {"old"};
+        http.read_secrets = {"old-reader"};
+        Service service(http);
+        Wire stream(service.port);
+        stream.say(stream_request("?secret=old-reader")).hear("\n\n");
+        const auto ask = [&](const std::string& secret) {
+            return status_of(service.ask("OPTIONS /tasks", "", "x-pd-secret: " + secret + "\r\n"));
+        };
+        CHECK(ask("old") == 204);
+        CHECK_THROWS_AS(service.server.replace_secrets({"new"}, {"new"}), Error);
+        CHECK_THROWS_AS(service.server.replace_secrets({"new", "not good"}), Error);
+        CHECK_THROWS_AS(service.server.replace_secrets({}, {"new"}), Error);
+        CHECK(ask("old") == 204);
+        CHECK(ask("new") == 401);
+        service.server.replace_secrets({"new"}, {"old"});
+        CHECK(ask("old") == 403);
+        CHECK(ask("old-reader") == 401);
+        CHECK(ask("new") == 204);
+        service.task("\"still\"", milliseconds(0));
+        CHECK(stream.hear("still").find("data:") != std::string::npos);
+        service.server.replace_secrets({});
+        CHECK(ask("any") == 204);
+        const std::string foreign = "GET /tasks HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+        CHECK(status_of(Wire(service.port).say(foreign).answer()) == 403);
+    }
+
+    TEST_CASE("whoever asks while secrets are replaced is judged by one of the two") {
+        HttpOptions http;
+        http.secrets = {"always", "first"};
+        Service service(http);
+        std::atomic<bool> done{false};
+        std::thread replacing([&] {
+            for (int i = 0; !done; ++i) {
+                service.server.replace_secrets({"always", i % 2 ? "first" : "second"}, {"reader"});
+            }
+        });
+        Wire wire(service.port);
+        for (int i = 0; i < 200; ++i) {
+            const std::string secret = i % 2 ? "always" : "never";
+            wire.say("GET /tasks HTTP/1.1\r\nHost: localhost\r\nx-pd-secret: " + secret +
+                     "\r\n\r\n");
+            CHECK(status_of(wire.answer()) == (i % 2 ? 200 : 401));
+        }
+        done = true;
+        replacing.join();
+    }
+
     TEST_CASE("a foreign page cannot drive the server, and a listed one can") {
         HttpOptions http;
         http.cors_origins = {"https://example.org"};
@@ -589,6 +693,17 @@ TEST_SUITE("http") {
             CHECK(error.find("secret") != std::string::npos);
             if (secrets.back().size() > 1) CHECK(error.find(secrets.back()) == std::string::npos);
         }
+        options.secrets = {"good"};
+        for (const Texts& readers : {Texts{"a", "b", "c"}, Texts{""}, Texts{"100%"}, Texts{"good"},
+                                     Texts{"a", "good"}, Texts{"a b"}}) {
+            CAPTURE(readers.back());
+            options.read_secrets = readers;
+            CHECK(refusal(options).find("secret") != std::string::npos);
+        }
+        options.secrets.clear();
+        options.read_secrets = {"reader"};
+        CHECK(refusal(options).find("needs a secret beside it") != std::string::npos);
+        options.read_secrets.clear();
         options.secrets = {"good",
                            "g\xC3\xB6\xC3\xB6"
                            "d"};

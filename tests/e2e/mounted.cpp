@@ -54,7 +54,7 @@ void run(cli::Settings settings) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    cli::secret_variable();
+    cli::secret_variables();
     return cli::guarded("--help", [&] {
         cli::Settings settings;
         settings.scheduler.journal = "tasks.jsonl";

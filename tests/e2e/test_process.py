@@ -107,13 +107,31 @@ class Starting(TestCase):
         self.assertIn("SCHEDULER_SECRET is empty", done.stderr)
         directory = tempfile.mkdtemp(dir=support.WORK)
         self.addCleanup(shutil.rmtree, directory)
-        for text in ("", "\n", "a b\n", "a%20b\n", "a\nb\nc\n", "a\0b\n"):
-            with self.subTest(file=text):
-                with open(os.path.join(directory, "secret"), "w") as file:
-                    file.write(text)
-                done = self.run_binary("--port", "0", "--secret-file", "secret", cwd=directory)
-                self.assertIn(done.returncode, (1, 2))
-                self.assert_refused(done, done.returncode)
+        path = os.path.join(directory, "secret")
+        for text in ("", "\n", "a b\n", "a%20b\n", "a\nb\nc\n", "a\0b\n", "a\r\nb c\r\n",
+                     "a" * (1 << 20) + "\n" + "b"):
+            for flag in ("--secret-file", "--read-secret-file"):
+                with self.subTest(flag, file=text[:10]):
+                    with open(path, "w") as file:
+                        file.write(text)
+                    done = self.run_binary("--port", "0", flag, "secret", cwd=directory,
+                                           env={"SCHEDULER_SECRET": "s"} if "read" in flag else {})
+                    self.assertIn(done.returncode, (1, 2))
+                    self.assert_refused(done, done.returncode)
+        for flag in ("--secret-file", "--read-secret-file", "--sinks"):
+            self.assert_refused(self.run_binary("--port", "0", flag, ".", cwd=directory), 2,
+                                "directory")
+
+    def test_a_read_secret_that_would_open_all_or_nothing_is_refused(self):
+        done = self.run_binary("--port", "0", env={"SCHEDULER_READ_SECRET": "r"})
+        self.assert_refused(done, 2, "needs a secret")
+        done = self.run_binary("--port", "0", env={"SCHEDULER_READ_SECRET": "same-one",
+                                                   "SCHEDULER_SECRET": "same-one"})
+        self.assert_refused(done, 2, "read secret")
+        self.assertNotIn("same-one", done.stderr)
+        done = self.run_binary("--port", "0", env={"SCHEDULER_READ_SECRET": "",
+                                                   "SCHEDULER_SECRET": "s"})
+        self.assert_refused(done, 2, "SCHEDULER_READ_SECRET is empty")
 
     def test_a_second_process_on_the_same_journal_is_refused(self):
         server = self.server()

@@ -113,6 +113,37 @@ class Secret(TestCase):
                 with self.subTest(f"{method} {path}"):
                     self.assert_401(server.call(method, f"{path}?secret={SECRET}", content))
 
+    def test_a_read_secret_opens_get_and_head_and_nothing_else_on_every_route(self):
+        server = self.server(env={"SCHEDULER_SECRET": SECRET, "SCHEDULER_READ_SECRET": "reader"})
+        for headers in ([("x-pd-secret", "reader")], [("Authorization", "Bearer reader")]):
+            for method, path, content in ROUTES + JUDGED_LATER + self.nowhere:
+                if "100_000" in (content or "") or path == "/healthz":
+                    continue
+                with self.subTest(f"{method} {path} {(content or '')[:20]} {headers[0][0]}"):
+                    with server.wire() as wire:
+                        wire.request(method, path, content, headers)
+                        answer = wire.head() if path == "/sse" else wire.answer(method)
+                    if method in ("GET", "HEAD"):
+                        self.assertNotIn(answer.status, (401, 403), answer)
+                    else:
+                        self.assertEqual(answer.status, 403, answer)
+                        self.assertNotIn(b"reader", answer.body)
+        carried = server.call("POST", "/schedule", body("x", secret="reader"))
+        self.assert_errors(carried, 403)
+        both = server.call("POST", "/schedule", body("x", secret="reader"),
+                           [("x-pd-secret", SECRET)])
+        self.assertEqual(both.status, 200, both)
+        with server.stream(query="?secret=reader"):
+            pass
+        for method in ("PATCH", "DELETE"):
+            answer = server.call(method, "/tasks/" + both.json["id"], json.dumps(
+                {"delay": 0, "secret": "reader"}))
+            self.assert_errors(answer, 403)
+        self.assert_401(server.call("GET", "/tasks?secret=reader"))
+        self.assert_401(server.call("GET", "/tasks", None, [("x-pd-secret", "reade")]))
+        self.assertEqual(len(server.call("GET", "/tasks", None, [("x-pd-secret", "reader")])
+                             .json["data"]), 1)
+
     def test_health_is_free_of_it(self):
         server = self.guarded()
         for method in ("GET", "HEAD"):
