@@ -528,7 +528,7 @@ struct EventPage {
 /// Whether a sink is delivered to.
 enum class SinkState {
     active,    ///< it is
-    paused,    ///< not until `Scheduler::resume`
+    paused,    ///< not until `Scheduler::resume_sink`
     disabled,  ///< the same, because the receiver asked for it
     unlisted,  ///< not until it is one of those given to `Sinks` again
 };
@@ -7493,8 +7493,8 @@ public:
     std::size_t redeliver(const std::string& sink, std::optional<TaskId> id = std::nullopt);
     /// Holds back a sink's events, or goes on with them at once.  Blocks until that is
     /// stored.  Throws `Error` with `unknown_sink`.
-    void pause(const std::string& sink) { set_sink_state(sink, SinkState::paused); }
-    void resume(const std::string& sink) { set_sink_state(sink, SinkState::active); }
+    void pause_sink(const std::string& sink) { set_sink_state(sink, SinkState::paused); }
+    void resume_sink(const std::string& sink) { set_sink_state(sink, SinkState::active); }
     /// Drops the cursor and the dead letters of a sink that nobody delivers to.  Blocks
     /// until that is stored.  Throws `Error` with `unknown_sink`, or with `sink_listed`
     /// while it is one of those given to `Sinks`.
@@ -11387,8 +11387,8 @@ private:
     void get_sinks(Call& call);
     void get_dead(Call& call);
     void post_redeliver(Call& call);
-    void post_pause(Call& call);
-    void post_resume(Call& call);
+    void post_pause_sink(Call& call);
+    void post_resume_sink(Call& call);
     void delete_sink(Call& call);
     void answer_sink(Call& call) const;
     void get_healthz(Call& call);
@@ -11615,12 +11615,12 @@ inline std::vector<HttpApi::Route> HttpApi::sink_routes() {
         {Operation("POST", "/sinks/{name}/pause", "pauseSink", "Holds back a sink's events.")
              .answers("Sink", "The sink.")
              .refuses({404, 507}),
-         &HttpApi::post_pause},
+         &HttpApi::post_pause_sink},
         {Operation("POST", "/sinks/{name}/resume", "resumeSink",
                    "Goes on with a sink's events at once, also if it was disabled.")
              .answers("Sink", "The sink.")
              .refuses({404, 507}),
-         &HttpApi::post_resume},
+         &HttpApi::post_resume_sink},
     };
 }
 
@@ -12442,16 +12442,16 @@ inline void HttpApi::post_redeliver(Call& call) {
         "{\"redelivering\":" + std::to_string(call.made(scheduler_.redeliver(call.id, id))) + '}');
 }
 
-inline void HttpApi::post_pause(Call& call) {
+inline void HttpApi::post_pause_sink(Call& call) {
     if (leave_to_worker(call)) return;
-    scheduler_.pause(call.id);
+    scheduler_.pause_sink(call.id);
     call.answer.is_begun = true;
     answer_sink(call);
 }
 
-inline void HttpApi::post_resume(Call& call) {
+inline void HttpApi::post_resume_sink(Call& call) {
     if (leave_to_worker(call)) return;
-    scheduler_.resume(call.id);
+    scheduler_.resume_sink(call.id);
     call.answer.is_begun = true;
     answer_sink(call);
 }
@@ -14642,9 +14642,9 @@ public:
     /// Has a dead letter delivered again, or all of them; returns how many they are.
     std::size_t redeliver(const std::string& sink, std::optional<TaskId> id = std::nullopt) const;
     /// Holds back a sink's events.
-    void pause(const std::string& sink) const { ask("POST", sink_path(sink, "/pause")); }
+    void pause_sink(const std::string& sink) const { ask("POST", sink_path(sink, "/pause")); }
     /// Goes on with a sink's events at once.
-    void resume(const std::string& sink) const { ask("POST", sink_path(sink, "/resume")); }
+    void resume_sink(const std::string& sink) const { ask("POST", sink_path(sink, "/resume")); }
     /// Drops the cursor and the dead letters of an unlisted sink.  Throws with `sink_listed`
     /// if it is configured.
     void forget_sink(const std::string& sink) const;

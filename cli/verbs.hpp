@@ -328,8 +328,8 @@ inline int sinks(const Arguments& arguments) {
     const scheduler::Client client = client_for(arguments);
     if (rest.empty()) list_sinks(arguments, client);
     if (what == "dead") list_dead_letters(arguments, client, rest[1]);
-    if (what == "pause") client.pause(rest[1]);
-    if (what == "resume") client.resume(rest[1]);
+    if (what == "pause") client.pause_sink(rest[1]);
+    if (what == "resume") client.resume_sink(rest[1]);
     if (what == "forget") client.forget_sink(rest[1]);
     if (what == "redeliver") print_line(std::to_string(client.redeliver(rest[1], id)));
     return 0;

@@ -148,17 +148,17 @@ TEST_SUITE("client") {
         CHECK(page.letters[0].event.text() == service.tasks.find(id)->text());
         CHECK(page.letters[0].error == "not today");
         CHECK(client.dead_letters("a", id).letters.empty());
-        client.pause("a");
+        client.pause_sink("a");
         CHECK(client.sinks()[0].state == SinkState::paused);
-        client.resume("a");
+        client.resume_sink("a");
         CHECK(client.sinks()[0].state == SinkState::active);
         works = true;
         CHECK(client.redeliver("a", id) == 1);
         CHECK(eventually([&] { return client.sinks()[0].dead == 0; }));
         CHECK(client.redeliver("a") == 0);
         CHECK(errc_of([&] { client.redeliver("a", id); }) == Errc::unknown_task);
-        CHECK(errc_of([&] { client.pause("b"); }) == Errc::unknown_task);
-        CHECK(errc_of([&] { client.pause("../tasks"); }) == Errc::invalid_argument);
+        CHECK(errc_of([&] { client.pause_sink("b"); }) == Errc::unknown_task);
+        CHECK(errc_of([&] { client.pause_sink("../tasks"); }) == Errc::invalid_argument);
     }
 
     TEST_CASE("an unlisted sink is shown and forgotten from the other side, a listed one is not") {

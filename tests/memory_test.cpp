@@ -218,7 +218,7 @@ public:
         REQUIRE(std::set<TaskId>(emitted.begin(), emitted.end()) == expected);
         REQUIRE(emitted.size() == expected.size());
         REQUIRE(support::eventually([&] {
-            tasks->resume("sink");  // it tries again at once
+            tasks->resume_sink("sink");  // it tries again at once
             return taken().size() >= emitted.size();
         }));
         REQUIRE(support::eventually([&] { return tasks->sinks().at(0).lag == 0; }));
@@ -626,7 +626,7 @@ TEST_SUITE("memory") {
             REQUIRE(goes_on);
             house.sink_fails = false;
             REQUIRE(support::eventually([&] {
-                house.tasks->resume("sink");
+                house.tasks->resume_sink("sink");
                 house.clock.advance(*house.tasks, milliseconds(10));
                 if (house.tasks->sinks().at(0).dead > 0) house.tasks->redeliver("sink");
                 return house.taken().size() == 3;

@@ -92,7 +92,7 @@ public:
         }
         for (const auto& [name, receiver] : receivers_) receiver->heal();
         open();
-        for (const auto& [name, receiver] : receivers_) tasks_->resume(name);
+        for (const auto& [name, receiver] : receivers_) tasks_->resume_sink(name);
         CHECK(eventually([&] { return tasks_->stats().pending == 0 && is_done(); }));
         check_all();
         for (const auto& [name, receiver] : receivers_) tasks_->redeliver(name);
@@ -153,9 +153,9 @@ private:
     void step() {
         switch (below(12)) {
             case 0:
-                return tasks_->pause(any_sink());
+                return tasks_->pause_sink(any_sink());
             case 1:
-                return tasks_->resume(any_sink());
+                return tasks_->resume_sink(any_sink());
             case 2:
                 tasks_->redeliver(any_sink());
                 return;

@@ -288,7 +288,7 @@ TEST_SUITE("sinks") {
             REQUIRE(eventually([&] { return status_of(tasks, "a").dead == 3; }));
             REQUIRE(eventually([&] { return status_of(tasks, "b").attempts == 1; }));
             REQUIRE(eventually([&] { return status_of(tasks, "c").lag == 0; }));
-            tasks.pause("c");
+            tasks.pause_sink("c");
             emit(tasks, 1);
             REQUIRE(eventually([&] { return status_of(tasks, "a").dead == 4; }));
         }
@@ -327,8 +327,8 @@ TEST_SUITE("sinks") {
         CHECK(a->taken().size() == 4);
         CHECK(b->taken().empty());
         CHECK(c->taken().empty());
-        tasks.resume("b");
-        tasks.resume("c");
+        tasks.resume_sink("b");
+        tasks.resume_sink("c");
         CHECK(eventually([&] { return b->taken().size() == 4 && c->taken().size() == 1; }));
     }
 
@@ -407,7 +407,7 @@ TEST_SUITE("sinks") {
             Sinks sinks(tasks, {sink("a", notes)});
             ids = emit(tasks, 2);
             REQUIRE(eventually([&] { return status_of(tasks).state == SinkState::disabled; }));
-            tasks.pause("a");
+            tasks.pause_sink("a");
             CHECK(status_of(tasks).state == SinkState::disabled);
         }
         gone = false;
@@ -416,7 +416,7 @@ TEST_SUITE("sinks") {
         CHECK(status_of(tasks).state == SinkState::disabled);
         CHECK(status_of(tasks).lag == 2);
         CHECK(notes->attempts().size() == 1);
-        tasks.resume("a");
+        tasks.resume_sink("a");
         CHECK(eventually([&] { return notes->taken() == ids; }));
     }
 
@@ -427,11 +427,11 @@ TEST_SUITE("sinks") {
         Scheduler tasks(options);
         const auto notes = std::make_shared<Notes>();
         Sinks sinks(tasks, {sink("a", notes)});
-        tasks.pause("a");
+        tasks.pause_sink("a");
         const std::vector<TaskId> ids = emit(tasks, 50);
         CHECK(tasks.stats().retained == 50);
         CHECK(support::forget(tasks, 0, tasks.newest().seq()) == 0);
-        tasks.resume("a");
+        tasks.resume_sink("a");
         CHECK(eventually([&] { return notes->taken() == ids; }));
         CHECK(eventually([&] { return tasks.stats().retained == 0; }));
         CHECK(tasks.stats().bytes == 0);
@@ -466,7 +466,7 @@ TEST_SUITE("sinks") {
         {
             Scheduler tasks(options);
             Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
-            tasks.pause("a");
+            tasks.pause_sink("a");
             ids = emit(tasks, 40);
             check(tasks);
         }
@@ -475,7 +475,7 @@ TEST_SUITE("sinks") {
         check(tasks);
         const auto notes = std::make_shared<Notes>();
         Sinks sinks(tasks, {sink("a", notes)});
-        tasks.resume("a");
+        tasks.resume_sink("a");
         CHECK(eventually([&] { return notes->taken().size() == 10; }));
         CHECK(tasks.redeliver("a") == 20);
         CHECK(eventually([&] { return notes->taken().size() == 30; }));
@@ -525,7 +525,7 @@ TEST_SUITE("sinks") {
         {
             Scheduler tasks(options_for(dir));
             Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
-            tasks.pause("a");
+            tasks.pause_sink("a");
         }
         Scheduler tasks(options_for(dir));
         { const Sinks sinks(tasks, {}); }
@@ -595,7 +595,7 @@ TEST_SUITE("sinks") {
             CHECK(eventually([&] { return notes->taken().size() == 20; }));
         }
         CHECK(notes->taken() == std::vector<TaskId>(ids.begin() + 10, ids.end()));
-        tasks.pause("a");
+        tasks.pause_sink("a");
         emit(tasks, 10);
         const std::size_t kept = tasks.stats().retained;
         CHECK(kept >= 10);
@@ -640,7 +640,7 @@ TEST_SUITE("sinks") {
             const TaskId id = tasks.schedule(std::chrono::hours(1), "\"later\"");
             CHECK(tasks.cancel(id));
             if (delivery.event.seq < 4) tasks.schedule(milliseconds(0), "\"next\"");
-            if (delivery.event.seq == 4) tasks.pause("a");
+            if (delivery.event.seq == 4) tasks.pause_sink("a");
             return Outcome();
         });
         Sinks sinks(tasks, {sink("a", notes)});
@@ -704,9 +704,9 @@ TEST_SUITE("sinks") {
         Sinks sinks(tasks, {sink("a", notes, {milliseconds(400)})});
         emit(tasks, 1);
         REQUIRE(eventually([&] { return status_of(tasks).attempts == 1; }));
-        tasks.pause("a");
+        tasks.pause_sink("a");
         eventually([&] { return notes->attempts().size() > 1; }, milliseconds(500));
-        tasks.resume("a");
+        tasks.resume_sink("a");
         REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
         const auto times = notes->times();
         REQUIRE(times.size() == 3);
@@ -751,9 +751,9 @@ TEST_SUITE("sinks") {
             emit(tasks, 3);
             REQUIRE(eventually([&] { return status_of(tasks).dead == 3; }));
             bad = false;
-            tasks.pause("a");
+            tasks.pause_sink("a");
             emit(tasks, 100);
-            tasks.resume("a");
+            tasks.resume_sink("a");
             REQUIRE(eventually([&] { return notes->taken().size() == 100; }));
         }
         clock.advance(std::chrono::hours(2));
@@ -771,7 +771,7 @@ TEST_SUITE("sinks") {
         {
             Scheduler tasks(options);
             Sinks sinks(tasks, {sink("a", std::make_shared<Notes>())});
-            tasks.pause("a");
+            tasks.pause_sink("a");
             emit(tasks, 50);
             REQUIRE(status_of(tasks).dead == 40);
         }
@@ -845,12 +845,12 @@ TEST_SUITE("sinks") {
             Sinks sinks(tasks, {sink("a", std::make_shared<Notes>(refuse), {})});
             emit(tasks, 1);
             REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
-            tasks.pause("a");
+            tasks.pause_sink("a");
             tasks.redeliver("a");
         }
         options.max_dead = 0;
         Scheduler tasks(options);
-        tasks.resume("a");
+        tasks.resume_sink("a");
         CHECK_FALSE(tasks.next_delivery("a"));
     }
 

@@ -487,7 +487,7 @@ inline void World::set_sink_state() {
     const bool nothing = !active && at->second.state == SinkState::disabled;
     if (nothing) return;
     trace("sink " + name + (active ? " is resumed" : " is paused"));
-    change_sink({effect}, [&] { active ? tasks_->resume(name) : tasks_->pause(name); });
+    change_sink({effect}, [&] { active ? tasks_->resume_sink(name) : tasks_->pause_sink(name); });
 }
 
 inline void World::forget_unlisted(const std::string& name) {
