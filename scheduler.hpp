@@ -619,6 +619,12 @@ struct DeadPage {
     bool more = false;      ///< whether others follow
 };
 
+/// A time in which nothing is emitted, see `Scheduler::pause`.
+struct Pause {
+    TimePoint since{};   ///< when it began
+    std::string reason;  ///< what whoever asked for it has said; empty: nothing
+};
+
 /// What a scheduler has done since it was made, and what it holds.
 struct Stats {
     std::size_t pending = 0;             ///< tasks that wait
@@ -634,6 +640,7 @@ struct Stats {
     std::uint64_t damaged_lines = 0;     ///< lines of the journal that could not be read
     std::uint64_t torn_bytes = 0;        ///< bytes cut off its end
     bool clock_trusted = true;           ///< false: nothing is emitted; see `Options::trust_clock`
+    bool paused = false;                 ///< nothing is emitted until `Scheduler::resume`
     bool stopped = false;                ///< it was stopped: nothing is accepted or emitted
     bool journal_failed = false;         ///< the journal cannot be written at this moment
     std::uint64_t journal_failures = 0;  ///< groups of records that could not be stored
@@ -1738,6 +1745,8 @@ inline std::string read_file(const std::string& path, std::size_t most = std::si
 //     {"op":"forget","at":"…","seq":0,"end":9,"crc":"…"}
 //     {"op":"answer","at":"…","key":"…","digest":"…","timestamp":"…","ids":[],"counts":[],…}
 //     {"op":"clock","at":"…","crc":"…"}
+//     {"op":"pause","at":"…","reason":"…","crc":"…"}
+//     {"op":"resume","at":"…","crc":"…"}
 //     {"op":"sink","sink":"…","at":"…","seq":9,"state":"active",…}
 //     {"op":"deliver","sink":"…","at":"…","seq":10,"crc":"…"}
 //     {"op":"dead","sink":"…","at":"…","seq":11,"attempts":7,"error":"…","task":{…},…}
@@ -2028,6 +2037,21 @@ struct ClockRecord {
     static constexpr auto describe = [](auto& io, auto& r) { io("at", r.at); };
 };
 
+// Nothing is emitted from here on.  A pause that follows another one may give another reason.
+struct PauseRecord {
+    static constexpr std::string_view op = "pause";
+    TimePoint at{};
+    std::optional<std::string> reason;
+    static constexpr auto describe = [](auto& io, auto& r) { io("at", r.at)("reason", r.reason); };
+};
+
+// The end of a pause.
+struct ResumeRecord {
+    static constexpr std::string_view op = "resume";
+    TimePoint at{};
+    static constexpr auto describe = [](auto& io, auto& r) { io("at", r.at); };
+};
+
 // What is given changes of a sink; a sink that has both a cursor and a state may be new.
 struct SinkRecord {
     static constexpr std::string_view op = "sink";
@@ -2098,9 +2122,10 @@ struct OverflowRecord {
     };
 };
 
-using Record = std::variant<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord,
-                            ForgetRecord, AnswerRecord, ClockRecord, SinkRecord, DeliverRecord,
-                            DeadRecord, RedeliverRecord, DropRecord, OverflowRecord, HeadRecord>;
+using Record =
+    std::variant<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord, ForgetRecord,
+                 AnswerRecord, ClockRecord, PauseRecord, ResumeRecord, SinkRecord, DeliverRecord,
+                 DeadRecord, RedeliverRecord, DropRecord, OverflowRecord, HeadRecord>;
 
 // The member that a record begins with; its value is the record's `op`.
 template <class R>
@@ -3297,6 +3322,8 @@ public:
     void apply(ForgetRecord& record, const Breathe& breathe = {});
     void apply(AnswerRecord& record, const Breathe& breathe = {});
     void apply(ClockRecord& record, const Breathe& breathe = {});
+    void apply(PauseRecord& record, const Breathe& breathe = {});
+    void apply(ResumeRecord& record, const Breathe& breathe = {});
     void apply(SinkRecord& record, const Breathe& breathe = {});
     void apply(DeliverRecord& record, const Breathe& breathe = {});
     void apply(DeadRecord& record, const Breathe& breathe = {});
@@ -3352,6 +3379,8 @@ public:
     const IdSource& ids() const { return ids_; }
     // How many events were emitted later than a second after they were due.
     std::uint64_t late() const { return late_; }
+    // Nothing: tasks are emitted.
+    const std::optional<Pause>& paused() const { return paused_; }
     // A number that no bulk call in the journal has.
     std::uint64_t new_bulk() { return ++bulk_; }
     // The latest time of all records that were applied; a clock that is behind it is not trusted.
@@ -3415,6 +3444,7 @@ private:
     std::uint64_t first_free_seq_ = 0;        // as the journal's head says
     std::vector<StoredTask*> emitting_;  // the tasks of the record that begin_emission() has made
     std::uint64_t late_ = 0;
+    std::optional<Pause> paused_;
     bool loading_ = false;
 };
 
@@ -3660,6 +3690,17 @@ inline void State::apply(AnswerRecord& record, const Breathe&) {
 // The time of this record replaces all times before it, later ones too.
 inline void State::apply(ClockRecord& record, const Breathe&) {
     newest_stamp_ = record.at;
+}
+
+inline void State::apply(PauseRecord& record, const Breathe&) {
+    stamp(record.at);
+    if (!paused_) paused_.emplace().since = record.at;
+    if (record.reason) paused_->reason = std::move(*record.reason);
+}
+
+inline void State::apply(ResumeRecord& record, const Breathe&) {
+    stamp(record.at);
+    paused_.reset();
 }
 
 // ---- 7.7 Sinks -------------------------------------------------------------
@@ -4810,6 +4851,8 @@ inline JournalFigures FileJournal::figures() const {
 //       it leave it, all or none, and no later ones.  Bulk calls are stored in their order.
 //   S6  What can fail comes before the first effect.  Handlers of failures allocate
 //       nothing that they could not do without.
+//   S7  While a group with a pause is being stored no emission begins, and it is written only
+//       when the last one is shown: what follows it in the journal was emitted after a resume.
 //
 //                begin_…          lead()                settle_group()
 //     (a call) ──────────► open ──────────► being committed ──────────► applied
@@ -4995,6 +5038,7 @@ struct Group : Fate {
     std::string lines;             // of the first of them
     std::size_t written = 0;       // how many these are
     std::uint64_t ends = 0;        // tasks that its records end
+    bool pauses = false;           // one of its records does (S7)
     bool rests_on_behind = false;  // on what is written behind, see Store::write_behind()
     std::condition_variable changed;
 
@@ -5148,6 +5192,9 @@ public:
     Ticket begin_change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
                         std::string_view message);
     Ticket begin_forget(const EventRange& range);
+    // Holds back emissions, also while they are held back already, or goes on with them.
+    Ticket begin_pause(std::string_view reason);
+    Ticket begin_resume();
 
     void wait(Ticket& ticket);
     bool try_store(const Ticket& ticket);
@@ -5163,6 +5210,10 @@ public:
     bool emit_due();
     // When emit_due() has something to do, if ever.
     std::optional<TimePoint> next_wake_locked() const;
+    // Whether nothing may be emitted, though it be due (S7).
+    bool is_paused_locked() const {
+        return state_.paused() || (committing_ && committing_->pauses);
+    }
     // Whether no task waits, is being stored or is being emitted.
     bool is_empty_locked() const { return state_.expected() == 0; }
 
@@ -5170,6 +5221,7 @@ public:
     std::optional<Task> find(TaskId id) const;
     TaskPage tasks(const TaskQuery& query) const;
     EventPage events(const EventQuery& query) const;
+    std::optional<Pause> paused() const;
     std::optional<Cursor> cursor_of(TaskId event) const;
     std::optional<TaskId> event_before(Cursor cursor) const;
     Cursor oldest() const;
@@ -5588,6 +5640,8 @@ std::shared_ptr<Group> Store::begin(One one) {
     }
     if constexpr (std::is_same_v<One, CancelRecord> || std::is_same_v<One, PartRecord>) {
         group.ends += std::get<One>(record).ids.size();
+    } else if constexpr (std::is_same_v<One, PauseRecord>) {
+        group.pauses = true;
     } else if constexpr (!std::is_same_v<One, ScheduleRecord>) {
         group.rests_on_behind = true;
     }
@@ -5772,6 +5826,20 @@ inline Ticket Store::begin_forget(const EventRange& range) {
     ticket.count_ = count;
     forgetting_ = ticket.group_;
     return ticket;
+}
+
+inline Ticket Store::begin_pause(std::string_view reason) {
+    const Lock lock(mutex_);
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    PauseRecord record{now(), std::nullopt};
+    if (!reason.empty()) record.reason = reason;
+    return ticket_for(begin(std::move(record)));
+}
+
+inline Ticket Store::begin_resume() {
+    const Lock lock(mutex_);
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    return ticket_for(begin(ResumeRecord{now()}));
 }
 
 // ---- 9.7 Bulk cancelling ---------------------------------------------------
@@ -5974,6 +6042,7 @@ inline void Store::lead(Lock& lock) {
     next_ = nullptr;
     open_->number = ++last_number_;
     Group& group = *committing_;
+    if (group.pauses) settled_.wait(lock, [this] { return !emitting_; });  // S7
     // A full disk must not stop a cancel: it takes the place that was kept for its task's end.
     const std::uint64_t pending = ends_to_come_locked() - group.ends;
     const std::uint64_t known = pending - state_.arriving();
@@ -6160,7 +6229,8 @@ inline bool Store::emit_due() {
     const bool trusted_before = clock_trusted_;
     if (!is_clock_trusted_locked(at) || !journal_->is_owner()) return false;
     settled_.wait(lock, [this] { return !emissions_paused_; });
-    state_.begin_emission(at, options_.max_lateness, batch, emitted_, missed_);
+    const std::size_t most = is_paused_locked() ? 0 : batch;
+    state_.begin_emission(at, options_.max_lateness, most, emitted_, missed_);
     if (emitted_.ids.empty() && missed_.ids.empty()) {
         const bool trimmed = trim(lock, at);
         return trimmed || !trusted_before;  // what waits by the clock looks again
@@ -6228,7 +6298,7 @@ inline bool Store::is_clock_trusted_locked(TimePoint at) {
 inline std::optional<TimePoint> Store::next_wake_locked() const {
     if (!journal_->is_owner()) return std::nullopt;
     if (!clock_trusted_) return state_.newest_stamp();
-    const std::optional<TimePoint> due = state_.next_due();
+    const std::optional<TimePoint> due = is_paused_locked() ? std::nullopt : state_.next_due();
     const std::optional<TimePoint> trim = state_.next_trim();
     if (!due || !trim) return due ? due : trim;
     return std::min(*due, *trim);
@@ -6306,6 +6376,11 @@ inline EventPage Store::events(const EventQuery& query) const {
     return page;
 }
 
+inline std::optional<Pause> Store::paused() const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return state_.paused();
+}
+
 inline std::optional<Cursor> Store::cursor_of(TaskId event) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const StoredTask* const task = state_.find(event);
@@ -6339,6 +6414,7 @@ inline Stats Store::stats() const {
     stats.bytes = state_.bytes();
     stats.late = state_.late() - late_before_;
     stats.clock_trusted = clock_trusted_;
+    stats.paused = state_.paused().has_value();
     stats.stopped = closed_;
     stats.damaged_lines = journal.damaged_lines;
     stats.torn_bytes = journal.torn_bytes;
@@ -6850,6 +6926,9 @@ inline void Store::Copy::copy(const std::function<void(std::string_view)>& appen
     copy_ended(state_.missed());
     copy_letters();
     in_pages([this] {
+        if (const auto& paused = state_.paused()) {
+            write(lines_, PauseRecord{paused->since, paused->reason});
+        }
         const TimePoint stamp = state_.newest_stamp();
         if (stamp != TimePoint()) write(lines_, ClockRecord{stamp});
         return false;
@@ -7052,6 +7131,19 @@ inline void append_message(std::string& out, std::string_view message) {
     }
     if (first == '{' || first == '[' || first == '"') return;
     throw Error(Errc::invalid_argument, R"("message" must be an object, an array or a string.)");
+}
+
+constexpr std::size_t max_pause_reason = 500;  // in bytes
+
+// What is wrong with the reason of a pause; empty: nothing.
+inline std::string reason_problem(std::string_view reason) {
+    const bool plain = std::none_of(reason.begin(), reason.end(),
+                                    [](unsigned char c) { return c < 0x20 || c == 0x7F; });
+    if (reason.size() <= max_pause_reason && plain && json_problem(quote_json(reason)).empty()) {
+        return "";
+    }
+    return "The reason of a pause must be text of at most " + std::to_string(max_pause_reason) +
+           " bytes of UTF-8 without control characters.";
 }
 
 }  // namespace detail
@@ -7426,6 +7518,26 @@ public:
     /// Past events in order of emission.
     EventPage events(const EventQuery& query = {}) const { return store_.events(query); }
 
+    // ---- Pausing
+
+    /// Begins to hold back all emissions, until resumed, also after a restart.  Tasks are
+    /// taken, changed and cancelled meanwhile; what falls due waits.  `reason`, of at most
+    /// 500 bytes of UTF-8 without control characters, is shown wherever the pause
+    /// is; a pause that follows another one keeps the beginning of that, and its reason too
+    /// unless it gives another.  Does not block.  Throws `Error` with `invalid_argument` or
+    /// `stopped`.
+    Ticket begin_pause(std::string_view reason = {});
+    /// Begins to end a pause: what fell due meanwhile is emitted, or missed, by its lateness.
+    /// Without a pause it changes nothing.  Does not block.  Throws `Error` with `stopped`.
+    Ticket begin_resume() { return store_.begin_resume(); }
+    /// Holds back all emissions, see begin_pause().  Blocks until that is stored: nothing is
+    /// emitted from then on, and what was being emitted is shown.
+    void pause(std::string_view reason = {}) { begin_pause(reason).wait(); }
+    /// Ends a pause, see begin_resume().  Blocks until that is stored.
+    void resume() { begin_resume().wait(); }
+    /// Since when and why nothing is emitted.  Nothing: it is not paused.
+    std::optional<Pause> paused() const { return store_.paused(); }
+
     // ---- Callbacks
 
     /// Calls `callback` for each event from the cursor `from` on, in order, on a thread of
@@ -7441,7 +7553,8 @@ public:
     /// Blocks until no task is pending and every callback has had every event that the history
     /// still held for it (`Options::history`, `Options::min_retention`), those of tasks
     /// that callbacks schedule meanwhile included (true), or until the scheduler stops
-    /// (false).  It does not wait for sinks or streams.  Under `Drive::caller` it runs what is
+    /// (false).  While paused it waits, for tasks that are due too, until another thread resumes.
+    /// It does not wait for sinks or streams.  Under `Drive::caller` it runs what is
     /// due by itself.  Throws `Error` with `invalid_argument` inside a callback, which would
     /// wait for itself, and under `Drive::caller` with a clock that you set, which does not go
     /// by itself.
@@ -7643,6 +7756,12 @@ inline Ticket Scheduler::begin_change(TaskId id, const TaskRequest& change) {
     const bool moved = !change.timestamp.empty();
     return store_.begin_change(id, moved ? std::optional(change.due) : std::nullopt,
                                change.timestamp, change.message);
+}
+
+inline Ticket Scheduler::begin_pause(std::string_view reason) {
+    const std::string problem = detail::reason_problem(reason);
+    if (!problem.empty()) throw Error(Errc::invalid_argument, problem);
+    return store_.begin_pause(reason);
 }
 
 // Begins a change, again and again while another one of the same thing is on its way, and

@@ -163,6 +163,14 @@ void make(ClockRecord& r) {
     r = {any_time()};
 }
 
+void make(PauseRecord& r) {
+    r = {any_time(), maybe([] { return any_text(); })};
+}
+
+void make(ResumeRecord& r) {
+    r = {any_time()};
+}
+
 void make(SinkRecord& r) {
     r = {any_sink(),
          any_time(),
@@ -264,6 +272,14 @@ void check_same(const ClockRecord& a, const ClockRecord& b) {
     CHECK(a.at == b.at);
 }
 
+void check_same(const PauseRecord& a, const PauseRecord& b) {
+    CHECK(std::tie(a.at, a.reason) == std::tie(b.at, b.reason));
+}
+
+void check_same(const ResumeRecord& a, const ResumeRecord& b) {
+    CHECK(a.at == b.at);
+}
+
 void check_same(const SinkRecord& a, const SinkRecord& b) {
     CHECK(std::tie(a.sink, a.at, a.seq, a.state, a.attempts, a.next, a.error) ==
           std::tie(b.sink, b.at, b.seq, b.state, b.attempts, b.next, b.error));
@@ -359,8 +375,8 @@ const TimePoint noon = at("2026-03-01T12:00:00Z");
 TEST_SUITE("records") {
     TEST_CASE_TEMPLATE("what was written is read back as it was", R, HeadRecord, ScheduleRecord,
                        EmitRecord, CancelRecord, PartRecord, MissRecord, ForgetRecord, AnswerRecord,
-                       ClockRecord, SinkRecord, DeliverRecord, DeadRecord, RedeliverRecord,
-                       DropRecord, OverflowRecord) {
+                       ClockRecord, PauseRecord, ResumeRecord, SinkRecord, DeliverRecord,
+                       DeadRecord, RedeliverRecord, DropRecord, OverflowRecord) {
         for (int round = 0; round < 300; ++round) {
             R record;
             make(record);
@@ -393,8 +409,9 @@ TEST_SUITE("records") {
 
     TEST_CASE_TEMPLATE("members of a later version are passed over, wherever they stand", R,
                        HeadRecord, ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord,
-                       ForgetRecord, AnswerRecord, ClockRecord, SinkRecord, DeliverRecord,
-                       DeadRecord, RedeliverRecord, DropRecord, OverflowRecord) {
+                       ForgetRecord, AnswerRecord, ClockRecord, PauseRecord, ResumeRecord,
+                       SinkRecord, DeliverRecord, DeadRecord, RedeliverRecord, DropRecord,
+                       OverflowRecord) {
         const std::vector<std::string> unknown{R"("x":1)", R"("":null)", R"("Seq":"\"}")",
                                                R"("i\u0064s":["not an id"])",
                                                R"("id":{"op":"emit","seq":[7,{"at":1}],"ids":[]})"};
@@ -447,6 +464,9 @@ TEST_SUITE("records") {
         check_written_as(ForgetRecord{noon, 0, 9},
                          R"("op":"forget",)" + now + R"(,"seq":0,"end":9)");
         check_written_as(ClockRecord{noon}, R"("op":"clock",)" + now);
+        check_written_as(PauseRecord{noon, {}}, R"("op":"pause",)" + now);
+        check_written_as(PauseRecord{noon, "why"}, R"("op":"pause",)" + now + R"(,"reason":"why")");
+        check_written_as(ResumeRecord{noon}, R"("op":"resume",)" + now);
     }
 
     TEST_CASE("a key is written as it ever was, with a schedule and by itself") {
@@ -557,7 +577,7 @@ TEST_SUITE("records") {
     }
 
     TEST_CASE("an operation that is unknown is refused by its name") {
-        CHECK(refusal(R"("op":"pause","at":"2026-03-01T12:00:00Z")").find("'pause'") !=
+        CHECK(refusal(R"("op":"rename","at":"2026-03-01T12:00:00Z")").find("'rename'") !=
               std::string::npos);
         CHECK(refusal(R"("op":"Emit","seq":0)") != "");
         CHECK(refusal(R"("op":"","seq":0)") != "");
