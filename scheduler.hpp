@@ -442,6 +442,16 @@ struct DueRange {
     std::optional<TimePoint> before;  ///< only those due earlier than this
 };
 
+/// How many tasks are pending in each of some equal spans of time.
+struct Histogram {
+    TimePoint from{};                 ///< where the first span begins
+    TimePoint to{};                   ///< where the last span ends
+    std::vector<std::size_t> counts;  ///< of each span, which has its begin and not its end
+
+    /// How many spans there can be.
+    static constexpr std::size_t max_buckets = 500;
+};
+
 /// A task that was emitted.
 struct Event {
     TaskId id;               ///< the task's id
@@ -2511,8 +2521,9 @@ class DueQueue {
 public:
     bool empty() const { return size_ == 0; }
     std::size_t size() const { return size_; }
-    // The earliest task.  The queue must not be empty.
+    // The earliest task, and the last one.  The queue must not be empty.
     StoredTask* front() const { return blocks_.front()->begin()->task; }
+    StoredTask* back() const { return (blocks_.back()->end() - 1)->task; }
     // Makes room for `count` tasks more.  Each insert() after that uses one of these
     // places and cannot fail.
     void promise(std::size_t count);
@@ -2525,6 +2536,7 @@ public:
     // The task must be in the queue.
     void erase(StoredTask* task);
     class Walk;
+    class Counter;
     void begin_filling() { filling_ = true; }
     void sort();
 
@@ -2562,7 +2574,16 @@ private:
     void add_block(std::size_t index) {
         blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index),
                        std::move(spare_.back()));
+        sizes_.insert(sizes_.begin() + static_cast<std::ptrdiff_t>(index), 0);
         spare_.pop_back();
+    }
+    void insert_into(std::size_t index, Entry* at, Entry entry) {
+        blocks_[index]->insert(at, entry);
+        ++sizes_[index];
+    }
+    void erase_from(std::size_t index, Entry* at) {
+        blocks_[index]->erase(at);
+        --sizes_[index];
     }
     void add_spare();
     void remove_block(std::size_t index);
@@ -2574,8 +2595,9 @@ private:
     void shift_to_room(std::size_t index);
     static void sort_by_due(std::vector<Entry>& entries);
 
-    Blocks blocks_;  // none is empty
-    Blocks spare_;   // room for what is promised; there is always room for all blocks here
+    Blocks blocks_;                     // none is empty
+    std::vector<std::uint32_t> sizes_;  // of each block: so many lie beside each other in a line
+    Blocks spare_;  // room for what is promised; there is always room for all blocks here
     std::size_t size_ = 0;
     std::size_t promised_ = 0;
     bool filling_ = false;
@@ -2625,6 +2647,7 @@ inline void DueQueue::promise(std::size_t count) {
 inline void DueQueue::add_spare() {
     const std::size_t blocks = blocks_.size() + spare_.size() + 1;
     if (blocks > blocks_.capacity()) blocks_.reserve(2 * blocks);
+    if (blocks > sizes_.capacity()) sizes_.reserve(2 * blocks);
     if (blocks > spare_.capacity()) spare_.reserve(2 * blocks);
     spare_.push_back(std::make_unique<Block>());
 }
@@ -2638,6 +2661,8 @@ inline void DueQueue::split(std::size_t index) {
     upper.first = 0;
     upper.last = lower.size() - half;
     lower.last = lower.first + half;
+    sizes_[index] = static_cast<std::uint32_t>(half);
+    sizes_[index + 1] = static_cast<std::uint32_t>(upper.last);
 }
 
 // Without memory for a block: hands an entry from each full block to the next one until
@@ -2647,18 +2672,18 @@ inline void DueQueue::shift_to_room(std::size_t index) {
     while (free < blocks_.size() && blocks_[free]->full()) ++free;
     if (free < blocks_.size()) {
         for (; free > index; --free) {
-            Block& from = *blocks_[free - 1];
-            blocks_[free]->insert(blocks_[free]->begin(), *(from.end() - 1));
-            from.erase(from.end() - 1);
+            Entry* const last = blocks_[free - 1]->end() - 1;
+            insert_into(free, blocks_[free]->begin(), *last);
+            erase_from(free - 1, last);
         }
         return;
     }
     for (free = index; blocks_[free]->full(); --free) {
     }
     for (; free < index; ++free) {
-        Block& from = *blocks_[free + 1];
-        blocks_[free]->insert(blocks_[free]->end(), *from.begin());
-        from.erase(from.begin());
+        Entry* const first = blocks_[free + 1]->begin();
+        insert_into(free, blocks_[free]->end(), *first);
+        erase_from(free + 1, first);
     }
 }
 
@@ -2694,8 +2719,7 @@ inline void DueQueue::insert(StoredTask* task) {
     }
     std::size_t index = size_ == 0 ? 0 : block_of(key);
     if (blocks_[index]->full()) index = make_room(index, key);
-    Block& block = *blocks_[index];
-    block.insert(position(block, key), {task->due, task});
+    insert_into(index, position(*blocks_[index], key), {task->due, task});
     ++size_;
 }
 
@@ -2703,6 +2727,7 @@ inline void DueQueue::insert(StoredTask* task) {
 inline void DueQueue::remove_block(std::size_t index) {
     std::unique_ptr<Block> block = std::move(blocks_[index]);
     blocks_.erase(blocks_.begin() + static_cast<std::ptrdiff_t>(index));
+    sizes_.erase(sizes_.begin() + static_cast<std::ptrdiff_t>(index));
     if (spare_.empty() || room() < promised_) {
         block->first = block->last = 0;
         spare_.push_back(std::move(block));
@@ -2719,7 +2744,7 @@ inline void DueQueue::erase(StoredTask* task) {
     const bool is_first = blocks_.front()->begin()->task == task;  // as in an emission
     const std::size_t index = is_first ? 0 : block_of(key);
     Block& block = *blocks_[index];
-    block.erase(is_first ? block.begin() : position(block, key));
+    erase_from(index, is_first ? block.begin() : position(block, key));
     if (block.size() == 0) remove_block(index);
 }
 
@@ -2750,6 +2775,30 @@ private:
     const DueQueue& queue_;
     std::size_t block_ = 0;
     Entry* at_ = nullptr;
+};
+
+// Counts the tasks that are due before a moment, again and again for moments that do not
+// decrease.  It adds up the sizes of blocks, and looks into two of them for each moment.  The
+// queue must not change meanwhile.
+class DueQueue::Counter {
+public:
+    explicit Counter(const DueQueue& queue) : queue_(queue) {}
+    std::size_t before(TimePoint due) {
+        if (queue_.empty()) return 0;
+        const DueKey key{due, TaskId()};
+        const std::size_t block = queue_.block_of(key);
+        const auto at = queue_.sizes_.begin();
+        count_ = std::accumulate(at + static_cast<std::ptrdiff_t>(block_),
+                                 at + static_cast<std::ptrdiff_t>(block), count_);
+        block_ = block;
+        Block& last = *queue_.blocks_[block];
+        return count_ + static_cast<std::size_t>(position(last, key) - last.begin());
+    }
+
+private:
+    const DueQueue& queue_;
+    std::size_t block_ = 0;
+    std::size_t count_ = 0;  // of the blocks before block_
 };
 
 // A radix sort, which keeps the order of equals: by some bits of the due time, from the
@@ -2804,6 +2853,7 @@ inline void DueQueue::sort() {
         std::copy_n(entries.begin() + static_cast<std::ptrdiff_t>(begin), count,
                     blocks_.back()->room.begin());
         blocks_.back()->last = count;
+        sizes_.back() = static_cast<std::uint32_t>(count);
     }
 }
 
@@ -3369,6 +3419,11 @@ public:
     std::size_t arriving() const { return arriving_; }
     std::optional<TimePoint> next_due() const;
     TaskPage tasks(const TaskQuery& query) const;
+    // How many tasks are due in a range.
+    std::size_t count(const DueRange& range) const;
+    // The spans run to the ends of the range, or to the first and the last task where it is
+    // open.
+    Histogram histogram(const DueRange& range, std::size_t buckets, TimePoint now) const;
     const DueQueue& queue() const { return queue_; }
     const History& history() const { return history_; }
     const History& missed() const { return missed_; }
@@ -3921,6 +3976,50 @@ inline Task task_of(StoredTask* stored) {
 inline Event event_of(StoredTask* stored) {
     return {stored->id, stored->due, stored->ended_at, stored->seq,
             PayloadAccess::make(TaskRef::share(stored))};
+}
+
+inline std::size_t State::count(const DueRange& range) const {
+    std::size_t count = 0;
+    for (const DueQueue* queue : {&queue_, &held_}) {
+        DueQueue::Counter counter(*queue);
+        const TimePoint first = range.after ? *range.after + milliseconds(1) : TimePoint::min();
+        const std::size_t begin = counter.before(first);
+        const std::size_t end =
+            range.before ? counter.before(std::max(first, *range.before)) : queue->size();
+        count += end - begin;
+    }
+    return count;
+}
+
+inline Histogram State::histogram(const DueRange& range, std::size_t buckets, TimePoint now) const {
+    constexpr milliseconds tick{1};
+    std::optional<TimePoint> first;
+    std::optional<TimePoint> last;
+    for (const DueQueue* queue : {&queue_, &held_}) {
+        if (queue->empty()) continue;
+        first = std::min(first.value_or(queue->front()->due), queue->front()->due);
+        last = std::max(last.value_or(queue->back()->due), queue->back()->due);
+    }
+    Histogram histogram;
+    histogram.from = range.after.value_or(first.value_or(now));
+    histogram.to = range.before.value_or(std::max(last.value_or(now), histogram.from) + tick);
+    if (!range.after) histogram.from = std::min(histogram.from, histogram.to - tick);
+    histogram.counts.assign(buckets, 0);
+    const auto count = static_cast<milliseconds::rep>(buckets);
+    const milliseconds whole = (histogram.to - histogram.from) / count;
+    const milliseconds rest = (histogram.to - histogram.from) % count;
+    for (const DueQueue* queue : {&queue_, &held_}) {
+        DueQueue::Counter counter(*queue);
+        const TimePoint begin = range.after ? *range.after + tick : histogram.from;
+        std::size_t before = counter.before(begin);
+        for (milliseconds::rep i = 1; i <= count; ++i) {
+            const TimePoint end = histogram.from + whole * i + rest * i / count;
+            const std::size_t all = counter.before(std::max(begin, end));
+            histogram.counts[static_cast<std::size_t>(i) - 1] += all - before;
+            before = all;
+        }
+    }
+    return histogram;
 }
 
 // Goes over the queue and over what is held apart side by side.
@@ -5220,6 +5319,7 @@ public:
     // ---- Reading
     std::optional<Task> find(TaskId id) const;
     TaskPage tasks(const TaskQuery& query) const;
+    Histogram histogram(const DueRange& range, std::size_t buckets) const;
     EventPage events(const EventQuery& query) const;
     std::optional<Pause> paused() const;
     std::optional<Cursor> cursor_of(TaskId event) const;
@@ -6346,6 +6446,19 @@ inline std::optional<Task> Store::find(TaskId id) const {
 inline TaskPage Store::tasks(const TaskQuery& query) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     return state_.tasks(query);
+}
+
+inline Histogram Store::histogram(const DueRange& range, std::size_t buckets) const {
+    if (buckets < 1 || buckets > Histogram::max_buckets) {
+        throw Error(
+            Errc::invalid_argument,
+            "a histogram has from 1 to " + std::to_string(Histogram::max_buckets) + " buckets");
+    }
+    if (range.after && range.before && !(*range.after < *range.before)) {
+        throw Error(Errc::invalid_argument, "a histogram must begin before it ends");
+    }
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return state_.histogram(range, buckets, now());
 }
 
 inline EventPage Store::events(const EventQuery& query) const {
@@ -7515,6 +7628,14 @@ public:
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
     /// Pending tasks by due time.
     TaskPage tasks(const TaskQuery& query = {}) const { return store_.tasks(query); }
+    /// How many tasks are pending in each of `buckets` equal spans, at most
+    /// `Histogram::max_buckets`, from `range.after` to `range.before`, which are exclusive
+    /// as ever; where one is not given, from the first task or to the last.  It takes about
+    /// as long as there are buckets, however many tasks there are.  Throws `Error` with
+    /// `invalid_argument`.
+    Histogram histogram(const DueRange& range = {}, std::size_t buckets = 100) const {
+        return store_.histogram(range, buckets);
+    }
     /// Past events in order of emission.
     EventPage events(const EventQuery& query = {}) const { return store_.events(query); }
 
@@ -9045,6 +9166,18 @@ std::size_t size_of(const std::vector<Item>& items) {
     return size;
 }
 
+inline std::string histogram_json(const Histogram& histogram) {
+    std::string json = "{";
+    append_member(json, "from", format_time(histogram.from));
+    append_member(json, "to", format_time(histogram.to));
+    json += ",\"counts\":[";
+    for (const std::size_t count : histogram.counts) {
+        if (json.back() != '[') json += ',';
+        append_number(json, count);
+    }
+    return json + "]}";
+}
+
 // A page of things and where it stands among all: the answer of a list.
 template <class Items, class Cursor, class Append>
 std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
@@ -9353,6 +9486,10 @@ inline const std::vector<ApiSchema>& api_schemas() {
         {"Task",
             "{id:Id,status:'pending'|'emitted'|'missed',due:time,emitted_at?:time,"
             "late_ms?:integer,payload:object}"},
+        {"Histogram", "object", {
+            {"from", "time"},
+            {"to", "time"},
+            {"counts", "integer[]", "Of each span, which has its begin and not its end."}}},
         {"Event", "{id:Id,due:time,emitted_at:time,late_ms:integer,payload:object}"},
         {"SinkState", "'active'|'paused'|'disabled'|'unlisted'", {},
             "unlisted: it is not configured any more, and kept until it is or is forgotten."},
@@ -11501,6 +11638,7 @@ private:
     void delete_task(Call& call);
     void get_task(Call& call);
     void get_tasks(Call& call);
+    void get_histogram(Call& call);
     void get_events(Call& call);
     void get_sse(Call& call);
     void get_sinks(Call& call);
@@ -11518,7 +11656,11 @@ private:
     void cancel(Call& call, const std::string& id_text);
     static std::vector<std::string> range_errors(const Call& call, std::string_view begin,
                                                  std::string_view end);
-    static std::size_t limit_of(const Call& call, std::vector<std::string>& errors);
+    static std::size_t number_of(const Call& call, const char* name, std::size_t most,
+                                 std::vector<std::string>& errors);
+    static std::size_t limit_of(const Call& call, std::vector<std::string>& errors) {
+        return number_of(call, "limit", 1'000, errors);
+    }
     static std::optional<TimePoint> time_of(const Call& call, const char* name,
                                             std::vector<std::string>& errors);
     std::optional<std::uint64_t> seq_at(const std::string& text) const;
@@ -11552,6 +11694,8 @@ private:
     static constexpr const char* earliest = "earliest";
     static constexpr std::string_view page_limit =
         R"({"type":"integer","minimum":1,"maximum":1000,"default":100})";
+    static constexpr std::string_view bucket_limit =
+        R"({"type":"integer","minimum":1,"maximum":500,"default":100})";
     static constexpr std::string_view just_true = R"({"const":"true"})";
     static constexpr std::size_t max_batch = 10'000;
 
@@ -11654,6 +11798,13 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .query("all", just_true, "All of them, in place of a range.")
              .answers("{cancelled:integer}", "Cancelled."),
          &HttpApi::delete_tasks},
+        {Operation("GET", "/histogram", "countTasks",
+                   "How many tasks are pending in each of some equal spans of time.")
+             .query("due_after", "time", "Only those due later than this: where the spans begin.")
+             .query("due_before", "time", "Only those due earlier than this: where they end.")
+             .query("buckets", bucket_limit, "How many spans.")
+             .answers("Histogram", "The counts. Without a bound the first or the last task is."),
+         &HttpApi::get_histogram},
         {Operation("GET", "/tasks/{id}", "getTask", "A task.")
              .answers("Task", "The task.")
              .refuses({404}),
@@ -12413,16 +12564,19 @@ inline void HttpApi::get_metrics(Call& call) {
     refusals_.append(call.answer.body);
 }
 
-inline std::size_t HttpApi::limit_of(const Call& call, std::vector<std::string>& errors) {
-    const auto text = call.request.param("limit");
+// A number from 1 to `most`; 100 where there is none.
+inline std::size_t HttpApi::number_of(const Call& call, const char* name, std::size_t most,
+                                      std::vector<std::string>& errors) {
+    const auto text = call.request.param(name);
     if (!text) return 100;
     const bool digits = !text->empty() && text->size() <= 4 &&
                         text->find_first_not_of("0123456789") == std::string::npos;
-    const std::size_t limit = digits ? std::strtoul(text->c_str(), nullptr, 10) : 0;
-    if (limit < 1 || limit > 1'000) {
-        errors.emplace_back("\"limit\" must be a number from 1 to 1000.");
+    const std::size_t number = digits ? std::strtoul(text->c_str(), nullptr, 10) : 0;
+    if (number < 1 || number > most) {
+        errors.push_back('"' + std::string(name) + "\" must be a number from 1 to " +
+                         std::to_string(most) + '.');
     }
-    return limit;
+    return number;
 }
 
 inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* name,
@@ -12458,6 +12612,19 @@ inline void HttpApi::get_tasks(Call& call) {
                    return detail::cursor_of({task.due, task.id});
                },
                detail::append_task));
+}
+
+inline void HttpApi::get_histogram(Call& call) {
+    std::vector<std::string> errors;
+    DueRange range;
+    range.after = time_of(call, "due_after", errors);
+    range.before = time_of(call, "due_before", errors);
+    const std::size_t buckets = number_of(call, "buckets", Histogram::max_buckets, errors);
+    if (range.after && range.before && *range.after >= *range.before) {
+        errors.emplace_back("\"due_after\" must be earlier than \"due_before\".");
+    }
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    answer(call, 200, detail::histogram_json(scheduler_.histogram(range, buckets)));
 }
 
 inline void HttpApi::get_events(Call& call) {
@@ -14750,6 +14917,8 @@ public:
     std::optional<Task> find(TaskId id) const;
     /// Pending tasks by due time; `query.limit` is at most 1000.
     TaskPage tasks(const TaskQuery& query = {}) const;
+    /// How many tasks are pending in each of `buckets` equal spans, as `Scheduler::histogram`.
+    Histogram histogram(const DueRange& range = {}, std::size_t buckets = 100) const;
     /// Past events in order of emission.  Their `seq`, and the page's `next`, are 0.
     EventPage events(const HistoryQuery& query = {}) const;
     /// How each sink stands.
@@ -15042,6 +15211,24 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
         page.tasks.push_back(detail::read_task(json));
     });
     return page;
+}
+
+inline Histogram Client::histogram(const DueRange& range, std::size_t buckets) const {
+    std::string path = "/histogram?buckets=" + std::to_string(buckets);
+    if (range.after) path += "&due_after=" + format_time(*range.after);
+    if (range.before) path += "&due_before=" + format_time(*range.before);
+    Histogram histogram;
+    detail::for_each_member(ask("GET", path), [&](std::string_view key, std::string_view value) {
+        const auto time = parse_time(detail::inside(value));
+        if (key == "from") histogram.from = time.value_or(TimePoint());
+        if (key == "to") histogram.to = time.value_or(TimePoint());
+        if (key != "counts") return;
+        detail::for_each_element(value, [&histogram](std::string_view count) {
+            histogram.counts.push_back(
+                static_cast<std::size_t>(detail::read_digits(count).value_or(0)));
+        });
+    });
+    return histogram;
 }
 
 inline EventPage Client::events(const HistoryQuery& query) const {

@@ -113,6 +113,11 @@ TEST_SUITE("client") {
             if (more) query.after = TaskCursor{page.tasks.back().due, page.tasks.back().id};
         }
         CHECK(count == 25);
+        const TimePoint noon = service.clock.now();
+        const Histogram histogram = client.histogram({noon, noon + std::chrono::seconds(30)}, 3);
+        CHECK(histogram.from == noon);
+        CHECK(histogram.to == noon + std::chrono::seconds(30));
+        CHECK(histogram.counts == std::vector<std::size_t>{9, 10, 6});
         service.clock.advance(service.tasks, std::chrono::minutes(1));
         REQUIRE(service.tasks.wait_for(scheduler::Cursor(24), milliseconds(10'000)));
         HistoryQuery newest;

@@ -27,6 +27,21 @@ std::vector<StoredTask*> some(const DueQueue& queue, const DueKey& from, std::si
     return tasks;
 }
 
+// What is counted is what a walk meets.
+void check_counts(const DueQueue& queue, std::mt19937& random) {
+    std::vector<std::int64_t> moments{0, 1'000'001};
+    for (int i = 0; i < 20; ++i) moments.push_back(random() % 60);
+    for (int i = 0; i < 20; ++i) moments.push_back(random() % 1'000'000);
+    std::sort(moments.begin(), moments.end());
+    DueQueue::Counter counter(queue);
+    DueQueue::Walk walk(queue);
+    std::size_t met = 0;
+    for (const std::int64_t moment : moments) {
+        for (; walk.task() && walk.task()->due < ms(moment); walk.next()) ++met;
+        REQUIRE(counter.before(ms(moment)) == met);
+    }
+}
+
 struct Earlier {
     bool operator()(const StoredTask* a, const StoredTask* b) const {
         return DueKey{a->due, a->id} < DueKey{b->due, b->id};
@@ -79,6 +94,8 @@ TEST_SUITE("queue") {
                 if (!model.empty()) REQUIRE(queue.front() == *model.begin());
                 if (step % 500 == 0) {
                     REQUIRE(all(queue) == std::vector<StoredTask*>(model.begin(), model.end()));
+                    if (!model.empty()) REQUIRE(queue.back() == *model.rbegin());
+                    check_counts(queue, random);
                 }
             }
         }
@@ -187,6 +204,8 @@ TEST_SUITE("queue") {
             }
             CHECK(whole.size() == count);
             CHECK(all(whole) == all(single));
+            std::mt19937 moments(1);
+            check_counts(whole, moments);
             for (StoredTask* record : records) whole.erase(record);
             CHECK(whole.empty());
         }

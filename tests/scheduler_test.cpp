@@ -296,6 +296,70 @@ TEST_SUITE("scheduler") {
         CHECK(tasks.cancel(DueRange{noon, {}}) == 2'001);
     }
 
+    TEST_CASE("a histogram counts what a walk through all pending tasks meets") {
+        TestClock clock;
+        Scheduler tasks(with(clock));
+        std::mt19937 random(1);
+        std::vector<TimePoint> dues;
+        for (int i = 0; i < 3'000; ++i) {
+            const milliseconds ahead(1 + random() % 10'000);
+            dues.push_back(noon + ahead);
+            tasks.schedule(ahead, "\"x\"");
+        }
+        for (const std::size_t buckets : {1U, 7U, 24U, 500U}) {
+            for (const auto& [from, to] : {std::pair(0, 20'000), {2'000, 2'003}, {3'000, 9'999}}) {
+                CAPTURE(buckets);
+                CAPTURE(from);
+                const DueRange range{noon + milliseconds(from), noon + milliseconds(to)};
+                const Histogram histogram = tasks.histogram(range, buckets);
+                CHECK(histogram.from == *range.after);
+                CHECK(histogram.to == *range.before);
+                std::vector<std::size_t> counts(buckets);
+                for (const TimePoint due : dues) {
+                    if (due <= *range.after || due >= *range.before) continue;
+                    std::size_t i = 0;
+                    const auto n = static_cast<std::int64_t>(buckets);
+                    while (due >= *range.after + milliseconds((to - from) / n * (int(i) + 1) +
+                                                              (to - from) % n * (int(i) + 1) / n))
+                        ++i;
+                    ++counts[i];
+                }
+                CHECK(histogram.counts == counts);
+            }
+        }
+    }
+
+    TEST_CASE("an open histogram goes from the first task to the last, and counts all") {
+        TestClock clock;
+        Scheduler tasks(with(clock));
+        const std::size_t none = 0;
+        CHECK(tasks.histogram({}, 3).counts == std::vector<std::size_t>(3, none));
+        for (const int ahead : {1'000, 2'000, 3'000, 3'000}) {
+            tasks.schedule(milliseconds(ahead), "\"x\"");
+        }
+        const Histogram all = tasks.histogram({}, 2);
+        CHECK(all.from == noon + milliseconds(1'000));
+        CHECK(all.to == noon + milliseconds(3'001));
+        CHECK(all.counts == std::vector<std::size_t>{1, 3});
+        const DueRange late{noon + milliseconds(9'000), {}};
+        CHECK(tasks.histogram(late, 1).counts == std::vector<std::size_t>{0});
+        const DueRange early{{}, noon - milliseconds(9'000)};
+        CHECK(tasks.histogram(early, 1).counts == std::vector<std::size_t>{0});
+        // A task whose cancel is on its way is still pending.
+        Ticket ticket = tasks.begin_cancel(DueRange{{}, noon + milliseconds(2'500)});
+        CHECK(tasks.histogram({}, 2).counts == std::vector<std::size_t>{1, 3});
+        ticket.wait();
+        CHECK(tasks.histogram({}, 1).counts == std::vector<std::size_t>{2});
+    }
+
+    TEST_CASE("a histogram that cannot be is refused") {
+        TestClock clock;
+        Scheduler tasks(with(clock));
+        CHECK(errc_of([&] { tasks.histogram({}, 0); }) == Errc::invalid_argument);
+        CHECK(errc_of([&] { tasks.histogram({}, 501); }) == Errc::invalid_argument);
+        CHECK(errc_of([&] { tasks.histogram({noon, noon}, 5); }) == Errc::invalid_argument);
+    }
+
     TEST_CASE("a limit refuses what is too much and nothing else") {
         TestClock clock;
         Options options = with(clock);

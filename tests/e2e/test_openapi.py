@@ -109,6 +109,8 @@ class Description(TestCase):
         go(server, 'get', '/tasks', '/tasks', 200)
         go(server, 'get', '/tasks?limit=2', '/tasks', 200)
         go(server, 'get', '/tasks?limit=x', '/tasks', 400)
+        go(server, 'get', '/histogram?buckets=24', '/histogram', 200)
+        go(server, 'get', '/histogram?buckets=0', '/histogram', 400)
         go(server, 'get', '/tasks/' + one, '/tasks/{id}', 200)
         go(server, 'get', '/tasks/' + NONE, '/tasks/{id}', 404)
         go(server, 'patch', '/tasks/' + one, '/tasks/{id}', 200, {'message': {}})
