@@ -2330,7 +2330,7 @@ private:
 
 // Reads the task of a line that write() makes of one new task without a key, which is most of
 // what a journal holds.  Nothing: the line is another one, for a RecordReader.
-inline TaskRef read_usual_task(std::string_view line) {
+inline std::optional<TaskParts> read_usual_task(std::string_view line) {
     constexpr std::size_t id_size = 36;
     constexpr std::size_t time_size = 24;
     constexpr std::size_t levels = 3;  // around the payload
@@ -2344,23 +2344,23 @@ inline TaskRef read_usual_task(std::string_view line) {
         line.remove_prefix(text.size());
         return text;
     };
-    if (!next_is(R"({"op":"schedule","tasks":[{"id":")")) return {};
+    if (!next_is(R"({"op":"schedule","tasks":[{"id":")")) return std::nullopt;
     const auto id = TaskId::parse(next(id_size));
-    if (!id || *id == TaskId() || !next_is(R"(","due":")")) return {};
+    if (!id || *id == TaskId() || !next_is(R"(","due":")")) return std::nullopt;
     const auto due = parse_time(next(time_size));
-    if (!due || !next_is(R"(","payload":)")) return {};
+    if (!due || !next_is(R"(","payload":)")) return std::nullopt;
     JsonReader reader(line, JsonReader::outer_depth - levels);
     std::string_view payload;
-    if (!reader.value(payload) || payload.data() != line.data()) return {};
+    if (!reader.value(payload) || payload.data() != line.data()) return std::nullopt;
     line.remove_prefix(payload.size());
-    if (line.size() != 2 + seal_size || !stated_crc(line) || !next_is("}]")) return {};
-    return TaskRef::make(*id, *due, payload);
+    if (line.size() != 2 + seal_size || !stated_crc(line) || !next_is("}]")) return std::nullopt;
+    return TaskParts{*id, *due, payload};
 }
 
 inline Record read_record(std::string_view line) {
-    if (TaskRef task = read_usual_task(line)) {
+    if (const auto task = read_usual_task(line)) {
         ScheduleRecord record;
-        record.tasks.push_back(std::move(task));
+        record.tasks.push_back(TaskRef::make(task->id, task->due, task->payload));
         return record;
     }
     return RecordReader(line).read();
@@ -3403,13 +3403,6 @@ public:
     std::optional<OverflowRecord> next_overflow(TimePoint now) const;
     // Forgets answers that were first used a day before `now`, about `most` tasks' worth.
     void drop_answers(TimePoint now, std::size_t most = 1'000);
-
-    // Makes it faster to apply a record that was read and is applied soon.
-    [[gnu::always_inline]] void prefetch(const Record& record) const {
-        if (const auto* schedule = std::get_if<ScheduleRecord>(&record)) {
-            index_.prefetch(schedule->tasks.front()->id);
-        }
-    }
 
     // ---- What there is
     StoredTask* find(TaskId id) const { return index_.find(id); }
@@ -5392,7 +5385,6 @@ private:
     std::unique_ptr<Journal> make_journal();
     void recover();
     class Loader;
-    bool load();
     void judge_clock(bool& replace_first);
 
     // Beginning a change, and its ticket.
@@ -5597,41 +5589,129 @@ inline std::unique_ptr<Journal> Store::make_journal() {
         [this](const std::string& line) { notes_.add(line); }, options_.drive != Drive::caller);
 }
 
-// Applies what was read, some records at a time, so that the places which they need in
-// memory are fetched ahead.
+// Reads the journal on a thread of its own, if there may be one, and applies batch by batch, on
+// the thread that opens it, what it says.  There the tasks are made as well: memory that one
+// thread takes and another one frees is slow.
 class Store::Loader {
 public:
-    explicit Loader(State& state) : state_(state) { records_.reserve(most); }
-    void take(std::string_view line) {
-        records_.push_back(read_record(line));
-        state_.prefetch(records_.back());
-        if (records_.size() == most) apply();
+    explicit Loader(State& state) : state_(state) {
+        filling_.text.reserve(text_size);
+        handed_.text.reserve(text_size);
     }
-    void apply() {
-        for (Record& record : records_) state_.apply(record);
-        records_.clear();
-    }
+    // Returns what Journal::read() does.
+    bool load(Journal& journal, bool has_thread);
 
 private:
-    static constexpr std::size_t most = 64;
+    struct Batch {
+        std::vector<std::variant<TaskParts, Record>> items;
+        std::string text;  // the payloads of the tasks, which never outgrow the room for it
+    };
+    static constexpr std::size_t most_items = 1'024;
+    static constexpr std::size_t text_size = std::size_t{1} << 18;
+
+    void take(std::string_view line);
+    void hand_over();
+    void apply(Batch& batch);
+    void apply_handed();
 
     State& state_;
-    std::vector<Record> records_;
+    Batch filling_;                   // of the thread that reads
+    Record tasks_{ScheduleRecord()};  // a run of tasks, each of which had a record of its own
+    bool has_thread_ = false;
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    Batch handed_;             // guarded by mutex_; while `is_handed_`, of the thread that applies
+    bool is_handed_ = false;   // guarded by mutex_
+    bool has_ended_ = false;   // guarded by mutex_: nothing more is read
+    bool has_failed_ = false;  // guarded by mutex_: nothing more is applied
 };
 
-// Returns whether the journal must be replaced before use.
-inline bool Store::load() {
-    Loader loader(state_);
-    const bool replace_first =
-        journal_->read([&loader](std::string_view line) { loader.take(line); });
-    loader.apply();
-    return replace_first;
+inline bool Store::Loader::load(Journal& journal, bool has_thread) {
+    has_thread_ = has_thread;
+    const auto read = [&] {
+        const bool result = journal.read([this](std::string_view line) { take(line); });
+        hand_over();
+        return result;
+    };
+    if (!has_thread) return read();
+    std::future<bool> result = std::async(std::launch::async, [&] {
+        const AtExit tell([this] {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            has_ended_ = true;
+            changed_.notify_one();
+        });
+        return read();
+    });
+    try {
+        apply_handed();
+    } catch (...) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        has_failed_ = true;
+        changed_.notify_one();
+        throw;
+    }
+    return result.get();
+}
+
+inline void Store::Loader::take(std::string_view line) {
+    std::optional<TaskParts> task = read_usual_task(line);
+    const std::size_t size = task ? task->payload.size() : 0;
+    if (filling_.items.size() == most_items || filling_.text.size() + size > text_size) hand_over();
+    if (!task || size > text_size) {
+        filling_.items.emplace_back(read_record(line));
+        return;
+    }
+    filling_.text.append(task->payload);
+    task->payload = std::string_view(filling_.text).substr(filling_.text.size() - size);
+    filling_.items.emplace_back(*task);
+}
+
+inline void Store::Loader::hand_over() {
+    if (!has_thread_) return apply(filling_);
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return !is_handed_ || has_failed_; });
+    if (has_failed_) throw Error(Errc::stopped, "what is read cannot be applied");
+    std::swap(filling_, handed_);
+    is_handed_ = true;
+    changed_.notify_one();
+}
+
+inline void Store::Loader::apply_handed() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+        changed_.wait(lock, [this] { return is_handed_ || has_ended_; });
+        if (!is_handed_) return;
+        lock.unlock();
+        apply(handed_);
+        lock.lock();
+        is_handed_ = false;
+        changed_.notify_one();
+    }
+}
+
+inline void Store::Loader::apply(Batch& batch) {
+    std::vector<TaskRef>& tasks = std::get<ScheduleRecord>(tasks_).tasks;
+    const auto end_run = [&] {
+        state_.apply(tasks_);
+        tasks.clear();
+    };
+    for (auto& item : batch.items) {
+        if (const auto* const task = std::get_if<TaskParts>(&item)) {
+            tasks.push_back(TaskRef::make(task->id, task->due, task->payload));
+            continue;
+        }
+        end_run();
+        state_.apply(std::get<Record>(item));
+    }
+    end_run();
+    batch.items.clear();
+    batch.text.clear();
 }
 
 inline void Store::recover() {
     if (!keeps_) return;
     state_.begin_loading();
-    bool replace_first = load();
+    bool replace_first = Loader(state_).load(*journal_, options_.drive == Drive::thread);
     state_.end_loading();
     stats_.recovered = state_.pending();
     late_before_ = state_.late();
@@ -12984,7 +13064,8 @@ inline std::string http_date(TimePoint time) {
     const std::string_view text = iso;
     std::string out = days[(day % 7 + 7) % 7];
     out.append(", ").append(text.substr(8, 2)).append(" ").append(months[date.month - 1]);
-    return out.append(" ").append(text.substr(0, 4)).append(" ").append(text.substr(11, 8)) + " GMT";
+    out.append(" ").append(text.substr(0, 4)).append(" ").append(text.substr(11, 8));
+    return out + " GMT";
 }
 
 // Writes the head of an answer as it goes out, in place of what `text` holds.

@@ -522,10 +522,14 @@ TEST_SUITE("records") {
         ScheduleRecord record;
         record.tasks.push_back(task);
         const std::string line = line_of(record);
-        REQUIRE(read_usual_task(line));
-        check_same(read_usual_task(line), task);
-        const auto compare = [](const std::string& other) {
-            const TaskRef usual = read_usual_task(other);
+        const auto usual_task = [](const std::string& text) {
+            const auto parts = read_usual_task(text);
+            return parts ? TaskRef::make(parts->id, parts->due, parts->payload) : TaskRef();
+        };
+        REQUIRE(usual_task(line));
+        check_same(usual_task(line), task);
+        const auto compare = [&usual_task](const std::string& other) {
+            const TaskRef usual = usual_task(other);
             if (!usual) return;
             CAPTURE(other);
             const Record read = RecordReader(other).read();
