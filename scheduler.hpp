@@ -6286,6 +6286,7 @@ inline void Store::settle_group(Lock& lock, Group& group) {
     group.replacements = group.ended.replacements = replacements_;
     const State::Breathe breathe = Breath(lock);
     for (std::size_t i = 0; i < group.records.size(); ++i) {
+        if (i % 32 == 31) breathe();
         Record& record = group.records[i];
         TaskId first;
         TaskId last;
