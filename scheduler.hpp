@@ -175,6 +175,8 @@ namespace scheduler {
 //  2. Vocabulary
 // ============================================================================
 
+// ---- 2.1 Times, errors and ids ---------------------------------------------
+
 using std::chrono::milliseconds;
 
 /// A moment on the wall clock (UTC), to the millisecond.
@@ -274,9 +276,30 @@ inline bool is_ended(Stage stage) {
     return stage == Stage::emitted || stage == Stage::missed;
 }
 
-// A task in one allocation, its payload right behind it and ended by a NUL.  Size, due time
-// and payload never change, and the id not once others can see it, so that readers share
-// them without a lock; the rest is guarded by the store's lock.
+// What a task may have beside its payload and its due time; empty: it has not.
+struct Details {
+    std::string_view name;         // that PUT gave it
+    std::string_view topic;        // as the payload says
+    milliseconds max_lateness{0};  // later than this it is missed, and not emitted
+    std::string_view traceparent;  // of the request that scheduled it (W3C Trace Context)
+    std::string_view tracestate;   // likewise
+
+    // Calls fn(bit, text) for each of the texts, in the order in which a task keeps them.
+    template <class Self, class Fn>
+    static void for_each_text(Self& self, Fn fn) {
+        fn(2U, self.topic);
+        fn(4U, self.name);
+        fn(8U, self.traceparent);
+        fn(16U, self.tracestate);
+    }
+    static constexpr unsigned lateness_bit = 1;
+    static constexpr unsigned name_bit = 4;
+};
+
+// A task in one allocation: its payload lies right behind it and is ended by a NUL, and behind
+// that its details, each with the size of its text.  Size, due time, payload and details never
+// change, and the id not once others can see it, so that readers share them without a lock; the
+// rest is guarded by the store's lock.
 struct StoredTask {
     std::atomic<std::uint32_t> references{1};
     std::uint32_t size = 0;  // of the payload, in bytes
@@ -286,22 +309,67 @@ struct StoredTask {
     std::uint64_t seq = 0;       // in the history; while it is held, the number of what holds it
     StoredTask* next = nullptr;  // in its chain, see TaskIndex
     Stage stage = Stage::pending;
+    std::uint8_t given = 0;  // a bit for each of the details that it has
 
     char* data() { return reinterpret_cast<char*>(this) + header; }
     const char* data() const { return reinterpret_cast<const char*>(this) + header; }
     std::string_view text() const { return {data(), size}; }
+    Details details() const { return given == 0 ? Details() : read_details(); }
+    // Of payload and details, a name's place in the index included: what counts towards
+    // `Options::max_bytes`.
+    std::size_t bytes() const;
 
     static const std::size_t header;
+    using TextSize = std::uint16_t;
+    static std::size_t details_size(const Details& details);
+
+private:
+    Details read_details() const;
 };
 
 // The payload begins behind the last member, not behind the padding.
-inline constexpr std::size_t StoredTask::header = offsetof(StoredTask, stage) + sizeof(Stage);
+inline constexpr std::size_t StoredTask::header = offsetof(StoredTask, given) + 1;
+
+inline std::size_t StoredTask::details_size(const Details& details) {
+    std::size_t size = details.max_lateness.count() > 0 ? sizeof(milliseconds::rep) : 0;
+    Details::for_each_text(details, [&size](unsigned, std::string_view text) {
+        if (!text.empty()) size += sizeof(TextSize) + text.size();
+    });
+    return size;
+}
+
+inline std::size_t StoredTask::bytes() const {
+    constexpr std::size_t name_in_index = 80;
+    const std::size_t beside = (given & Details::name_bit) != 0 ? name_in_index : 0;
+    return given == 0 ? size : size + details_size(details()) + beside;
+}
+
+inline Details StoredTask::read_details() const {
+    Details details;
+    const char* at = data() + size + 1;
+    if ((given & Details::lateness_bit) != 0) {
+        milliseconds::rep count = 0;
+        std::memcpy(&count, at, sizeof count);
+        details.max_lateness = milliseconds(count);
+        at += sizeof count;
+    }
+    Details::for_each_text(details, [this, &at](unsigned bit, std::string_view& text) {
+        if ((given & bit) == 0) return;
+        TextSize length = 0;
+        std::memcpy(&length, at, sizeof length);
+        text = {at + sizeof length, length};
+        at += sizeof length + length;
+    });
+    return details;
+}
 
 // A counted reference to a task: the task is freed with the last of them.
 class TaskRef {
 public:
     TaskRef() = default;
-    static TaskRef make(TaskId id, TimePoint due, std::string_view payload);
+    // Each text of the details takes at most 65,535 bytes.
+    static TaskRef make(TaskId id, TimePoint due, std::string_view payload,
+                        const Details& details = {});
     static TaskRef share(StoredTask* task) {
         task->references.fetch_add(1, std::memory_order_relaxed);
         return TaskRef(task);
@@ -334,15 +402,30 @@ private:
     StoredTask* task_ = nullptr;
 };
 
-inline TaskRef TaskRef::make(TaskId id, TimePoint due, std::string_view payload) {
-    const std::size_t size = StoredTask::header + payload.size() + 1;
+inline TaskRef TaskRef::make(TaskId id, TimePoint due, std::string_view payload,
+                             const Details& details) {
+    const std::size_t size =
+        StoredTask::header + payload.size() + 1 + StoredTask::details_size(details);
     void* memory = ::operator new(std::max(size, sizeof(StoredTask)));
     auto* task = new (memory) StoredTask;
     task->size = static_cast<std::uint32_t>(payload.size());
     task->id = id;
     task->due = due;
     std::copy(payload.begin(), payload.end(), task->data());
-    task->data()[payload.size()] = '\0';
+    char* at = task->data() + payload.size();
+    *at++ = '\0';
+    if (const milliseconds::rep count = details.max_lateness.count(); count > 0) {
+        task->given = Details::lateness_bit;
+        std::memcpy(at, &count, sizeof count);
+        at += sizeof count;
+    }
+    Details::for_each_text(details, [task, &at](unsigned bit, std::string_view text) {
+        if (text.empty()) return;
+        const auto length = static_cast<StoredTask::TextSize>(text.size());
+        task->given = static_cast<std::uint8_t>(task->given | bit);
+        std::memcpy(at, &length, sizeof length);
+        at = std::copy(text.begin(), text.end(), at + sizeof length);
+    });
     return TaskRef(task);
 }
 
@@ -408,9 +491,14 @@ struct PayloadAccess {
         return payload;
     }
     static const TaskRef& task_of(const Payload& payload) { return payload.task_; }
+    static Details details_of(const Payload& payload) {
+        return payload.task_ ? payload.task_->details() : Details();
+    }
 };
 
 }  // namespace detail
+
+// ---- 2.2 Tasks and events --------------------------------------------------
 
 /// A task as the scheduler knows it at one moment.
 struct Task {
@@ -422,12 +510,36 @@ struct Task {
 
     /// The payload's text.
     std::string_view text() const { return payload.view(); }
+
+    /// The name that it was put by; empty if it has none.
+    std::string_view name() const { return detail::PayloadAccess::details_of(payload).name; }
+    /// The topic that its payload says; empty if that says none.
+    std::string_view topic() const { return detail::PayloadAccess::details_of(payload).topic; }
+    /// By how much it may be late and is emitted all the same, if it says so itself.
+    std::optional<milliseconds> max_lateness() const {
+        const milliseconds most = detail::PayloadAccess::details_of(payload).max_lateness;
+        return most.count() > 0 ? std::optional(most) : std::nullopt;
+    }
+    /// The trace of the request that scheduled it (W3C Trace Context), or empty.
+    std::string_view traceparent() const {
+        return detail::PayloadAccess::details_of(payload).traceparent;
+    }
+    /// What vendors added to that, or empty.
+    std::string_view tracestate() const {
+        return detail::PayloadAccess::details_of(payload).tracestate;
+    }
 };
 
 /// A task to schedule.
 struct NewTask {
     TimePoint due{};      ///< when it is to be emitted
     std::string message;  ///< JSON text of an object, an array or a string
+    /// What it is about, which readers may choose by: 1 to 128 letters, digits and characters
+    /// of `._~/-`; empty: nothing.
+    std::string topic{};
+    /// Later than this it is missed, and not emitted: from a second to 366 days; this stands
+    /// above `Options::max_lateness`.
+    std::optional<milliseconds> max_lateness{};
 };
 
 /// What is to change of a pending task; nothing given stays as it is.
@@ -462,6 +574,24 @@ struct Event {
 
     /// The payload's text.
     std::string_view text() const { return payload.view(); }
+
+    /// The name that it was put by; empty if it has none.
+    std::string_view name() const { return detail::PayloadAccess::details_of(payload).name; }
+    /// The topic that its payload says; empty if that says none.
+    std::string_view topic() const { return detail::PayloadAccess::details_of(payload).topic; }
+    /// By how much it may be late and is emitted all the same, if it says so itself.
+    std::optional<milliseconds> max_lateness() const {
+        const milliseconds most = detail::PayloadAccess::details_of(payload).max_lateness;
+        return most.count() > 0 ? std::optional(most) : std::nullopt;
+    }
+    /// The trace of the request that scheduled it (W3C Trace Context), or empty.
+    std::string_view traceparent() const {
+        return detail::PayloadAccess::details_of(payload).traceparent;
+    }
+    /// What vendors added to that, or empty.
+    std::string_view tracestate() const {
+        return detail::PayloadAccess::details_of(payload).tracestate;
+    }
 
     /// By how much it was emitted after it was due.
     milliseconds late() const { return emitted_at - due; }
@@ -534,6 +664,8 @@ struct EventPage {
     bool lost = false;      ///< whether the cursor asked for events that were trimmed
     Cursor next;            ///< the cursor behind the last of them
 };
+
+// ---- 2.3 Sinks and figures -------------------------------------------------
 
 /// Whether a sink is delivered to.
 enum class SinkState {
@@ -1171,6 +1303,97 @@ inline std::string printable(std::string_view text, std::size_t limit) {
     return out;
 }
 
+inline bool is_ascii_alnum(char c) {
+    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
+}
+
+// Whether a text consists of 1 to 128 letters, digits and characters of `others`.
+inline bool is_label(std::string_view text, std::string_view others) {
+    return !text.empty() && text.size() <= 128 &&
+           std::all_of(text.begin(), text.end(), [others](char c) {
+               return is_ascii_alnum(c) || others.find(c) != std::string_view::npos;
+           });
+}
+
+constexpr const char* name_rule =
+    "A task's name must be 1 to 128 letters, digits, '.', '_', '~' and '-', and neither a UUID "
+    "nor \".\" nor \"..\".";
+
+inline bool is_task_name(std::string_view text) {
+    return is_label(text, "._~-") && text != "." && text != ".." && !TaskId::parse(text);
+}
+
+inline bool is_topic(std::string_view text) {
+    return is_label(text, "._~/-");
+}
+
+// VERSION-TRACE-PARENT-FLAGS, in small hexadecimal digits; versions after 00 may add to that.
+inline bool is_traceparent(std::string_view text) {
+    constexpr std::size_t size = 55;
+    constexpr std::size_t most = 128;
+    if (text.size() < size || text.size() > most) return false;
+    for (std::size_t i = 0; i < size; ++i) {
+        const bool is_dash = i == 2 || i == 35 || i == 52;
+        const bool fits =
+            is_dash ? text[i] == '-' : hex_value(text[i]) >= 0 && (text[i] < 'A' || text[i] > 'F');
+        if (!fits) return false;
+    }
+    const auto says = [text](std::size_t at, std::size_t count) {
+        return text.substr(at, count).find_first_not_of('0') != std::string_view::npos;
+    };
+    const std::string_view version = text.substr(0, 2);
+    if (version == "ff" || !says(3, 32) || !says(36, 16)) return false;
+    if (text.size() > size && (version == "00" || text[size] != '-')) return false;
+    return std::all_of(text.begin() + size, text.end(), [](char c) { return c > ' ' && c <= '~'; });
+}
+
+// KEY=VALUE of a tracestate.
+inline bool is_tracestate_member(std::string_view text) {
+    const std::size_t equals = text.find('=');
+    if (equals == std::string_view::npos || equals == 0 || equals > 256) return false;
+    const std::string_view key = text.substr(0, equals);
+    const std::string_view value = text.substr(equals + 1);
+    const auto in_key = [](char c) {
+        return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') ||
+               std::string_view("_-*/@").find(c) != std::string_view::npos;
+    };
+    const auto in_value = [](char c) { return c >= ' ' && c <= '~' && c != '='; };
+    return is_ascii_alnum(key.front()) && std::all_of(key.begin(), key.end(), in_key) &&
+           !value.empty() && value.size() <= 256 &&
+           std::all_of(value.begin(), value.end(), in_value);
+}
+
+// Up to 32 members with commas between them, of 512 bytes in all.
+inline bool is_tracestate(std::string_view text) {
+    constexpr std::size_t most_members = 32;
+    if (text.empty() || text.size() > 512) return false;
+    std::size_t members = 0;
+    for (std::size_t at = 0; at <= text.size();) {
+        const std::size_t comma = std::min(text.find(',', at), text.size());
+        std::string_view member = text.substr(at, comma - at);
+        while (!member.empty() && (member.front() == ' ' || member.front() == '\t')) {
+            member.remove_prefix(1);
+        }
+        while (!member.empty() && (member.back() == ' ' || member.back() == '\t')) {
+            member.remove_suffix(1);
+        }
+        if (!member.empty() && (++members > most_members || !is_tracestate_member(member))) {
+            return false;
+        }
+        at = comma + 1;
+    }
+    return members > 0;
+}
+
+// Whether a task may have these, whose lateness is judged elsewhere.
+inline bool are_acceptable(const Details& details) {
+    const auto fits = [](std::string_view text, bool (*rule)(std::string_view)) {
+        return text.empty() || rule(text);
+    };
+    return fits(details.name, is_task_name) && fits(details.topic, is_topic) &&
+           fits(details.traceparent, is_traceparent) && fits(details.tracestate, is_tracestate);
+}
+
 // A payload with another timestamp, another message, or both; what is empty stays
 // as it is.
 inline std::string changed_payload(std::string_view payload, std::string_view timestamp,
@@ -1527,6 +1750,23 @@ inline std::optional<milliseconds> parse_duration(std::string_view text) {
     }
     return milliseconds(total);
 }
+
+namespace detail {
+
+// What a JSON token says: a number of seconds, or a duration as text.
+inline std::optional<milliseconds> read_duration(std::string_view token) {
+    const auto text = read_string(token);
+    return text ? parse_duration(*text) : read_seconds(token);
+}
+
+constexpr const char* max_lateness_rule =
+    R"(must be a number of seconds or a duration such as "90s", from 1 second to 366 days)";
+
+inline bool is_max_lateness(milliseconds most) {
+    return most >= std::chrono::seconds(1) && most <= std::chrono::hours(24 * 366);
+}
+
+}  // namespace detail
 
 /// The time as UTC ISO 8601 with milliseconds and `Z`.
 inline std::string format_time(TimePoint time) {
@@ -2146,10 +2386,41 @@ struct TaskParts {
     TaskId id;
     TimePoint due{};
     std::string_view payload;  // JSON, as it stands
+    std::optional<std::string> name;
+    std::optional<std::string> topic;
+    std::optional<std::uint64_t> max_lateness;  // in milliseconds
+    std::optional<std::string> traceparent;
+    std::optional<std::string> tracestate;
     static constexpr auto describe = [](auto& io, auto& r) {
         io("id", r.id)("due", r.due)("payload", r.payload);
+        io("name", r.name)("topic", r.topic)("max_lateness", r.max_lateness);
+        io("traceparent", r.traceparent)("tracestate", r.tracestate);
     };
+
+    void set(const Details& details);
+    Details details() const;
 };
+
+inline void TaskParts::set(const Details& details) {
+    const auto given = [](std::string_view text) {
+        return text.empty() ? std::nullopt : std::optional<std::string>(text);
+    };
+    name = given(details.name);
+    topic = given(details.topic);
+    if (const auto most = details.max_lateness.count(); most > 0) {
+        max_lateness = static_cast<std::uint64_t>(most);
+    }
+    traceparent = given(details.traceparent);
+    tracestate = given(details.tracestate);
+}
+
+inline Details TaskParts::details() const {
+    const auto view = [](const std::optional<std::string>& text) {
+        return text ? std::string_view(*text) : std::string_view();
+    };
+    const milliseconds most(static_cast<milliseconds::rep>(max_lateness.value_or(0)));
+    return {view(name), view(topic), most, view(traceparent), view(tracestate)};
+}
 
 // An upper bound for the bytes of a record that ends one task.
 constexpr std::uint64_t end_record_size = 160;
@@ -2220,7 +2491,8 @@ private:
         lines_ += '"';
     }
     void append(const TaskRef& task) {
-        const TaskParts parts{task->id, task->due, task->text()};
+        TaskParts parts{task->id, task->due, task->text(), {}, {}, {}, {}, {}};
+        if (task->given != 0) parts.set(task->details());
         lines_ += '{';
         TaskParts::describe(*this, parts);
         lines_ += '}';
@@ -2465,7 +2737,9 @@ inline void RecordReader::take(TaskRef& task) {
     require(reader_.enter_object());
     members([&] { TaskParts::describe(*this, parts); });
     require(parts.id != TaskId() && !parts.payload.empty());
-    task = TaskRef::make(parts.id, parts.due, parts.payload);
+    const Details details = parts.details();
+    require(are_acceptable(details));
+    task = TaskRef::make(parts.id, parts.due, parts.payload, details);
 }
 
 }  // namespace detail
@@ -3034,7 +3308,7 @@ public:
     void append(StoredTask* task) {
         reserve(1);
         slot(size_++) = task;
-        bytes_ += task->size;
+        bytes_ += task->bytes();
         next_seq_ = task->seq + 1;
     }
     void skip_to(std::uint64_t seq) { next_seq_ = std::max(next_seq_, seq); }
@@ -3083,7 +3357,7 @@ inline void History::reserve(std::size_t count) {
 }
 
 inline void History::drop_oldest() {
-    bytes_ -= oldest()->size;
+    bytes_ -= oldest()->bytes();
     drop_front(1);
 }
 
@@ -3105,7 +3379,7 @@ inline void History::free_blocks() {
 inline void History::take(std::size_t first, std::size_t count, StoredTask** taken) {
     for (std::size_t i = 0; i < count; ++i) {
         taken[i] = at(first + i);
-        bytes_ -= taken[i]->size;
+        bytes_ -= taken[i]->bytes();
     }
     const std::size_t behind = size_ - first - count;
     if (first <= behind) {
@@ -3245,7 +3519,7 @@ public:
 private:
     static std::size_t record_size(const Letter& letter) {
         constexpr std::size_t beside = 350;
-        return letter.event->size + letter.error.size() + beside;
+        return letter.event->bytes() + letter.error.size() + beside;
     }
 
     const std::size_t max_dead_;
@@ -3299,7 +3573,7 @@ inline void SinkBook::bury(Sink& sink, Letters::node_type node, bool is_retained
     erase(sink, node.key());
     Letter& letter = node.mapped();
     letter.counts = !is_retained;
-    if (letter.counts) bytes_ += letter.event->size;
+    if (letter.counts) bytes_ += letter.event->bytes();
     record_bytes_ += record_size(letter);
     try {
         if (!letter.error.empty()) sink.last_error = letter.error;
@@ -3315,7 +3589,7 @@ inline void SinkBook::bury(Sink& sink, Letters::node_type node, bool is_retained
 inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
     const auto letter = sink.letters.find(seq);
     if (letter == sink.letters.end()) return;
-    if (letter->second.counts) bytes_ -= letter->second.event->size;
+    if (letter->second.counts) bytes_ -= letter->second.event->bytes();
     record_bytes_ -= record_size(letter->second);
     sink.letters.erase(letter);
 }
@@ -3331,7 +3605,7 @@ inline void SinkBook::drop(const StoredTask* event) {
     for (auto& [name, sink] : sinks_) {
         const auto letter = sink.letters.find(event->seq);
         if (letter == sink.letters.end() || std::exchange(letter->second.counts, true)) continue;
-        bytes_ += event->size;
+        bytes_ += event->bytes();
     }
 }
 
@@ -3534,7 +3808,7 @@ inline void State::begin_one(const ScheduleRecord& record) {
         queue_.promise(record.tasks.size());
         arriving_ += record.tasks.size();
     }
-    for (const TaskRef& task : record.tasks) arriving_bytes_ += task->size;
+    for (const TaskRef& task : record.tasks) arriving_bytes_ += task->bytes();
     if (record.answer) {
         arriving_bytes_ += KeyBook::size_of(record.answer.key(), record.answer.mapped());
     }
@@ -3548,7 +3822,7 @@ inline void State::undo(ScheduleRecord& record, const Breathe&) {
         queue_.withdraw(record.tasks.size());
         arriving_ -= record.tasks.size();
     }
-    for (const TaskRef& task : record.tasks) arriving_bytes_ -= task->size;
+    for (const TaskRef& task : record.tasks) arriving_bytes_ -= task->bytes();
     if (record.answer) {
         arriving_bytes_ -= KeyBook::size_of(record.answer.key(), record.answer.mapped());
     }
@@ -3597,7 +3871,7 @@ inline void State::apply(ScheduleRecord& record, const Breathe& breathe) {
         if (i + ahead < record.tasks.size()) index_.prefetch(record.tasks[i + ahead]->id);
         TaskRef& task = record.tasks[i];
         if (!record.at) stamp(task->id.time());
-        if (!loading_) arriving_bytes_ -= task->size;
+        if (!loading_) arriving_bytes_ -= task->bytes();
         put(std::move(task));
         pause(breathe, i);
     }
@@ -3621,7 +3895,7 @@ inline void State::put(TaskRef task) {
         --arriving_;
     }
     task->stage = Stage::pending;
-    bytes_ += task->size;
+    bytes_ += task->bytes();
     ids_.pass(task->id);
     queue_.insert(task.get());
     index_.insert(std::move(task));
@@ -3634,7 +3908,7 @@ inline void State::take_out(StoredTask* task) {
 }
 
 inline void State::forget(StoredTask* task) {
-    bytes_ -= task->size;
+    bytes_ -= task->bytes();
     index_.remove(task);
 }
 
@@ -3924,7 +4198,7 @@ inline std::optional<OverflowRecord> State::next_overflow(TimePoint now) const {
         const StoredTask* const event = history_.at(count);
         const bool fits = left <= limits_.sink_backlog && bytes <= limits_.sink_backlog_bytes;
         if (fits || !is_old(event, now)) break;
-        bytes -= event->size;
+        bytes -= event->bytes();
         ++count;
     }
     if (count == 0) return std::nullopt;
@@ -4036,7 +4310,7 @@ inline TaskPage State::tasks(const TaskQuery& query) const {
         if (query.after && query.after->due == task->due && query.after->id == task->id) continue;
         page.more = page.tasks.size() == query.limit || bytes >= query.max_bytes;
         if (page.more) break;
-        bytes += task->size;
+        bytes += task->bytes();
         page.tasks.push_back(task_of(task));
     }
     return page;
@@ -5783,7 +6057,7 @@ inline bool is_short(const ScheduleRecord& record) {
     constexpr std::size_t most_bytes = 16'384;
     if (record.tasks.size() > most_tasks) return false;
     std::size_t bytes = 0;
-    for (const TaskRef& task : record.tasks) bytes += task->size;
+    for (const TaskRef& task : record.tasks) bytes += task->bytes();
     return bytes <= most_bytes;
 }
 
@@ -5838,7 +6112,7 @@ inline Ticket Store::begin_schedule(std::vector<TaskRef> tasks, const Idempotenc
     }
     const std::string digest = keyed ? digest_of(idempotency.identity) : std::string();
     std::size_t bytes = 0;
-    for (const TaskRef& task : tasks) bytes += task->size;
+    for (const TaskRef& task : tasks) bytes += task->bytes();
     Ticket ticket;
     ticket.ids_.reserve(tasks.size());
     ticket.timestamp_ = idempotency.timestamp;
@@ -5965,13 +6239,15 @@ inline Ticket Store::begin_change(TaskId id, std::optional<TimePoint> due,
         if (task == known.get()) return begin_change(task, std::move(next), at);
         known = TaskRef::share(task);
         lock.unlock();
-        next = TaskRef::make(id, due.value_or(task->due),
-                             changed_payload(task->text(), timestamp, message));
+        next = TaskRef::make(id, due.value_or(known->due),
+                             changed_payload(known->text(), timestamp, message), known->details());
     }
 }
 
 inline Ticket Store::begin_change(StoredTask* task, TaskRef next, TimePoint at) {
-    if (next->size > task->size && state_.bytes() - task->size + next->size > options_.max_bytes) {
+    const std::size_t before = task->bytes();
+    const std::size_t after = next->bytes();
+    if (after > before && state_.bytes() - before + after > options_.max_bytes) {
         ++stats_.refused;
         throw bytes_limit();
     }
@@ -6336,7 +6612,7 @@ inline void Store::count_locked(const Record& record, bool failed) {
         return;
     }
     stats_.scheduled += scheduled->tasks.size();
-    for (const TaskRef& task : scheduled->tasks) stats_.payload_accepted += task->size;
+    for (const TaskRef& task : scheduled->tasks) stats_.payload_accepted += task->bytes();
 }
 
 // What was refused must leave no trace, and a file that cannot be written or synced may
@@ -6552,7 +6828,7 @@ inline EventPage Store::events(const EventQuery& query) const {
     std::size_t bytes = 0;
     const auto has_room = [&](std::size_t next) {
         if (last - first == query.limit || bytes >= query.max_bytes) return false;
-        bytes += past.at(next)->size;
+        bytes += past.at(next)->bytes();
         return true;
     };
     if (query.before) {
@@ -6912,7 +7188,7 @@ inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskI
     for (std::size_t bytes = 0;
          at != dead.end() && page.letters.size() < limit && bytes < max_bytes; ++at) {
         const Letter& letter = at->second;
-        bytes += letter.event->size;
+        bytes += letter.event->bytes();
         page.letters.push_back(
             {event_of(letter.event.get()), letter.at, letter.attempts, letter.error, letter.again});
     }
@@ -7340,6 +7616,35 @@ inline std::string reason_problem(std::string_view reason) {
            " bytes of UTF-8 without control characters.";
 }
 
+// Throws unless a task may have these.
+inline void check_details(const Details& details) {
+    if (!details.name.empty() && !is_task_name(details.name)) {
+        throw Error(Errc::invalid_argument, name_rule);
+    }
+    if (!details.topic.empty() && !is_topic(details.topic)) {
+        throw Error(Errc::invalid_argument,
+                    "A topic must be 1 to 128 letters, digits and "
+                    "characters of \"._~/-\".");
+    }
+    if (details.max_lateness.count() != 0 && !is_max_lateness(details.max_lateness)) {
+        throw Error(Errc::invalid_argument, std::string("max_lateness ") + max_lateness_rule + '.');
+    }
+}
+
+// The payload of a task, as a request in JSON would have made it.
+inline std::string payload_of(const NewTask& task) {
+    std::string payload = R"({"timestamp":")";
+    append_time(payload, task.due);
+    payload += R"(","message":)";
+    append_message(payload, task.message);
+    if (!task.topic.empty()) payload.append(R"(,"topic":")").append(task.topic) += '"';
+    if (task.max_lateness) {
+        payload.append(R"(,"max_lateness":")").append(std::to_string(task.max_lateness->count()));
+        payload += R"(ms")";
+    }
+    return payload + '}';
+}
+
 }  // namespace detail
 
 // ---- 10.1 Requests ---------------------------------------------------------
@@ -7356,6 +7661,8 @@ struct TaskRequest {
                                       ///< the timestamp that a delay comes to in its place
     std::string identity;             ///< what tells it from other requests under one key, such as
                                       ///< the delay as it was given; empty: the payload does
+    std::string topic;                ///< the payload's member, if that is a topic
+    std::optional<milliseconds> max_lateness;  ///< the payload's member, if there is one
     std::vector<std::string> errors;  ///< all that is wrong, a sentence each; empty: nothing
 
     /// Reads `json`; `now` is what delays are counted from, and tells which due
@@ -7364,6 +7671,9 @@ struct TaskRequest {
     static TaskRequest parse(std::string_view json, TimePoint now);
     /// Reads a change: `timestamp` or `delay`, `message`, or both.
     static TaskRequest parse_change(std::string_view json, TimePoint now);
+    /// Keeps the trace that the request is part of (W3C Trace Context) with the task.  What is
+    /// malformed is ignored, and `tracestate` also without a `traceparent`.
+    void set_trace(std::string_view traceparent, std::string_view tracestate);
 
 private:
     friend class Scheduler;
@@ -7373,6 +7683,8 @@ private:
     void take_timestamp(std::string_view token);
     void take_delay(std::string_view token, TimePoint now);
     void take_message(std::string_view token);
+    void take_topic(std::string_view token);
+    void take_max_lateness(std::string_view token);
     bool first_of(bool& seen, const char* name);
     void check_due(TimePoint now);
 
@@ -7380,7 +7692,11 @@ private:
     bool has_delay_ = false;
     bool has_message_ = false;
     bool has_secret_ = false;
+    bool has_topic_ = false;
+    bool has_max_lateness_ = false;
     bool has_others_ = false;
+    std::string traceparent_;
+    std::string tracestate_;
     bool due_known_ = false;
     bool is_task_ = false;  // parse() has read it, and found nothing wrong
 };
@@ -7477,6 +7793,11 @@ inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_vie
         if (first_of(has_message_, "message")) take_message(token);
     } else {
         has_others_ = true;
+        if (detail::is_named(key, "topic")) {
+            if (first_of(has_topic_, "topic")) take_topic(token);
+        } else if (detail::is_named(key, "max_lateness")) {
+            if (first_of(has_max_lateness_, "max_lateness")) take_max_lateness(token);
+        }
     }
 }
 
@@ -7499,12 +7820,7 @@ inline void TaskRequest::take_timestamp(std::string_view token) {
 }
 
 inline void TaskRequest::take_delay(std::string_view token, TimePoint now) {
-    std::optional<milliseconds> delay;
-    if (const auto text = detail::read_string(token)) {
-        delay = parse_duration(*text);
-    } else {
-        delay = detail::read_seconds(token);
-    }
+    const std::optional<milliseconds> delay = detail::read_duration(token);
     if (!delay) {
         errors.emplace_back(R"("delay" must be a number of seconds that is not negative, or a )"
                             R"(duration such as "90s" or "1h30m".)");
@@ -7520,6 +7836,24 @@ inline void TaskRequest::take_message(std::string_view token) {
         errors.emplace_back(R"("message" must be an object, an array or a string.)");
     }
     message = token;
+}
+
+inline void TaskRequest::take_topic(std::string_view token) {
+    auto text = detail::read_string(token);
+    if (text && detail::is_topic(*text)) topic = std::move(*text);
+}
+
+inline void TaskRequest::take_max_lateness(std::string_view token) {
+    max_lateness = detail::read_duration(token);
+    if (!max_lateness || !detail::is_max_lateness(*max_lateness)) {
+        errors.push_back("\"max_lateness\" " + std::string(detail::max_lateness_rule) + '.');
+    }
+}
+
+inline void TaskRequest::set_trace(std::string_view traceparent, std::string_view tracestate) {
+    const bool is_whole = detail::is_traceparent(traceparent);
+    traceparent_ = is_whole ? traceparent : std::string_view();
+    tracestate_ = is_whole && detail::is_tracestate(tracestate) ? tracestate : std::string_view();
 }
 
 inline void TaskRequest::check_due(TimePoint now) {
@@ -7844,6 +8178,9 @@ public:
     void remove_companion(std::size_t handle);
 
 private:
+    static detail::TaskRef make_task(const NewTask& task, std::string_view name, TimePoint latest);
+    static detail::TaskRef make_task(const TaskRequest& request, std::string_view name,
+                                     TimePoint latest);
     template <class Begin>
     static Ticket carry_out(Begin begin);
     void run();
@@ -7903,21 +8240,38 @@ inline TaskId Scheduler::schedule(TimePoint due, std::string_view message) {
     return id;
 }
 
+inline detail::TaskRef Scheduler::make_task(const NewTask& task, std::string_view name,
+                                            TimePoint latest) {
+    const milliseconds most = task.max_lateness.value_or(milliseconds(0));
+    const detail::Details details{name, task.topic, most, {}, {}};
+    detail::check_due(task.due, latest);
+    detail::check_details(details);
+    return detail::TaskRef::make(TaskId(), task.due, detail::payload_of(task), details);
+}
+
+inline detail::TaskRef Scheduler::make_task(const TaskRequest& request, std::string_view name,
+                                            TimePoint latest) {
+    if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
+    if (!request.is_task_) {
+        throw Error(Errc::invalid_argument, "TaskRequest::parse() has not read this request");
+    }
+    const detail::Details details{name, request.topic,
+                                  request.max_lateness.value_or(milliseconds(0)),
+                                  request.traceparent_, request.tracestate_};
+    detail::check_due(request.due, latest);
+    detail::check_details(details);
+    return detail::TaskRef::make(TaskId(), request.due, request.payload, details);
+}
+
 inline Ticket Scheduler::submit(const std::vector<NewTask>& tasks, std::string_view key) {
     if (tasks.empty()) throw Error(Errc::invalid_argument, "there is no task to schedule");
     const TimePoint latest = one_year_after(now());
     std::vector<detail::TaskRef> stored;
     std::string identity;
-    std::string payload;
     stored.reserve(tasks.size());
     for (const NewTask& task : tasks) {
-        detail::check_due(task.due, latest);
-        payload.assign(R"({"timestamp":")");
-        detail::append_time(payload, task.due);
-        payload += R"(","message":)";
-        detail::append_message(payload, task.message);
-        payload += '}';
-        stored.push_back(detail::TaskRef::make(TaskId(), task.due, payload));
+        stored.push_back(make_task(task, {}, latest));
+        const std::string_view payload = stored.back()->text();
         if (!key.empty()) identity.append(payload) += '\n';
     }
     const std::string timestamp = format_time(tasks.front().due);
@@ -7931,12 +8285,7 @@ inline Ticket Scheduler::submit(const std::vector<TaskRequest>& requests, std::s
     std::string identity;
     tasks.reserve(requests.size());
     for (const TaskRequest& request : requests) {
-        if (!request.errors.empty()) throw Error(Errc::invalid_argument, request.errors.front());
-        if (!request.is_task_) {
-            throw Error(Errc::invalid_argument, "TaskRequest::parse() has not read this request");
-        }
-        detail::check_due(request.due, latest);
-        tasks.push_back(detail::TaskRef::make(TaskId(), request.due, request.payload));
+        tasks.push_back(make_task(request, {}, latest));
         if (key.empty()) continue;
         identity += request.identity.empty() ? request.payload : request.identity;
         identity += '\n';
@@ -9138,9 +9487,19 @@ bool for_each_element(std::string_view json, Fn fn) {
     return reader.finish();
 }
 
+// The members of a task or an event that only some have.
+template <class Of>
+void append_details(std::string& json, const Of& of) {
+    const Details details = PayloadAccess::details_of(of.payload);
+    if (!details.name.empty()) append_member(json, "name", details.name);
+    if (!details.traceparent.empty()) append_member(json, "traceparent", details.traceparent);
+    if (!details.tracestate.empty()) append_member(json, "tracestate", details.tracestate);
+}
+
 inline void append_task(std::string& json, const Task& task) {
     json += '{';
     append_member(json, "id", task.id.str());
+    append_details(json, task);
     append_member(json, "status",
                   task.status == Status::pending   ? "pending"
                   : task.status == Status::emitted ? "emitted"
@@ -9156,6 +9515,7 @@ inline void append_task(std::string& json, const Task& task) {
 inline void append_event(std::string& json, const Event& event) {
     json += '{';
     append_member(json, "id", event.id.str());
+    append_details(json, event);
     append_member(json, "due", format_time(event.due));
     append_member(json, "emitted_at", format_time(event.emitted_at));
     json += ",\"late_ms\":" + std::to_string(event.late().count());
@@ -9231,11 +9591,9 @@ inline std::string to_json(const DeadLetter& letter) {
 namespace detail {
 
 // About how many bytes a page of these takes.
-inline std::size_t size_of(const Task& task) {
-    return task.text().size() + 192;
-}
-inline std::size_t size_of(const Event& event) {
-    return event.text().size() + 192;
+template <class Of>
+std::size_t size_of(const Of& task_or_event) {
+    return PayloadAccess::task_of(task_or_event.payload)->bytes() + 192;
 }
 inline std::size_t size_of(const DeadLetter& letter) {
     return size_of(letter.event) + letter.error.size() + 96;
@@ -9549,6 +9907,9 @@ inline const std::vector<ApiSchema>& api_schemas() {
             {"timestamp?", "string", "ISO 8601, at most a year ahead."},
             {"delay?", "Delay"},
             {"message", "object|array|string", verbatim},
+            {"topic?", R"({"description":"What it is about: 1 to 128 of A-Za-z0-9._~/-."})"},
+            {"max_lateness?", "number|string",
+                "Seconds, or a duration: later than this it is missed, and not emitted."},
             {"secret?", "string"}},
             "", R"("oneOf":[{"required":["timestamp"]},{"required":["delay"]}])"},
         {"Change", "object", {
@@ -9565,13 +9926,16 @@ inline const std::vector<ApiSchema>& api_schemas() {
             {"start_cursor", "string|null"},
             {"end_cursor", "string|null", "Null when nothing follows."}}},
         {"Task",
-            "{id:Id,status:'pending'|'emitted'|'missed',due:time,emitted_at?:time,"
+            "{id:Id,name?:string,traceparent?:string,tracestate?:string,"
+            "status:'pending'|'emitted'|'missed',due:time,emitted_at?:time,"
             "late_ms?:integer,payload:object}"},
         {"Histogram", "object", {
             {"from", "time"},
             {"to", "time"},
             {"counts", "integer[]", "Of each span, which has its begin and not its end."}}},
-        {"Event", "{id:Id,due:time,emitted_at:time,late_ms:integer,payload:object}"},
+        {"Event",
+            "{id:Id,name?:string,traceparent?:string,tracestate?:string,due:time,emitted_at:time,"
+            "late_ms:integer,payload:object}"},
         {"SinkState", "'active'|'paused'|'disabled'|'unlisted'", {},
             "unlisted: it is not configured any more, and kept until it is or is forgotten."},
         {"Sink", "object", {
@@ -9592,8 +9956,9 @@ inline const std::vector<ApiSchema>& api_schemas() {
             {"dead", "integer"},
             {"dropped", "integer"}}},
         {"DeadLetter",
-            "{id:Id,due:time,emitted_at:time,late_ms:integer,payload:object,"
-            "given_up_at:time,attempts:integer,error:string,redelivering:boolean}"},
+            "{id:Id,name?:string,traceparent?:string,tracestate?:string,due:time,emitted_at:time,"
+            "late_ms:integer,payload:object,given_up_at:time,attempts:integer,error:string,"
+            "redelivering:boolean}"},
     };
     // clang-format on
     return schemas;
@@ -11709,6 +12074,7 @@ private:
     void post_schedule(Call& call);
     void read_requests(const Call& call, bool many, std::vector<TaskRequest>& requests,
                        std::vector<std::string>& errors);
+    static void set_trace(const Call& call, TaskRequest& request);
     static std::string idempotency_key(const Call& call, std::vector<std::string>& errors);
     template <class Begin>
     static std::optional<Ticket> begin_change(Call& call, Begin begin);
@@ -11855,6 +12221,8 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .header("Idempotency-Key", key,
                      "Requests with the same key are one request, for a day and while its task is "
                      "pending.")
+             .header("traceparent", "string", "Kept with the task (W3C Trace Context).")
+             .header("tracestate", "string", "Likewise.")
              .body(one_or_many)
              .answers("Scheduled|ScheduledMany", "Stored.")
              .with_field("Location", "The task, if it is one.")
@@ -12457,6 +12825,7 @@ inline void HttpApi::post_schedule(Call& call) {
         TaskRequest& only = requests.front();
         only.identity = '[' + (only.identity.empty() ? only.payload : only.identity);
     }
+    for (TaskRequest& request : requests) set_trace(call, request);
     call.answer.ticket = call.made(scheduler_.submit(requests, key));
     const Ticket& scheduled = *call.answer.ticket;
     std::string json;
@@ -12505,6 +12874,23 @@ inline void HttpApi::read_requests(const Call& call, bool many, std::vector<Task
     } else if (index == 0 || index > max_batch) {
         errors.push_back("An array must hold from 1 to " + std::to_string(max_batch) + " tasks.");
     }
+}
+
+// The request's place in a trace, which is malformed if it is given twice.  Several fields of
+// `tracestate` are one.
+inline void HttpApi::set_trace(const Call& call, TaskRequest& request) {
+    std::string_view parent;
+    std::string state;
+    for (const auto& [name, value] : call.request.fields) {
+        if (detail::equal_ignoring_case(name, "traceparent")) {
+            if (!parent.empty()) return;
+            parent = value;
+        } else if (detail::equal_ignoring_case(name, "tracestate")) {
+            if (!state.empty()) state += ',';
+            state += value;
+        }
+    }
+    if (!parent.empty()) request.set_trace(parent, state);
 }
 
 inline std::string HttpApi::idempotency_key(const Call& call, std::vector<std::string>& errors) {
@@ -15092,10 +15478,21 @@ private:
     std::optional<milliseconds> retry_;
 };
 
+// What a payload says of its task.
+inline void read_details(TaskParts& parts) {
+    for_each_member(parts.payload, [&parts](std::string_view key, std::string_view value) {
+        const auto text = read_string(value);
+        if (is_named(key, "topic") && text && is_topic(*text)) parts.topic = text;
+        if (!is_named(key, "max_lateness")) return;
+        const auto most = read_duration(value);
+        if (most) parts.max_lateness = static_cast<std::uint64_t>(most->count());
+    });
+}
+
 // The task or event that an answer describes.
 inline Task read_task(std::string_view json) {
     Task task;
-    std::string_view payload;
+    TaskParts parts;
     for_each_member(json, [&](std::string_view key, std::string_view value) {
         const std::string text = read_string(value).value_or("");
         if (key == "id") task.id = TaskId::parse(text).value_or(TaskId());
@@ -15103,9 +15500,17 @@ inline Task read_task(std::string_view json) {
         if (key == "emitted_at") task.ended_at = parse_time(text).value_or(TimePoint());
         if (key == "status" && text == "emitted") task.status = Status::emitted;
         if (key == "status" && text == "missed") task.status = Status::missed;
-        if (key == "payload") payload = value;
+        if (key == "payload") parts.payload = value;
+        if (key == "name") parts.name = text;
+        if (key == "traceparent") parts.traceparent = text;
+        if (key == "tracestate") parts.tracestate = text;
     });
-    task.payload = PayloadAccess::make(TaskRef::make(task.id, task.due, payload));
+    if (!parts.payload.empty()) read_details(parts);
+    const Details details = parts.details();
+    if (!are_acceptable(details)) {
+        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    }
+    task.payload = PayloadAccess::make(TaskRef::make(task.id, task.due, parts.payload, details));
     return task;
 }
 

@@ -427,6 +427,26 @@ TEST_SUITE("http") {
         CHECK(seen.size() == 250);
     }
 
+    TEST_CASE("the trace of a request is shown with its task and its event, if it is one") {
+        Service service;
+        const std::string parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        const std::string trace = "traceparent: " + parent + "\r\n";
+        const char* const now = R"({"delay":0,"message":"x","topic":"a","max_lateness":"1h"})";
+        service.ask("POST /schedule", now, trace + "TraceState: a=1\r\ntracestate: b=2\r\n");
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        const std::string shown = R"(","traceparent":")" + parent + R"(","tracestate":"a=1,b=2",)";
+        CHECK(service.ask("GET /events").find(shown) != std::string::npos);
+        service.ask("POST /schedule", good, trace + trace);
+        service.ask("POST /schedule", good, "traceparent: 00-1\r\ntracestate: a=1\r\n");
+        service.ask("POST /schedule", good, trace + "tracestate: A\r\n");
+        const std::string tasks = service.ask("GET /tasks");
+        CHECK(tasks.find(R"("total_count":3)") != std::string::npos);
+        CHECK(tasks.find("\"traceparent\"") == tasks.rfind("\"traceparent\""));
+        CHECK(tasks.find("tracestate") == std::string::npos);
+        CHECK(status_of(service.ask("POST /schedule",
+                                    R"({"delay":0,"message":"x","max_lateness":0})")) == 400);
+    }
+
     TEST_CASE("a repeated Idempotency-Key is answered as the first time") {
         Service service;
         const std::string first = service.ask("POST /schedule", good, "Idempotency-Key: k\r\n");

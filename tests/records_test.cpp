@@ -92,8 +92,29 @@ std::string any_payload() {
     return payload + "}";
 }
 
+std::string any_label(std::string_view others) {
+    const std::string letters = "abcXYZ019" + std::string(others);
+    std::string label;
+    for (std::size_t i = 1 + below(128); i > 0; --i) label += letters[below(letters.size())];
+    return label;
+}
+
+// Half of all tasks have details, some or all of them.
 TaskRef any_task() {
-    return TaskRef::make(any_id(), any_time(), any_payload());
+    const std::string name = "n" + any_label("._~-").substr(1);
+    const std::string topic = any_label("._~/-");
+    const std::string parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    const std::string state =
+        R"(rojo=00f067aa0ba902b7,congo="t\61",a@b/*=)" + std::string(256, '~');
+    Details details;
+    if (coin()) {
+        if (coin()) details.name = name;
+        if (coin()) details.topic = topic;
+        if (coin()) details.max_lateness = milliseconds(1 + below(31'622'400'000));
+        if (coin()) details.traceparent = parent;
+        if (coin()) details.tracestate = state;
+    }
+    return TaskRef::make(any_id(), any_time(), any_payload(), details);
 }
 
 template <class Make>
@@ -217,6 +238,12 @@ void check_same(const TaskRef& a, const TaskRef& b) {
     CHECK(a->id == b->id);
     CHECK(a->due == b->due);
     CHECK(a->text() == b->text());
+    CHECK(a->bytes() == b->bytes());
+    CHECK(a->details().name == b->details().name);
+    CHECK(a->details().topic == b->details().topic);
+    CHECK(a->details().max_lateness == b->details().max_lateness);
+    CHECK(a->details().traceparent == b->details().traceparent);
+    CHECK(a->details().tracestate == b->details().tracestate);
     CHECK(a->seq == b->seq);
     CHECK(a->ended_at == b->ended_at);
     CHECK(a->stage == b->stage);
@@ -430,11 +457,31 @@ TEST_SUITE("records") {
 
     TEST_CASE("members of a task that a later version has are passed over") {
         const Record read = read_record(
-            sealed(R"("op":"schedule","tasks":[{"payload":{"message":1},"topic":"a","id":")" +
+            sealed(R"("op":"schedule","tasks":[{"payload":{"message":1},"colour":"a","id":")" +
                    id_of(7).str() + R"(","retries":[3],"due":"2026-03-01T12:00:00Z"}])"));
         const auto& tasks = std::get<ScheduleRecord>(read).tasks;
         REQUIRE(tasks.size() == 1);
         check_same(tasks.front(), support::task_of(7, noon, R"({"message":1})"));
+    }
+
+    TEST_CASE("the details of a task stand behind its payload, and a task without is as ever") {
+        Details details;
+        details.name = "boiler";
+        details.topic = "house/heat";
+        details.max_lateness = milliseconds(90'000);
+        details.tracestate = "a=1";
+        std::string line;
+        write(line, ScheduleRecord{{}, {}, {TaskRef::make(id_of(7), noon, "{}", details)}});
+        const std::string text =
+            R"(","due":"2026-03-01T12:00:00.000Z","payload":{},"name":"boiler",)"
+            R"("topic":"house/heat","max_lateness":90000,"tracestate":"a=1"}])";
+        CHECK(line.find(id_of(7).str() + text) != std::string::npos);
+        for (const char* wrong : {R"("name":"..")", R"("topic":"a b")", R"("traceparent":"00")"}) {
+            CAPTURE(wrong);
+            CHECK_THROWS_AS(read_record(sealed(R"("op":"schedule","tasks":[{"payload":{},"id":")" +
+                                               id_of(7).str() + "\"," + wrong + "}]")),
+                            Error);
+        }
     }
 
     TEST_CASE("every record is written as it ever was, byte for byte") {
