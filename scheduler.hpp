@@ -2386,6 +2386,10 @@ struct TaskParts {
     TaskId id;
     TimePoint due{};
     std::string_view payload;  // JSON, as it stands
+};
+
+// The same with what only some tasks have.
+struct DetailedParts : TaskParts {
     std::optional<std::string> name;
     std::optional<std::string> topic;
     std::optional<std::uint64_t> max_lateness;  // in milliseconds
@@ -2401,7 +2405,7 @@ struct TaskParts {
     Details details() const;
 };
 
-inline void TaskParts::set(const Details& details) {
+inline void DetailedParts::set(const Details& details) {
     const auto given = [](std::string_view text) {
         return text.empty() ? std::nullopt : std::optional<std::string>(text);
     };
@@ -2414,7 +2418,7 @@ inline void TaskParts::set(const Details& details) {
     tracestate = given(details.tracestate);
 }
 
-inline Details TaskParts::details() const {
+inline Details DetailedParts::details() const {
     const auto view = [](const std::optional<std::string>& text) {
         return text ? std::string_view(*text) : std::string_view();
     };
@@ -2491,10 +2495,10 @@ private:
         lines_ += '"';
     }
     void append(const TaskRef& task) {
-        TaskParts parts{task->id, task->due, task->text(), {}, {}, {}, {}, {}};
+        DetailedParts parts{{task->id, task->due, task->text()}, {}, {}, {}, {}, {}};
         if (task->given != 0) parts.set(task->details());
         lines_ += '{';
-        TaskParts::describe(*this, parts);
+        DetailedParts::describe(*this, parts);
         lines_ += '}';
     }
     template <class T>
@@ -2733,9 +2737,9 @@ inline void RecordReader::take(SinkState& value) {
 }
 
 inline void RecordReader::take(TaskRef& task) {
-    TaskParts parts;
+    DetailedParts parts;
     require(reader_.enter_object());
-    members([&] { TaskParts::describe(*this, parts); });
+    members([&] { DetailedParts::describe(*this, parts); });
     require(parts.id != TaskId() && !parts.payload.empty());
     const Details details = parts.details();
     require(are_acceptable(details));
@@ -15479,7 +15483,7 @@ private:
 };
 
 // What a payload says of its task.
-inline void read_details(TaskParts& parts) {
+inline void read_details(DetailedParts& parts) {
     for_each_member(parts.payload, [&parts](std::string_view key, std::string_view value) {
         const auto text = read_string(value);
         if (is_named(key, "topic") && text && is_topic(*text)) parts.topic = text;
@@ -15492,7 +15496,7 @@ inline void read_details(TaskParts& parts) {
 // The task or event that an answer describes.
 inline Task read_task(std::string_view json) {
     Task task;
-    TaskParts parts;
+    DetailedParts parts;
     for_each_member(json, [&](std::string_view key, std::string_view value) {
         const std::string text = read_string(value).value_or("");
         if (key == "id") task.id = TaskId::parse(text).value_or(TaskId());
