@@ -29,6 +29,11 @@ void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& 
                            "--secret-file, or listen on 127.0.0.1 only");
 }
 
+std::string url_of(const std::string& host, int port) {
+    const bool six = host.find(':') != std::string::npos;
+    return "http://" + (six ? '[' + host + ']' : host) + ':' + std::to_string(port);
+}
+
 void run(cli::Settings settings) {
     const sigset_t signals = cli::set_of({SIGINT, SIGTERM, SIGHUP});
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // inherited by every thread
@@ -38,20 +43,19 @@ void run(cli::Settings settings) {
     cli::Logger logger;
     settings.scheduler.log = [&logger](const std::string& line) { logger.say(line); };
 
-    std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
     // Before the journal, of which nothing is made if the port is taken.
     scheduler::HttpListener listener(settings.host, settings.port);
+    const std::string url = url_of(settings.host, listener.port());
+    if (settings.source.empty()) settings.source = url;
+    std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
     warn_if_open(settings, listener);
     scheduler::Scheduler tasks(settings.scheduler);
     scheduler::Sinks sinks(tasks, std::move(configured));
     scheduler::HttpServer server(tasks, settings.http);
-    const int port = server.listen(std::move(listener));
-    const bool six = settings.host.find(':') != std::string::npos;
-    std::printf(
-        "task-scheduler %s listening on http://%s%s%s:%d, journal %s, %zu pending tasks "
-        "recovered\n",
-        SCHEDULER_VERSION, six ? "[" : "", settings.host.c_str(), six ? "]" : "", port,
-        settings.scheduler.journal.c_str(), tasks.stats().recovered);
+    server.listen(std::move(listener));
+    std::printf("task-scheduler %s listening on %s, journal %s, %zu pending tasks recovered\n",
+                SCHEDULER_VERSION, url.c_str(), settings.scheduler.journal.c_str(),
+                tasks.stats().recovered);
     std::fflush(stdout);
 
     for (int signal = SIGHUP; signal == SIGHUP;) {

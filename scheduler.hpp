@@ -708,10 +708,11 @@ struct SinkStatus {
     std::uint64_t dropped = 0;              ///< dead letters beyond `Options::max_dead`
 };
 
-/// An event on its way to a sink.
+/// An event on its way to a sink, or several at once.
 struct Delivery {
     std::string sink;           ///< its name
     Event event;                ///< what is delivered
+    std::vector<Event> more;    ///< what follows it and goes with it, if the sink takes a batch
     std::uint32_t attempt = 1;  ///< which attempt this is
     bool again = false;         ///< it was a dead letter
     milliseconds wait{0};       ///< how long it has to wait before this attempt
@@ -2325,8 +2326,10 @@ struct DeliverRecord {
     TimePoint at{};
     std::optional<std::uint64_t> seq;
     std::vector<std::uint64_t> dead;
+    // Where what was taken together begins; none: it is the one event before `seq`.
+    std::optional<std::uint64_t> from = std::nullopt;
     static constexpr auto describe = [](auto& io, auto& r) {
-        io.sink(r.sink)("at", r.at)("seq", r.seq)("dead", r.dead);
+        io.sink(r.sink)("at", r.at)("seq", r.seq)("dead", r.dead)("from", r.from);
     };
 };
 
@@ -4068,8 +4071,17 @@ inline void State::apply(DeliverRecord& record, const Breathe&) {
     if (!sink) return;
     for (const std::uint64_t seq : record.dead) sinks_.erase(*sink, seq);
     if (!record.seq) return;
-    if (*record.seq > 0) pass_over(*sink, *record.seq - 1, record.at);
-    if (*record.seq > 0) sinks_.erase(*sink, *record.seq - 1);  // given up on its way
+    if (*record.seq > 0) {
+        const std::uint64_t last = *record.seq - 1;
+        const std::uint64_t from = std::min(record.from.value_or(last), last);
+        pass_over(*sink, from, record.at);
+        // Letters of what was given up on its way.
+        for (auto letter = sink->letters.lower_bound(from);
+             letter != sink->letters.end() && letter->first <= last;
+             letter = sink->letters.lower_bound(from)) {
+            sinks_.erase(*sink, letter->first);
+        }
+    }
     sinks_.move(*sink, *record.seq);
 }
 
@@ -5608,8 +5620,8 @@ public:
     void close_sinks();
     // Drops a sink that nobody delivers to.
     void forget_sink(const std::string& sink);
-    // What a sink is to be given next, if anything.
-    std::optional<Delivery> next_delivery(const std::string& sink) const;
+    // What a sink is to be given next, if anything: `most` events at once.
+    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1) const;
     // Remembers what became of a delivery.  A failed one without a time to wait is not tried
     // again.
     void settle(const Delivery& delivery, const Outcome& outcome);
@@ -5647,6 +5659,8 @@ private:
     // whenever half of it is free, until they take less than the other.
     static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
     static constexpr std::uint64_t little_memory = std::uint64_t{64} << 10;
+    // How many bytes of payloads go with an event of a batch.
+    static constexpr std::size_t most_batch_bytes = std::size_t{1} << 20;
     // How many bytes of records may wait to be written behind before sinks have to wait.
     static constexpr std::size_t most_behind = std::size_t{1} << 20;
 
@@ -5728,6 +5742,8 @@ private:
     void write_behind();
     void write_behind(Lock& lock) noexcept;
     void tell_of_locked(const std::string& sink);
+    void bury(Lock& lock, const Delivery& delivery, const Event& event, TimePoint at,
+              const std::string& error);
 
     // What the journal's thread does; under Drive::caller whoever drives does it.
     void tend();
@@ -7056,8 +7072,10 @@ inline void Store::forget_sink(const std::string& name) {
 }
 
 // Letters that are to be delivered again go first, and do not wait for the event
-// that is being tried.
-inline std::optional<Delivery> Store::next_delivery(const std::string& name) const {
+// that is being tried.  Each further attempt is of half as many events, so that one that cannot
+// be taken does not spoil all of a batch.
+inline std::optional<Delivery> Store::next_delivery(const std::string& name,
+                                                    std::size_t most) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const SinkBook::Sink& sink = sink_locked(name);
     if (sink.state != SinkState::active || sink.listing == SinkBook::Listing::unlisted) {
@@ -7078,6 +7096,14 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name) con
     if (sink.next != TimePoint()) {
         delivery.wait = std::max(sink.next - now(), milliseconds(0));
     }
+    most >>= std::min<std::uint32_t>(sink.attempts, 32);
+    std::size_t bytes = delivery.event.text().size();
+    for (std::size_t i = index + 1; i < state_.history().size() && i - index < most; ++i) {
+        Event event = event_of(state_.history().at(i));
+        bytes += event.text().size();
+        if (bytes > most_batch_bytes) break;
+        delivery.more.push_back(std::move(event));
+    }
     return delivery;
 }
 
@@ -7087,19 +7113,20 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
     const Event& event = delivery.event;
     const std::uint64_t seq = event.seq;
     const TimePoint at = now();
-    const auto count = [&](std::uint64_t SinkBook::Sink::*counter) {
-        if (SinkBook::Sink* const sink = state_.sinks().find(delivery.sink)) ++(sink->*counter);
+    const auto count = [&](std::uint64_t SinkBook::Sink::*counter, std::size_t by = 1) {
+        if (SinkBook::Sink* const sink = state_.sinks().find(delivery.sink)) sink->*counter += by;
     };
     if (outcome.result == Result::delivered) {
         DeliverRecord record{delivery.sink, at, std::nullopt, {}};
         if (delivery.again) {
             record.dead.push_back(seq);
         } else {
-            record.seq = seq + 1;
+            record.seq = (delivery.more.empty() ? event : delivery.more.back()).seq + 1;
+            if (!delivery.more.empty()) record.from = seq;
         }
         Lock lock(mutex_);
         change_behind(lock, std::move(record));
-        return count(&SinkBook::Sink::delivered);
+        return count(&SinkBook::Sink::delivered, 1 + delivery.more.size());
     }
     if (outcome.result == Result::postponed) {
         const std::lock_guard<std::mutex> guard(mutex_);
@@ -7115,13 +7142,22 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
         change_behind(lock, SinkRecord{delivery.sink, at, seq, {}, delivery.attempt, next, error});
         return count(&SinkBook::Sink::failed);
     } else {
-        Letter letter{PayloadAccess::task_of(event.payload), at, delivery.attempt, error};
-        DeadRecord record{delivery.sink, {}, make_letter(seq, std::move(letter))};
-        if (!delivery.again) record.seq = seq + 1;
-        change_sink(lock, std::move(record));
+        bury(lock, delivery, event, at, error);
+        for (const Event& one : delivery.more) bury(lock, delivery, one, at, error);
     }
     count(&SinkBook::Sink::failed);  // once, however often that was tried
     trim(lock, at);
+}
+
+// Makes an event a dead letter, unless it is one: what fails behind it is done again.
+inline void Store::bury(Lock& lock, const Delivery& delivery, const Event& event, TimePoint at,
+                        const std::string& error) {
+    const SinkBook::Sink* const sink = state_.sinks().find(delivery.sink);
+    if (sink && !delivery.again && sink->seq > event.seq) return;
+    Letter letter{PayloadAccess::task_of(event.payload), at, delivery.attempt, error};
+    DeadRecord record{delivery.sink, {}, make_letter(event.seq, std::move(letter))};
+    if (!delivery.again) record.seq = event.seq + 1;
+    change_sink(lock, std::move(record));
 }
 
 // What was resumed is tried at once, and from the first attempt on.
@@ -8162,12 +8198,14 @@ public:
     void close_sinks();
     /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
     /// active; `Companion::notify` tells when that may have changed.
-    std::optional<Delivery> next_delivery(const std::string& sink) const {
-        return store_.next_delivery(sink);
+    /// With `most`, up to so many events that wait, at the first attempt; each further one is
+    /// of half as many.
+    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1) const {
+        return store_.next_delivery(sink, most);
     }
     /// Remembers what became of a delivery.  A failure with a time to wait is one more
-    /// failed attempt; without, the event is a dead letter, and the call blocks until
-    /// that is stored.  Throws `Error`.
+    /// failed attempt; without, the event, and each that went with it, is a dead letter, and the
+    /// call blocks until that is stored.  Throws `Error`.
     void settle(const Delivery& delivery, const Outcome& outcome) {
         store_.settle(delivery, outcome);
     }
@@ -8769,8 +8807,8 @@ inline void Scheduler::stop() {
 // A sink takes every event, durably: its cursor is in the journal, so that what was
 // emitted while it, or the scheduler, was down reaches it all the same.
 //
-//   K1  A sink gets one event at a time, in order, on a thread of its own.  A slow or
-//       dead one delays nobody else.
+//   K1  A sink gets one event, or one batch, at a time, in order, on a thread of its own.  A
+//       slow or dead one delays nobody else.
 //   K2  An event counts as taken when deliver() says so.  The record of that is
 //       written behind: what a crash takes away is delivered again, with the same id.
 //   K3  A failed attempt is journaled with the time of the next, so that waits go on
@@ -8802,7 +8840,7 @@ inline bool is_shortage(int error) {
 
 // ---- 11.1 The public API ---------------------------------------------------
 
-/// Takes events, one at a time, each at least once.
+/// Takes events, one or a batch at a time, each at least once.
 class Sink {
 public:
     virtual ~Sink() = default;
@@ -8811,6 +8849,9 @@ public:
     /// `std::system_error` that tells of no memory or no descriptor: those postpone it.
     /// It may call the scheduler.
     virtual Outcome deliver(const Delivery& delivery) = 0;
+    /// How many events deliver() takes at once, of those that wait: the first, and the others
+    /// in `Delivery::more`, in order.  They share their outcome.
+    virtual std::size_t max_batch() const { return 1; }
     /// Makes a deliver() that is under way return soon.  From another thread; it may be
     /// called again and again.
     virtual void interrupt() {}
@@ -9027,7 +9068,8 @@ inline std::optional<TimePoint> Sinks::next_wake() const {
 inline bool Sinks::advance(Worker& worker) {
     try {
         if (!worker.outcome) {
-            worker.delivery = scheduler_.next_delivery(worker.options.name);
+            worker.delivery =
+                scheduler_.next_delivery(worker.options.name, worker.options.sink->max_batch());
             const bool ready = worker.delivery && is_ready(worker);
             if (!ready || !attempt(worker)) {
                 worker.pause = milliseconds(0);
@@ -9126,8 +9168,10 @@ inline void Sinks::say_failure(const Worker& worker, const Outcome& outcome,
         const Delivery& delivery = *worker.delivery;
         const std::string wait =
             outcome.wait ? std::to_string(outcome.wait->count()) + " ms" : std::string();
+        const std::string others =
+            delivery.more.empty() ? "" : " and " + std::to_string(delivery.more.size()) + " more";
         say("sink ", worker.shown, ": attempt ", delivery.attempt, " at ", delivery.event.id.str(),
-            " has failed: ", detail::printable(outcome.error, 200), what_now,
+            others, " has failed: ", detail::printable(outcome.error, 200), what_now,
             outcome.result == Outcome::Result::disabled ? "" : wait.c_str());
     } catch (const std::bad_alloc&) {
         say("sink ", worker.shown, ": an attempt has failed", what_now);
@@ -14369,6 +14413,12 @@ inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
 
 // ---- 14.1 Addresses and signatures -----------------------------------------
 
+/// What a `WebhookSink` sends.
+enum class WebhookFormat {
+    payload,      ///< the payload; of a batch, an array of events as `to_json()` writes them
+    cloudevents,  ///< CloudEvents 1.0 in binary mode; of a batch, in the JSON batch format
+};
+
 /// Where a `WebhookSink` delivers to.
 struct WebhookOptions {
     /// `http://` or `https://`, a host, and perhaps a port, a path and a query.
@@ -14379,6 +14429,13 @@ struct WebhookOptions {
     std::vector<std::pair<std::string, std::string>> headers;
     /// How long an attempt may take in all.
     milliseconds timeout{15'000};
+    /// How an event is sent.
+    WebhookFormat format = WebhookFormat::payload;
+    /// The `source` of CloudEvents, a URI or a relative reference.
+    std::string source = "task-scheduler";
+    /// How many events that wait are sent at once, from 1 to 1,000, and about a MiB of payloads;
+    /// 0: one, which is no array.
+    std::size_t batch = 0;
     /// Replaces getaddrinfo(), for tests; freeaddrinfo() frees what it has found.  Called
     /// on a thread that may outlive the sink.
     std::function<int(const char* host, const char* port, const addrinfo* hints, addrinfo** found)>
@@ -14439,6 +14496,13 @@ inline std::string shown_url(const Url& url) {
     }
     if (rest.empty() || rest == "/") return shown.append(rest);
     return shown.append(1, rest[0]).append("...");
+}
+
+// Whether all characters may stand in a reference (RFC 3986), and so in a header field.
+inline bool is_uri_reference(std::string_view text) {
+    return !text.empty() && std::all_of(text.begin(), text.end(), [](unsigned char c) {
+        return c > 0x20 && c < 0x7F && !std::strchr("\"<>\\^`{|}", c);
+    });
 }
 
 // A receiver's Retry-After: seconds, or a date (RFC 9110, 10.2.3).
@@ -14938,19 +15002,22 @@ inline std::size_t Channel::receive(char* to, std::size_t size) {
 
 // ---- 14.3 The sink ---------------------------------------------------------
 
-/// POSTs each event's payload to a URL, on a connection that is kept.
+/// POSTs each event's payload, or several at once, to a URL, on a connection that is kept.
 class WebhookSink : public Sink {
 public:
     /// Throws `Error` with `invalid_argument` if an option is not good, or needs OpenSSL
     /// and the build has none.
     explicit WebhookSink(WebhookOptions options);
     Outcome deliver(const Delivery& delivery) override;
+    std::size_t max_batch() const override { return std::max<std::size_t>(options_.batch, 1); }
     void interrupt() override { channel_->interrupt(); }
     std::string kind() const override { return "webhook"; }
     std::string target() const override { return detail::shown_url(url_); }
 
 private:
     void check_fields() const;
+    std::string batch_body(const Delivery& delivery) const;
+    std::vector<std::pair<std::string_view, std::string>> attributes(const Event& event) const;
     std::string request(const Delivery& delivery) const;
     void send(const std::string& request);
     bool receive();
@@ -14984,6 +15051,10 @@ inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(opt
         if (keys_.back().empty()) refuse("a secret must be whsec_ and base64");
     }
     if (options_.timeout < milliseconds(1)) refuse("a timeout must be longer than nothing");
+    if (options_.batch > 1'000) refuse("a batch must be of 1,000 events at most");
+    if (!detail::is_uri_reference(options_.source)) {
+        refuse("a source must be a URI or a relative reference, in ASCII");
+    }
     check_fields();
     channel_ = std::make_unique<detail::Channel>(url_, options_.resolve);
 }
@@ -14993,9 +15064,12 @@ inline void WebhookSink::check_fields() const {
         const auto is = [&known = name](const char* other) {
             return detail::equal_ignoring_case(known, other);
         };
+        const bool of_cloudevents = is("ce-id") || is("ce-source") || is("ce-type") ||
+                                    is("ce-time") || is("ce-subject") || is("ce-specversion");
         const bool ours = is("Host") || is("Content-Length") || is("Transfer-Encoding") ||
                           is("Connection") || is("Content-Type") || is("webhook-id") ||
-                          is("webhook-timestamp") || is("webhook-signature");
+                          is("webhook-timestamp") || is("webhook-signature") ||
+                          (of_cloudevents && options_.format == WebhookFormat::cloudevents);
         const bool control = std::any_of(value.begin(), value.end(),
                                          [](unsigned char c) { return c < 0x20 || c > 0x7E; });
         if (!detail::is_token(name) || ours || control) {
@@ -15006,10 +15080,41 @@ inline void WebhookSink::check_fields() const {
     }
 }
 
-// The id is the same in every attempt, the timestamp is the attempt's.
+// An array of the events, each with its id and the payload as it is.
+inline std::string WebhookSink::batch_body(const Delivery& delivery) const {
+    std::string json = "[";
+    const auto append = [&](const Event& event) {
+        if (json.size() > 1) json += ',';
+        if (options_.format == WebhookFormat::payload) return detail::append_event(json, event);
+        json += '{';
+        for (const auto& [name, value] : attributes(event))
+            detail::append_member(json, name, value);
+        detail::append_member(json, "datacontenttype", "application/json");
+        json.append(",\"data\":").append(event.text()) += '}';
+    };
+    append(delivery.event);
+    for (const Event& event : delivery.more) append(event);
+    return json += ']';
+}
+
+// Of CloudEvents.
+inline std::vector<std::pair<std::string_view, std::string>> WebhookSink::attributes(
+    const Event& event) const {
+    return {{"specversion", "1.0"},
+            {"id", event.id.str()},
+            {"source", options_.source},
+            {"type", "task-scheduler.task.emitted"},
+            {"time", format_time(event.due)}};
+}
+
+// The id is the same in every attempt at the same events, the timestamp is the attempt's.
 inline std::string WebhookSink::request(const Delivery& delivery) const {
-    const std::string_view payload = delivery.event.text();
-    const std::string id = delivery.event.id.str();
+    const bool is_batch = options_.batch > 0;
+    const bool is_cloudevents = options_.format == WebhookFormat::cloudevents;
+    const std::string array = is_batch ? batch_body(delivery) : std::string();
+    const std::string_view body = is_batch ? array : delivery.event.text();
+    std::string id = delivery.event.id.str();
+    if (!delivery.more.empty()) id += '_' + delivery.more.back().id.str();
     const auto now =
         std::chrono::duration_cast<std::chrono::seconds>(wall_clock().time_since_epoch());
     const std::string timestamp = std::to_string(now.count());
@@ -15024,18 +15129,24 @@ inline std::string WebhookSink::request(const Delivery& delivery) const {
         names_agent = names_agent || detail::equal_ignoring_case(name, "User-Agent");
     }
     if (!names_agent) field("User-Agent", "task-scheduler/" SCHEDULER_VERSION);
-    field("Content-Type", "application/json");
-    field("Content-Length", std::to_string(payload.size()));
+    field("Content-Type",
+          is_batch && is_cloudevents ? "application/cloudevents-batch+json" : "application/json");
+    field("Content-Length", std::to_string(body.size()));
     field("webhook-id", id);
     field("webhook-timestamp", timestamp);
     std::string signatures;
     for (const std::string& key : keys_) {
         if (!signatures.empty()) signatures += ' ';
         std::string signed_text = id + '.' + timestamp + '.';
-        signatures += detail::webhook_signature(key, signed_text.append(payload));
+        signatures += detail::webhook_signature(key, signed_text.append(body));
     }
     if (!signatures.empty()) field("webhook-signature", signatures);
-    return text.append("\r\n").append(payload);
+    if (is_cloudevents && !is_batch) {
+        for (const auto& [name, value] : attributes(delivery.event)) {
+            field("ce-" + std::string(name), value);
+        }
+    }
+    return text.append("\r\n").append(body);
 }
 
 inline Outcome WebhookSink::deliver(const Delivery& delivery) {
@@ -15125,7 +15236,8 @@ namespace detail {
 // Reads sinks from JSON.  What is wrong is thrown with the place where it is.
 class SinkReader {
 public:
-    explicit SinkReader(std::function<void(const std::string&)> log) : log_(std::move(log)) {}
+    SinkReader(std::function<void(const std::string&)> log, std::string source)
+        : log_(std::move(log)), source_(std::move(source)) {}
     std::vector<SinkOptions> read(std::string_view json);
 
 private:
@@ -15150,16 +15262,24 @@ private:
         std::optional<std::vector<std::string>> command;
         std::optional<std::vector<std::string>> secrets;
         std::optional<std::vector<std::pair<std::string, std::string>>> headers;
+        std::optional<WebhookFormat> format;
+        std::size_t batch = 0;
         std::optional<milliseconds> timeout;
         std::optional<std::vector<milliseconds>> retry;
         bool from_earliest = false;
     };
+    static std::string file_of(std::string_view json, const std::string& place);
+    static std::size_t batch_of(std::string_view json, const std::string& place);
+    static WebhookFormat format_of(std::string_view json, const std::string& place);
     static bool take(Draft& draft, const std::string& key, std::string_view value,
                      const std::string& place);
+    static bool take_headers(Draft& draft, std::string_view value, const std::string& place,
+                             std::string (*read_one)(std::string_view, const std::string&));
     SinkOptions read_sink(std::string_view json, const std::string& place) const;
     std::shared_ptr<Sink> make(const Draft& draft) const;
 
     const std::function<void(const std::string&)> log_;
+    const std::string source_;  // of CloudEvents
 };
 
 template <class Fn>
@@ -15240,6 +15360,48 @@ inline bool SinkReader::is_earliest(std::string_view json, const std::string& pl
     return text == "earliest";
 }
 
+// What is in a file, which may end with a newline.
+inline std::string SinkReader::file_of(std::string_view json, const std::string& place) {
+    constexpr std::size_t most = 16'384;
+    std::string text;
+    try {
+        text = read_file(string_of(json, place), most);
+    } catch (const Error& error) {
+        refuse(place, error.what());
+    }
+    if (!text.empty() && text.back() == '\n') text.pop_back();
+    if (!text.empty() && text.back() == '\r') text.pop_back();
+    if (text.empty()) refuse(place, "the file is empty");
+    return text;
+}
+
+inline std::size_t SinkReader::batch_of(std::string_view json, const std::string& place) {
+    const auto number = json.size() <= 4 ? read_digits(json) : std::nullopt;
+    if (!number || *number < 1 || *number > 1'000) {
+        refuse(place, "must be a whole number from 1 to 1000");
+    }
+    return static_cast<std::size_t>(*number);
+}
+
+inline WebhookFormat SinkReader::format_of(std::string_view json, const std::string& place) {
+    const std::string text = string_of(json, place);
+    if (text != "payload" && text != "cloudevents") {
+        refuse(place, "must be \"payload\" or \"cloudevents\"");
+    }
+    return text == "payload" ? WebhookFormat::payload : WebhookFormat::cloudevents;
+}
+
+inline bool SinkReader::take_headers(Draft& draft, std::string_view value, const std::string& place,
+                                     std::string (*read_one)(std::string_view,
+                                                             const std::string&)) {
+    if (!draft.headers) draft.headers.emplace();
+    members(value, place, [&](const std::string& name, std::string_view text, const auto& at) {
+        draft.headers->emplace_back(name, read_one(text, at));
+        return true;
+    });
+    return true;
+}
+
 // False: there is no such member.
 inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_view value,
                              const std::string& place) {
@@ -15250,14 +15412,17 @@ inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_v
         draft.url = string_of(value, place);
     } else if (key == "exec") {
         draft.command = all_of(value, place, string_of);
-    } else if (key == "secrets") {
-        draft.secrets = all_of(value, place, string_of);
-    } else if (key == "headers") {
-        draft.headers.emplace();
-        members(value, place, [&](const std::string& name, std::string_view text, const auto& at) {
-            draft.headers->emplace_back(name, string_of(text, at));
-            return true;
-        });
+    } else if (key == "secrets" || key == "secret_files") {
+        if (!draft.secrets) draft.secrets.emplace();
+        for (std::string& secret : all_of(value, place, key == "secrets" ? string_of : file_of)) {
+            draft.secrets->push_back(std::move(secret));
+        }
+    } else if (key == "headers" || key == "header_files") {
+        return take_headers(draft, value, place, key == "headers" ? string_of : file_of);
+    } else if (key == "format") {
+        draft.format = format_of(value, place);
+    } else if (key == "batch") {
+        draft.batch = batch_of(value, place);
     } else if (key == "timeout") {
         draft.timeout = duration_of(value, place);
     } else if (key == "retry") {
@@ -15281,6 +15446,8 @@ inline SinkOptions SinkReader::read_sink(std::string_view json, const std::strin
     }
     if (draft.command && draft.secrets) refuse(place + ".secrets", "is only for a webhook");
     if (draft.command && draft.headers) refuse(place + ".headers", "is only for a webhook");
+    if (draft.command && draft.format) refuse(place + ".format", "is only for a webhook");
+    if (draft.command && draft.batch > 0) refuse(place + ".batch", "is only for a webhook");
     SinkOptions options;
     options.name = draft.name;
     options.from_earliest = draft.from_earliest;
@@ -15300,6 +15467,9 @@ inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
         options.secrets = draft.secrets.value_or(options.secrets);
         options.headers = draft.headers.value_or(options.headers);
         options.timeout = draft.timeout.value_or(options.timeout);
+        options.format = draft.format.value_or(options.format);
+        options.batch = draft.batch;
+        options.source = source_;
         return std::make_shared<WebhookSink>(std::move(options));
     }
     CommandOptions options;
@@ -15323,14 +15493,17 @@ inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
 ///
 ///     {"sinks": [{"name": "billing", "webhook": "https://example.org/hook",
 ///                 "secrets": ["whsec_…"], "headers": {"X-Team": "a"}, "timeout": "15s",
-///                 "retry": ["5s", "5m"], "from": "newest"},
+///                 "secret_files": ["/run/new"], "header_files": {"X-Token": "/run/token"},
+///                 "format": "cloudevents", "batch": 100, "retry": ["5s", "5m"],
+///                 "from": "newest"},
 ///                {"name": "valve", "exec": ["/usr/bin/valve", "open"], "timeout": "30s"}]}
 ///
-/// `log` gets what commands write.  Throws `Error` with `invalid_argument`, which names
-/// the place where the text is wrong.
+/// `log` gets what commands write, and `source` is that of CloudEvents.  Files are read at
+/// once.  Throws `Error` with `invalid_argument`, which names the place where the text is wrong.
 inline std::vector<SinkOptions> parse_sinks(std::string_view json,
-                                            std::function<void(const std::string&)> log = nullptr) {
-    return detail::SinkReader(std::move(log)).read(json);
+                                            std::function<void(const std::string&)> log = nullptr,
+                                            std::string source = "task-scheduler") {
+    return detail::SinkReader(std::move(log), std::move(source)).read(json);
 }
 
 // ============================================================================

@@ -22,6 +22,7 @@ struct Settings {
     std::string secret_file;
     std::string read_secret_file;
     std::string sinks_file;
+    std::string source;  // of CloudEvents; empty: where the server listens
     std::vector<std::string> webhooks;
     std::vector<std::string> commands;
     scheduler::Options scheduler;
@@ -95,6 +96,8 @@ inline const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.commands.push_back(v); }},
     {"sinks", "FILE", "JSON file with webhooks and commands, their names, secrets and retries",
      [](Settings& s, const std::string& v) { s.sinks_file = v; }},
+    {"source", "URI", "source of CloudEvents that sinks send (default http://HOST:PORT)",
+     [](Settings& s, const std::string& v) { s.source = v; }},
     {"cors-origin", "ORIGIN", "origin whose pages may call the server; may be repeated",
      [](Settings& s, const std::string& v) {
          s.http.cors_origins.push_back(v);
@@ -186,9 +189,9 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
     return false;
 }
 
-inline std::string file_text(const std::string& path) {
+inline std::string file_text(const std::string& path, std::size_t most) {
     try {
-        return scheduler::read_file(path);
+        return scheduler::read_file(path, most);
     } catch (const scheduler::Error& error) {
         throw UsageError(error.what());
     }
@@ -211,7 +214,7 @@ inline std::vector<std::string> secrets_of(const std::string& variable,
     if (value) add(*value, variable);
     if (path.empty()) return secrets;
     const std::size_t before = secrets.size();
-    std::istringstream lines(file_text(path));
+    std::istringstream lines(file_text(path, 65'536));
     for (std::string line; std::getline(lines, line);) {
         if (!line.empty() && line.back() == '\r') line.pop_back();
         if (!line.empty()) add(line, path);
@@ -254,8 +257,10 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
         }
     };
     if (!settings.sinks_file.empty()) {
-        within(settings.sinks_file,
-               [&] { sinks = scheduler::parse_sinks(file_text(settings.sinks_file), log); });
+        within(settings.sinks_file, [&] {
+            sinks = scheduler::parse_sinks(file_text(settings.sinks_file, 64U << 20), log,
+                                           settings.source);
+        });
     }
     for (const std::string& url : settings.webhooks) {
         within("--webhook", [&] {

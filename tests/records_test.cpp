@@ -203,7 +203,7 @@ void make(SinkRecord& r) {
 }
 
 void make(DeliverRecord& r) {
-    r = {any_sink(), any_time(), maybe(any_seq), some_of(any_seq)};
+    r = {any_sink(), any_time(), maybe(any_seq), some_of(any_seq), maybe(any_seq)};
 }
 
 void make(DeadRecord& r) {
@@ -313,7 +313,8 @@ void check_same(const SinkRecord& a, const SinkRecord& b) {
 }
 
 void check_same(const DeliverRecord& a, const DeliverRecord& b) {
-    CHECK(std::tie(a.sink, a.at, a.seq, a.dead) == std::tie(b.sink, b.at, b.seq, b.dead));
+    CHECK(std::tie(a.sink, a.at, a.seq, a.dead, a.from) ==
+          std::tie(b.sink, b.at, b.seq, b.dead, b.from));
 }
 
 void check_same(const DeadRecord& a, const DeadRecord& b) {
@@ -542,6 +543,8 @@ TEST_SUITE("records") {
                              R"(,"next":"2026-03-01T12:00:00.000Z","error":"e")");
         check_written_as(DeliverRecord{"a.b", noon, 9, {}},
                          R"("op":"deliver",)" + sink + ",\"seq\":9");
+        check_written_as(DeliverRecord{"a.b", noon, 9, {}, 6},
+                         R"("op":"deliver",)" + sink + ",\"seq\":9,\"from\":6");
         check_written_as(DeliverRecord{"a.b", noon, {}, {4, 5}},
                          R"("op":"deliver",)" + sink + ",\"dead\":[4,5]");
         check_written_as(RedeliverRecord{"a.b", noon, {4}},

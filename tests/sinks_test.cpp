@@ -45,6 +45,38 @@ private:
     std::vector<std::chrono::steady_clock::time_point> times_;
 };
 
+// A sink that takes several events at once.
+class Batches : public Sink {
+public:
+    explicit Batches(std::size_t most, Notes::Answer answer = nullptr)
+        : most_(most), answer_(std::move(answer)) {}
+    std::size_t max_batch() const override { return most_; }
+    Outcome deliver(const Delivery& delivery) override {
+        Outcome outcome = answer_ ? answer_(delivery) : Outcome();
+        const std::lock_guard<std::mutex> guard(mutex_);
+        sizes_.push_back(1 + delivery.more.size());
+        if (outcome.result != Outcome::Result::delivered) return outcome;
+        taken_.push_back(delivery.event.id);
+        for (const Event& event : delivery.more) taken_.push_back(event.id);
+        return outcome;
+    }
+    std::vector<TaskId> taken() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return taken_;
+    }
+    std::vector<std::size_t> sizes() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return sizes_;
+    }
+
+private:
+    const std::size_t most_;
+    const Notes::Answer answer_;
+    mutable std::mutex mutex_;
+    std::vector<TaskId> taken_;
+    std::vector<std::size_t> sizes_;
+};
+
 SinkOptions sink(std::string name, std::shared_ptr<Sink> to,
                  std::vector<milliseconds> retry = {milliseconds(1), milliseconds(1)}) {
     SinkOptions options;
@@ -258,6 +290,121 @@ TEST_SUITE("sinks") {
         CHECK(status_of(tasks).lag == 0);
         CHECK(errc_of([&] { tasks.dead_letters("b"); }) == Errc::unknown_sink);
         CHECK(errc_of([&] { tasks.dead_letters("a", TaskId(1, 1)); }) == Errc::unknown_task);
+    }
+
+    TEST_CASE("a batch brings what waits, in order, each event once, and is bounded in bytes") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        auto batches = std::make_shared<Batches>(5);
+        std::vector<TaskId> ids;
+        {
+            const Sinks sinks(tasks, {sink("a", batches)});
+            tasks.pause_sink("a");
+            ids = emit(tasks, 12);
+            tasks.resume_sink("a");
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        }
+        CHECK(batches->taken() == ids);
+        CHECK(batches->sizes() == std::vector<std::size_t>{5, 5, 2});
+        CHECK(status_of(tasks).delivered == 12);
+        CHECK(status_of(tasks).dead == 0);
+
+        auto large = std::make_shared<Batches>(1'000);
+        const Sinks sinks(tasks, {sink("a", large)});
+        tasks.pause_sink("a");
+        const std::string message = '"' + std::string(std::size_t{400} << 10, 'x') + '"';
+        for (int i = 0; i < 5; ++i) tasks.schedule(milliseconds(0), message);
+        CHECK(eventually([&] { return status_of(tasks).lag == 5; }));
+        tasks.resume_sink("a");
+        CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        CHECK(large->sizes() == std::vector<std::size_t>{2, 2, 1});
+    }
+
+    TEST_CASE("what was taken as a batch is taken after a restart, however the journal ends") {
+        const TempDir dir;
+        std::vector<TaskId> ids;
+        {
+            Scheduler tasks(options_for(dir));
+            auto batches = std::make_shared<Batches>(4);
+            const Sinks sinks(tasks, {sink("a", batches)});
+            tasks.pause_sink("a");
+            ids = emit(tasks, 10);
+            tasks.resume_sink("a");
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        }
+        const std::string whole = dir.read("tasks.jsonl");
+        std::set<std::size_t> lags;
+        for (std::size_t end = 0; (end = whole.find('\n', end)) != std::string::npos; ++end) {
+            const TempDir copy;
+            copy.write("tasks.jsonl", whole.substr(0, end + 1));
+            Scheduler tasks(options_for(copy));
+            if (tasks.sinks().empty()) continue;
+            CHECK(status_of(tasks).dead == 0);
+            if (tasks.stats().emitted == 0 && tasks.stats().retained == 10) {
+                lags.insert(status_of(tasks).lag);
+            }
+        }
+        CHECK(lags == std::set<std::size_t>{10, 6, 2, 0});
+    }
+
+    TEST_CASE("a batch that fails is cut in half, so that one bad event spoils no other") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        TaskId bad;
+        auto batches = std::make_shared<Batches>(8, [&bad](const Delivery& delivery) {
+            bool fails = delivery.event.id == bad;
+            for (const Event& event : delivery.more) fails = fails || event.id == bad;
+            return fails ? Outcome::failed("bad") : Outcome();
+        });
+        const Sinks sinks(tasks,
+                          {sink("a", batches, std::vector<milliseconds>(3, milliseconds(1)))});
+        tasks.pause_sink("a");
+        std::vector<TaskId> ids = emit(tasks, 20);
+        bad = ids[10];
+        tasks.resume_sink("a");
+        CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        ids.erase(ids.begin() + 10);
+        CHECK(batches->taken() == ids);
+        const DeadPage dead = tasks.dead_letters("a");
+        REQUIRE(dead.letters.size() == 1);
+        CHECK(dead.letters[0].event.id == bad);
+        CHECK(dead.letters[0].attempts == 4);
+
+        bad = TaskId();
+        tasks.redeliver("a");
+        CHECK(eventually([&] { return status_of(tasks).dead == 0; }));
+        CHECK(batches->sizes().back() == 1);
+    }
+
+    TEST_CASE(
+        "after the last attempt each event of a batch is a dead letter, also after a restart") {
+        const TempDir dir;
+        std::vector<TaskId> ids;
+        const auto dead = [](const Scheduler& tasks) {
+            std::vector<TaskId> all;
+            for (const DeadLetter& letter : tasks.dead_letters("a").letters) {
+                CHECK(letter.error == "not today");
+                all.push_back(letter.event.id);
+            }
+            return all;
+        };
+        {
+            Scheduler tasks(options_for(dir));
+            const Sinks sinks(tasks, {sink("a", std::make_shared<Batches>(8, refuse), {})});
+            tasks.pause_sink("a");
+            ids = emit(tasks, 8);
+            tasks.resume_sink("a");
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+            CHECK(dead(tasks) == ids);
+            CHECK(status_of(tasks).failed == 1);
+        }
+        Scheduler tasks(options_for(dir));
+        auto batches = std::make_shared<Batches>(8);
+        const Sinks sinks(tasks, {sink("a", batches)});
+        CHECK(dead(tasks) == ids);
+        tasks.redeliver("a");
+        CHECK(eventually([&] { return status_of(tasks).dead == 0; }));
+        CHECK(batches->taken() == ids);
     }
 
     TEST_CASE("a sink that throws has failed, with whatever it says") {

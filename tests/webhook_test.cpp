@@ -10,6 +10,7 @@
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
+using support::TempDir;
 
 namespace {
 
@@ -125,6 +126,10 @@ std::string field(const std::string& request, const std::string& name) {
     if (at == std::string::npos) return "";
     const std::size_t start = at + name.size() + 4;
     return request.substr(start, request.find("\r\n", start) - start);
+}
+
+std::string body_of(const std::string& request) {
+    return request.substr(request.find("\r\n\r\n") + 4);
 }
 
 // A resolver that hangs until it is released, and then knows every name.
@@ -290,7 +295,101 @@ TEST_SUITE("webhooks") {
         CHECK(request.substr(request.find("\r\n\r\n") + 4) == R"({"message":"é"})");
     }
 
+    TEST_CASE("CloudEvents have their attributes in the head, and the same body") {
+        const Receiver receiver({with_status("204 No Content")});
+        WebhookOptions options = options_for(receiver.url());
+        options.format = WebhookFormat::cloudevents;
+        options.source = "https://tasks.example/a?b=%20";
+        Delivery delivery = delivery_of(R"({"message":"é"})");
+        delivery.event.due = parse_time("2026-08-21T04:29:00.951Z").value();
+        REQUIRE(WebhookSink(options).deliver(delivery).error.empty());
+        const std::string request = receiver.requests().at(0);
+        CHECK(field(request, "ce-specversion") == "1.0");
+        CHECK(field(request, "ce-id") == "01a20d6e-bbe5-75dd-a110-84e4e0715a01");
+        CHECK(field(request, "ce-source") == "https://tasks.example/a?b=%20");
+        CHECK(field(request, "ce-type") == "task-scheduler.task.emitted");
+        CHECK(field(request, "ce-time") == "2026-08-21T04:29:00.951Z");
+        CHECK(field(request, "Content-Type") == "application/json");
+        CHECK(field(request, "webhook-id") == "01a20d6e-bbe5-75dd-a110-84e4e0715a01");
+        CHECK(body_of(request) == R"({"message":"é"})");
+        CHECK(body_of(request).size() == std::stoul(field(request, "Content-Length")));
+    }
+
+    TEST_CASE("a batch is an array in order, each event with its id and its payload as it is") {
+        const Receiver receiver({with_status("204 No Content")});
+        WebhookOptions options = options_for(receiver.url());
+        options.batch = 10;
+        Delivery delivery = delivery_of(R"({"id":1,"id":2,"message":"é\u00e9"})");
+        const auto deliver = [&](WebhookFormat format) {
+            options.format = format;
+            REQUIRE(WebhookSink(options).deliver(delivery).error.empty());
+            return receiver.requests().back();
+        };
+        std::string request = deliver(WebhookFormat::payload);
+        CHECK(field(request, "webhook-id") == "01a20d6e-bbe5-75dd-a110-84e4e0715a01");
+        CHECK(body_of(request) == '[' + to_json(delivery.event) + ']');
+
+        delivery.more = {delivery_of(R"({"message":1e999})").event, delivery.event};
+        delivery.more[1].id = TaskId(1, 2);
+        request = deliver(WebhookFormat::payload);
+        CHECK(field(request, "Content-Type") == "application/json");
+        CHECK(field(request, "webhook-id") ==
+              "01a20d6e-bbe5-75dd-a110-84e4e0715a01_00000000-0000-0001-0000-000000000002");
+        CHECK(body_of(request) == '[' + to_json(delivery.event) + ',' + to_json(delivery.more[0]) +
+                                      ',' + to_json(delivery.more[1]) + ']');
+        CHECK(body_of(request).find(R"("payload":{"id":1,"id":2,"message":"é\u00e9"}})") !=
+              std::string::npos);
+
+        request = deliver(WebhookFormat::cloudevents);
+        CHECK(field(request, "Content-Type") == "application/cloudevents-batch+json");
+        CHECK(field(request, "ce-id").empty());
+        CHECK(json_problem(body_of(request)).empty());
+        CHECK(body_of(request).find(R"([{"specversion":"1.0","id":"01a20d6e-bbe5-75dd-a110-)"
+                                    R"(84e4e0715a01","source":"task-scheduler",)") == 0);
+        CHECK(body_of(request).find(R"("datacontenttype":"application/json","data":)"
+                                    R"({"message":1e999}},{"specversion")") != std::string::npos);
+    }
+
+    TEST_CASE("a format that cannot be sent is refused where it is given") {
+        const auto is_good = [](const std::string& source, std::size_t batch,
+                                const std::string& header) {
+            WebhookOptions options = options_for("http://a/");
+            options.format = WebhookFormat::cloudevents;
+            options.source = source;
+            options.batch = batch;
+            options.headers = {{header, "x"}};
+            return !errc_of([&] { WebhookSink sink(options); });
+        };
+        CHECK(is_good("/tasks", 1'000, "ce-region"));
+        CHECK_FALSE(is_good("/tasks", 1'001, "X"));
+        for (const char* source : {"", "a b", "a\r\nX: y", "<a>", "a\"b", "\xC3\xA9", "a\\b"}) {
+            CAPTURE(source);
+            CHECK_FALSE(is_good(source, 1, "X"));
+        }
+        for (const char* header :
+             {"ce-id", "CE-Source", "ce-specversion", "ce-time", "ce-type", "ce-subject"}) {
+            CAPTURE(header);
+            CHECK_FALSE(is_good("a", 1, header));
+        }
+    }
+
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    TEST_CASE("a signature is of the whole batch") {
+        const Receiver receiver({with_status("200 OK")});
+        WebhookOptions options = options_for(receiver.url());
+        options.secrets = {secret};
+        options.batch = 2;
+        Delivery delivery = delivery_of();
+        delivery.more = {delivery.event};
+        REQUIRE(WebhookSink(options).deliver(delivery).error.empty());
+        const std::string request = receiver.requests().at(0);
+        CHECK(field(request, "webhook-signature") ==
+              detail::webhook_signature(detail::webhook_key(secret),
+                                        field(request, "webhook-id") + '.' +
+                                            field(request, "webhook-timestamp") + '.' +
+                                            body_of(request)));
+    }
+
     TEST_CASE("signatures are those of the specification's example") {
         CHECK(detail::webhook_signature(detail::webhook_key(secret),
                                         "msg_p5jXN8AQM9LWM0D4loKWxJek.1614265330."
@@ -686,5 +785,67 @@ TEST_SUITE("sinks from a file") {
               "sinks[1].secrets: is only for a webhook");
         CHECK(of_sink(R"("name":"b","exec":["x"],"colour":"red")") ==
               "sinks[1].colour: is not known");
+        CHECK(of_sink(R"("name":"b","exec":["x"],"batch":2)") ==
+              "sinks[1].batch: is only for a webhook");
+        CHECK(of_sink(R"("name":"b","exec":["x"],"format":"payload")") ==
+              "sinks[1].format: is only for a webhook");
+        for (const char* batch :
+             {"0", "1001", "-1", "1.5", "1e2", "\"2\"", "null", "99999999999"}) {
+            CAPTURE(batch);
+            CHECK(of_sink(R"("name":"b","webhook":"http://a","batch":)" + std::string(batch)) ==
+                  "sinks[1].batch: must be a whole number from 1 to 1000");
+        }
+        CHECK(of_sink(R"("name":"b","webhook":"http://a","format":"CloudEvents")") ==
+              "sinks[1].format: must be \"payload\" or \"cloudevents\"");
+    }
+
+    TEST_CASE("secrets and headers may be in files of their own, and a bad one is named") {
+        const TempDir dir;
+        const auto said = [&](const std::string& members) -> std::string {
+            try {
+                return parse_sinks(R"({"sinks":[{"name":"a","webhook":"http://a",)" + members +
+                                   "}]}")[0]
+                    .name;
+            } catch (const Error& error) {
+                return error.what();
+            }
+        };
+        const auto file = [&](const std::string& content) {
+            return '"' + dir.write("file", content) + '"';
+        };
+        const auto header = [&](const std::string& content) {
+            return said(R"("header_files":{"X-Token":)" + file(content) + "}");
+        };
+        for (const char* good : {"token", "token\n", "token\r\n", " token "}) {
+            CAPTURE(good);
+            CHECK(header(good) == "a");
+        }
+        for (const std::string& bad :
+             std::initializer_list<std::string>{"two\nlines\n", "token\n\n", "a\rb", "tab\there",
+                                                "\xC3\xA9", std::string("nul\0here", 8)}) {
+            CAPTURE(bad);
+            CHECK(header(bad) == "sinks[0]: the header X-Token is not one, or not in ASCII");
+        }
+        for (const char* empty : {"", "\n", "\r\n"}) {
+            CHECK(header(empty) == "sinks[0].header_files.X-Token: the file is empty");
+        }
+        CHECK(header(std::string(std::size_t{1} << 20, 'a')).find("it is larger than 16384") !=
+              std::string::npos);
+        CHECK(said(R"("header_files":{"X":")" + dir.path("") + "\"}").find("Is a directory") !=
+              std::string::npos);
+        const std::string nowhere = dir.path("nowhere");
+        CHECK(said(R"("secret_files":[")" + nowhere + "\"]") ==
+              "sinks[0].secret_files[0]: cannot read " + nowhere + ": No such file or directory");
+        CHECK(said(R"("header_files":{"Host":)" + file("x") + "}") ==
+              "sinks[0]: the header Host is set by the scheduler");
+        CHECK(said(R"("secret_files":[)" + file("s3cret") + "]").find("s3cret") ==
+              std::string::npos);
+        if (detail::has_openssl) {
+            CHECK(said(R"("secret_files":[)" + file("whsec_YWI=\n") +
+                       R"(],"secrets":["whsec_YQ=="])") == "a");
+            CHECK(said(R"("secret_files":[)" + file("whsec_YWI=\n") +
+                       R"(],"secrets":["whsec_YQ==","whsec_YQ=="])") ==
+                  "sinks[0]: there may be two secrets at most");
+        }
     }
 }

@@ -7,6 +7,8 @@
 //   node clients.mjs page URL              a page in headless Chromium with its own EventSource
 //   node clients.mjs verify FILE           the npm package standardwebhooks: true for each secret
 //                                          of each request in the file, false for a forged one
+//   node clients.mjs cloudevents FILE      the npm package cloudevents: each event of each request in
+//                                          the file, once it has passed the package's own check
 //
 // A listener prints {"open": true} at each (re)connect, then {id, data, at} for every message, and
 // goes on until it is killed or its standard input ends (so that none outlives a killed test).
@@ -83,5 +85,15 @@ async function verify() {
   print(good(body, { ...headers, 'webhook-id': 'another' }, secrets[0]));
 }
 
-await { schedule, listen, page, verify }[what]();
+async function cloudevents() {
+  const { HTTP } = await import('cloudevents');
+  for (const { body, headers } of JSON.parse(readFileSync(url, 'utf8'))) {
+    for (const event of [HTTP.toEvent({ body, headers })].flat()) {
+      event.validate();
+      print(event);
+    }
+  }
+}
+
+await { schedule, listen, page, verify, cloudevents }[what]();
 process.exit(0);

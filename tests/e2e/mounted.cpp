@@ -24,6 +24,7 @@ void run(cli::Settings settings) {
     const char* const prefix = std::getenv("TESTS_PREFIX");
     settings.http.check_host = settings.http.secrets.empty();
 
+    settings.source = "mounted";
     scheduler::Scheduler tasks(settings.scheduler);
     scheduler::Sinks sinks(tasks, cli::read_sinks(settings));
     scheduler::HttpApi api(tasks, settings.http);

@@ -67,7 +67,7 @@ def install():
     if not all(map(present, wanted)):
         if install.failed:
             raise AssertionError("the npm packages could not be fetched, as was said above")
-        print("        fetching 17 npm packages", flush=True)
+        print("        fetching the npm packages", flush=True)
         install.failed = True
         npm_install(support.WORK)
         install.failed = False

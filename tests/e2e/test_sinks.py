@@ -311,6 +311,121 @@ class Webhooks(Sinks):
                               capture_output=True, text=True, timeout=60)
         self.assertEqual(done.stdout.split(), ["true"] * 6 + ["false"] * 2, done.stderr)
 
+    def test_the_package_cloudevents_takes_what_is_sent_one_by_one_and_in_batches(self):
+        from test_clients import HERE, install
+        install()
+        shutil.copy(os.path.join(HERE, "clients.mjs"), support.WORK)
+        one, many = self.receiver(), self.receiver()
+        server = self.serve(self.hook(one, "one", format="cloudevents"),
+                            self.hook(many, "many", format="cloudevents", batch=10))
+        self.post(server, "/sinks/many/pause")
+        ids = self.emit(server, {"text": "ä 世 \\ \" \u2028", "n": [1, {}]}, "x", ["y"])
+        self.until(server, "one", delivered=3)
+        self.post(server, "/sinks/many/resume")
+        self.until(server, "many", delivered=3)
+        self.assertEqual([len(one.requests), len(many.requests)], [3, 1])
+        path = os.path.join(self.folder(), "requests.json")
+        with open(path, "w") as file:
+            json.dump([{"body": request.body.decode(),
+                        "headers": {name.lower(): value for name, value in request.headers}}
+                       for request in one.requests + many.requests], file)
+        done = subprocess.run(["node", "clients.mjs", "cloudevents", path], cwd=support.WORK,
+                              capture_output=True, text=True, timeout=60)
+        events = [json.loads(line) for line in done.stdout.strip().split("\n")]
+        self.assertEqual([event["id"] for event in events], ids * 2, done.stderr)
+        for event, emitted in zip(events, server.page("/events")["data"] * 2):
+            self.assertEqual(event, {
+                "specversion": "1.0", "id": emitted["id"], "type": "task-scheduler.task.emitted",
+                "source": f"http://127.0.0.1:{server.port}", "time": emitted["due"],
+                "datacontenttype": "application/json", "data": emitted["payload"]})
+
+    def test_a_batch_lets_a_slow_receiver_take_many_events_a_round_trip(self):
+        slow = self.receiver(lambda _, connection: connection.wait(0.2) or reply())
+        server = self.serve(self.hook(slow, batch=1000))
+        ids = self.emit(server, *map(str, range(3000)))
+        self.until(server, delivered=3000, lag=0, dead=0)
+        self.assertLess(len(slow.requests), 100)
+        got = []
+        for request in slow.requests:
+            events = json.loads(request.body)
+            self.assertLessEqual(len(events), 1000)
+            first, last = events[0]["id"], events[-1]["id"]
+            self.assertEqual(request.id, first if len(events) == 1 else f"{first}_{last}")
+            got += [(event["id"], event["payload"]["message"]) for event in events]
+        self.assertEqual(got, list(zip(ids, map(str, range(3000)))))
+        self.note(f"{len(slow.requests)} requests")
+
+    def test_a_batch_obeys_retry_after_and_410_and_leaves_its_bad_event_to_the_dead(self):
+        def script(request, _):
+            if b'"poison"' in request.body:
+                return reply(400)
+            if b'"enough"' in request.body:
+                return reply(410)
+            return reply()
+
+        receiver = self.receiver(script)
+        server = self.serve(self.hook(receiver, batch=4, retry=["10ms"] * 4))
+        self.post(server, "/sinks/a/pause")
+        ids = self.emit(server, "a", "b", "poison", "c", "d", "e")
+        self.post(server, "/sinks/a/resume")
+        self.until(server, delivered=5, dead=1, lag=0)
+        self.assertEqual([letter["id"] for letter in self.dead(server)], [ids[2]])
+        server.kill()
+        server.start()
+        self.until(server, dead=1, lag=0)
+        more = self.emit(server, "enough")
+        self.until(server, state="disabled", lag=1)
+        receiver.script = lambda *_: reply(503 if len(receiver.requests) == before + 1 else 200,
+                                           headers=[("Retry-After", "1")])
+        before = len(receiver.requests)
+        self.post(server, "/sinks/a/resume")
+        self.until(server, lag=0, dead=1)
+        again, good = receiver.requests[before:]
+        self.assertGreaterEqual(good.time - again.time, 0.99)
+        self.assertEqual(good.id, more[0])
+
+    def test_a_crash_amid_batches_repeats_events_and_loses_none(self):
+        receiver = self.receiver(lambda _, connection: connection.wait(0.01) or reply())
+        server = self.serve(self.hook(receiver, batch=50))
+        ids = []
+        for _ in range(5):
+            ids += self.emit(server, *map(str, range(500)))
+            wait_for(lambda: receiver.requests)
+            server.kill()
+            server.start()
+        self.until(server, lag=0, dead=0)
+        got = [event["id"] for request in receiver.requests for event in json.loads(request.body)]
+        self.assertEqual(set(got), set(ids))
+        firsts = list(dict.fromkeys(got))
+        self.assertEqual(firsts, ids)
+        self.note(f"{len(got) - len(ids)} repeated")
+
+    def test_secrets_and_headers_come_from_files_of_their_own(self):
+        self.needs_openssl()
+        folder, receiver = self.folder(), self.receiver()
+
+        def write(name, content):
+            path = os.path.join(folder, name)
+            with open(path, "w") as file:
+                file.write(content)
+            return path
+
+        server = self.serve(self.hook(
+            receiver, secret_files=[write("one", SECRETS[0] + "\n"), write("two", SECRETS[1])],
+            header_files={"Authorization": write("token", "Bearer t0ken\n")}))
+        self.emit(server, "x")
+        self.until(server, delivered=1)
+        request = receiver.requests[0]
+        self.assertEqual(request.header("Authorization"), "Bearer t0ken")
+        self.assertEqual(len(request.header("webhook-signature").split()), 2)
+        self.assertNotIn("t0ken", server.stderr() + server.call("GET", "/sinks").body.decode())
+        for bad, why in ((folder, "directory"), (folder + "/nowhere", "No such file"),
+                         (write("empty", "\n"), "empty"), (write("nul", "a\0b"), "ASCII"),
+                         (write("large", "a" * (1 << 20)), "larger")):
+            said = self.refusal_of(self.hook(receiver, header_files={"X": bad}))
+            self.assertIn(why, said)
+            self.assertIn("sinks[0]", said)
+
     def test_one_that_fails_a_hundred_times_gets_the_event_in_the_end_and_then_the_next(self):
         receiver = self.receiver(lambda *_: reply(200 if len(receiver.requests) > 100 else 500))
         server = self.serve(self.hook(receiver, retry=["5ms"] * 120))
