@@ -9210,7 +9210,8 @@ struct CommandOptions {
 
 /// Runs a command for each event, without a shell: the payload is its standard input,
 /// and `SCHEDULER_TASK_ID`, `SCHEDULER_DUE`, `SCHEDULER_LATE_MS` and
-/// `SCHEDULER_ATTEMPT` are in its environment, where no other `SCHEDULER_` variable is.
+/// `SCHEDULER_ATTEMPT` are in its environment, where no other `SCHEDULER_` variable is;
+/// so are `TRACEPARENT` and `TRACESTATE`, if the event has a trace, and of no other.
 /// Exit status 0 means that it has taken the event.  Needs Linux 5.3.
 class CommandSink : public Sink {
 public:
@@ -9322,13 +9323,22 @@ inline int CommandSink::payload_file(std::string_view payload) {
 inline std::vector<std::string> CommandSink::environment(const Delivery& delivery) {
     constexpr std::string_view own = "SCHEDULER_";
     std::vector<std::string> all;
+    const auto set = [&all](std::string_view name, std::string_view value) {
+        all.emplace_back(name).append("=").append(value);
+    };
     for (char** variable = ::environ; *variable; ++variable) {
-        if (std::string_view(*variable).substr(0, own.size()) != own) all.emplace_back(*variable);
+        const std::string_view name(*variable, std::strcspn(*variable, "="));
+        const bool is_passed_on =
+            name.substr(0, own.size()) != own && name != "TRACEPARENT" && name != "TRACESTATE";
+        if (is_passed_on) all.emplace_back(*variable);
     }
-    all.push_back("SCHEDULER_TASK_ID=" + delivery.event.id.str());
-    all.push_back("SCHEDULER_DUE=" + format_time(delivery.event.due));
-    all.push_back("SCHEDULER_LATE_MS=" + std::to_string(delivery.event.late().count()));
-    all.push_back("SCHEDULER_ATTEMPT=" + std::to_string(delivery.attempt));
+    const Event& event = delivery.event;
+    set("SCHEDULER_TASK_ID", event.id.str());
+    set("SCHEDULER_DUE", format_time(event.due));
+    set("SCHEDULER_LATE_MS", std::to_string(event.late().count()));
+    set("SCHEDULER_ATTEMPT", std::to_string(delivery.attempt));
+    if (!event.traceparent().empty()) set("TRACEPARENT", event.traceparent());
+    if (!event.tracestate().empty()) set("TRACESTATE", event.tracestate());
     return all;
 }
 
@@ -15018,6 +15028,7 @@ private:
     void check_fields() const;
     std::string batch_body(const Delivery& delivery) const;
     std::vector<std::pair<std::string_view, std::string>> attributes(const Event& event) const;
+    void append_event_fields(std::string& head, const Event& event) const;
     std::string request(const Delivery& delivery) const;
     void send(const std::string& request);
     bool receive();
@@ -15068,7 +15079,8 @@ inline void WebhookSink::check_fields() const {
                                     is("ce-time") || is("ce-subject") || is("ce-specversion");
         const bool ours = is("Host") || is("Content-Length") || is("Transfer-Encoding") ||
                           is("Connection") || is("Content-Type") || is("webhook-id") ||
-                          is("webhook-timestamp") || is("webhook-signature") ||
+                          is("webhook-timestamp") || is("webhook-signature") || is("traceparent") ||
+                          is("tracestate") ||
                           (of_cloudevents && options_.format == WebhookFormat::cloudevents);
         const bool control = std::any_of(value.begin(), value.end(),
                                          [](unsigned char c) { return c < 0x20 || c > 0x7E; });
@@ -15089,6 +15101,12 @@ inline std::string WebhookSink::batch_body(const Delivery& delivery) const {
         json += '{';
         for (const auto& [name, value] : attributes(event))
             detail::append_member(json, name, value);
+        if (!event.traceparent().empty()) {  // CloudEvents' extension for traces
+            detail::append_member(json, "traceparent", event.traceparent());
+        }
+        if (!event.tracestate().empty()) {
+            detail::append_member(json, "tracestate", event.tracestate());
+        }
         detail::append_member(json, "datacontenttype", "application/json");
         json.append(",\"data\":").append(event.text()) += '}';
     };
@@ -15100,11 +15118,25 @@ inline std::string WebhookSink::batch_body(const Delivery& delivery) const {
 // Of CloudEvents.
 inline std::vector<std::pair<std::string_view, std::string>> WebhookSink::attributes(
     const Event& event) const {
-    return {{"specversion", "1.0"},
-            {"id", event.id.str()},
-            {"source", options_.source},
-            {"type", "task-scheduler.task.emitted"},
-            {"time", format_time(event.due)}};
+    std::vector<std::pair<std::string_view, std::string>> all{
+        {"specversion", "1.0"},
+        {"id", event.id.str()},
+        {"source", options_.source},
+        {"type", "task-scheduler.task.emitted"},
+        {"time", format_time(event.due)}};
+    if (!event.topic().empty()) all.emplace_back("subject", event.topic());
+    return all;
+}
+
+// What the event has in the head, unless it is one of a batch.
+inline void WebhookSink::append_event_fields(std::string& head, const Event& event) const {
+    const auto field = [&head](std::string_view name, std::string_view value) {
+        if (!value.empty()) head.append(name).append(": ").append(value).append("\r\n");
+    };
+    field("traceparent", event.traceparent());
+    field("tracestate", event.tracestate());
+    if (options_.format != WebhookFormat::cloudevents) return;
+    for (const auto& [name, value] : attributes(event)) field("ce-" + std::string(name), value);
 }
 
 // The id is the same in every attempt at the same events, the timestamp is the attempt's.
@@ -15141,11 +15173,7 @@ inline std::string WebhookSink::request(const Delivery& delivery) const {
         signatures += detail::webhook_signature(key, signed_text.append(body));
     }
     if (!signatures.empty()) field("webhook-signature", signatures);
-    if (is_cloudevents && !is_batch) {
-        for (const auto& [name, value] : attributes(delivery.event)) {
-            field("ce-" + std::string(name), value);
-        }
-    }
+    if (!is_batch) append_event_fields(text, delivery.event);
     return text.append("\r\n").append(body);
 }
 

@@ -1094,6 +1094,24 @@ TEST_SUITE("commands") {
         ::unsetenv("SCHEDULER_SECRET_OF_TEST");
     }
 
+    TEST_CASE("a command has the event's trace in its environment, and no other") {
+        ::setenv("TRACEPARENT", "of the server", 1);
+        Shell shell("env | grep TRACE | sort");
+        CHECK(shell.run().result == Outcome::Result::failed);  // grep finds none
+        CHECK(shell.output.empty());
+        detail::Details details;
+        details.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        details.tracestate = "rojo=00f067aa0ba902b7";
+        Delivery delivery = delivery_of("{}");
+        delivery.event.payload = detail::PayloadAccess::make(
+            detail::TaskRef::make(delivery.event.id, delivery.event.due, "{}", details));
+        CHECK(shell.sink.deliver(delivery).result == Outcome::Result::delivered);
+        CHECK(shell.output ==
+              std::vector<std::string>{"TRACEPARENT=" + std::string(details.traceparent),
+                                       "TRACESTATE=" + std::string(details.tracestate)});
+        ::unsetenv("TRACEPARENT");
+    }
+
     TEST_CASE("a large payload is read whole, or not at all") {
         const std::string payload(std::size_t{3} << 20, 'x');
         CHECK(Shell("test $(wc -c) = 3145728").run(payload).error.empty());

@@ -350,6 +350,39 @@ TEST_SUITE("webhooks") {
                                     R"({"message":1e999}},{"specversion")") != std::string::npos);
     }
 
+    TEST_CASE("the topic and the trace of a task go out with each attempt") {
+        const Receiver receiver({with_status("204 No Content")});
+        WebhookOptions options = options_for(receiver.url());
+        detail::Details details;
+        details.topic = "home/heating";
+        details.traceparent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        details.tracestate = "rojo=00f067aa0ba902b7,congo=t61rcWkgMzE";
+        Delivery delivery = delivery_of();
+        delivery.event.payload = detail::PayloadAccess::make(
+            detail::TaskRef::make(delivery.event.id, {}, R"({"message":"x"})", details));
+        const auto deliver = [&](WebhookFormat format, std::size_t batch) {
+            options.format = format;
+            options.batch = batch;
+            REQUIRE(WebhookSink(options).deliver(delivery).error.empty());
+            return receiver.requests().back();
+        };
+        std::string request = deliver(WebhookFormat::payload, 0);
+        CHECK(field(request, "traceparent") == details.traceparent);
+        CHECK(field(request, "tracestate") == details.tracestate);
+        CHECK(field(request, "ce-subject").empty());
+        request = deliver(WebhookFormat::cloudevents, 0);
+        CHECK(field(request, "ce-subject") == "home/heating");
+        CHECK(field(request, "traceparent") == details.traceparent);
+        request = deliver(WebhookFormat::cloudevents, 5);
+        CHECK(field(request, "traceparent").empty());
+        CHECK(body_of(request).find(R"("subject":"home/heating","traceparent":"00-0af7)") !=
+              std::string::npos);
+        request = deliver(WebhookFormat::payload, 5);
+        CHECK(body_of(request).find(R"("traceparent":"00-0af7)") != std::string::npos);
+        options.headers = {{"Traceparent", "x"}};
+        CHECK(errc_of([&] { WebhookSink sink(options); }) == Errc::invalid_argument);
+    }
+
     TEST_CASE("a format that cannot be sent is refused where it is given") {
         const auto is_good = [](const std::string& source, std::size_t batch,
                                 const std::string& header) {

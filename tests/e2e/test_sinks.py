@@ -334,10 +334,33 @@ class Webhooks(Sinks):
         events = [json.loads(line) for line in done.stdout.strip().split("\n")]
         self.assertEqual([event["id"] for event in events], ids * 2, done.stderr)
         for event, emitted in zip(events, server.page("/events")["data"] * 2):
-            self.assertEqual(event, {
+            self.assertEqual(event, {  # none of them has a topic
                 "specversion": "1.0", "id": emitted["id"], "type": "task-scheduler.task.emitted",
                 "source": f"http://127.0.0.1:{server.port}", "time": emitted["due"],
                 "datacontenttype": "application/json", "data": emitted["payload"]})
+
+    def test_a_trace_goes_out_as_it_came_with_every_attempt_also_after_a_restart(self):
+        parent, state = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", "a=b,c=d e"
+        receiver = self.receiver(lambda *_: reply(500 if len(receiver.requests) < 3 else 200))
+        server = self.serve(self.hook(receiver, format="cloudevents"))
+        self.post(server, "/sinks/a/pause")
+        sent = json.dumps({"timestamp": PAST, "message": "x", "topic": "a/b"})
+        answer = server.call("POST", "/schedule", sent,
+                             [("traceparent", parent), ("tracestate", state)])
+        self.assertEqual(answer.status, 200, answer)
+        self.until(server, lag=1)
+        server.kill()
+        server.start()
+        self.post(server, "/sinks/a/resume")
+        self.until(server, delivered=1)
+        self.assertEqual(len(receiver.requests), 3)
+        for request in receiver.requests:
+            self.assertEqual(request.header("traceparent"), parent)
+            self.assertEqual(request.header("tracestate"), state)
+            self.assertEqual(request.header("ce-subject"), "a/b")
+        server.call("POST", "/schedule", sent, [("traceparent", "malformed")])
+        self.until(server, delivered=2)
+        self.assertIsNone(receiver.requests[-1].header("traceparent"))
 
     def test_a_batch_lets_a_slow_receiver_take_many_events_a_round_trip(self):
         slow = self.receiver(lambda _, connection: connection.wait(0.2) or reply())
