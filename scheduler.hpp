@@ -784,6 +784,7 @@ struct Stats {
     std::uint64_t torn_bytes = 0;        ///< bytes cut off its end
     bool clock_trusted = true;           ///< false: nothing is emitted; see `Options::trust_clock`
     bool paused = false;                 ///< nothing is emitted until `Scheduler::resume`
+    milliseconds overdue{0};             ///< since when the earliest pending task should be emitted
     bool stopped = false;                ///< it was stopped: nothing is accepted or emitted
     bool journal_failed = false;         ///< the journal cannot be written at this moment
     std::uint64_t journal_failures = 0;  ///< groups of records that could not be stored
@@ -3291,6 +3292,127 @@ private:
 
 // ---- 7.3 The past, keys and sinks ------------------------------------------
 
+}  // namespace detail
+
+/// How late the events of one minute were: by how much each was emitted after it was due, or,
+/// where its time was past when the task came, after that.
+struct LatenessMinute {
+    TimePoint at{};            ///< when the minute began
+    std::uint64_t events = 0;  ///< that were emitted in it
+    milliseconds p50{0};       ///< half of them were at most so late, to a sixteenth of that
+    milliseconds p90{0};       ///< nine in ten of them
+    milliseconds p99{0};       ///< 99 in a hundred
+    milliseconds max{0};       ///< all of them
+};
+
+/// What happened at a moment that explains how late events were.
+struct Mark {
+    /// The kinds of it.
+    enum class Kind {
+        start,        ///< the scheduler was made
+        clock_step,   ///< the clock was set, or the machine slept; found at the next emission
+        pause,        ///< a pause began
+        resume,       ///< a pause ended
+        replacement,  ///< the journal was replaced
+    };
+    Kind kind = Kind::start;  ///< which of them
+    TimePoint at{};           ///< when it was noticed
+    milliseconds by{0};       ///< how far the clock was set forward, or backward if negative
+};
+
+namespace detail {
+
+// The newest of what was added, up to a number, in order.
+template <class T, std::size_t most>
+class Newest {
+public:
+    void add(const T& item) noexcept { items_[count_++ % most] = item; }
+    std::vector<T> all() const {
+        std::vector<T> items;
+        for (std::size_t i = count_ - std::min(count_, most); i < count_; ++i) {
+            items.push_back(items_[i % most]);
+        }
+        return items;
+    }
+
+private:
+    std::array<T, most> items_{};
+    std::size_t count_ = 0;
+};
+
+// How late events were, by the minute in which they were emitted, and what explains that.  A
+// minute begins with its first event, so that nobody has to wake up for it.
+class LatenessBook {
+public:
+    void add(TimePoint at, milliseconds late) noexcept;
+    void mark(const Mark& mark) noexcept { marks_.add(mark); }
+    std::vector<Mark> marks() const { return marks_.all(); }
+    // Those of the last hours in which something was emitted, the one at hand included.
+    std::vector<LatenessMinute> minutes() const;
+
+private:
+    static constexpr std::size_t most_minutes = 240;
+    static constexpr std::size_t most_marks = 100;
+    // Up to 16 ms each count has a millisecond; from there on each doubling has sixteen counts.
+    static constexpr unsigned fine_bits = 4;
+    static constexpr unsigned most_bits = 37;  // four years
+    static std::size_t place_of(std::uint64_t late);
+    static std::uint64_t largest_of(std::size_t place);
+    milliseconds quantile(std::uint64_t percent) const;
+    LatenessMinute at_hand() const;
+
+    std::array<std::uint64_t, (most_bits - fine_bits + 1) << fine_bits> counts_{};
+    TimePoint minute_{};  // at hand
+    std::uint64_t events_ = 0;
+    milliseconds max_{0};
+    Newest<LatenessMinute, most_minutes> past_;
+    Newest<Mark, most_marks> marks_;
+};
+
+inline std::size_t LatenessBook::place_of(std::uint64_t late) {
+    unsigned shift = 0;
+    while (late >> shift >= 2U << fine_bits) ++shift;
+    return (std::size_t{shift} << fine_bits) + static_cast<std::size_t>(late >> shift);
+}
+
+inline std::uint64_t LatenessBook::largest_of(std::size_t place) {
+    const std::size_t shift = place >> fine_bits > 0 ? (place >> fine_bits) - 1 : 0;
+    return ((std::uint64_t{place} - (shift << fine_bits) + 1) << shift) - 1;
+}
+
+inline void LatenessBook::add(TimePoint at, milliseconds late) noexcept {
+    const TimePoint minute = std::chrono::floor<std::chrono::minutes>(at);
+    if (minute != minute_) {
+        if (events_ > 0) past_.add(at_hand());
+        counts_.fill(0);
+        events_ = 0;
+        max_ = milliseconds(0);
+        minute_ = minute;
+    }
+    constexpr auto most = static_cast<std::int64_t>((std::uint64_t{1} << most_bits) - 1);
+    const auto ms = std::clamp<std::int64_t>(late.count(), 0, most);
+    ++counts_[place_of(static_cast<std::uint64_t>(ms))];
+    ++events_;
+    max_ = std::max(max_, milliseconds(ms));
+}
+
+inline milliseconds LatenessBook::quantile(std::uint64_t percent) const {
+    std::uint64_t left = (events_ * percent + 99) / 100;
+    std::size_t place = 0;
+    while (counts_[place] < left) left -= counts_[place++];
+    return std::min(milliseconds(largest_of(place)), max_);
+}
+
+inline LatenessMinute LatenessBook::at_hand() const {
+    return {minute_, events_, quantile(50), quantile(90), quantile(99), max_};
+}
+
+inline std::vector<LatenessMinute> LatenessBook::minutes() const {
+    std::vector<LatenessMinute> minutes = past_.all();
+    if (events_ > 0) minutes.push_back(at_hand());
+    return minutes;
+}
+
 // Tasks that have ended, in order.  A task's `seq` is its place for ever; some places are
 // empty, as tasks are trimmed and forgotten, so a reader's cursor is the seq that it
 // wants next.
@@ -3692,6 +3814,8 @@ public:
     std::size_t expected() const { return pending() + arriving_; }
     std::size_t arriving() const { return arriving_; }
     std::optional<TimePoint> next_due() const;
+    // For how long the earliest pending task is overdue.
+    milliseconds overdue(TimePoint now) const;
     TaskPage tasks(const TaskQuery& query) const;
     // How many tasks are due in a range.
     std::size_t count(const DueRange& range) const;
@@ -3710,6 +3834,9 @@ public:
     std::uint64_t late() const { return late_; }
     // Nothing: tasks are emitted.
     const std::optional<Pause>& paused() const { return paused_; }
+    // Of what was emitted since the journal was read.
+    const LatenessBook& lateness() const { return lateness_; }
+    LatenessBook& lateness() { return lateness_; }
     // A number that no bulk call in the journal has.
     std::uint64_t new_bulk() { return ++bulk_; }
     // The latest time of all records that were applied; a clock that is behind it is not trusted.
@@ -3738,6 +3865,10 @@ private:
     template <class Other>
     void undo(Other&, const Breathe&) {}
 
+    // A task with a time that was past when it came is late from then on.
+    static TimePoint late_from(const StoredTask* task) {
+        return std::max(task->due, task->id.time());
+    }
     void stamp(TimePoint at) { newest_stamp_ = std::max(newest_stamp_, at); }
     static constexpr std::size_t ahead = 8;  // tasks whose places in the index are fetched
     static void pause(const Breathe& breathe, std::size_t done) {
@@ -3774,6 +3905,7 @@ private:
     std::vector<StoredTask*> emitting_;  // the tasks of the record that begin_emission() has made
     std::uint64_t late_ = 0;
     std::optional<Pause> paused_;
+    LatenessBook lateness_;
     bool loading_ = false;
 };
 
@@ -3945,6 +4077,7 @@ inline void State::apply(EmitRecord& record, const Breathe&) {
         StoredTask* const task = is_at_hand ? emitting_[i] : find_ending(record.ids, i);
         if (!task) continue;
         if (record.at - task->due > std::chrono::seconds(1)) ++late_;
+        if (!loading_) lateness_.add(record.at, record.at - late_from(task));
         if (record.seq + i >= history_.next_seq()) {
             end(task, Stage::emitted, record.at, history_, record.seq + i);
         } else {
@@ -4023,12 +4156,14 @@ inline void State::apply(ClockRecord& record, const Breathe&) {
 
 inline void State::apply(PauseRecord& record, const Breathe&) {
     stamp(record.at);
+    if (!paused_ && !loading_) lateness_.mark({Mark::Kind::pause, record.at});
     if (!paused_) paused_.emplace().since = record.at;
     if (record.reason) paused_->reason = std::move(*record.reason);
 }
 
 inline void State::apply(ResumeRecord& record, const Breathe&) {
     stamp(record.at);
+    if (paused_ && !loading_) lateness_.mark({Mark::Kind::resume, record.at});
     paused_.reset();
 }
 
@@ -4144,9 +4279,7 @@ inline void State::begin_emission(TimePoint at, std::optional<milliseconds> max_
     for (DueQueue::Walk walk(queue_); walk.task() && walk.task()->due <= at; walk.next()) {
         if (emitted.ids.size() + missed.ids.size() == most) break;
         StoredTask* const task = walk.task();
-        // A task with a time that was past when it came is late from then on.
-        const TimePoint since = std::max(task->due, task->id.time());
-        const bool is_missed = max_lateness && at - since > *max_lateness;
+        const bool is_missed = max_lateness && at - late_from(task) > *max_lateness;
         (is_missed ? missed.ids : emitted.ids).push_back(task->id);
         if (!is_missed) emitting_.push_back(task);
         task->stage = Stage::emitting;
@@ -4163,6 +4296,11 @@ inline void State::release_emission(const EmitRecord& emitted, const MissRecord&
 inline std::optional<TimePoint> State::next_due() const {
     if (queue_.empty()) return std::nullopt;
     return queue_.front()->due;
+}
+
+inline milliseconds State::overdue(TimePoint now) const {
+    if (queue_.empty()) return milliseconds(0);
+    return std::max(now - late_from(queue_.front()), milliseconds(0));
 }
 
 // Whether it may be trimmed.  A stamp that lies ahead is that of a clock which ran ahead,
@@ -5295,6 +5433,42 @@ struct Options {
     std::shared_ptr<FileOps> files;
 };
 
+/// How a sink stands to one event.
+struct SinkShare {
+    /// What has become of the event there.
+    enum class State {
+        taken,    ///< the sink has it, does not want it, or began after it
+        waiting,  ///< the sink is still to get it
+        dead,     ///< it is a dead letter
+    };
+    std::string sink;                       ///< its name
+    State state = State::taken;             ///< what has become of the event
+    std::uint32_t attempts = 0;             ///< that failed, as far as that is still known
+    std::string error;                      ///< why the last of them did
+    std::optional<TimePoint> next_attempt;  ///< when it is tried again, if it has failed
+};
+
+/// All that is known of a task.
+struct TaskStory {
+    Task task;                     ///< the task
+    TimePoint stored_at{};         ///< when it came, which its id says
+    std::vector<SinkShare> sinks;  ///< of an emitted one: how each sink stands to its event
+};
+
+/// How a scheduler stands: what whoever looks after it asks first.
+struct Overview {
+    Stats stats;                           ///< figures of this moment
+    TimePoint now{};                       ///< the scheduler's clock
+    TimePoint started_at{};                ///< when the scheduler was made, by that clock
+    milliseconds uptime{0};                ///< how long that is ago, however the clock was set
+    std::optional<TimePoint> next_due;     ///< of the earliest pending task
+    std::size_t overdue = 0;               ///< pending tasks whose time has come
+    std::size_t missed = 0;                ///< missed tasks that are kept
+    std::optional<Pause> paused;           ///< why nothing is emitted
+    std::vector<LatenessMinute> lateness;  ///< of the last 240 minutes in which events were emitted
+    std::vector<Mark> marks;               ///< the last 100, in order
+};
+
 namespace detail {
 
 // ---- 9.2 What a store is made of -------------------------------------------
@@ -5601,10 +5775,12 @@ public:
 
     // ---- Reading
     std::optional<Task> find(TaskId id) const;
+    std::optional<TaskStory> story(TaskId id) const;
     TaskPage tasks(const TaskQuery& query) const;
     Histogram histogram(const DueRange& range, std::size_t buckets) const;
     EventPage events(const EventQuery& query) const;
     std::optional<Pause> paused() const;
+    Overview overview() const;
     std::optional<Cursor> cursor_of(TaskId event) const;
     std::optional<TaskId> event_before(Cursor cursor) const;
     Cursor oldest() const;
@@ -5692,6 +5868,7 @@ private:
     ScheduleRecord new_record(std::vector<TaskRef> tasks, const Idempotency& idempotency,
                               const std::string& digest, TimePoint at);
     void check_accepting_locked(TimePoint at);
+    Stats stats_locked() const;
     void check_limits_locked(std::size_t tasks, std::size_t bytes);
     Error bytes_limit() const;
     StoredTask* find_open(TaskId id);
@@ -5727,6 +5904,7 @@ private:
     Ends write_emission(std::uint64_t pending) noexcept;
     void show_emission(TimePoint begun);
     bool is_clock_trusted_locked(TimePoint at);
+    void watch_clock_locked(TimePoint at) noexcept;
     bool trim(Lock& lock, TimePoint at);
     void overflow(Lock& lock, TimePoint at);
 
@@ -5833,6 +6011,10 @@ private:
     mutable std::condition_variable tender_wakes_;
     // Of the journal's thread: when its last sync began.
     std::chrono::steady_clock::time_point synced_at_{};
+    const std::chrono::steady_clock::time_point made_at_ = std::chrono::steady_clock::now();
+    const TimePoint started_at_ = now();
+    TimePoint seen_at_ = started_at_;  // guarded by mutex_: the clock when it was watched
+    std::chrono::steady_clock::time_point seen_steady_ = made_at_;  // guarded by mutex_: likewise
     EmitRecord emitted_;  // of the emitting thread, as the next two
     MissRecord missed_;
     std::string emission_lines_;
@@ -5848,6 +6030,7 @@ inline Store::Store(Options options)
     missed_.ids.reserve(batch);
     emission_lines_.reserve(batch * 40 + 256);
     const Notes::AtEnd told(notes_, options_.log);
+    state_.lateness().mark({Mark::Kind::start, started_at_});
     journal_ = make_journal();
     recover();
     if (options_.drive == Drive::thread) tender_ = std::thread([this] { tend(); });
@@ -6703,6 +6886,7 @@ inline void Store::abandon(const Ticket& ticket) noexcept {
 inline bool Store::emit_due() {
     Lock lock(mutex_);
     const TimePoint at = now();
+    watch_clock_locked(at);
     const bool trusted_before = clock_trusted_;
     if (!is_clock_trusted_locked(at) || !journal_->is_owner()) return false;
     settled_.wait(lock, [this] { return !emissions_paused_; });
@@ -6759,6 +6943,20 @@ inline void Store::show_emission(TimePoint begun) {
     stats_.missed += missed_.ids.size();
     if (!emitted_.ids.empty()) state_.apply(emitted_);
     if (!missed_.ids.empty()) state_.apply(missed_);
+}
+
+// The two clocks go alike, but for what somebody sets the one by, or the time in which the machine
+// sleeps.  A clock of the options is moved by its owner, and only a step back is worth a mark.
+inline void Store::watch_clock_locked(TimePoint at) noexcept {
+    constexpr std::chrono::seconds least{1};
+    const auto steady = std::chrono::steady_clock::now();
+    milliseconds by = at - seen_at_;
+    if (!options_.now) by -= std::chrono::duration_cast<milliseconds>(steady - seen_steady_);
+    seen_at_ = at;
+    seen_steady_ = steady;
+    if (by < -least || (by > least && !options_.now)) {
+        state_.lateness().mark({Mark::Kind::clock_step, at, by});
+    }
 }
 
 // A clock that has once been behind the journal is trusted when it has caught up.
@@ -6818,6 +7016,32 @@ inline std::optional<Task> Store::find(TaskId id) const {
     StoredTask* const task = state_.find(id);
     if (!task) return std::nullopt;
     return task_of(task);
+}
+
+inline std::optional<TaskStory> Store::story(TaskId id) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    StoredTask* const task = state_.find(id);
+    if (!task) return std::nullopt;
+    TaskStory story{task_of(task), id.time(), {}};
+    if (task->stage != Stage::emitted) return story;
+    for (const auto& [name, sink] : state_.sinks().all()) {
+        SinkShare& share = story.sinks.emplace_back();
+        share.sink = name;
+        const auto letter = sink.letters.find(task->seq);
+        if (letter != sink.letters.end()) {
+            share.state = SinkShare::State::dead;
+            share.attempts = letter->second.attempts;
+            share.error = letter->second.error;
+        } else if (task->seq >= sink.seq) {
+            share.state = SinkShare::State::waiting;
+            if (state_.history().index_of(sink.seq) != state_.history().index_of(task->seq))
+                continue;
+            share.attempts = sink.attempts;
+            if (sink.attempts > 0) share.error = sink.last_error;
+            if (sink.next != TimePoint()) share.next_attempt = sink.next;
+        }
+    }
+    return story;
 }
 
 inline TaskPage Store::tasks(const TaskQuery& query) const {
@@ -6897,6 +7121,10 @@ inline Cursor Store::newest() const {
 
 inline Stats Store::stats() const {
     const std::lock_guard<std::mutex> guard(mutex_);
+    return stats_locked();
+}
+
+inline Stats Store::stats_locked() const {
     const JournalFigures journal = journal_->figures();
     Stats stats = stats_;
     stats.pending = state_.pending();
@@ -6905,6 +7133,7 @@ inline Stats Store::stats() const {
     stats.late = state_.late() - late_before_;
     stats.clock_trusted = clock_trusted_;
     stats.paused = state_.paused().has_value();
+    stats.overdue = state_.overdue(now());
     stats.stopped = closed_;
     stats.damaged_lines = journal.damaged_lines;
     stats.torn_bytes = journal.torn_bytes;
@@ -6914,6 +7143,23 @@ inline Stats Store::stats() const {
     stats.journal_bytes = journal.bytes;
     stats.journal_written = journal.written;
     return stats;
+}
+
+inline Overview Store::overview() const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    Overview overview;
+    overview.now = now();
+    overview.stats = stats_locked();
+    overview.started_at = started_at_;
+    overview.uptime =
+        std::chrono::duration_cast<milliseconds>(std::chrono::steady_clock::now() - made_at_);
+    overview.next_due = state_.next_due();
+    overview.overdue = DueQueue::Counter(state_.queue()).before(overview.now + milliseconds(1));
+    overview.missed = state_.missed().size();
+    overview.paused = state_.paused();
+    overview.lateness = state_.lateness().minutes();
+    overview.marks = state_.lateness().marks();
+    return overview;
 }
 
 // ---- 9.11 Sinks ------------------------------------------------------------
@@ -7541,6 +7787,7 @@ inline void Store::replace(Lock& lock) {
         // estimate, and is not repeated.
         const std::uint64_t size = copy.size();
         replace_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
+        state_.lateness().mark({Mark::Kind::replacement, now()});
     } catch (const std::exception& error) {
         notes_.add(error.what());
         if (!lock.owns_lock()) lock.lock();
@@ -8081,6 +8328,8 @@ public:
 
     /// The task with this id, pending or in the history.
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
+    /// The same, with all that is known of it.
+    std::optional<TaskStory> story(TaskId id) const { return store_.story(id); }
     /// Pending tasks by due time.
     TaskPage tasks(const TaskQuery& query = {}) const { return store_.tasks(query); }
     /// How many tasks are pending in each of `buckets` equal spans, at most
@@ -8151,6 +8400,10 @@ public:
     void clock_changed();
     /// Figures of this moment.
     Stats stats() const { return store_.stats(); }
+    /// How this stands: the figures, what is overdue, and how late events were, by minute.
+    Overview overview() const { return store_.overview(); }
+    /// The options that it was made with.
+    const Options& options() const { return store_.options(); }
     /// Stops emitting, ends the callbacks when they have had every event, stores what was begun
     /// and closes the journal.  What is pending stays in the journal.  Every later change
     /// throws `Error` with `stopped`.  May be called again, and by several threads at once:
@@ -9563,8 +9816,9 @@ inline void append_task(std::string& json, const Task& task) {
                   : task.status == Status::emitted ? "emitted"
                                                    : "missed");
     append_member(json, "due", format_time(task.due));
-    if (task.status == Status::emitted) {
-        append_member(json, "emitted_at", format_time(task.ended_at));
+    if (task.status != Status::pending) {
+        append_member(json, task.status == Status::emitted ? "emitted_at" : "missed_at",
+                      format_time(task.ended_at));
         json += ",\"late_ms\":" + std::to_string((task.ended_at - task.due).count());
     }
     json.append(",\"payload\":").append(task.text()) += '}';
@@ -9578,6 +9832,15 @@ inline void append_event(std::string& json, const Event& event) {
     append_member(json, "emitted_at", format_time(event.emitted_at));
     json += ",\"late_ms\":" + std::to_string(event.late().count());
     json.append(",\"payload\":").append(event.text()) += '}';
+}
+
+// What a pause is shown as: null where there is none.
+inline std::string pause_json(const std::optional<Pause>& paused) {
+    if (!paused) return "null";
+    std::string json = "{";
+    append_member(json, "since", format_time(paused->since));
+    json += ",\"reason\":" + (paused->reason.empty() ? "null" : quote_json(paused->reason));
+    return json + '}';
 }
 
 inline void append_sink(std::string& json, const SinkStatus& sink) {
@@ -9616,12 +9879,40 @@ inline void append_letter(std::string& json, const DeadLetter& letter) {
     json.append(",\"redelivering\":").append(letter.redelivering ? "true}" : "false}");
 }
 
+inline constexpr std::array<std::string_view, 3> share_states{"taken", "waiting", "dead"};
+
+inline void append_story(std::string& json, const TaskStory& story) {
+    append_task(json, story.task);
+    json.pop_back();
+    append_member(json, "stored_at", format_time(story.stored_at));
+    json += ",\"sinks\":[";
+    for (const SinkShare& share : story.sinks) {
+        if (json.back() != '[') json += ',';
+        json += '{';
+        append_member(json, "name", share.sink);
+        append_member(json, "state", share_states[static_cast<std::size_t>(share.state)]);
+        json += ",\"attempts\":" + std::to_string(share.attempts);
+        json += ",\"error\":" + (share.error.empty() ? "null" : quote_json(share.error));
+        json += ",\"next_attempt\":";
+        json += share.next_attempt ? quote_json(format_time(*share.next_attempt)) : "null";
+        json += '}';
+    }
+    json += "]}";
+}
+
 }  // namespace detail
 
 /// The task as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const Task& task) {
     std::string json;
     detail::append_task(json, task);
+    return json;
+}
+
+/// All that is known of a task, as the HTTP interface shows it: a JSON object.
+inline std::string to_json(const TaskStory& story) {
+    std::string json;
+    detail::append_story(json, story);
     return json;
 }
 
@@ -9712,6 +10003,27 @@ inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
 
 // ---- 12.2 Figures ------------------------------------------------------------
 
+// Adds the value of a label, in quotes.
+inline void append_label(std::string& text, std::string_view value) {
+    text += '"';
+    for (const char c : value) {
+        if (c == '"' || c == '\\') text += '\\';
+        text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
+    }
+    text += '"';
+}
+
+// Why nothing is emitted, as the label of a figure that is 1 while that is so.
+inline void append_pause_info(std::string& text, const std::optional<Pause>& paused) {
+    if (!paused) return;
+    text +=
+        "# HELP task_scheduler_pause_info Why nothing is emitted.\n"
+        "# TYPE task_scheduler_pause_info gauge\n"
+        "task_scheduler_pause_info{reason=";
+    append_label(text, paused->reason);
+    text += "} 1\n";
+}
+
 // What each sink is, as a figure that is always 1, for the sake of its labels.
 inline void append_sink_info(std::string& text, const std::vector<SinkStatus>& sinks) {
     if (sinks.empty()) return;
@@ -9719,21 +10031,20 @@ inline void append_sink_info(std::string& text, const std::vector<SinkStatus>& s
         "# HELP task_scheduler_sink_info What a sink is, and where it delivers to.\n"
         "# TYPE task_scheduler_sink_info gauge\n";
     for (const SinkStatus& sink : sinks) {
-        text.append("task_scheduler_sink_info{sink=\"").append(sink.name);
+        text += "task_scheduler_sink_info{sink=";
+        append_label(text, sink.name);
         for (const auto& [name, value] :
              {std::pair("kind", &sink.kind), {"target", &sink.target}}) {
-            text.append("\",").append(name).append("=\"");
-            for (const char c : *value) {
-                if (c == '"' || c == '\\') text += '\\';
-                text += static_cast<unsigned char>(c) < 0x20 ? '?' : c;
-            }
+            text.append(",").append(name) += '=';
+            append_label(text, *value);
         }
-        text += "\"} 1\n";
+        text += "} 1\n";
     }
 }
 
 // What a scheduler counts, in Prometheus's text format (version 0.0.4).
-inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus>& sinks) {
+inline std::string metrics_text(const Stats& stats, const std::optional<Pause>& paused,
+                                const std::vector<SinkStatus>& sinks) {
     std::string text;
     const auto head = [&text](const char* name, const char* type, const char* help) {
         text.append("# HELP task_scheduler_").append(name).append(" ").append(help);
@@ -9762,6 +10073,13 @@ inline std::string metrics_text(const Stats& stats, const std::vector<SinkStatus
     gauge("events_retained", "Events in the history.", stats.retained);
     gauge("payload_bytes", "Bytes of payload, pending and retained.", stats.bytes);
     gauge("clock_trusted", "0 while the clock is behind the journal.", stats.clock_trusted);
+    gauge("paused", "1 while nothing is emitted, being paused.", paused ? 1 : 0);
+    gauge(
+        "paused_since_seconds", "When the pause began, in seconds since 1970, or 0.",
+        paused ? static_cast<std::uint64_t>(paused->since.time_since_epoch().count()) / 1'000 : 0);
+    append_pause_info(text, paused);
+    gauge("overdue_seconds", "For how long the earliest pending task is overdue.",
+          static_cast<std::uint64_t>(stats.overdue.count()) / 1'000);
     gauge("journal_failed", "1 while the journal cannot be written.", stats.journal_failed);
     gauge("journal_bytes", "Size of the journal.", stats.journal_bytes);
     gauge("tasks_recovered", "Tasks that were pending in the journal at start.", stats.recovered);
@@ -9813,6 +10131,10 @@ inline std::vector<std::string> unready(const Stats& stats) {
         reasons.emplace_back(
             "The clock is behind the newest record of the journal; nothing is "
             "emitted and tasks are refused until it has caught up.");
+    }
+    if (!stats.paused && stats.overdue > std::chrono::seconds(5)) {
+        reasons.push_back("A task is overdue by " + std::to_string(stats.overdue.count() / 1'000) +
+                          " s and was not emitted yet.");
     }
     return reasons;
 }
@@ -9959,7 +10281,8 @@ inline const std::vector<ApiSchema>& api_schemas() {
         {"Id", "uuid"},
         {"Errors", "object", {{"errors", sentences}}},
         {"Message", "{message:string}"},
-        {"State", "{status:string,damaged_lines?:integer}"},
+        {"State", "{status:string,damaged_lines?:integer,paused?:Pause|null}"},
+        {"Pause", "{since:time,reason:string|null}", {}, "Nothing is emitted until resumed."},
         {"Delay", "number|string", {}, "Seconds, or a duration such as 90s or 1h30m."},
         {"NewTask", "object", {
             {"timestamp?", "string", "ISO 8601, at most a year ahead."},
@@ -9986,11 +10309,23 @@ inline const std::vector<ApiSchema>& api_schemas() {
         {"Task",
             "{id:Id,name?:string,traceparent?:string,tracestate?:string,"
             "status:'pending'|'emitted'|'missed',due:time,emitted_at?:time,"
-            "late_ms?:integer,payload:object}"},
+            "missed_at?:time,late_ms?:integer,payload:object}"},
         {"Histogram", "object", {
             {"from", "time"},
             {"to", "time"},
             {"counts", "integer[]", "Of each span, which has its begin and not its end."}}},
+        {"TaskStory",
+            R"({"allOf":[{"$ref":"#/components/schemas/Task"},{"type":"object",)"
+            R"("required":["stored_at","sinks"],"properties":{)"
+            R"("stored_at":{"type":"string","format":"date-time"},)"
+            R"("sinks":{"type":"array","items":{"$ref":"#/components/schemas/SinkShare"}}}}]})"},
+        {"SinkShare", "object", {
+            {"name", "string"},
+            {"state", "'taken'|'waiting'|'dead'",
+                "taken: it has the event, does not want it, or began after it."},
+            {"attempts", "integer", "That failed, as far as that is still known."},
+            {"error", "string|null"},
+            {"next_attempt", "time|null"}}},
         {"Event",
             "{id:Id,name?:string,traceparent?:string,tracestate?:string,due:time,emitted_at:time,"
             "late_ms:integer,payload:object}"},
@@ -10013,6 +10348,47 @@ inline const std::vector<ApiSchema>& api_schemas() {
                 "thread."},
             {"dead", "integer"},
             {"dropped", "integer"}}},
+        {"Status", "object", {
+            {"version", "string"},
+            {"now", "time"},
+            {"started_at", "time"},
+            {"uptime_s", "integer"},
+            {"ready", "boolean", "What GET /readyz says."},
+            {"problems", "string[]", "Why it is not ready, a sentence each."},
+            {"paused", "Pause|null"},
+            {"pending", "integer"},
+            {"next_due", "time|null"},
+            {"overdue", "integer", "Pending tasks whose time has come."},
+            {"overdue_ms", "integer", "Since when the earliest of them should be emitted."},
+            {"scheduled", "integer", "Since the start, as those that follow."},
+            {"cancelled", "integer"},
+            {"refused", "integer"},
+            {"emitted", "integer"},
+            {"late", "integer", "Emitted more than a second after they were due."},
+            {"missed", "integer"},
+            {"events_kept", "integer"},
+            {"missed_kept", "integer"},
+            {"bytes", "integer", "Of payload, pending and retained."},
+            {"clock", "{trusted:boolean}"},
+            {"journal",
+                "{file:string|null,fsync:string,failed:boolean,failures:integer,bytes:integer,"
+                "written_bytes:integer,syncs:integer,rewrites:integer,recovered:integer,"
+                "damaged_lines:integer,torn_bytes:integer}"},
+            {"limits",
+                "{tasks:integer,bytes:integer,history:integer,sink_backlog:integer,"
+                "sink_backlog_bytes:integer,dead_letters:integer,max_lateness_ms:integer|null}"},
+            {"sinks", "Sink[]"},
+            {"lateness", "LatenessMinute[]",
+                "How late events were, by the minute, as far as there were any."},
+            {"marks", "Mark[]", "What explains that."},
+            {"streams", "{open:integer,limit:integer}"}}},
+        {"LatenessMinute",
+            "{at:time,events:integer,p50_ms:integer,p90_ms:integer,p99_ms:integer,"
+            "max_ms:integer}"},
+        {"Mark", "object", {
+            {"at", "time"},
+            {"what", "'start'|'clock_step'|'pause'|'resume'|'replacement'"},
+            {"by_ms?", "integer", "How far the clock was set forward."}}},
         {"DeadLetter",
             "{id:Id,name?:string,traceparent?:string,tracestate?:string,due:time,emitted_at:time,"
             "late_ms:integer,payload:object,given_up_at:time,attempts:integer,error:string,"
@@ -10253,6 +10629,99 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
         .add("paths", paths.str())
         .add("components", api_components())
         .str();
+}
+
+// ---- 12.4 The status ---------------------------------------------------------
+
+inline std::string minute_json(const LatenessMinute& minute) {
+    const auto ms = [](milliseconds value) { return std::to_string(value.count()); };
+    return JsonObject()
+        .add_text("at", format_time(minute.at))
+        .add("events", std::to_string(minute.events))
+        .add("p50_ms", ms(minute.p50))
+        .add("p90_ms", ms(minute.p90))
+        .add("p99_ms", ms(minute.p99))
+        .add("max_ms", ms(minute.max))
+        .str();
+}
+
+inline std::string mark_json(const Mark& mark) {
+    static constexpr std::array<std::string_view, 5> kinds{"start", "clock_step", "pause", "resume",
+                                                           "replacement"};
+    JsonObject json;
+    json.add_text("at", format_time(mark.at));
+    json.add_text("what", kinds[static_cast<std::size_t>(mark.kind)]);
+    if (mark.kind == Mark::Kind::clock_step) json.add("by_ms", std::to_string(mark.by.count()));
+    return json.str();
+}
+
+inline std::string journal_json(const Stats& stats, const Options& options) {
+    static constexpr std::array<std::string_view, 3> policies{"always", "everysec", "no"};
+    const auto number = [](std::uint64_t value) { return std::to_string(value); };
+    return JsonObject()
+        .add("file", options.journal.empty() ? "null" : quote_json(options.journal))
+        .add_text("fsync", policies[static_cast<std::size_t>(options.fsync)])
+        .add("failed", stats.journal_failed ? "true" : "false")
+        .add("failures", number(stats.journal_failures))
+        .add("bytes", number(stats.journal_bytes))
+        .add("written_bytes", number(stats.journal_written))
+        .add("syncs", number(stats.journal_syncs))
+        .add("rewrites", number(stats.journal_rewrites))
+        .add("recovered", number(stats.recovered))
+        .add("damaged_lines", number(stats.damaged_lines))
+        .add("torn_bytes", number(stats.torn_bytes))
+        .str();
+}
+
+inline std::string limits_json(const Options& options) {
+    const auto number = [](std::uint64_t value) { return std::to_string(value); };
+    const auto& lateness = options.max_lateness;
+    return JsonObject()
+        .add("tasks", number(options.max_tasks))
+        .add("bytes", number(options.max_bytes))
+        .add("history", number(options.history))
+        .add("sink_backlog", number(options.sink_backlog))
+        .add("sink_backlog_bytes", number(options.sink_backlog_bytes))
+        .add("dead_letters", number(options.max_dead))
+        .add("max_lateness_ms", lateness ? std::to_string(lateness->count()) : "null")
+        .str();
+}
+
+// How a scheduler stands, member by member, so that a server can add its own.
+inline JsonObject status_json(const Overview& overview, const Options& options,
+                              const std::vector<SinkStatus>& sinks) {
+    const Stats& stats = overview.stats;
+    const auto number = [](std::uint64_t value) { return std::to_string(value); };
+    const auto list = [](const auto& items, auto json_of) {
+        std::vector<std::string> texts;
+        for (const auto& item : items) texts.push_back(json_of(item));
+        return json_array(texts);
+    };
+    const std::vector<std::string> problems = unready(stats);
+    JsonObject json;
+    json.add_text("version", SCHEDULER_VERSION).add_text("now", format_time(overview.now));
+    json.add_text("started_at", format_time(overview.started_at));
+    json.add("uptime_s", std::to_string(overview.uptime.count() / 1'000));
+    json.add("ready", problems.empty() ? "true" : "false");
+    json.add("problems", list(problems, quote_json));
+    json.add("paused", pause_json(overview.paused));
+    json.add("pending", number(stats.pending));
+    json.add("next_due",
+             overview.next_due ? JsonObject::quoted(format_time(*overview.next_due)) : "null");
+    json.add("overdue", number(overview.overdue));
+    json.add("overdue_ms", std::to_string(stats.overdue.count()));
+    json.add("scheduled", number(stats.scheduled)).add("cancelled", number(stats.cancelled));
+    json.add("refused", number(stats.refused));
+    json.add("emitted", number(stats.emitted)).add("late", number(stats.late));
+    json.add("missed", number(stats.missed));
+    json.add("events_kept", number(stats.retained)).add("missed_kept", number(overview.missed));
+    json.add("bytes", number(stats.bytes));
+    json.add("clock", JsonObject().add("trusted", stats.clock_trusted ? "true" : "false").str());
+    json.add("journal", journal_json(stats, options)).add("limits", limits_json(options));
+    json.add("sinks", list(sinks, [](const SinkStatus& sink) { return to_json(sink); }));
+    json.add("lateness", list(overview.lateness, minute_json));
+    json.add("marks", list(overview.marks, mark_json));
+    return json;
 }
 
 }  // namespace detail
@@ -12153,12 +12622,17 @@ private:
     void post_resume_sink(Call& call);
     void delete_sink(Call& call);
     void answer_sink(Call& call) const;
+    void post_pause(Call& call);
+    void post_resume(Call& call);
+    void get_status(Call& call);
     void get_healthz(Call& call);
     void get_readyz(Call& call);
     void get_metrics(Call& call);
     void get_openapi(Call& call);
 
     void cancel(Call& call, const std::string& id_text);
+    template <class Fn>
+    static std::vector<std::string> read_optional(const Call& call, std::string_view name, Fn fn);
     static std::vector<std::string> range_errors(const Call& call, std::string_view begin,
                                                  std::string_view end);
     static std::size_t number_of(const Call& call, const char* name, std::size_t most,
@@ -12313,7 +12787,7 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .answers("Histogram", "The counts. Without a bound the first or the last task is."),
          &HttpApi::get_histogram},
         {Operation("GET", "/tasks/{id}", "getTask", "A task.")
-             .answers("Task", "The task.")
+             .answers("TaskStory", "The task, and how each sink stands to its event.")
              .refuses({404}),
          &HttpApi::get_task},
         {Operation("PATCH", "/tasks/{id}", "changeTask", "Changes a pending task in place.")
@@ -12405,6 +12879,22 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
     using detail::Operation;
     constexpr std::string_view document = R"({"type":"object","required":["openapi","paths"]})";
     return {
+        {Operation("POST", "/pause", "pause",
+                   "Holds back all emissions, until resumed, also across restarts.")
+             .optional_body("{reason?:string,secret?:string}")
+             .answers("Message", "Paused: nothing is emitted from here on.")
+             .refuses({507}),
+         &HttpApi::post_pause},
+        {Operation("POST", "/resume", "resume",
+                   "Ends a pause: what fell due meanwhile is emitted, or missed.")
+             .optional_body("{secret?:string}")
+             .answers("Message", "Resumed.")
+             .refuses({507}),
+         &HttpApi::post_resume},
+        {Operation("GET", "/status", "status",
+                   "How it stands: what is overdue, how late events were, journal, sinks, limits.")
+             .answers("Status", "How it stands."),
+         &HttpApi::get_status},
         {Operation("GET", "/healthz", "alive", "Whether it is alive.")
              .without_secret()
              .with_any_query()
@@ -13057,11 +13547,69 @@ inline void HttpApi::cancel(Call& call, const std::string& id_text) {
 
 inline void HttpApi::get_task(Call& call) {
     const auto id = TaskId::parse(call.id);
-    const auto task = id ? scheduler_.find(*id) : std::nullopt;
-    if (!task) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
-    std::string json;
-    detail::append_task(json, *task);
-    answer(call, 200, json);
+    const auto story = id ? scheduler_.story(*id) : std::nullopt;
+    if (!story) {
+        return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
+    }
+    answer(call, 200, to_json(*story));
+}
+
+// Reads a body that may be empty, and else is an object with no members but `secret` and those
+// that are named.  Calls fn(value) for each of these; what else is wrong is in the errors.
+template <class Fn>
+std::vector<std::string> HttpApi::read_optional(const Call& call, std::string_view name, Fn fn) {
+    std::vector<std::string> errors;
+    std::set<std::string> seen;
+    detail::JsonReader reader(call.request.body);
+    std::string_view key;
+    std::string_view value;
+    if (call.request.body.empty()) return errors;
+    const bool object = reader.enter_object();
+    while (object && reader.next_member(key) && reader.value(value)) {
+        const bool known = !name.empty() && detail::is_named(key, name);
+        if (known) fn(value, errors);
+        if (!known && !detail::is_named(key, "secret")) {
+            errors.push_back("The body may not have \"" + detail::printable(key, 64) + "\".");
+        } else if (!seen.emplace(key).second) {
+            errors.push_back('"' + std::string(key) + "\" is given more than once.");
+        }
+    }
+    if (!object) reader.value(value);
+    if (!reader.finish()) return {"The body is not valid JSON: " + reader.problem() + "."};
+    if (!object) return {"The body must be empty or an object."};
+    return errors;
+}
+
+inline void HttpApi::post_pause(Call& call) {
+    std::string reason;
+    const auto take = [&reason](std::string_view value, std::vector<std::string>& errors) {
+        const auto text = detail::read_string(value);
+        reason = text.value_or("");
+        const std::string problem = detail::reason_problem(reason);
+        if (!text) errors.emplace_back("\"reason\" must be a string.");
+        if (!problem.empty()) errors.push_back(problem);
+    };
+    const auto errors = read_optional(call, "reason", take);
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    call.answer.ticket = call.made(scheduler_.begin_pause(reason));
+    answer(call, 200, R"({"message":"Paused"})");
+}
+
+inline void HttpApi::post_resume(Call& call) {
+    const auto errors = read_optional(call, "", [](std::string_view, std::vector<std::string>&) {});
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    call.answer.ticket = call.made(scheduler_.begin_resume());
+    answer(call, 200, R"({"message":"Resumed"})");
+}
+
+inline void HttpApi::get_status(Call& call) {
+    detail::JsonObject json =
+        detail::status_json(scheduler_.overview(), scheduler_.options(), scheduler_.sinks());
+    json.add("streams", detail::JsonObject()
+                            .add("open", std::to_string(streams_))
+                            .add("limit", std::to_string(options_.max_streams))
+                            .str());
+    answer(call, 200, json.str());
 }
 
 inline void HttpApi::get_healthz(Call& call) {
@@ -13074,7 +13622,8 @@ inline void HttpApi::get_readyz(Call& call) {
     call.answer.refusal = detail::Refusal::none;  // it is the answer
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
     answer(call, 200,
-           R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) + '}');
+           R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) +
+               ",\"paused\":" + detail::pause_json(scheduler_.paused()) + '}');
 }
 
 inline void HttpApi::get_openapi(Call& call) {
@@ -13085,7 +13634,8 @@ inline void HttpApi::get_openapi(Call& call) {
 
 inline void HttpApi::get_metrics(Call& call) {
     call.answer.type = "text/plain; version=0.0.4; charset=utf-8";
-    call.answer.body = detail::metrics_text(scheduler_.stats(), scheduler_.sinks());
+    call.answer.body =
+        detail::metrics_text(scheduler_.stats(), scheduler_.paused(), scheduler_.sinks());
     refusals_.append(call.answer.body);
 }
 
@@ -15588,12 +16138,22 @@ public:
     }
     /// The task with this id.
     std::optional<Task> find(TaskId id) const;
+    /// All that is known of the task with this id.
+    std::optional<TaskStory> story(const std::string& id) const;
     /// Pending tasks by due time; `query.limit` is at most 1000.
     TaskPage tasks(const TaskQuery& query = {}) const;
     /// How many tasks are pending in each of `buckets` equal spans, as `Scheduler::histogram`.
     Histogram histogram(const DueRange& range = {}, std::size_t buckets = 100) const;
     /// Past events in order of emission.  Their `seq`, and the page's `next`, are 0.
     EventPage events(const HistoryQuery& query = {}) const;
+    /// Holds back all emissions until resumed; `reason` may be empty.
+    void pause(const std::string& reason = "") const;
+    /// Ends a pause.
+    void resume() const { ask("POST", "/resume"); }
+    /// Since when and why nothing is emitted.  Nothing: it is not paused.
+    std::optional<Pause> paused() const;
+    /// How the server stands, as `GET /status` tells it: a JSON object.
+    std::string status() const { return ask("GET", "/status"); }
     /// How each sink stands.
     std::vector<SinkStatus> sinks() const;
     /// Dead letters of a sink, in order of emission, behind the one with the id `after`;
@@ -15702,7 +16262,8 @@ inline Task read_task(std::string_view json) {
         const std::string text = read_string(value).value_or("");
         if (key == "id") task.id = TaskId::parse(text).value_or(TaskId());
         if (key == "due") task.due = parse_time(text).value_or(TimePoint());
-        if (key == "emitted_at") task.ended_at = parse_time(text).value_or(TimePoint());
+        if (key == "emitted_at" || key == "missed_at")
+            task.ended_at = parse_time(text).value_or(TimePoint());
         if (key == "status" && text == "emitted") task.status = Status::emitted;
         if (key == "status" && text == "missed") task.status = Status::missed;
         if (key == "payload") parts.payload = value;
@@ -15893,6 +16454,71 @@ inline std::optional<Task> Client::find(TaskId id) const {
     }
 }
 
+namespace detail {
+
+inline SinkShare read_share(std::string_view json) {
+    SinkShare share;
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        const std::string text = read_string(value).value_or("");
+        if (key == "name") share.sink = text;
+        if (key == "state") {
+            const auto* const state = std::find(share_states.begin(), share_states.end(), text);
+            if (state != share_states.end()) {
+                share.state = static_cast<SinkShare::State>(state - share_states.begin());
+            }
+        }
+        if (key == "attempts") {
+            share.attempts = static_cast<std::uint32_t>(read_digits(value).value_or(0));
+        }
+        if (key == "error") share.error = text;
+        if (key == "next_attempt") share.next_attempt = parse_time(text);
+    });
+    return share;
+}
+
+// A path's segment, in which nothing has another meaning.
+inline std::string path_segment(std::string_view text) {
+    std::string segment;
+    for (const char c : text) {
+        const auto byte = static_cast<unsigned char>(c);
+        const bool plain = (c >= '0' && c <= '9') ||
+                           ((byte | 0x20U) >= 'a' && (byte | 0x20U) <= 'z') || c == '-' ||
+                           c == '_' || c == '.' || c == '~';
+        if (plain) {
+            segment += c;
+        } else {
+            segment += {'%', hex_digit(byte >> 4U), hex_digit(byte)};
+        }
+    }
+    return segment;
+}
+
+}  // namespace detail
+
+inline std::optional<TaskStory> Client::story(const std::string& id) const {
+    std::string json;
+    if (id.empty()) return std::nullopt;
+    try {
+        json = ask("GET", "/tasks/" + detail::path_segment(id));
+    } catch (const Error& error) {
+        if (error.code() == Errc::unknown_task) return std::nullopt;
+        throw;
+    }
+    TaskStory story;
+    story.task = detail::read_task(json);
+    detail::for_each_member(json, [&story](std::string_view key, std::string_view value) {
+        if (key == "stored_at") {
+            story.stored_at =
+                parse_time(detail::read_string(value).value_or("")).value_or(TimePoint());
+        }
+        if (key != "sinks") return;
+        detail::for_each_element(value, [&story](std::string_view share) {
+            story.sinks.push_back(detail::read_share(share));
+        });
+    });
+    return story;
+}
+
 inline TaskPage Client::tasks(const TaskQuery& query) const {
     std::string path = "/tasks?limit=" + std::to_string(query.limit);
     if (query.due.after) path += "&due_after=" + format_time(*query.due.after);
@@ -15937,6 +16563,24 @@ inline EventPage Client::events(const HistoryQuery& query) const {
         page.events.push_back({task.id, task.due, task.ended_at, 0, task.payload});
     });
     return page;
+}
+
+inline std::optional<Pause> Client::paused() const {
+    std::optional<Pause> paused;
+    detail::for_each_member(status(), [&](std::string_view name, std::string_view json) {
+        if (name != "paused" || json == "null") return;
+        paused.emplace();
+        detail::for_each_member(json, [&](std::string_view key, std::string_view value) {
+            const std::string text = detail::read_string(value).value_or("");
+            if (key == "since") paused->since = parse_time(text).value_or(TimePoint());
+            if (key == "reason") paused->reason = text;
+        });
+    });
+    return paused;
+}
+
+inline void Client::pause(const std::string& reason) const {
+    ask("POST", "/pause", reason.empty() ? "" : R"({"reason":)" + quote_json(reason) + '}');
 }
 
 namespace detail {

@@ -119,7 +119,8 @@ inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_REA
 inline void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
-        "       task-scheduler add|ls|rm|mv|events|sinks ...   talks to a server; see help add\n"
+        "       task-scheduler add|ls|show|rm|mv|events|sinks|status|pause|resume ...\n"
+        "                            talks to a server; see help add\n"
         "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"
         "  curl -d '{\"timestamp\":\"2026-08-21T04:29:00Z\",\"message\":{\"name\":\"Luke\"}}' \\\n"
         "       http://127.0.0.1:8080/schedule       schedules a message\n"

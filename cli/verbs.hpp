@@ -5,6 +5,7 @@
 #pragma once
 
 #include "flags.hpp"
+#include "status.hpp"
 
 #include <cstring>
 #include <deque>
@@ -335,6 +336,49 @@ inline int sinks(const Arguments& arguments) {
     return 0;
 }
 
+inline void check_no_rest(const Arguments& arguments, const std::string& verb) {
+    if (arguments.rest.empty()) return;
+    throw UsageError(verb + " takes no argument " + arguments.rest[0]);
+}
+
+inline int pause(const Arguments& arguments) {
+    check_no_rest(arguments, "pause");
+    client_for(arguments).pause(arguments.get("--reason"));
+    return 0;
+}
+
+inline int resume(const Arguments& arguments) {
+    check_no_rest(arguments, "resume");
+    client_for(arguments).resume();
+    return 0;
+}
+
+inline int status(const Arguments& arguments) {
+    check_no_rest(arguments, "status");
+    const std::string json = client_for(arguments).status();
+    if (arguments.has("--json")) {
+        print_line(json);
+    } else {
+        print_lines(StatusAnswer(json).lines());
+    }
+    return 0;
+}
+
+inline int show(const Arguments& arguments) {
+    if (arguments.rest.size() != 1) throw UsageError("show takes the ID or the name of one task");
+    const auto story = client_for(arguments).story(arguments.rest[0]);
+    if (!story) {
+        report("there is no task " + arguments.rest[0]);
+        return 1;
+    }
+    if (arguments.has("--json")) {
+        print_line(scheduler::to_json(*story));
+    } else {
+        print_lines(story_lines(*story));
+    }
+    return 0;
+}
+
 struct Verb {
     const char* name;
     std::vector<FlagForm> flags;
@@ -379,6 +423,32 @@ inline const Verb verbs[] = {
      "Moves a pending task to another time.\n\n"
      "  --at TIMESTAMP           when, in ISO 8601, such as 2026-08-21T04:29:00Z\n"
      "  --in DURATION            how far ahead: seconds, or such as 90s or 1h30m\n"},
+    {"show",
+     {{"--json"}},
+     show,
+     "Usage: task-scheduler show ID|NAME [--json]\n"
+     "Tells what became of a task: when it was stored, due and emitted, how late that was, and\n"
+     "whether each sink has its event.\n\n"
+     "  --json                   one JSON object\n"},
+    {"status",
+     {{"--json"}},
+     status,
+     "Usage: task-scheduler status [--json]\n"
+     "Tells how the server stands: whether it is ready or paused, what is pending and overdue,\n"
+     "how late events were, the journal, the clock and the sinks.\n\n"
+     "  --json                   the server's answer itself, one JSON object\n"},
+    {"pause",
+     {{"--reason", 0, true}},
+     pause,
+     "Usage: task-scheduler pause [--reason TEXT]\n"
+     "Holds back all emissions, until resumed, also after a restart.  Tasks are taken, changed\n"
+     "and cancelled meanwhile.\n\n"
+     "  --reason TEXT            shown by status until resumed; up to 500 bytes\n"},
+    {"resume",
+     {},
+     resume,
+     "Usage: task-scheduler resume\n"
+     "Ends a pause: what fell due meanwhile is emitted, or missed, by its lateness.\n\n"},
     {"events",
      {{"-n", 'n', true}, {"--follow", 'f'}, {"--json"}},
      events,

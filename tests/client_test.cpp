@@ -130,6 +130,22 @@ TEST_SUITE("client") {
         CHECK(page.events.front().late() == std::chrono::seconds(59));
     }
 
+    TEST_CASE("a server is paused, resumed and asked how it stands from the other side") {
+        Service service;
+        const Client client = service.client();
+        CHECK_FALSE(client.paused());
+        client.pause("a \"reason\"");
+        CHECK(client.paused()->reason == "a \"reason\"");
+        CHECK(client.paused()->since == service.tasks.now());
+        client.pause();
+        CHECK(service.tasks.paused()->reason == "a \"reason\"");
+        CHECK(json_problem(client.status()) == "");
+        CHECK(client.status().find("\"ready\":true") != std::string::npos);
+        CHECK(errc_of([&] { client.pause("a\nb"); }) == Errc::invalid_argument);
+        client.resume();
+        CHECK_FALSE(client.paused());
+    }
+
     TEST_CASE("sinks are looked at, held back and told to deliver again from the other side") {
         Service service;
         std::atomic<bool> works{false};
@@ -153,6 +169,18 @@ TEST_SUITE("client") {
         CHECK(page.letters[0].event.text() == service.tasks.find(id)->text());
         CHECK(page.letters[0].error == "not today");
         CHECK(client.dead_letters("a", id).letters.empty());
+        const auto story = client.story(id.str());
+        REQUIRE(story);
+        CHECK(story->task.status == Status::emitted);
+        CHECK(story->stored_at == id.time());
+        REQUIRE(story->sinks.size() == 1);
+        CHECK(story->sinks[0].sink == "a");
+        CHECK(story->sinks[0].state == SinkShare::State::dead);
+        CHECK(story->sinks[0].attempts == 1);
+        CHECK(story->sinks[0].error == "not today");
+        CHECK(to_json(*story) == to_json(*service.tasks.story(id)));
+        CHECK_FALSE(client.story("no such/task?"));
+        CHECK_FALSE(client.story(""));
         client.pause_sink("a");
         CHECK(client.sinks()[0].state == SinkState::paused);
         client.resume_sink("a");
@@ -335,7 +363,7 @@ TEST_SUITE("client") {
         client.schedule(std::chrono::hours(1), "\"x\"");
         REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         httplib::Client wire("127.0.0.1", service.port);
-        CHECK(wire.Get("/tasks/" + id.str())->body == to_json(*client.find(id)));
+        CHECK(wire.Get("/tasks/" + id.str())->body == to_json(*client.story(id.str())));
         const std::string events = wire.Get("/events")->body;
         CHECK(events.find('[' + to_json(client.events().events.at(0)) + ']') != std::string::npos);
         const std::string tasks = wire.Get("/tasks")->body;

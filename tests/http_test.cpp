@@ -204,7 +204,8 @@ TEST_SUITE("http") {
         const std::string found = service.ask("GET /tasks/" + id);
         CHECK(found.find(R"({"id":")" + id +
                          R"(","status":"pending","due":"2026-03-01T13:00:00.000Z",)"
-                         R"("payload":{"timestamp":"2026-03-01T13:00:00Z","message":"x"}})") !=
+                         R"("payload":{"timestamp":"2026-03-01T13:00:00Z","message":"x"},)"
+                         R"("stored_at":"2026-03-01T12:00:00.000Z","sinks":[]})") !=
               std::string::npos);
         CHECK(service.ask("GET /tasks").find(R"("page_info":{"total_count":1,"count":1,)") !=
               std::string::npos);
@@ -273,6 +274,30 @@ TEST_SUITE("http") {
             {"DELETE /events?start_id=" + none, "", 404, "has no event"},
             {"DELETE /events?start_id=" + past + "&end_id=" + past, "", 200, R"({"deleted":1})"},
             {"DELETE /events?all=true", "", 200, R"({"deleted":0})"},
+            {"POST /pause", "[]", 400, "must be empty or an object"},
+            {"POST /pause", "nonsense", 400, "not valid JSON"},
+            {"POST /pause", R"({"reason":1,"more":2})", 400,
+             R"(\"reason\" must be a string.","The)"},
+            {"POST /pause", R"({"reason":null})", 400, "must be a string"},
+            {"POST /pause", R"({"reason":"a\u0000b"})", 400, "without control characters"},
+            {"POST /pause", R"({"reason":"a\nb","reason":"c"})", 400, "more than once"},
+            {"POST /pause", R"({"reason":")" + std::string(10'000, 'x') + "\"}", 400, "500 bytes"},
+            {"POST /pause", R"({"reason":"the receiver moves"})", 200, R"({"message":"Paused"})"},
+            {"GET /readyz", "", 200,
+             R"("paused":{"since":"2026-03-01T12:00:00.000Z","reason":"the receiver moves"}})"},
+            {"GET /status", "", 200,
+             R"("paused":{"since":"2026-03-01T12:00:00.000Z","reason":"the receiver moves"})"},
+            {"GET /metrics", "", 200, "\ntask_scheduler_paused 1\n"},
+            {"GET /metrics", "", 200,
+             "\ntask_scheduler_pause_info{reason=\"the receiver moves\"} 1\n"},
+            {"POST /resume", R"({"reason":"x"})", 400, R"(may not have \"reason\")"},
+            {"POST /resume", R"({"secret":"x"})", 200, R"({"message":"Resumed"})"},
+            {"POST /resume", "", 200, R"({"message":"Resumed"})"},
+            {"GET /readyz", "", 200, R"("paused":null)"},
+            {"GET /metrics", "", 200, "\ntask_scheduler_paused 0\n"},
+            {"GET /pause", "", 405, "it knows POST"},
+            {"GET /status", "", 200, R"("streams":{"open":0,"limit":1024}})"},
+            {"GET /status?x=1", "", 400, "takes none"},
             {"GET /healthz", "", 200, R"({"status":"ok"})"},
             {"GET /readyz", "", 200, R"("status":"ready")"},
             {"GET /metrics", "", 200, "task_scheduler_events_emitted_total 1"},
@@ -299,6 +324,30 @@ TEST_SUITE("http") {
         }
         CHECK(service.ask("PUT /tasks", "{}").find("\r\nAllow: GET, HEAD, DELETE, OPTIONS\r\n") !=
               std::string::npos);
+    }
+
+    TEST_CASE("tasks that wait too long make it not ready, but not while it is paused") {
+        TestClock clock;
+        Options options;
+        options.now = clock.source();
+        options.drive = Drive::caller;  // nobody emits until this is told to
+        Scheduler tasks(options);
+        HttpServer server(tasks, {});
+        const int port = server.listen("127.0.0.1", 0);
+        const auto ready = [port] {
+            return Wire(port).say("GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n").hear_all();
+        };
+        tasks.schedule(std::chrono::seconds(10), "\"x\"");
+        clock.advance(std::chrono::seconds(15));
+        CHECK(status_of(ready()) == 200);
+        clock.advance(std::chrono::seconds(1));
+        CHECK(ready().find("A task is overdue by 6 s") != std::string::npos);
+        tasks.pause();
+        CHECK(status_of(ready()) == 200);
+        tasks.resume();
+        CHECK(status_of(ready()) == 503);
+        tasks.run_due();
+        CHECK(status_of(ready()) == 200);
     }
 
     TEST_CASE("a misspelt parameter is refused by its name, and nothing is done") {
