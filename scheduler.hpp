@@ -1281,6 +1281,14 @@ inline void append_quoted(std::string& out, std::string_view text) {
     out += '"';
 }
 
+// Whether a text has nothing but letters and digits of ASCII and these others.
+inline bool consists_of_alnum_and(std::string_view others, std::string_view text) {
+    return std::all_of(text.begin(), text.end(), [others](char c) {
+        return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+               others.find(c) != std::string_view::npos;
+    });
+}
+
 // What is between the quotes of a string, as it stands.
 inline std::string_view inside(std::string_view token) {
     return token.size() < 2 ? std::string_view() : token.substr(1, token.size() - 2);
@@ -2439,11 +2447,7 @@ constexpr std::array<std::string_view, 4> sink_states{"active", "paused", "disab
 constexpr const char* sink_name_rule = "must be 1 to 64 letters, digits, '-', '_' and '.'";
 
 inline bool is_sink_name(std::string_view name) {
-    return !name.empty() && name.size() <= 64 &&
-           std::all_of(name.begin(), name.end(), [](unsigned char c) {
-               return (c >= '0' && c <= '9') || ((c | 0x20U) >= 'a' && (c | 0x20U) <= 'z') ||
-                      c == '-' || c == '_' || c == '.';
-           });
+    return !name.empty() && name.size() <= 64 && consists_of_alnum_and("-_.", name);
 }
 
 // ---- 6.2 Writing -----------------------------------------------------------
@@ -10842,13 +10846,8 @@ inline std::string_view trimmed(std::string_view text) {
 }
 
 // What a name in HTTP may hold (RFC 9110, 5.6.2).
-inline bool is_token_char(char c) {
-    return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
-           (c != '\0' && std::strchr("!#$%&'*+-.^_`|~", c));
-}
-
 inline bool is_token(std::string_view text) {
-    return !text.empty() && std::all_of(text.begin(), text.end(), is_token_char);
+    return !text.empty() && consists_of_alnum_and("!#$%&'*+-.^_`|~", text);
 }
 
 inline bool equal_ignoring_case(std::string_view a, std::string_view b) {
@@ -10901,10 +10900,7 @@ inline bool is_host_value(std::string_view text) {
     const std::string_view host = host_without_port(text);
     const std::string_view port = text.substr(host.size());
     if (port.find_first_not_of("0123456789", 1) != std::string_view::npos) return false;
-    return is_ipv6_in_brackets(host) || std::all_of(host.begin(), host.end(), [](char c) {
-               return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
-                      (c != '\0' && std::strchr("-._~%!$&'()*+,;=", c));
-           });
+    return is_ipv6_in_brackets(host) || consists_of_alnum_and("-._~%!$&'()*+,;=", host);
 }
 
 // The host and the port of an authority (RFC 3986, 3.2), without user information.
@@ -10915,18 +10911,8 @@ struct Authority {
 
 inline std::optional<Authority> parse_authority(std::string_view text) {
     const std::string_view host = host_without_port(text);
-    const bool six = !host.empty() && host.front() == '[';
-    const char* const letters = six ? "[]:.0123456789abcdefABCDEF" : "-._0123456789";
-    const bool good_host = !host.empty() && std::all_of(host.begin(), host.end(), [&](char c) {
-        return std::strchr(letters, c) || (!six && (c | 0x20) >= 'a' && (c | 0x20) <= 'z');
-    });
-    in6_addr v6{};
-    if (!good_host ||
-        (six &&
-         (host.back() != ']' ||
-          ::inet_pton(AF_INET6, std::string(host.substr(1, host.size() - 2)).c_str(), &v6) != 1))) {
-        return std::nullopt;
-    }
+    const bool is_name = !host.empty() && consists_of_alnum_and("-._", host);
+    if (!is_name && !is_ipv6_in_brackets(host)) return std::nullopt;
     if (host.size() == text.size()) return Authority{host, {}};
     const std::string_view port = text.substr(host.size() + 1);
     const bool good_port = !port.empty() && port.size() <= 5 &&
@@ -10956,10 +10942,6 @@ inline bool is_origin(std::string_view text) {
     const bool implied = port == (scheme == "http" ? "80" : scheme == "https" ? "443" : "none");
     return authority && small && !implied && port.substr(0, 1) != "0";
 }
-
-}  // namespace detail
-
-namespace detail {
 
 // The secrets of a server.  They do not change; others take their place as a whole.
 struct Secrets {
@@ -11043,10 +11025,7 @@ inline bool is_prefix(std::string_view text) {
     const std::vector<std::string_view> segments = split(text.substr(1), '/');
     return std::all_of(segments.begin(), segments.end(), [](std::string_view segment) {
         return !segment.empty() && segment != "." && segment != ".." &&
-               std::all_of(segment.begin(), segment.end(), [](char c) {
-                   return (c >= '0' && c <= '9') || ((c | 0x20) >= 'a' && (c | 0x20) <= 'z') ||
-                          (c != '\0' && std::strchr("._~-", c));
-               });
+               consists_of_alnum_and("._~-", segment);
     });
 }
 
@@ -11239,7 +11218,7 @@ inline ChunkDecoder::State ChunkDecoder::next(char c) {
             return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
         case State::trailer_name:
             if (c == ':') return State::trailer;
-            return !is_token_char(c) || ++extras_ > max_extras ? State::bad : state_;
+            return !is_token({&c, 1}) || ++extras_ > max_extras ? State::bad : state_;
         case State::trailer:
             if (c == '\r') return State::trailer_lf;
             return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
@@ -11252,7 +11231,7 @@ inline ChunkDecoder::State ChunkDecoder::next(char c) {
             return expect('\n', State::size);
         case State::trailer_start:
             if (c == '\r') return State::last_lf;
-            return is_token_char(c) ? State::trailer_name : State::bad;
+            return is_token({&c, 1}) ? State::trailer_name : State::bad;
         case State::trailer_lf:
             return expect('\n', State::trailer_start);
         case State::last_lf:
@@ -11825,67 +11804,37 @@ struct HttpAnswer {
     std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
 };
 
-inline std::string_view reason_of(int status) {
-    constexpr std::pair<int, std::string_view> reasons[] = {
-        {200, "OK"},
-        {204, "No Content"},
-        {400, "Bad Request"},
-        {401, "Unauthorized"},
-        {403, "Forbidden"},
-        {404, "Not Found"},
-        {405, "Method Not Allowed"},
-        {408, "Request Timeout"},
-        {409, "Conflict"},
-        {413, "Content Too Large"},
-        {414, "URI Too Long"},
-        {415, "Unsupported Media Type"},
-        {422, "Unprocessable Content"},
-        {431, "Request Header Fields Too Large"},
-        {500, "Internal Server Error"},
-        {501, "Not Implemented"},
-        {503, "Service Unavailable"},
-        {507, "Insufficient Storage"}};
-    for (const auto& [known, reason] : reasons) {
-        if (known == status) return reason;
-    }
-    return "Unknown";
-}
+// A status with its reason phrase (RFC 9110, 15), and what an answer with it says by itself.
+struct StatusLine {
+    int status;
+    std::string_view reason;
+    Refusal refusal;
+};
 
-// What an answer with this status says by itself.
-inline Refusal refusal_of(int status) {
-    switch (status) {
-        case 401:
-            return Refusal::secret;
-        case 403:
-            return Refusal::origin;
-        case 404:
-            return Refusal::not_found;
-        case 405:
-        case 501:
-            return Refusal::method;
-        case 408:
-            return Refusal::timeout;
-        case 409:
-            return Refusal::conflict;
-        case 413:
-            return Refusal::too_large;
-        case 414:
-            return Refusal::target_too_long;
-        case 415:
-            return Refusal::encoding;
-        case 422:
-            return Refusal::key_reused;
-        case 431:
-            return Refusal::head_too_large;
-        case 503:
-            return Refusal::unavailable;
-        case 507:
-            return Refusal::limit;
-        default:
-            return status < 400   ? Refusal::none
-                   : status < 500 ? Refusal::invalid
-                                  : Refusal::failure;
+inline StatusLine status_line(int status) {
+    constexpr StatusLine known[] = {
+        {200, "OK", Refusal::none},
+        {204, "No Content", Refusal::none},
+        {400, "Bad Request", Refusal::invalid},
+        {401, "Unauthorized", Refusal::secret},
+        {403, "Forbidden", Refusal::origin},
+        {404, "Not Found", Refusal::not_found},
+        {405, "Method Not Allowed", Refusal::method},
+        {408, "Request Timeout", Refusal::timeout},
+        {409, "Conflict", Refusal::conflict},
+        {413, "Content Too Large", Refusal::too_large},
+        {414, "URI Too Long", Refusal::target_too_long},
+        {415, "Unsupported Media Type", Refusal::encoding},
+        {422, "Unprocessable Content", Refusal::key_reused},
+        {431, "Request Header Fields Too Large", Refusal::head_too_large},
+        {500, "Internal Server Error", Refusal::failure},
+        {501, "Not Implemented", Refusal::method},
+        {503, "Service Unavailable", Refusal::unavailable},
+        {507, "Insufficient Storage", Refusal::limit}};
+    for (const StatusLine& line : known) {
+        if (line.status == status) return line;
     }
+    return {status, "Unknown", Refusal::failure};
 }
 
 // How many requests were refused, by reason.  Any thread.
@@ -11895,7 +11844,7 @@ public:
         if (why != Refusal::none) ++counts_[static_cast<std::size_t>(why)];
     }
     void count(const HttpAnswer& answer) {
-        count(answer.refusal.value_or(refusal_of(answer.status)));
+        count(answer.refusal.value_or(status_line(answer.status).refusal));
     }
     // In Prometheus's text format.
     void append(std::string& text) const {
@@ -14071,7 +14020,7 @@ inline void write_head(std::string& text, const HttpAnswer& answer, std::string_
         text.append(name).append(": ").append(value).append("\r\n");
     };
     text.append("HTTP/1.1 ").append(std::to_string(answer.status)) += ' ';
-    text.append(reason_of(answer.status)).append("\r\n");
+    text.append(status_line(answer.status).reason).append("\r\n");
     field("Date", date);
     for (const auto& [name, value] : answer.fields) field(name, value);
     if (answer.status != 204) field("Content-Type", answer.type);
