@@ -554,6 +554,15 @@ struct DueRange {
     std::optional<TimePoint> before;  ///< only those due earlier than this
 };
 
+/// Which tasks or events: those that every member chooses.  An empty member chooses all.
+struct Filter {
+    /// Only those whose payload's text, name or id holds this.
+    std::string text;
+
+    /// Whether it chooses all.
+    bool is_open() const { return text.empty(); }
+};
+
 /// How many tasks are pending in each of some equal spans of time.
 struct Histogram {
     TimePoint from{};                 ///< where the first span begins
@@ -609,13 +618,22 @@ struct TaskQuery {
     std::optional<TaskCursor> after;               ///< only those behind this place
     DueRange due;                                  ///< only those due in this range
     std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
+    Filter filter{};      ///< only those; a page ends when `max_searched` were looked at
+    bool counts = false;  ///< whether all that it chooses are counted, too
 };
+
+/// How many tasks or events are looked at for a page, or for a count, in search of those that
+/// a filter chooses.
+inline constexpr std::size_t max_searched = 100'000;
 
 /// Pending tasks by due time.
 struct TaskPage {
     std::vector<Task> tasks;
     std::size_t total = 0;  ///< of all pending tasks
-    bool more = false;      ///< whether others follow that the query asks for
+    bool more = false;      ///< whether others may follow that the query asks for
+    std::optional<TaskCursor> next;       ///< if so: where the next page begins, its `after`
+    std::optional<std::size_t> matching;  ///< how many the query chooses, on all pages, if it
+                                          ///< counts them and all could be looked at
 };
 
 /// A place in the order of emission: right before an event, or behind all of them.
@@ -648,6 +666,8 @@ struct EventQuery {
     Cursor from{};                                 ///< the first of them comes right behind this
     std::optional<Cursor> before{};                ///< in place of `from`: the last comes before it
     std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
+    Filter filter{};      ///< only those; a page ends when `max_searched` were looked at
+    bool counts = false;  ///< whether all that it chooses are counted, too
 };
 
 /// Which past events: from the cursor `begin` to before the cursor `end`.
@@ -662,7 +682,11 @@ struct EventPage {
     std::size_t total = 0;  ///< of all retained events
     bool more = false;      ///< whether others follow
     bool lost = false;      ///< whether the cursor asked for events that were trimmed
-    Cursor next;            ///< the cursor behind the last of them
+    Cursor next;            ///< the cursor behind the last that was looked at
+    std::optional<TaskId> first;          ///< the first that was looked at, if any
+    std::optional<TaskId> last;           ///< the last that was looked at, if any
+    std::optional<std::size_t> matching;  ///< how many the query chooses, on all pages, if it
+                                          ///< counts them and all could be looked at
 };
 
 // ---- 2.3 Sinks and figures -------------------------------------------------
@@ -2797,6 +2821,10 @@ struct DueKey {
     }
 };
 
+inline DueKey key_of(const StoredTask* task) {
+    return {task->due, task->id};
+}
+
 // A row of sorted blocks: the first task is at hand, any is found by two binary
 // searches, and a walk in order of due time, which pages and the journal's replacement
 // need, is a walk along memory.
@@ -2855,7 +2883,6 @@ private:
     };
     using Blocks = std::vector<std::unique_ptr<Block>>;
 
-    static DueKey key_of(const StoredTask* task) { return {task->due, task->id}; }
     std::size_t room() const { return (blocks_.size() + spare_.size()) * Block::capacity - size_; }
     void add_block(std::size_t index) {
         blocks_.insert(blocks_.begin() + static_cast<std::ptrdiff_t>(index),
@@ -3820,7 +3847,10 @@ public:
     std::optional<TimePoint> next_due() const;
     // For how long the earliest pending task is overdue.
     milliseconds overdue(TimePoint now) const;
-    TaskPage tasks(const TaskQuery& query) const;
+    // Calls fn(task) for pending tasks in order, from the first that is not before `from` on,
+    // until it returns false.
+    template <class Fn>
+    void walk(const DueKey& from, Fn fn) const;
     // How many tasks are due in a range.
     std::size_t count(const DueRange& range) const;
     // The spans run to the ends of the range, or to the first and the last task where it is
@@ -4387,14 +4417,20 @@ inline std::uint64_t State::record_bytes() const {
            past * (per_task + end_record_size);
 }
 
-inline Task task_of(StoredTask* stored) {
+// What never changes of a task.
+inline Task pending_task_of(TaskRef stored) {
     Task task;
     task.id = stored->id;
     task.due = stored->due;
+    task.payload = PayloadAccess::make(std::move(stored));
+    return task;
+}
+
+inline Task task_of(StoredTask* stored) {
+    Task task = pending_task_of(TaskRef::share(stored));
     if (stored->stage == Stage::emitted) task.status = Status::emitted;
     if (stored->stage == Stage::missed) task.status = Status::missed;
     if (is_ended(stored->stage)) task.ended_at = stored->ended_at;
-    task.payload = PayloadAccess::make(TaskRef::share(stored));
     return task;
 }
 
@@ -4447,31 +4483,31 @@ inline Histogram State::histogram(const DueRange& range, std::size_t buckets, Ti
     return histogram;
 }
 
+// Whether one text holds another, in time that grows with their sizes and not with their product.
+inline bool holds(std::string_view text, std::string_view part) {
+    return ::memmem(text.data(), text.size(), part.data(), part.size()) != nullptr;
+}
+
+// Whether a filter chooses a task or an event.  That looks at nothing that changes, so no lock is
+// needed.
+inline bool chooses(const Filter& filter, const StoredTask& task) {
+    if (filter.text.empty() || holds(task.text(), filter.text)) return true;
+    return holds(task.details().name, filter.text) ||
+           (filter.text.size() <= 36 && holds(task.id.str(), filter.text));
+}
+
 // Goes over the queue and over what is held apart side by side.
-inline TaskPage State::tasks(const TaskQuery& query) const {
-    TaskPage page;
-    page.total = pending();
-    DueKey from{TimePoint::min(), TaskId()};
-    if (query.due.after) from.due = *query.due.after + milliseconds(1);
-    if (query.after) from = std::max(from, DueKey{query.after->due, query.after->id});
-    std::size_t bytes = 0;
+template <class Fn>
+void State::walk(const DueKey& from, Fn fn) const {
     DueQueue::Walk queue(queue_, from);
     DueQueue::Walk held(held_, from);
     while (queue.task() || held.task()) {
-        const auto key = [](const StoredTask* task) { return DueKey{task->due, task->id}; };
         const bool from_queue =
-            !held.task() || (queue.task() && key(queue.task()) < key(held.task()));
+            !held.task() || (queue.task() && key_of(queue.task()) < key_of(held.task()));
         DueQueue::Walk& next = from_queue ? queue : held;
-        StoredTask* const task = next.task();
+        if (!fn(next.task())) return;
         next.next();
-        if (query.due.before && task->due >= *query.due.before) break;
-        if (query.after && query.after->due == task->due && query.after->id == task->id) continue;
-        page.more = page.tasks.size() == query.limit || bytes >= query.max_bytes;
-        if (page.more) break;
-        bytes += task->bytes();
-        page.tasks.push_back(task_of(task));
     }
-    return page;
 }
 
 }  // namespace detail
@@ -5616,6 +5652,7 @@ struct Bulk : Fate {
 
     std::uint64_t number = 0;
     DueRange range;
+    Filter filter;
     TaskId last;  // the last one that was stored when the call came
     // What was on its way when the call came: all groups up to this one, and of this one so
     // many records.  A task that they change and leave pending belongs to the call too.
@@ -5639,9 +5676,9 @@ struct Bulk : Fate {
         if (!before || group.number > before->number) return false;
         return group.number < before->number || record < records;
     }
-    bool has_in_range(const StoredTask* task) const {
+    bool is_for(const StoredTask* task) const {
         return (!range.after || task->due > *range.after) &&
-               (!range.before || task->due < *range.before);
+               (!range.before || task->due < *range.before) && chooses(filter, *task);
     }
 };
 
@@ -5746,8 +5783,9 @@ public:
     // ---- Changes: each checks, and adds its record to the open group.
     Ticket begin_schedule(std::vector<TaskRef> tasks, const Idempotency& idempotency);
     Ticket begin_cancel(TaskId id);
-    // What is due in the range, was stored before this and is still pending: all or nothing.
-    Ticket begin_cancel(const DueRange& range);
+    // What is due in the range, was stored before this, is still pending and chosen by the
+    // filter: all or nothing.
+    Ticket begin_cancel(const DueRange& range, const Filter& filter);
     // Changes the due time, the message, or both; what is not given stays as it is.
     Ticket begin_change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
                         std::string_view message);
@@ -5783,6 +5821,9 @@ public:
     TaskPage tasks(const TaskQuery& query) const;
     Histogram histogram(const DueRange& range, std::size_t buckets) const;
     EventPage events(const EventQuery& query) const;
+    // How many a filter chooses, if no more than `max_searched` have to be looked at for that.
+    std::optional<std::size_t> count_tasks(const DueRange& range, const Filter& filter) const;
+    std::optional<std::size_t> count_events(const Filter& filter) const;
     std::optional<Pause> paused() const;
     Overview overview() const;
     std::optional<Cursor> cursor_of(TaskId event) const;
@@ -5835,6 +5876,8 @@ public:
     static constexpr std::size_t batch = 1'024;
 
 private:
+    // How many tasks a bulk call looks at without a pause.
+    static constexpr std::size_t most_marked = 256;
     // Memory is given back to the system once tasks have taken this much of it, and from then on
     // whenever half of it is free, until they take less than the other.
     static constexpr std::uint64_t much_memory = std::uint64_t{16} << 20;
@@ -5852,6 +5895,8 @@ private:
     };
     class Copy;
     friend class Copy;
+    class TaskScan;
+    class EventScan;
 
     // Opening the journal and reading it.
     std::unique_ptr<Journal> make_journal();
@@ -5879,7 +5924,9 @@ private:
 
     // Cancelling many tasks: they are marked, their records are stored, and all are taken out.
     void mark(Lock& lock, Bulk& bulk);
-    std::size_t mark_some(Bulk& bulk, DueKey& from);
+    std::size_t mark_some(Lock& lock, Bulk& bulk, DueKey& from);
+    std::size_t keep_chosen(Lock& lock, const Filter& filter, StoredTask** tasks,
+                            std::size_t count);
     void hold_for(Bulk& bulk, StoredTask* task);
     template <class IsFor>
     void offer_locked(TaskId id, IsFor is_for) noexcept;
@@ -5911,6 +5958,10 @@ private:
     void watch_clock_locked(TimePoint at) noexcept;
     bool trim(Lock& lock, TimePoint at);
     void overflow(Lock& lock, TimePoint at);
+
+    // Reading.
+    EventPage all_events(const EventQuery& query) const;
+    EventPage search_events(const EventQuery& query) const;
 
     // Sinks.
     const SinkBook::Sink& sink_locked(const std::string& name) const;
@@ -6509,10 +6560,11 @@ inline Ticket Store::begin_resume() {
 
 // All tasks are held first, some at a time; then the record is stored, part by part (R4).
 // One call at a time looks through the queue.
-inline Ticket Store::begin_cancel(const DueRange& range) {
+inline Ticket Store::begin_cancel(const DueRange& range, const Filter& filter) {
     const Notes::AtEnd told(notes_, options_.log);
     auto bulk = std::make_shared<Bulk>();
     bulk->range = range;
+    bulk->filter = filter;
     Lock lock(mutex_);
     settled_.wait(lock, [this] { return bulks_.empty() || bulks_.back()->marked; });
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
@@ -6544,27 +6596,47 @@ inline void Store::mark(Lock& lock, Bulk& bulk) {
     DueKey from{bulk.range.after ? *bulk.range.after + milliseconds(1) : TimePoint::min(),
                 TaskId()};
     Breath breathe(lock);
-    while (mark_some(bulk, from) > 0) {
+    while (mark_some(lock, bulk, from) > 0) {
         breathe();
         if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
     }
 }
 
 // Holds some of the tasks from `from` on, which moves on; returns how many were looked at.
-inline std::size_t Store::mark_some(Bulk& bulk, DueKey& from) {
-    constexpr std::size_t most = 256;
-    std::array<StoredTask*, most> found;
+inline std::size_t Store::mark_some(Lock& lock, Bulk& bulk, DueKey& from) {
+    std::array<StoredTask*, most_marked> found;
     std::size_t count = 0;
     std::size_t looked_at = 0;
     DueQueue::Walk walk(state_.queue(), from);
-    for (; walk.task() && looked_at < most; walk.next(), ++looked_at) {
+    for (; walk.task() && looked_at < most_marked; walk.next(), ++looked_at) {
         StoredTask* const task = walk.task();
         if (bulk.range.before && task->due >= *bulk.range.before) break;
         from = DueKey{task->due, task->id.plus(1)};
         if (task->stage == Stage::pending && !(bulk.last < task->id)) found[count++] = task;
     }
+    if (!bulk.filter.is_open()) count = keep_chosen(lock, bulk.filter, found.data(), count);
     for (std::size_t i = 0; i < count; ++i) hold_for(bulk, found[i]);
     return looked_at;
+}
+
+// Keeps the tasks that a filter chooses, which is found out without the lock, and that are still
+// pending then.  Returns how many these are.
+inline std::size_t Store::keep_chosen(Lock& lock, const Filter& filter, StoredTask** tasks,
+                                      std::size_t count) {
+    std::array<TaskRef, most_marked> found;
+    for (std::size_t i = 0; i < count; ++i) found[i] = TaskRef::share(tasks[i]);
+    lock.unlock();
+    for (std::size_t i = 0; i < count; ++i) {
+        if (!chooses(filter, *found[i].get())) found[i] = TaskRef();
+    }
+    lock.lock();
+    std::size_t kept = 0;
+    for (std::size_t i = 0; i < count; ++i) {
+        StoredTask* const task = found[i].get();
+        if (!task || state_.find(task->id) != task || task->stage != Stage::pending) continue;
+        tasks[kept++] = task;
+    }
+    return kept;
 }
 
 inline void Store::hold_for(Bulk& bulk, StoredTask* task) {
@@ -6586,7 +6658,7 @@ void Store::offer_locked(TaskId id, IsFor is_for) noexcept {
     if (!task || task->stage != Stage::pending) return;
     for (const std::shared_ptr<Bulk>& bulk : bulks_) {
         if (bulk->error || !is_for(*bulk)) continue;
-        if (bulk->last < id || !bulk->has_in_range(task)) continue;
+        if (bulk->last < id || !bulk->is_for(task)) continue;
         try {
             return hold_for(*bulk, task);
         } catch (...) {  // all or nothing
@@ -7048,9 +7120,97 @@ inline std::optional<TaskStory> Store::story(TaskId id) const {
     return story;
 }
 
+// Goes over the pending tasks that are due in a range, behind a place in it.  It takes some at a
+// time under the lock, and gives them out without it: so a filter may take long, and what
+// happens meanwhile happens to the tasks, and not to what is given out.
+class Store::TaskScan {
+public:
+    TaskScan(const Store& store, const DueRange& range, const std::optional<TaskCursor>& after,
+             std::size_t slice)
+        : store_(store), range_(range), slice_(slice) {
+        if (range.after) from_.due = *range.after + milliseconds(1);
+        if (after) pass({after->due, after->id});
+        tasks_.reserve(slice);
+    }
+    // The next task, or none at the end.
+    TaskRef next() {
+        if (at_ == tasks_.size() && !is_last_) take_some();
+        return at_ == tasks_.size() ? TaskRef() : std::move(tasks_[at_++]);
+    }
+
+private:
+    void pass(const DueKey& key) {
+        if (key < from_) return;
+        from_ = key;
+        passed_ = true;
+    }
+    void take_some() {
+        tasks_.clear();
+        at_ = 0;
+        const std::lock_guard<std::mutex> guard(store_.mutex_);
+        is_last_ = true;
+        store_.state_.walk(from_, [this](StoredTask* task) {
+            if (range_.before && task->due >= *range_.before) return false;
+            if (passed_ && !(from_ < key_of(task))) return true;
+            is_last_ = tasks_.size() < slice_;
+            if (is_last_) tasks_.push_back(TaskRef::share(task));
+            return is_last_;
+        });
+        if (!tasks_.empty()) pass(key_of(tasks_.back().get()));
+    }
+
+    const Store& store_;
+    const DueRange range_;
+    const std::size_t slice_;
+    DueKey from_{TimePoint::min(), TaskId()};
+    bool passed_ = false;  // the task at from_ itself, if there is one
+    bool is_last_ = false;
+    std::vector<TaskRef> tasks_;
+    std::size_t at_ = 0;  // of the next one to give out
+};
+
 inline TaskPage Store::tasks(const TaskQuery& query) const {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    return state_.tasks(query);
+    TaskPage page;
+    if (query.counts) page.matching = count_tasks(query.due, query.filter);
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        page.total = state_.pending();
+    }
+    const bool searches = !query.filter.is_open();
+    TaskScan scan(*this, query.due, query.after,
+                  searches ? batch : std::min(query.limit, batch - 1) + 1);
+    std::size_t bytes = 0;
+    page.next = query.after;
+    for (std::size_t searched = 0;; ++searched) {
+        TaskRef task = scan.next();
+        page.more = static_cast<bool>(task);
+        if (!task || (searches && searched == max_searched)) break;
+        const TaskCursor place{task->due, task->id};
+        if (!searches || chooses(query.filter, *task.get())) {
+            if (page.tasks.size() == query.limit || bytes >= query.max_bytes) break;
+            bytes += task->bytes();
+            page.tasks.push_back(pending_task_of(std::move(task)));
+        }
+        page.next = place;
+    }
+    if (!page.more) page.next = std::nullopt;
+    return page;
+}
+
+inline std::optional<std::size_t> Store::count_tasks(const DueRange& range,
+                                                     const Filter& filter) const {
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        const std::size_t all = state_.count(range);
+        if (filter.is_open()) return all;
+        if (all > max_searched) return std::nullopt;
+    }
+    std::size_t count = 0;
+    TaskScan scan(*this, range, std::nullopt, batch);
+    while (const TaskRef task = scan.next()) {
+        if (chooses(filter, *task.get())) ++count;
+    }
+    return count;
 }
 
 inline Histogram Store::histogram(const DueRange& range, std::size_t buckets) const {
@@ -7066,7 +7226,94 @@ inline Histogram Store::histogram(const DueRange& range, std::size_t buckets) co
     return state_.histogram(range, buckets, now());
 }
 
+// Goes over the history from a cursor on, or backwards from the event before it, as a TaskScan
+// does over tasks.
+class Store::EventScan {
+public:
+    EventScan(const Store& store, Cursor from, bool backwards)
+        : store_(store), seq_(from.seq()), backwards_(backwards) {
+        events_.reserve(batch);
+    }
+    TaskRef next() {
+        if (at_ == events_.size()) take_some();
+        return at_ == events_.size() ? TaskRef() : std::move(events_[at_++]);
+    }
+
+private:
+    void take_some() {
+        events_.clear();
+        at_ = 0;
+        const std::lock_guard<std::mutex> guard(store_.mutex_);
+        const History& past = store_.state_.history();
+        std::size_t index = past.index_of(seq_);
+        while (events_.size() < batch && (backwards_ ? index > 0 : index < past.size())) {
+            events_.push_back(TaskRef::share(past.at(backwards_ ? --index : index++)));
+        }
+        if (!events_.empty()) seq_ = events_.back()->seq + (backwards_ ? 0 : 1);
+    }
+
+    const Store& store_;
+    std::uint64_t seq_;  // of the next one, or behind it if this goes backwards
+    const bool backwards_;
+    std::vector<TaskRef> events_;
+    std::size_t at_ = 0;  // of the next one to give out
+};
+
 inline EventPage Store::events(const EventQuery& query) const {
+    EventPage page = query.filter.is_open() ? all_events(query) : search_events(query);
+    if (query.counts) page.matching = count_events(query.filter);
+    return page;
+}
+
+// The page grows forwards or backwards, until no more is to be looked at.
+inline EventPage Store::search_events(const EventQuery& query) const {
+    EventPage page;
+    std::uint64_t newest = 0;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        const History& past = state_.history();
+        page.total = past.size();
+        page.lost = !query.before && query.from.seq() < past.first_seq();
+        page.next = query.before ? Cursor(std::min(query.before->seq(), past.next_seq()))
+                                 : std::max(query.from, Cursor(past.first_seq()));
+        newest = past.next_seq();
+    }
+    const bool backwards = query.before.has_value();
+    EventScan scan(*this, page.next, backwards);
+    std::size_t bytes = 0;
+    for (std::size_t searched = 0; searched < max_searched; ++searched) {
+        const TaskRef event = scan.next();
+        if (!event) break;
+        if (chooses(query.filter, *event.get())) {
+            if (page.events.size() == query.limit || bytes >= query.max_bytes) break;
+            bytes += event->bytes();
+            page.events.push_back(event_of(event.get()));
+        }
+        if (!page.first || backwards) page.first = event->id;
+        if (!page.last || !backwards) page.last = event->id;
+        if (!backwards) page.next = Cursor(event->seq + 1);
+    }
+    if (backwards) std::reverse(page.events.begin(), page.events.end());
+    page.more = page.next.seq() < newest;
+    return page;
+}
+
+inline std::optional<std::size_t> Store::count_events(const Filter& filter) const {
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        const std::size_t all = state_.history().size();
+        if (filter.is_open()) return all;
+        if (all > max_searched) return std::nullopt;
+    }
+    std::size_t count = 0;
+    EventScan scan(*this, Cursor::earliest(), false);
+    while (const TaskRef event = scan.next()) {
+        if (chooses(filter, *event.get())) ++count;
+    }
+    return count;
+}
+
+inline EventPage Store::all_events(const EventQuery& query) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const History& past = state_.history();
     // The page grows from where the query says, forwards or backwards: it is what lies from
@@ -7090,6 +7337,8 @@ inline EventPage Store::events(const EventQuery& query) const {
     page.lost = !query.before && query.from.seq() < past.first_seq();
     page.events.reserve(last - first);
     for (std::size_t i = first; i < last; ++i) page.events.push_back(event_of(past.at(i)));
+    if (first < last) page.first = page.events.front().id;
+    if (first < last) page.last = page.events.back().id;
     page.next = Cursor(first == last ? past.next_seq() : past.at(last - 1)->seq + 1);
     return page;
 }
@@ -7696,15 +7945,16 @@ inline void Store::Copy::copy(const std::function<void(std::string_view)>& appen
 }
 
 inline void Store::Copy::copy_pending() {
-    TaskQuery query;
-    query.limit = page_size;
+    DueKey from{TimePoint::min(), TaskId()};
     in_pages([&] {
-        const TaskPage page = state_.tasks(query);
-        for (const Task& task : page.tasks) {
-            write(lines_, ScheduleRecord{{}, {}, {PayloadAccess::task_of(task.payload)}});
-            query.after = TaskCursor{task.due, task.id};
-        }
-        return page.more;
+        std::size_t count = 0;
+        state_.walk(from, [&](StoredTask* task) {
+            from = {task->due, count < page_size ? task->id.plus(1) : task->id};
+            if (count++ == page_size) return false;
+            write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(task)}});
+            return true;
+        });
+        return count > page_size;
     });
 }
 
@@ -8307,10 +8557,12 @@ public:
     /// Begins to cancel a pending task.  Does not block.  Throws `Error`: with
     /// `unknown_task`, or with `already_emitted` if it comes too late.
     Ticket begin_cancel(TaskId id) { return store_.begin_cancel(id); }
-    /// Begins to cancel the tasks that are due in a range, were stored before this call and
-    /// are still pending, all of them or none.  Does not wait for the disk; takes about half
-    /// a second for a million tasks.  Throws `Error` with `stopped`.
-    Ticket begin_cancel(const DueRange& range) { return store_.begin_cancel(range); }
+    /// Begins to cancel the tasks that are due in a range, are chosen by the filter, were
+    /// stored before this call and are still pending, all of them or none.  Does not wait for
+    /// the disk; takes about half a second for a million tasks.  Throws `Error` with `stopped`.
+    Ticket begin_cancel(const DueRange& range, const Filter& filter = {}) {
+        return store_.begin_cancel(range, filter);
+    }
     /// Begins to change a pending task in place; it keeps its id.  Does not block.  Throws
     /// `Error` as begin_cancel() does, and with `invalid_argument`.
     Ticket begin_change(TaskId id, const TaskChange& change);
@@ -8323,7 +8575,7 @@ public:
     /// Throws `Error`: with `already_emitted` if it comes too late.
     bool cancel(TaskId id);
     /// Cancels as begin_cancel() does, and returns how many.  Blocks until that is stored.
-    std::size_t cancel(const DueRange& range);
+    std::size_t cancel(const DueRange& range, const Filter& filter = {});
     /// Changes a pending task in place.  Blocks until that is stored and returns the task.
     /// Throws `Error` as begin_change() does.
     Task change(TaskId id, const TaskChange& change);
@@ -8634,8 +8886,8 @@ inline bool Scheduler::cancel(TaskId id) {
     }
 }
 
-inline std::size_t Scheduler::cancel(const DueRange& range) {
-    return carry_out([&] { return begin_cancel(range); }).count();
+inline std::size_t Scheduler::cancel(const DueRange& range, const Filter& filter) {
+    return carry_out([&] { return begin_cancel(range, filter); }).count();
 }
 
 inline Task Scheduler::change(TaskId id, const TaskChange& change) {
@@ -9970,17 +10222,29 @@ inline std::string histogram_json(const Histogram& histogram) {
     return json + "]}";
 }
 
-// A page of things and where it stands among all: the answer of a list.
-template <class Items, class Cursor, class Append>
-std::string page_json(std::size_t total, const Items& items, bool more, Cursor cursor,
-                      Append append) {
-    const auto quoted = [&](bool known, const auto& item) {
-        return known ? '"' + cursor(item()) + '"' : std::string("null");
+// Where a page stands among all.
+struct PageInfo {
+    std::size_t total = 0;
+    std::string start;                         // where it begins; empty: nowhere
+    std::string end;                           // where the next one begins; empty: nowhere
+    bool counts = false;                       // whether `matching` is said
+    std::optional<std::size_t> matching = {};  // on all pages
+};
+
+// A page of things: the answer of a list.
+template <class Items, class Append>
+std::string page_json(const PageInfo& info, const Items& items, Append append) {
+    const auto quoted = [](const std::string& cursor) {
+        return cursor.empty() ? std::string("null") : '"' + cursor + '"';
     };
-    std::string json = R"({"page_info":{"total_count":)" + std::to_string(total);
+    std::string json = R"({"page_info":{"total_count":)" + std::to_string(info.total);
     json += R"(,"count":)" + std::to_string(items.size());
-    json += R"(,"start_cursor":)" + quoted(!items.empty(), [&] { return items.front(); });
-    json += R"(,"end_cursor":)" + quoted(more && !items.empty(), [&] { return items.back(); });
+    json += R"(,"start_cursor":)" + quoted(info.start);
+    json += R"(,"end_cursor":)" + quoted(info.end);
+    if (info.counts) {
+        json += R"(,"matching_count":)";
+        json += info.matching ? std::to_string(*info.matching) : "null";
+    }
     json += R"(},"data":[)";
     for (const auto& item : items) {
         if (&item != &items.front()) json += ',';
@@ -10306,8 +10570,11 @@ inline const std::vector<ApiSchema>& api_schemas() {
         {"Scheduled", "{message:string,id:Id}"},
         {"ScheduledMany", "{message:string,ids:Id[]}"},
         {"PageInfo", "object", {
-            {"total_count", "integer"},
-            {"count", "integer"},
+            {"total_count", "integer", "Of all that there are."},
+            {"matching_count?", "integer|null",
+                "How many the request chooses, on all pages; null where they could not all be "
+                "looked at."},
+            {"count", "integer", "Of those on this page."},
             {"start_cursor", "string|null"},
             {"end_cursor", "string|null", "Null when nothing follows."}}},
         {"Task",
@@ -12584,6 +12851,9 @@ private:
     static std::vector<std::string> read_optional(const Call& call, std::string_view name, Fn fn);
     static std::vector<std::string> range_errors(const Call& call, std::string_view begin,
                                                  std::string_view end);
+
+    static std::vector<std::string> range_errors(const Call& call,
+                                                 const std::vector<std::string_view>& bounds);
     static std::size_t number_of(const Call& call, const char* name, std::size_t most,
                                  std::vector<std::string>& errors);
     static std::size_t limit_of(const Call& call, std::vector<std::string>& errors) {
@@ -12591,6 +12861,7 @@ private:
     }
     static std::optional<TimePoint> time_of(const Call& call, const char* name,
                                             std::vector<std::string>& errors);
+    static Filter filter_of(const Call& call, std::vector<std::string>& errors);
     std::optional<std::uint64_t> seq_at(const std::string& text) const;
     void refuse_event(Call& call, const std::string& text) const;
     detail::StreamStart stream_start(const Call& call) const;
@@ -12624,6 +12895,10 @@ private:
         R"({"type":"integer","minimum":1,"maximum":1000,"default":100})";
     static constexpr std::string_view bucket_limit =
         R"({"type":"integer","minimum":1,"maximum":500,"default":100})";
+    static constexpr std::string_view search_text =
+        R"({"type":"string","minLength":1,"maxLength":256})";
+    static constexpr std::string_view holds_text =
+        "Only those whose payload's text, name or id holds this.";
     static constexpr std::string_view just_true = R"({"const":"true"})";
     static constexpr std::size_t max_batch = 10'000;
 
@@ -12719,13 +12994,15 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .query("after", "string", "The end_cursor of a page.")
              .query("due_after", "time", "Only those due later than this.")
              .query("due_before", "time", "Only those due earlier than this.")
+             .query("q", search_text, holds_text)
              .answers("{page_info:PageInfo,data:Task[]}", "A page."),
          &HttpApi::get_tasks},
         {Operation("DELETE", "/tasks", "cancelTasks",
-                   "Cancels the pending tasks that are due in a range, or all.")
+                   "Cancels the pending tasks that are chosen, all of these or none.")
              .query("due_after", "time", "Only those due later than this.")
              .query("due_before", "time", "Only those due earlier than this.")
-             .query("all", just_true, "All of them, in place of a range.")
+             .query("q", search_text, holds_text)
+             .query("all", just_true, "All that are pending, in place of a choice.")
              .answers("{cancelled:integer}", "Cancelled."),
          &HttpApi::delete_tasks},
         {Operation("GET", "/histogram", "countTasks",
@@ -12760,6 +13037,7 @@ inline std::vector<HttpApi::Route> HttpApi::event_routes() {
              .query("limit", page_limit, "How many at most.")
              .query("after", "string", "An event's id, or earliest.")
              .query("before", "string", "An event's id.")
+             .query("q", search_text, holds_text)
              .answers("{page_info:PageInfo,data:Event[]}", "A page.")
              .refuses({404}),
          &HttpApi::get_events},
@@ -13426,31 +13704,34 @@ inline void HttpApi::patch_task(Call& call) {
 
 // What deletes takes a range, or says that it means everything: leaving out, or
 // misspelling, a bound must not.
-inline std::vector<std::string> HttpApi::range_errors(const Call& call, std::string_view begin,
-                                                      std::string_view end) {
+inline std::vector<std::string> HttpApi::range_errors(const Call& call,
+                                                      const std::vector<std::string_view>& bounds) {
     const auto all = call.request.param("all");
-    const bool bounded = call.request.param(begin) || call.request.param(end);
-    const std::string bounds = detail::quoted_list({begin, end});
+    const bool bounded = std::any_of(bounds.begin(), bounds.end(), [&](std::string_view name) {
+        return call.request.param(name).has_value();
+    });
+    const std::string names = detail::quoted_list(bounds);
     if (all && *all != "true") return {"\"all\" can only be true."};
-    if (all && bounded) return {"Give \"all\" or a range of " + bounds + ", not both."};
+    if (all && bounded) return {"Give \"all\" or any of " + names + ", not both."};
     if (all || bounded) return {};
-    return {"Give a range, by one of " + bounds + " or by both; or all=true, for everything."};
+    return {"Say which, by one or more of " + names + "; or all=true, for everything."};
 }
 
 inline void HttpApi::delete_tasks(Call& call) {
     if (leave_to_worker(call)) return;
-    std::vector<std::string> errors = range_errors(call, "due_after", "due_before");
+    std::vector<std::string> errors = range_errors(call, {"due_after", "due_before", "q"});
     DueRange range;
     range.after = time_of(call, "due_after", errors);
     range.before = time_of(call, "due_before", errors);
+    const Filter filter = filter_of(call, errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     answer(call, 200,
-           "{\"cancelled\":" + std::to_string(call.made(scheduler_.cancel(range))) + '}');
+           "{\"cancelled\":" + std::to_string(call.made(scheduler_.cancel(range, filter))) + '}');
 }
 
 inline void HttpApi::delete_events(Call& call) {
     if (leave_to_worker(call)) return;
-    const std::vector<std::string> errors = range_errors(call, "start_id", "end_id");
+    const std::vector<std::string> errors = range_errors(call, {"start_id", "end_id"});
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     EventRange range{Cursor::earliest(), scheduler_.newest()};
     for (const char* name : {"start_id", "end_id"}) {
@@ -13616,26 +13897,46 @@ inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* n
     return time;
 }
 
+// Payloads hold UTF-8 and no control characters, so a text that is anything else is a mistake.
+inline Filter HttpApi::filter_of(const Call& call, std::vector<std::string>& errors) {
+    constexpr std::size_t longest = 256;
+    Filter filter;
+    const auto text = call.request.param("q");
+    if (!text) return filter;
+    const bool has_controls = std::any_of(text->begin(), text->end(), [](char c) {
+        return static_cast<unsigned char>(c) < 0x20 || c == 0x7F;
+    });
+    if (text->empty() || text->size() > longest || has_controls ||
+        !json_problem(quote_json(*text)).empty()) {
+        errors.emplace_back(
+            "\"q\" must be from 1 to 256 bytes of UTF-8 without control characters.");
+    }
+    filter.text = *text;
+    return filter;
+}
+
 inline void HttpApi::get_tasks(Call& call) {
     std::vector<std::string> errors;
     TaskQuery query;
     query.limit = limit_of(call, errors);
     query.due.after = time_of(call, "due_after", errors);
     query.due.before = time_of(call, "due_before", errors);
+    query.filter = filter_of(call, errors);
     if (const auto after = call.request.param("after")) {
         query.after = detail::parse_cursor(*after);
         if (!query.after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    query.counts = true;
+    if (!query.filter.is_open() && leave_to_worker(call)) return;
     const TaskPage page = scheduler_.tasks(query);
     if (!admit(call, detail::size_of(page.tasks))) return;
-    answer(call, 200,
-           detail::page_json(
-               page.total, page.tasks, page.more,
-               [](const Task& task) {
-                   return detail::cursor_of({task.due, task.id});
-               },
-               detail::append_task));
+    detail::PageInfo info{page.total, {}, {}, true, page.matching};
+    if (!page.tasks.empty()) {
+        info.start = detail::cursor_of({page.tasks.front().due, page.tasks.front().id});
+    }
+    if (page.next) info.end = detail::cursor_of(*page.next);
+    answer(call, 200, detail::page_json(info, page.tasks, detail::append_task));
 }
 
 inline void HttpApi::get_histogram(Call& call) {
@@ -13656,10 +13957,13 @@ inline void HttpApi::get_events(Call& call) {
     const std::size_t limit = limit_of(call, errors);
     const auto after = call.request.param("after");
     const auto before = call.request.param("before");
-    if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
-    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     EventQuery query;
     query.limit = limit;
+    query.filter = filter_of(call, errors);
+    query.counts = true;
+    if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    if (!query.filter.is_open() && leave_to_worker(call)) return;
     if (after || before) {
         const std::string& text = after ? *after : *before;
         const auto seq = seq_at(text);
@@ -13671,10 +13975,10 @@ inline void HttpApi::get_events(Call& call) {
     }
     const EventPage page = scheduler_.events(query);
     if (!admit(call, detail::size_of(page.events))) return;
-    answer(call, 200,
-           detail::page_json(
-               page.total, page.events, page.more,
-               [](const Event& event) { return event.id.str(); }, detail::append_event));
+    detail::PageInfo info{page.total, {}, {}, true, page.matching};
+    if (page.first) info.start = page.first->str();
+    if (page.last && page.more) info.end = page.last->str();
+    answer(call, 200, detail::page_json(info, page.events, detail::append_event));
 }
 
 // The seq of the event with this id; of the oldest one for "earliest".
@@ -13713,11 +14017,12 @@ inline void HttpApi::get_dead(Call& call) {
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const DeadPage page = scheduler_.dead_letters(call.id, after, limit);
     if (!admit(call, detail::size_of(page.letters))) return;
-    answer(
-        call, 200,
-        detail::page_json(
-            page.total, page.letters, page.more,
-            [](const DeadLetter& letter) { return letter.event.id.str(); }, detail::append_letter));
+    detail::PageInfo info{page.total, {}, {}};
+    if (!page.letters.empty()) {
+        info.start = page.letters.front().event.id.str();
+        if (page.more) info.end = page.letters.back().event.id.str();
+    }
+    answer(call, 200, detail::page_json(info, page.letters, detail::append_letter));
 }
 
 // An empty body means all of them.
@@ -16052,6 +16357,7 @@ struct HistoryQuery {
     std::size_t limit = 100;  ///< how many at most, up to 1000
     std::string after;        ///< only those after this id, or `earliest`; or empty
     std::string before;       ///< only those before this id; or empty
+    Filter filter{};          ///< only those
 };
 
 /// A client of the HTTP interface.  Every call makes a connection of its own, blocks
@@ -16077,6 +16383,9 @@ public:
     }
     /// Cancels a task.  False: there is no such task.
     bool cancel(TaskId id) const;
+    /// Cancels the pending tasks that are due in a range and that the filter chooses, all of
+    /// them or none; returns how many.
+    std::size_t cancel(const DueRange& range, const Filter& filter = {}) const;
     /// Moves a task to another time.
     Task move(TaskId id, TimePoint due) const {
         return change(id, R"({"timestamp":")" + format_time(due) + "\"}");
@@ -16090,6 +16399,9 @@ public:
     /// All that is known of the task with this id.
     std::optional<TaskStory> story(const std::string& id) const;
     /// Pending tasks by due time; `query.limit` is at most 1000.
+
+    /// Pending tasks by due time; `query.limit` is at most 1000.  All that the query chooses are
+    /// always counted, if they can be.
     TaskPage tasks(const TaskQuery& query = {}) const;
     /// How many tasks are pending in each of `buckets` equal spans, as `Scheduler::histogram`.
     Histogram histogram(const DueRange& range = {}, std::size_t buckets = 100) const;
@@ -16229,21 +16541,60 @@ inline Task read_task(std::string_view json) {
     return task;
 }
 
-// A page: calls fn(item) for what it holds; returns whether more follows.
+// A page: calls fn(item) for what it holds, and returns where it stands.
 template <class Fn>
-bool read_page(std::string_view json, std::size_t& total, Fn fn) {
-    bool more = false;
+PageInfo read_page(std::string_view json, Fn fn) {
+    PageInfo info;
     for_each_member(json, [&](std::string_view key, std::string_view value) {
         if (key == "data") for_each_element(value, fn);
         if (key != "page_info") return;
-        for_each_member(value, [&](std::string_view name, std::string_view number) {
-            if (name == "end_cursor") more = number != "null";
-            if (name == "total_count") {
-                total = static_cast<std::size_t>(read_digits(number).value_or(0));
-            }
+        for_each_member(value, [&](std::string_view name, std::string_view token) {
+            const auto number = read_digits(token);
+            const auto count =
+                number ? std::optional(static_cast<std::size_t>(*number)) : std::nullopt;
+            if (name == "start_cursor") info.start = read_string(token).value_or("");
+            if (name == "end_cursor") info.end = read_string(token).value_or("");
+            if (name == "total_count") info.total = count.value_or(0);
+            if (name == "matching_count") info.matching = count;
         });
     });
-    return more;
+    return info;
+}
+
+// The number that a member of an object says.
+inline std::size_t number_in(std::string_view json, std::string_view name) {
+    std::uint64_t number = 0;
+    for_each_member(json, [&](std::string_view key, std::string_view value) {
+        if (key == name) number = read_digits(value).value_or(0);
+    });
+    return static_cast<std::size_t>(number);
+}
+
+// A value in a query of a URL.
+inline std::string url_encoded(std::string_view text) {
+    constexpr std::string_view plain = "-._~";
+    std::string encoded;
+    for (const char c : text) {
+        const auto code = static_cast<unsigned char>(c);
+        const bool is_letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+        if (is_letter || (c >= '0' && c <= '9') || plain.find(c) != std::string_view::npos) {
+            encoded += c;
+        } else {
+            encoded += '%';
+            encoded += hex_digit(code >> 4);
+            encoded += hex_digit(code);
+        }
+    }
+    return encoded;
+}
+
+// The parameters of a query that choose, each behind an `&`.
+inline std::string params_of(const DueRange& range, const Filter& filter) {
+    std::string params;
+    if (range.after) params += "&due_after=" + url_encoded(format_time(*range.after));
+    if (range.before) params += "&due_before=" + url_encoded(format_time(*range.before));
+    if (!filter.text.empty()) params += "&q=" + url_encoded(filter.text);
+    return params;
 }
 
 // Whether the text is [http[s]://]HOST[:PORT], and no more.
@@ -16390,6 +16741,12 @@ inline bool Client::cancel(TaskId id) const {
     }
 }
 
+inline std::size_t Client::cancel(const DueRange& range, const Filter& filter) const {
+    const std::string params = detail::params_of(range, filter);
+    const std::string path = "/tasks?" + (params.empty() ? "all=true" : params.substr(1));
+    return detail::number_in(ask("DELETE", path), "cancelled");
+}
+
 inline Task Client::change(TaskId id, const std::string& body) const {
     return detail::read_task(ask("PATCH", "/tasks/" + id.str(), body));
 }
@@ -16470,20 +16827,22 @@ inline std::optional<TaskStory> Client::story(const std::string& id) const {
 
 inline TaskPage Client::tasks(const TaskQuery& query) const {
     std::string path = "/tasks?limit=" + std::to_string(query.limit);
-    if (query.due.after) path += "&due_after=" + format_time(*query.due.after);
-    if (query.due.before) path += "&due_before=" + format_time(*query.due.before);
+    path += detail::params_of(query.due, query.filter);
     if (query.after) path += "&after=" + detail::cursor_of(*query.after);
     TaskPage page;
-    page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
-        page.tasks.push_back(detail::read_task(json));
-    });
+    const detail::PageInfo info = detail::read_page(
+        ask("GET", path),
+        [&page](std::string_view json) { page.tasks.push_back(detail::read_task(json)); });
+    page.total = info.total;
+    page.matching = info.matching;
+    page.next = detail::parse_cursor(info.end);
+    page.more = page.next.has_value();
     return page;
 }
 
 inline Histogram Client::histogram(const DueRange& range, std::size_t buckets) const {
-    std::string path = "/histogram?buckets=" + std::to_string(buckets);
-    if (range.after) path += "&due_after=" + format_time(*range.after);
-    if (range.before) path += "&due_before=" + format_time(*range.before);
+    const std::string path =
+        "/histogram?buckets=" + std::to_string(buckets) + detail::params_of(range, {});
     Histogram histogram;
     detail::for_each_member(ask("GET", path), [&](std::string_view key, std::string_view value) {
         const auto time = parse_time(detail::inside(value));
@@ -16506,11 +16865,19 @@ inline EventPage Client::events(const HistoryQuery& query) const {
     std::string path = "/events?limit=" + std::to_string(query.limit);
     if (!query.after.empty()) path += "&after=" + query.after;
     if (!query.before.empty()) path += "&before=" + query.before;
+    path += detail::params_of({}, query.filter);
     EventPage page;
-    page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
-        const Task task = detail::read_task(json);
-        page.events.push_back({task.id, task.due, task.ended_at, 0, task.payload});
-    });
+    const detail::PageInfo info =
+        detail::read_page(ask("GET", path), [&page](std::string_view json) {
+            const Task task = detail::read_task(json);
+            page.events.push_back({task.id, task.due, task.ended_at, 0, task.payload});
+        });
+    page.total = info.total;
+    page.matching = info.matching;
+    page.first = TaskId::parse(info.start);
+    page.last = TaskId::parse(info.end);
+    page.more = page.last.has_value();
+    if (!page.last && !page.events.empty()) page.last = page.events.back().id;
     return page;
 }
 
@@ -16613,22 +16980,17 @@ inline DeadPage Client::dead_letters(const std::string& sink, std::optional<Task
     std::string path = sink_path(sink, "/dead") + "?limit=" + std::to_string(limit);
     if (after) path += "&after=" + after->str();
     DeadPage page;
-    page.more = detail::read_page(ask("GET", path), page.total, [&page](std::string_view json) {
-        page.letters.push_back(detail::read_letter(json));
-    });
+    const detail::PageInfo info = detail::read_page(
+        ask("GET", path),
+        [&page](std::string_view json) { page.letters.push_back(detail::read_letter(json)); });
+    page.total = info.total;
+    page.more = !info.end.empty();
     return page;
 }
 
 inline std::size_t Client::redeliver(const std::string& sink, std::optional<TaskId> id) const {
     const std::string body = id ? R"({"id":")" + id->str() + "\"}" : "";
-    std::size_t count = 0;
-    detail::for_each_member(ask("POST", sink_path(sink, "/redeliver"), body),
-                            [&count](std::string_view key, std::string_view value) {
-                                if (key != "redelivering") return;
-                                const auto number = detail::read_digits(value);
-                                count = static_cast<std::size_t>(number.value_or(0));
-                            });
-    return count;
+    return detail::number_in(ask("POST", sink_path(sink, "/redeliver"), body), "redelivering");
 }
 
 /// A subscriber that is being called; see `Client::subscribe`.

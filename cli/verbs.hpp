@@ -106,35 +106,106 @@ inline std::string task_line(const scheduler::Task& task) {
            shortened(message);
 }
 
-inline int ls(const Arguments& arguments) {
-    if (!arguments.rest.empty()) throw UsageError("ls takes no argument " + arguments.rest[0]);
+// Which tasks --due and --grep choose.
+inline scheduler::TaskQuery chosen_tasks(const Arguments& arguments) {
     scheduler::TaskQuery query;
-    query.limit = 1'000;
     if (arguments.has("--due")) {
         query.due.before = scheduler::wall_clock() +
                            naming("--due", [&] { return duration(arguments.get("--due")); });
     }
+    query.filter.text = arguments.get("--grep");
+    if (arguments.has("--grep") && query.filter.text.empty()) {
+        throw UsageError("--grep: there is nothing to search for");
+    }
+    return query;
+}
+
+// What was chosen, in a sentence.
+inline std::string choice_of(const Arguments& arguments) {
+    std::string choice =
+        arguments.has("--due") ? "due within " + arguments.get("--due") : "pending";
+    if (arguments.has("--grep")) choice += " and hold '" + arguments.get("--grep") + '\'';
+    return choice;
+}
+
+// How many tasks are to be listed: on a terminal no more than a screen or two shows, unless all
+// are asked for.
+inline std::size_t list_limit(const Arguments& arguments) {
+    if (arguments.has("--limit") && arguments.has("--all")) {
+        throw UsageError("give --limit or --all, not both");
+    }
+    if (arguments.has("--limit")) {
+        return naming("--limit", [&] {
+            return static_cast<std::size_t>(number(arguments.get("--limit"), 1, any_size));
+        });
+    }
+    return on_terminal() && !arguments.has("--all") ? 100 : static_cast<std::size_t>(any_size);
+}
+
+inline int ls(const Arguments& arguments) {
+    constexpr std::size_t page_size = 1'000;
+    if (!arguments.rest.empty()) throw UsageError("ls takes no argument " + arguments.rest[0]);
+    scheduler::TaskQuery query = chosen_tasks(arguments);
+    std::size_t left = list_limit(arguments);
     const scheduler::Client client = client_for(arguments);
     bool none = true;
-    for (bool more = true; more;) {
+    for (bool more = true; more && left > 0;) {
+        query.limit = std::min(left, page_size);
         const scheduler::TaskPage page = client.tasks(query);
         for (const scheduler::Task& task : page.tasks) {
             print_line(arguments.has("--json") ? scheduler::to_json(task) : task_line(task));
         }
         flush_output();
         none = none && page.tasks.empty();
-        more = page.more && !page.tasks.empty();
-        if (more) query.after = scheduler::TaskCursor{page.tasks.back().due, page.tasks.back().id};
+        left -= std::min(left, page.tasks.size());
+        more = page.more;
+        query.after = page.next;
+        if (more && left == 0 && on_terminal() && !arguments.has("--limit")) {
+            report("more tasks follow; --all lists them all");
+        }
     }
-    if (none) {
-        report_none(arguments, arguments.has("--due")
-                                   ? "no tasks are due within " + arguments.get("--due")
-                                   : "no tasks are pending");
+    if (none) report_none(arguments, "no tasks are " + choice_of(arguments));
+    return 0;
+}
+
+// Whether a person says yes.
+inline bool confirmed(const std::string& question) {
+    std::fprintf(stderr, "%s [y/N] ", visible(question).c_str());
+    std::fflush(stderr);
+    char answer[16];
+    return std::fgets(answer, sizeof answer, stdin) && (answer[0] == 'y' || answer[0] == 'Y');
+}
+
+// Cancels all that are chosen, once somebody has seen how many they are.
+inline int rm_chosen(const Arguments& arguments) {
+    if (!arguments.rest.empty()) throw UsageError("give IDs, or which tasks by --due and --grep");
+    scheduler::TaskQuery query = chosen_tasks(arguments);
+    const bool asks = !arguments.has("--yes");
+    if (asks && !::isatty(STDIN_FILENO)) {
+        throw UsageError("--yes is needed where nobody can be asked");
     }
+    const scheduler::Client client = client_for(arguments);
+    if (asks) {
+        query.limit = 1;
+        const auto count = client.tasks(query).matching;
+        const std::string many =
+            count ? std::to_string(*count) + " tasks are " : "too many tasks to count may be ";
+        if (count == std::size_t{0}) {
+            report("no tasks are " + choice_of(arguments));
+            return 0;
+        }
+        if (!confirmed(many + choice_of(arguments) + "; cancel them?")) {
+            report("nothing was cancelled");
+            return 1;
+        }
+    }
+    print_line(std::to_string(client.cancel(query.due, query.filter)));
     return 0;
 }
 
 inline int rm(const Arguments& arguments) {
+    if (arguments.has("--due") || arguments.has("--grep")) return rm_chosen(arguments);
+    if (arguments.has("--yes")) throw UsageError("--yes goes with --due or --grep");
     if (arguments.rest.empty()) throw UsageError("rm takes the ID of a task, or several");
     std::vector<scheduler::TaskId> ids;
     for (const std::string& text : arguments.rest) ids.push_back(task_id(text));
@@ -405,17 +476,25 @@ inline const Verb verbs[] = {
      "  --key KEY                requests with the same key schedule one task\n"
      "  --text                   MESSAGE is a plain string, whatever it begins with\n"},
     {"ls",
-     {{"--due", 0, true}, {"--json"}},
+     {{"--due", 0, true}, {"--grep", 0, true}, {"--limit", 0, true}, {"--all"}, {"--json"}},
      ls,
-     "Usage: task-scheduler ls [--due DURATION] [--json]\n"
+     "Usage: task-scheduler ls [--due DURATION] [--grep TEXT] [--limit COUNT|--all] [--json]\n"
      "Lists pending tasks, the earliest first: id, due time and message.\n\n"
      "  --due DURATION           only what is due within it, such as 1h\n"
+     "  --grep TEXT              only what holds this in its payload, its name or its id\n"
+     "  --limit COUNT            no more than so many (on a terminal 100, else all)\n"
+     "  --all                    all of them, also on a terminal\n"
      "  --json                   one JSON object a line\n"},
     {"rm",
-     {},
+     {{"--due", 0, true}, {"--grep", 0, true}, {"--yes", 'y'}},
      rm,
      "Usage: task-scheduler rm ID...\n"
-     "Cancels tasks.\n\n"},
+     "       task-scheduler rm [--due DURATION] [--grep TEXT] [-y|--yes]\n"
+     "Cancels tasks: those with these IDs, or all that are chosen, which asks first and then\n"
+     "prints how many they were.\n\n"
+     "  --due DURATION           only what is due within it, such as 1h\n"
+     "  --grep TEXT              only what holds this in its payload, its name or its id\n"
+     "  -y, --yes                do not ask\n"},
     {"mv",
      {{"--at", 0, true}, {"--in", 0, true}},
      mv,

@@ -146,6 +146,48 @@ TEST_SUITE("client") {
         CHECK_FALSE(client.paused());
     }
 
+    TEST_CASE("tasks and events are searched for and cancelled from the other side") {
+        Service service;
+        const Client client = service.client();
+        for (int i = 0; i < 30; ++i) {
+            client.schedule(std::chrono::seconds(i + 1), i % 3 ? "\"hay+& %\"" : "\"needle\"");
+        }
+        TaskQuery query;
+        query.filter.text = "needle";
+        query.limit = 4;
+        std::size_t found = 0;
+        for (bool more = true; more;) {
+            const TaskPage page = client.tasks(query);
+            CHECK(page.total == 30);
+            CHECK(page.matching == std::size_t{10});
+            found += page.tasks.size();
+            more = page.more;
+            query.after = page.next;
+        }
+        CHECK(found == 10);
+        const TimePoint noon = service.clock.now();
+        CHECK(client.cancel({noon + std::chrono::seconds(15), {}}, {"hay+& %"}) == 10);
+        CHECK(client.cancel({{}, noon + std::chrono::seconds(2)}) == 1);
+        service.clock.advance(service.tasks, std::chrono::minutes(1));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(18), milliseconds(10'000)));
+        HistoryQuery past;
+        past.filter.text = "needle";
+        past.after = "earliest";
+        past.limit = 2;
+        found = 0;
+        for (bool more = true; more;) {
+            const EventPage page = client.events(past);
+            CHECK(page.total == 19);
+            CHECK(page.matching == std::size_t{9});
+            found += page.events.size();
+            more = page.more && page.last;
+            if (more) past.after = page.last->str();
+        }
+        CHECK(found == 9);
+        client.schedule(std::chrono::seconds(1), "\"x\"");
+        CHECK(client.cancel(DueRange{}) == 1);
+    }
+
     TEST_CASE("sinks are looked at, held back and told to deliver again from the other side") {
         Service service;
         std::atomic<bool> works{false};

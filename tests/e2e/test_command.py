@@ -51,6 +51,46 @@ class CommandLine(TestCase):
         self.assertEqual(status, 1)
         self.assertIn('no task', errors)
 
+    def test_tasks_are_searched_for_and_removed_when_somebody_says_yes(self):
+        for n in range(7):
+            self.add('--in', f'{n + 1}h', f'needle {n}' if n % 2 else f'hay {n}')
+        self.assertEqual(self.run_verb('ls', '--grep', 'needle')[1].count('\n'), 3)
+        self.assertEqual(self.run_verb('ls', '--grep', 'needle', '--due', '3h')[1].count('\n'), 1)
+        self.assertEqual(self.run_verb('ls', '--limit', '2')[1].count('\n'), 2)
+        self.assertEqual(self.run_verb('ls', '--all')[1].count('\n'), 7)
+        self.assertEqual(self.run_verb('ls', '--grep', 'nothing')[::2],
+                         (0, "task-scheduler: no tasks are pending and hold 'nothing'\n"))
+        status, _, errors = self.run_verb('rm', '--grep', 'needle', text='y\n')
+        self.assertEqual(status, 2)  # nobody sees what is asked
+        self.assertIn('--yes', errors)
+        self.assertEqual(self.one.pending(), 7)
+        self.assertEqual(self.run_verb('rm', '--grep', 'needle', '--due', '3h', '--yes')[:2],
+                         (0, '1\n'))
+        self.assertEqual(self.ask('n', 'rm', '--grep', 'needle'), 1)
+        self.assertEqual(self.one.pending(), 6)
+        self.assertEqual(self.ask('y', 'rm', '--grep', 'needle'), 0)
+        self.assertEqual(self.one.pending(), 4)
+        for wrong in (['rm', '--yes'], ['rm', '--grep', ''], ['rm', '--grep', 'x', 'y', '--yes'],
+                      ['ls', '--grep', ''], ['ls', '--limit', '0'], ['ls', '--limit', '3', '--all'],
+                      ['rm']):
+            self.assertEqual(self.run_verb(*wrong)[0], 2, wrong)
+        self.assertEqual(self.one.pending(), 4)
+
+    # Runs a verb for a person who answers its question, which says how many tasks there are.
+    def ask(self, answer, *arguments):
+        master, slave = pty.openpty()
+        try:
+            process = subprocess.Popen([support.BINARY, *arguments, '--url', self.one.url],
+                                       stdin=slave, stdout=subprocess.DEVNULL,
+                                       stderr=subprocess.PIPE, text=True)
+            os.write(master, (answer + '\n').encode())
+            errors = process.communicate(timeout=20)[1]
+            self.assertIn("2 tasks are pending and hold 'needle'; cancel them? [y/N]", errors)
+            return process.returncode
+        finally:
+            os.close(master)
+            os.close(slave)
+
     def test_a_key_makes_a_retry_harmless(self):
         self.assertEqual(self.add('--in', '1h', '--key', 'k', 'x'), self.add('--in', '1h', '--key', 'k', 'x'))
         self.assertEqual(self.one.pending(), 1)

@@ -229,7 +229,7 @@ class Read(TestCase):
         for path in ("/tasks", "/events"):
             self.assertEqual(server.page(path), {
                 "page_info": {"total_count": 0, "count": 0, "start_cursor": None,
-                              "end_cursor": None}, "data": []})
+                              "end_cursor": None, "matching_count": 0}, "data": []})
 
     def test_pages_of_tasks_follow_each_other_while_tasks_come_and_go(self):
         server = self.server()
@@ -270,6 +270,43 @@ class Read(TestCase):
         self.assertEqual(names(f"due_after={iso(1500)}&due_before={iso(2500)}"), "b")
         self.assertEqual(names(f"due_after={iso(2500)}&due_before={iso(1500)}"), "")
         self.assertEqual(names(f"due_after={iso(500)}&limit=2"), "ab")
+
+    def test_tasks_and_events_are_searched_for(self):
+        server = self.server()
+        for n in range(5):
+            server.schedule(f"needle {n}" if n % 2 else f"hay {n}", 1000 + n)
+        server.schedule("needle past", 0)
+        wait_for(lambda: server.page("/events")["data"], what="an event")
+        for path, found in (("/tasks?q=needle", ["needle 1", "needle 3"]),
+                            ("/tasks?q=hay&limit=2", ["hay 0", "hay 2"]),
+                            ("/events?q=needle", ["needle past"]), ("/events?q=hay", [])):
+            with self.subTest(path):
+                page = server.page(path)
+                self.assertEqual([one["payload"]["message"] for one in page["data"]], found)
+        page = server.page("/tasks?q=hay&limit=2")["page_info"]
+        self.assertEqual((page["total_count"], page["matching_count"]), (5, 3))
+        page = server.page(f"/tasks?q=hay&after={page['end_cursor']}")
+        self.assertEqual([one["payload"]["message"] for one in page["data"]], ["hay 4"])
+        for query in ("q=", "q", "q=%00", "q=%ff", "q=" + 257 * "x"):
+            for method, path in (("GET", "/tasks"), ("GET", "/events"), ("DELETE", "/tasks")):
+                with self.subTest(method + path + query):
+                    self.assert_errors(server.call(method, f"{path}?{query}"), 400)
+        self.assertEqual(server.call("DELETE", "/tasks?q=needle").json, {"cancelled": 2})
+        self.assertEqual(server.pending(), 3)
+
+    def test_pending_tasks_are_counted_by_spans_of_time(self):
+        server = self.server()
+        for seconds in (10, 20, 30, 3600):
+            server.schedule("x", seconds)
+        got = server.call("GET", "/histogram").json
+        self.assertEqual((len(got["counts"]), sum(got["counts"]), got["counts"][-1]), (100, 4, 1))
+        end = iso(1800)
+        got = server.call("GET", f"/histogram?buckets=2&due_before={end}").json
+        self.assertEqual((got["counts"], got["to"]), ([3, 0], end))
+        for query in ("buckets=0", "buckets=501", "buckets=-1", "buckets=x", "buckets=",
+                      "due_after=2027&due_before=2027", "due_after=2027&due_before=2026", "n=1"):
+            with self.subTest(query):
+                self.assert_errors(server.call("GET", "/histogram?" + query), 400)
 
     def test_bad_queries_are_400(self):
         server = self.server()
