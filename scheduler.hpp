@@ -256,7 +256,7 @@ private:
 enum class Status {
     pending,  ///< waits for its due time
     emitted,  ///< is in the history
-    missed,   ///< was given up, being later than `Options::max_lateness`
+    missed,   ///< was too late to be emitted, by its own `max_lateness` or that of `Options`
 };
 
 namespace detail {
@@ -269,7 +269,7 @@ enum class Stage : std::uint8_t {
     held,      // a record that changes or cancels it is on its way
     emitting,  // the record of its emission is on its way
     emitted,   // in the history
-    missed,    // in the list of those that were given up
+    missed,    // in the list of those that were too late to be emitted
 };
 
 inline bool is_ended(Stage stage) {
@@ -315,6 +315,11 @@ struct StoredTask {
     const char* data() const { return reinterpret_cast<const char*>(this) + header; }
     std::string_view text() const { return {data(), size}; }
     Details details() const { return given == 0 ? Details() : read_details(); }
+    // How late it may be, if it says so itself.
+    std::optional<milliseconds> max_lateness() const {
+        if ((given & Details::lateness_bit) == 0) return std::nullopt;
+        return read_details().max_lateness;
+    }
     // Of payload and details, a name's place in the index included: what counts towards
     // `Options::max_bytes`.
     std::size_t bytes() const;
@@ -505,7 +510,7 @@ struct Task {
     TaskId id;                        ///< also the id of its event
     TimePoint due{};                  ///< when it is to be emitted
     Status status = Status::pending;  ///< what became of it
-    TimePoint ended_at{};             ///< when it was emitted or given up, if it was
+    TimePoint ended_at{};             ///< when it was emitted or missed, if it was
     Payload payload;                  ///< what is emitted: a JSON object
 
     /// The payload's text.
@@ -620,16 +625,17 @@ struct TaskQuery {
     std::size_t max_bytes = std::size_t{4} << 20;  ///< a page ends when its payloads reach this
     Filter filter{};      ///< only those; a page ends when `max_searched` were looked at
     bool counts = false;  ///< whether all that it chooses are counted, too
+    Status status = Status::pending;  ///< pending tasks, or those that were missed
 };
 
 /// How many tasks or events are looked at for a page, or for a count, in search of those that
 /// a filter chooses.
 inline constexpr std::size_t max_searched = 100'000;
 
-/// Pending tasks by due time.
+/// Pending tasks by due time, or missed ones in the order in which they were.
 struct TaskPage {
     std::vector<Task> tasks;
-    std::size_t total = 0;  ///< of all pending tasks
+    std::size_t total = 0;  ///< of all pending tasks, or of all missed ones that are kept
     bool more = false;      ///< whether others may follow that the query asks for
     std::optional<TaskCursor> next;       ///< if so: where the next page begins, its `after`
     std::optional<std::size_t> matching;  ///< how many the query chooses, on all pages, if it
@@ -801,7 +807,7 @@ struct Stats {
     std::uint64_t cancelled = 0;         ///< tasks cancelled
     std::uint64_t emitted = 0;           ///< events emitted
     std::uint64_t late = 0;              ///< of them, later than a second after they were due
-    std::uint64_t missed = 0;            ///< tasks given up, being later than `max_lateness`
+    std::uint64_t missed = 0;            ///< tasks that were too late to be emitted
     std::uint64_t refused = 0;           ///< tasks refused at a limit or a failing journal
     std::size_t recovered = 0;           ///< tasks that were pending in the journal
     std::uint64_t damaged_lines = 0;     ///< lines of the journal that could not be read
@@ -3822,8 +3828,8 @@ public:
     void hold(StoredTask* task);
 
     // Marks up to `most` tasks that are due at `at`, and says in the two records which are
-    // emitted and which are given up, being later than `max_lateness`.  apply() follows, or
-    // release_emission().  Throws std::bad_alloc, and then has done nothing.
+    // emitted and which are missed, being later than their own lateness allows, or if that says
+    // nothing, `max_lateness`.  apply() follows, or release_emission().  Throws std::bad_alloc, and then has done nothing.
     void begin_emission(TimePoint at, std::optional<milliseconds> max_lateness, std::size_t most,
                         EmitRecord& emitted, MissRecord& missed);
     void release_emission(const EmitRecord& emitted, const MissRecord& missed);
@@ -4313,7 +4319,9 @@ inline void State::begin_emission(TimePoint at, std::optional<milliseconds> max_
     for (DueQueue::Walk walk(queue_); walk.task() && walk.task()->due <= at; walk.next()) {
         if (emitted.ids.size() + missed.ids.size() == most) break;
         StoredTask* const task = walk.task();
-        const bool is_missed = max_lateness && at - late_from(task) > *max_lateness;
+        const auto own = task->max_lateness();
+        const auto most_late = own ? own : max_lateness;
+        const bool is_missed = most_late && at - late_from(task) > *most_late;
         (is_missed ? missed.ids : emitted.ids).push_back(task->id);
         if (!is_missed) emitting_.push_back(task);
         task->stage = Stage::emitting;
@@ -5447,7 +5455,8 @@ struct Options {
     std::size_t sink_backlog_bytes = std::size_t{256} << 20;  ///< see `sink_backlog`
     /// How many dead letters of a sink are kept; beyond that the oldest are dropped.
     std::size_t max_dead = 10'000;
-    /// A task that is later than this is given up instead of emitted.
+    /// A task that is later than this is missed instead of emitted, unless it says by itself
+    /// how late it may be.
     std::optional<milliseconds> max_lateness;
     /// Believe the clock although it is behind the newest record of the journal.
     bool trust_clock = false;
@@ -5823,6 +5832,7 @@ public:
     EventPage events(const EventQuery& query) const;
     // How many a filter chooses, if no more than `max_searched` have to be looked at for that.
     std::optional<std::size_t> count_tasks(const DueRange& range, const Filter& filter) const;
+    TaskPage missed_tasks(const TaskQuery& query) const;
     std::optional<std::size_t> count_events(const Filter& filter) const;
     std::optional<Pause> paused() const;
     Overview overview() const;
@@ -7003,7 +7013,7 @@ inline Ends Store::write_emission(std::uint64_t pending) noexcept {
     }
     if (!missed_.ids.empty()) {
         notes_.add(missed_.ids.size(),
-                   " tasks were later than the largest lateness allowed; they were given up");
+                   " tasks were later than the largest lateness allowed; they are missed");
     }
     if (ends == Ends::unwritable) {
         notes_.add("the journal cannot be written; tasks are emitted all the same");
@@ -7170,6 +7180,7 @@ private:
 };
 
 inline TaskPage Store::tasks(const TaskQuery& query) const {
+    if (query.status == Status::missed) return missed_tasks(query);
     TaskPage page;
     if (query.counts) page.matching = count_tasks(query.due, query.filter);
     {
@@ -7226,12 +7237,12 @@ inline Histogram Store::histogram(const DueRange& range, std::size_t buckets) co
     return state_.histogram(range, buckets, now());
 }
 
-// Goes over the history from a cursor on, or backwards from the event before it, as a TaskScan
-// does over tasks.
+// Goes over what has ended from a cursor on, or backwards from the event before it, as a
+// TaskScan does over tasks.
 class Store::EventScan {
 public:
-    EventScan(const Store& store, Cursor from, bool backwards)
-        : store_(store), seq_(from.seq()), backwards_(backwards) {
+    EventScan(const Store& store, const History& past, Cursor from, bool backwards)
+        : store_(store), past_(past), seq_(from.seq()), backwards_(backwards) {
         events_.reserve(batch);
     }
     TaskRef next() {
@@ -7244,20 +7255,56 @@ private:
         events_.clear();
         at_ = 0;
         const std::lock_guard<std::mutex> guard(store_.mutex_);
-        const History& past = store_.state_.history();
-        std::size_t index = past.index_of(seq_);
-        while (events_.size() < batch && (backwards_ ? index > 0 : index < past.size())) {
-            events_.push_back(TaskRef::share(past.at(backwards_ ? --index : index++)));
+        std::size_t index = past_.index_of(seq_);
+        while (events_.size() < batch && (backwards_ ? index > 0 : index < past_.size())) {
+            events_.push_back(TaskRef::share(past_.at(backwards_ ? --index : index++)));
         }
         if (!events_.empty()) seq_ = events_.back()->seq + (backwards_ ? 0 : 1);
     }
 
     const Store& store_;
+    const History& past_;
     std::uint64_t seq_;  // of the next one, or behind it if this goes backwards
     const bool backwards_;
     std::vector<TaskRef> events_;
     std::size_t at_ = 0;  // of the next one to give out
 };
+
+// The oldest missed tasks are the first to be trimmed, so that all follow one that is gone.
+inline TaskPage Store::missed_tasks(const TaskQuery& query) const {
+    TaskPage page;
+    Cursor from;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        page.total = state_.missed().size();
+        const StoredTask* const after = query.after ? state_.find(query.after->id) : nullptr;
+        if (after && after->stage == Stage::missed) from = Cursor(after->seq + 1);
+    }
+    const auto is_chosen = [&query](const StoredTask& task) {
+        return (!query.due.after || task.due > *query.due.after) &&
+               (!query.due.before || task.due < *query.due.before) && chooses(query.filter, task);
+    };
+    if (query.counts && page.total <= max_searched) {
+        EventScan all(*this, state_.missed(), Cursor::earliest(), false);
+        page.matching = 0;
+        while (const TaskRef task = all.next()) *page.matching += is_chosen(*task.get()) ? 1 : 0;
+    }
+    EventScan scan(*this, state_.missed(), from, false);
+    std::size_t bytes = 0;
+    for (std::size_t searched = 0;; ++searched) {
+        const TaskRef task = scan.next();
+        page.more = static_cast<bool>(task);
+        if (!task || searched == max_searched) break;
+        if (is_chosen(*task.get())) {
+            if (page.tasks.size() == query.limit || bytes >= query.max_bytes) break;
+            bytes += task->bytes();
+            page.tasks.push_back(task_of(task.get()));
+        }
+        page.next = TaskCursor{task->due, task->id};
+    }
+    if (!page.more) page.next = std::nullopt;
+    return page;
+}
 
 inline EventPage Store::events(const EventQuery& query) const {
     EventPage page = query.filter.is_open() ? all_events(query) : search_events(query);
@@ -7279,7 +7326,7 @@ inline EventPage Store::search_events(const EventQuery& query) const {
         newest = past.next_seq();
     }
     const bool backwards = query.before.has_value();
-    EventScan scan(*this, page.next, backwards);
+    EventScan scan(*this, state_.history(), page.next, backwards);
     std::size_t bytes = 0;
     for (std::size_t searched = 0; searched < max_searched; ++searched) {
         const TaskRef event = scan.next();
@@ -7306,7 +7353,7 @@ inline std::optional<std::size_t> Store::count_events(const Filter& filter) cons
         if (all > max_searched) return std::nullopt;
     }
     std::size_t count = 0;
-    EventScan scan(*this, Cursor::earliest(), false);
+    EventScan scan(*this, state_.history(), Cursor::earliest(), false);
     while (const TaskRef event = scan.next()) {
         if (chooses(filter, *event.get())) ++count;
     }
@@ -8586,7 +8633,8 @@ public:
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
     /// The same, with all that is known of it.
     std::optional<TaskStory> story(TaskId id) const { return store_.story(id); }
-    /// Pending tasks by due time.
+    /// Pending tasks by due time, or missed ones, the newest last: of these `Options::history` are
+    /// kept, each for `Options::min_retention` at least.  Emitted ones are in events().
     TaskPage tasks(const TaskQuery& query = {}) const { return store_.tasks(query); }
     /// How many tasks are pending in each of `buckets` equal spans, at most
     /// `Histogram::max_buckets`, from `range.after` to `range.before`, which are exclusive
@@ -10356,7 +10404,7 @@ inline std::string metrics_text(const Stats& stats, const std::optional<Pause>& 
     gauge("journal_torn_bytes", "Bytes cut off the journal's end at start.", stats.torn_bytes);
     counter("tasks_scheduled_total", "Tasks stored.", stats.scheduled);
     counter("tasks_cancelled_total", "Tasks cancelled.", stats.cancelled);
-    counter("tasks_missed_total", "Tasks given up, being too late.", stats.missed);
+    counter("tasks_missed_total", "Tasks that were too late to be emitted.", stats.missed);
     counter("tasks_refused_total", "Tasks refused at a limit or by the journal.", stats.refused);
     counter("events_emitted_total", "Events emitted.", stats.emitted);
     counter("events_late_total", "Events emitted more than a second late.", stats.late);
@@ -12989,11 +13037,13 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .answers("Message", "Cancelled.")
              .refuses({404, 409}),
          &HttpApi::post_cancel},
-        {Operation("GET", "/tasks", "listTasks", "Pending tasks by due time.")
+        {Operation("GET", "/tasks", "listTasks",
+                   "Pending tasks by due time, or missed ones, the newest last.")
              .query("limit", page_limit, "How many at most.")
              .query("after", "string", "The end_cursor of a page.")
              .query("due_after", "time", "Only those due later than this.")
              .query("due_before", "time", "Only those due earlier than this.")
+             .query("status", "'pending'|'missed'", "Which of them; pending if it is not given.")
              .query("q", search_text, holds_text)
              .answers("{page_info:PageInfo,data:Task[]}", "A page."),
          &HttpApi::get_tasks},
@@ -13922,13 +13972,21 @@ inline void HttpApi::get_tasks(Call& call) {
     query.due.after = time_of(call, "due_after", errors);
     query.due.before = time_of(call, "due_before", errors);
     query.filter = filter_of(call, errors);
+    if (const auto status = call.request.param("status")) {
+        if (*status == "missed") query.status = Status::missed;
+        if (*status != "missed" && *status != "pending") {
+            errors.emplace_back(
+                R"("status" must be pending or missed; GET /events lists what was emitted.)");
+        }
+    }
     if (const auto after = call.request.param("after")) {
         query.after = detail::parse_cursor(*after);
         if (!query.after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     query.counts = true;
-    if (!query.filter.is_open() && leave_to_worker(call)) return;
+    const bool is_quick = query.filter.is_open() && query.status == Status::pending;
+    if (!is_quick && leave_to_worker(call)) return;
     const TaskPage page = scheduler_.tasks(query);
     if (!admit(call, detail::size_of(page.tasks))) return;
     detail::PageInfo info{page.total, {}, {}, true, page.matching};
@@ -16398,10 +16456,8 @@ public:
     std::optional<Task> find(TaskId id) const;
     /// All that is known of the task with this id.
     std::optional<TaskStory> story(const std::string& id) const;
-    /// Pending tasks by due time; `query.limit` is at most 1000.
-
-    /// Pending tasks by due time; `query.limit` is at most 1000.  All that the query chooses are
-    /// always counted, if they can be.
+    /// Pending tasks by due time, or missed ones; `query.limit` is at most 1000.  All that the
+    /// query chooses are always counted, if they can be.
     TaskPage tasks(const TaskQuery& query = {}) const;
     /// How many tasks are pending in each of `buckets` equal spans, as `Scheduler::histogram`.
     Histogram histogram(const DueRange& range = {}, std::size_t buckets = 100) const;
@@ -16829,6 +16885,7 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
     std::string path = "/tasks?limit=" + std::to_string(query.limit);
     path += detail::params_of(query.due, query.filter);
     if (query.after) path += "&after=" + detail::cursor_of(*query.after);
+    if (query.status == Status::missed) path += "&status=missed";
     TaskPage page;
     const detail::PageInfo info = detail::read_page(
         ask("GET", path),

@@ -86,7 +86,7 @@ inline const Flag flags[] = {
          set_number(s.http.max_connections, v, 1, 1'000'000);
      }},
     {"max-lateness", "DURATION",
-     "give up a task that is later than this, such as 1h (default: never)",
+     "do not emit a task that is later than this, such as 1h (default: never)",
      [](Settings& s, const std::string& v) { s.scheduler.max_lateness = duration(v); }},
     {"webhook", "URL", "POST each event's payload to this URL; may be repeated",
      [](Settings& s, const std::string& v) { s.webhooks.push_back(v); }},

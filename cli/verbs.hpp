@@ -102,8 +102,9 @@ inline std::string task_line(const scheduler::Task& task) {
     if (!on_terminal()) {
         return task.id.str() + '\t' + scheduler::format_time(task.due) + '\t' + message;
     }
-    return task.id.str() + "  " + local_time(task.due) + "  " + until(task.due) + "  " +
-           shortened(message);
+    const bool is_missed = task.status == scheduler::Status::missed;
+    return task.id.str() + "  " + local_time(task.due) + "  " +
+           (is_missed ? "missed" : until(task.due)) + "  " + shortened(message);
 }
 
 // Which tasks --due and --grep choose.
@@ -122,8 +123,9 @@ inline scheduler::TaskQuery chosen_tasks(const Arguments& arguments) {
 
 // What was chosen, in a sentence.
 inline std::string choice_of(const Arguments& arguments) {
-    std::string choice =
-        arguments.has("--due") ? "due within " + arguments.get("--due") : "pending";
+    std::string choice = arguments.has("--due")      ? "due within " + arguments.get("--due")
+                         : arguments.has("--missed") ? "missed"
+                                                     : "pending";
     if (arguments.has("--grep")) choice += " and hold '" + arguments.get("--grep") + '\'';
     return choice;
 }
@@ -147,6 +149,10 @@ inline int ls(const Arguments& arguments) {
     if (!arguments.rest.empty()) throw UsageError("ls takes no argument " + arguments.rest[0]);
     scheduler::TaskQuery query = chosen_tasks(arguments);
     std::size_t left = list_limit(arguments);
+    if (arguments.has("--missed")) {
+        if (arguments.has("--due")) throw UsageError("--missed and --due do not go together");
+        query.status = scheduler::Status::missed;
+    }
     const scheduler::Client client = client_for(arguments);
     bool none = true;
     for (bool more = true; more && left > 0;) {
@@ -476,11 +482,18 @@ inline const Verb verbs[] = {
      "  --key KEY                requests with the same key schedule one task\n"
      "  --text                   MESSAGE is a plain string, whatever it begins with\n"},
     {"ls",
-     {{"--due", 0, true}, {"--grep", 0, true}, {"--limit", 0, true}, {"--all"}, {"--json"}},
+     {{"--due", 0, true},
+      {"--grep", 0, true},
+      {"--limit", 0, true},
+      {"--all"},
+      {"--missed"},
+      {"--json"}},
      ls,
-     "Usage: task-scheduler ls [--due DURATION] [--grep TEXT] [--limit COUNT|--all] [--json]\n"
+     "Usage: task-scheduler ls [--due DURATION|--missed] [--grep TEXT] [--limit COUNT|--all]\n"
+     "                         [--json]\n"
      "Lists pending tasks, the earliest first: id, due time and message.\n\n"
      "  --due DURATION           only what is due within it, such as 1h\n"
+     "  --missed                 those that were too late to be emitted, the newest last\n"
      "  --grep TEXT              only what holds this in its payload, its name or its id\n"
      "  --limit COUNT            no more than so many (on a terminal 100, else all)\n"
      "  --all                    all of them, also on a terminal\n"

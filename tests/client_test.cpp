@@ -130,6 +130,23 @@ TEST_SUITE("client") {
         CHECK(page.events.front().late() == std::chrono::seconds(59));
     }
 
+    TEST_CASE("what was missed is listed from the other side") {
+        Service service;
+        const Client client = service.client();
+        service.tasks.pause();
+        service.tasks.submit({NewTask{service.tasks.now(), "\"x\"", {}, std::chrono::seconds(1)}})
+            .wait();
+        service.clock.advance(service.tasks, std::chrono::seconds(2));
+        client.resume();
+        TaskQuery query;
+        query.status = Status::missed;
+        REQUIRE(eventually([&] { return client.tasks(query).total == 1; }));
+        const Task task = client.tasks(query).tasks.at(0);
+        CHECK(task.status == Status::missed);
+        CHECK(task.ended_at == service.tasks.now());
+        CHECK(client.tasks().total == 0);
+    }
+
     TEST_CASE("a server is paused, resumed and asked how it stands from the other side") {
         Service service;
         const Client client = service.client();

@@ -282,6 +282,10 @@ TEST_SUITE("http") {
             {"DELETE /tasks?q=", "", 400, "from 1 to 256"},
             {"DELETE /tasks?q=x&all=true", "", 400, "not both"},
             {"DELETE /tasks?q=nothing", "", 200, R"({"cancelled":0})"},
+            {"GET /tasks?status=missed", "", 200, R"({"page_info":{"total_count":0,"count":0,)"},
+            {"GET /tasks?status=pending&limit=1", "", 200, R"("count":1)"},
+            {"GET /tasks?status=emitted&limit=0", "", 400, "GET /events lists what was emitted"},
+            {"GET /tasks?status=", "", 400, "must be pending or missed"},
             {"DELETE /tasks", "", 400, "due_before"},
             {"DELETE /tasks?due_before=2026-03-01T13:30:00Z", "", 200, R"({"cancelled":2})"},
             {"GET /events", "", 200, R"("late_ms":0)"},
@@ -345,6 +349,30 @@ TEST_SUITE("http") {
               std::string::npos);
     }
 
+    TEST_CASE("what was missed is listed, and says when and how late") {
+        Service service;
+        service.tasks.pause();
+        const std::string id =
+            status_of(service.ask("POST /schedule",
+                                  R"({"delay":"1s","max_lateness":2,"message":"x"})")) == 200
+                ? support::pending_ids(service.tasks).front().str()
+                : "";
+        service.clock.advance(service.tasks, std::chrono::seconds(4));
+        service.tasks.resume();
+        REQUIRE(eventually([&] { return service.tasks.stats().missed == 1; }));
+        const std::string page = service.ask("GET /tasks?status=missed");
+        CHECK(page.find("\"total_count\":1,\"count\":1,") != std::string::npos);
+        const std::string said =
+            R"({"id":")" + id +
+            R"(","status":"missed",)"
+            R"("due":"2026-03-01T12:00:01.000Z","missed_at":"2026-03-01T12:00:04.000Z","late_ms":3000,)";
+        CHECK(page.find(said) != std::string::npos);
+        CHECK(service.ask("GET /tasks/" + id).find(said) != std::string::npos);
+        CHECK(service.ask("GET /metrics").find("task_scheduler_tasks_missed_total 1\n") !=
+              std::string::npos);
+        CHECK(service.ask("GET /status").find(R"("missed_kept":1)") != std::string::npos);
+    }
+
     TEST_CASE("tasks that wait too long make it not ready, but not while it is paused") {
         TestClock clock;
         Options options;
@@ -385,7 +413,7 @@ TEST_SUITE("http") {
             {"DELETE /events?start_i%64d=" + past, R"("end_id" and "all".)"},
             {"DELETE /tasks?start_idd=2027-01-01&due_after=2020-01-01",
              R"(known are "due_after", "due_before", "q" and "all".)"},
-            {"GET /tasks?start_idd=1", R"("due_after", "due_before" and "q".)"},
+            {"GET /tasks?start_idd=1", R"("due_after", "due_before", "status" and "q".)"},
             {"GET /events?start_idd=1", R"(known are "limit", "after", "before" and "q".)"},
             {"HEAD /events?start_idd=1", ""},
             {"GET /sse?start_idd", R"(known are "last_event_id", )"},

@@ -56,4 +56,4 @@ class Clock(WithClock):
         server.start()
         support.wait_for(lambda: server.ask('GET', '/tasks/' + missed)[2]['status'] == 'missed')
         self.assertEqual([event['id'] for event in server.ask('GET', '/events')[2]['data']], [late])
-        server.until_logged('given up')
+        server.until_logged('they are missed')
