@@ -3828,8 +3828,9 @@ public:
     void hold(StoredTask* task);
 
     // Marks up to `most` tasks that are due at `at`, and says in the two records which are
-    // emitted and which are missed, being later than their own lateness allows, or if that says
-    // nothing, `max_lateness`.  apply() follows, or release_emission().  Throws std::bad_alloc, and then has done nothing.
+    // emitted and which are missed, being later than their own lateness allows, or, where a task
+    // has none, `max_lateness`.  apply() follows, or release_emission().  Throws std::bad_alloc,
+    // and then has done nothing.
     void begin_emission(TimePoint at, std::optional<milliseconds> max_lateness, std::size_t most,
                         EmitRecord& emitted, MissRecord& missed);
     void release_emission(const EmitRecord& emitted, const MissRecord& missed);

@@ -285,9 +285,10 @@ class CommandLine(TestCase):
         usage = self.run_verb('--help')[1]
         for arguments in (['-h'], ['help']):
             self.assertEqual(self.run_verb(*arguments), (0, usage, ''))
-        for verb in ('add', 'ls', 'rm', 'mv', 'events', 'sinks'):
+        for verb in ('add', 'ls', 'show', 'rm', 'mv', 'events', 'sinks', 'status', 'pause',
+                     'resume'):
             text = self.run_verb(verb, '--help')[1]
-            self.assertTrue(text.startswith(f'Usage: task-scheduler {verb} '))
+            self.assertRegex(text, f'^Usage: task-scheduler {verb}\\b')
             for arguments in (['help', verb], [verb, '-h'], [verb, 'x', '--help']):
                 self.assertEqual(self.run_verb(*arguments), (0, text, ''))
         self.assert_misused('help', 'evnts', says=('events?',))
@@ -365,6 +366,54 @@ class CommandLine(TestCase):
         self.assertEqual(len(set(lines)), 2500)
         self.assertNotIn('later', ''.join(lines))
         self.assertEqual(len(self.run_verb('ls', '--json')[1].splitlines()), 2501)
+
+    def test_a_server_is_paused_and_resumed_and_says_why(self):
+        self.assertEqual(self.run_verb('pause', '--reason', 'a "reason"'), (0, '', ''))
+        self.add('--in', '0s', 'waits')
+        lines = dict(line.split('\t', 1) for line in self.run_verb('status')[1].splitlines())
+        self.assertRegex(lines['state'], f'^PAUSED since {support.STAMP}: a "reason"$')
+        self.assertRegex(lines['pending'], '^1, .*; 1 overdue, by up to ')
+        status = json.loads(self.run_verb('status', '--json')[1])
+        self.assertEqual(status['paused']['reason'], 'a "reason"')
+        self.assertEqual(set(status), set(self.one.page('/status')))
+        self.assertEqual(self.run_verb('resume'), (0, '', ''))
+        support.wait_for(lambda: self.run_verb('events')[1].count('\n') == 1)
+        self.assertIn('state\tready\n', self.run_verb('status')[1])
+        self.assertEqual(self.run_verb('pause', '--reason', 'a\nb')[0], 1)
+        for wrong in (['pause', 'x'], ['resume', 'x'], ['status', 'x'], ['show'], ['show', 'a', 'b'],
+                      ['ls', '--missed', '--due', '1h']):
+            self.assertEqual(self.run_verb(*wrong)[0], 2, wrong)
+
+    def test_what_became_of_a_task_is_told(self):
+        task = self.add('--in', '1h', '{"n":1.10}')
+        lines = dict(line.split('\t', 1) for line in self.run_verb('show', task)[1].splitlines())
+        self.assertEqual(lines['id'], task)
+        self.assertRegex(lines['stored'], f'^{support.STAMP}$')
+        self.assertRegex(lines['pending'], f'^{support.STAMP} \\(in 59 min')
+        self.assertEqual(lines['message'], '{"n":1.10}')
+        self.one.restart('--exec', 'false')
+        past = self.add('--in', '0s', 'x')
+        support.wait_for(lambda: 'failed' in self.run_verb('show', past)[1])
+        text = self.run_verb('show', past)[1]
+        self.assertRegex(text, f'(?m)^emitted\t{support.STAMP}, [0-9]+ ms late$')
+        self.assertRegex(text, '(?m)^sink exec-[0-9a-f]+\tis still to get it, [0-9]+ attempts? failed')
+        story = json.loads(self.run_verb('show', past, '--json')[1])
+        self.assertEqual(story['id'], past)
+        self.assertEqual(story['sinks'][0]['state'], 'waiting')
+        self.assertEqual(self.run_verb('show', 'no such/task')[::2],
+                         (1, 'task-scheduler: there is no task no such/task\n'))
+
+    def test_what_was_missed_is_listed(self):
+        self.assertIn('no tasks are missed', self.run_verb('ls', '--missed')[2])
+        self.run_verb('pause')
+        task = self.one.schedule('late', 0, max_lateness=1)
+        support.wait_for(lambda: self.one.page('/status')['overdue_ms'] > 1000)
+        self.run_verb('resume')
+        support.wait_for(lambda: self.one.page('/status')['missed'] == 1)
+        self.assertEqual([line.split('\t')[::2] for line in
+                          self.run_verb('ls', '--missed')[1].splitlines()], [[task, '"late"']])
+        self.assertIn(', so it was not emitted\n', self.run_verb('show', task)[1])
+        self.assertEqual(self.run_verb('ls')[1], '')
 
     def test_exit_status_tells_refused_from_misused_from_unreachable(self):
         self.assertEqual(self.run_verb('add', '--at', '2999-01-01', 'x')[0], 1)

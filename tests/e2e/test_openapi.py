@@ -19,7 +19,9 @@ NOT_PROVOKED = {('/cancel', 'post', '503'), ('/tasks', 'delete', '503'),
                 ('/events', 'delete', '503'),
                 *(('/sinks/{name}/' + deed, 'post', status)
                   for deed in ('redeliver', 'pause', 'resume') for status in ('503', '507')),
-                *(('/sinks/{name}', 'delete', status) for status in ('503', '507'))}
+                *(('/sinks/{name}', 'delete', status) for status in ('503', '507')),
+                *((path, 'post', status) for path in ('/pause', '/resume')
+                  for status in ('503', '507'))}
 
 
 class Description(TestCase):
@@ -34,6 +36,11 @@ class Description(TestCase):
     def check(self, schema, value, place='$'):
         """As much of JSON Schema as the document uses."""
         schema = self.resolve(schema)
+        if 'allOf' in schema:
+            parts = [self.resolve(part) for part in schema['allOf']]
+            schema = {'type': 'object',
+                      'properties': {k: v for part in parts for k, v in part['properties'].items()},
+                      'required': [name for part in parts for name in part['required']]}
         types = schema.get('type', [])
         names = {dict: 'object', list: 'array', str: 'string', bool: 'boolean', int: 'integer',
                  type(None): 'null'}
@@ -42,8 +49,9 @@ class Description(TestCase):
         if 'enum' in schema:
             self.assertIn(value, schema['enum'], place)
         if 'oneOf' in schema and not types:
-            fitting = [one for one in schema['oneOf']
-                       if set(self.resolve(one).get('required', [])) <= set(value)]
+            fitting = [one for one in map(self.resolve, schema['oneOf'])
+                       if (one.get('type') == 'null') == (value is None) and
+                       (value is None or set(one.get('required', [])) <= set(value))]
             self.assertEqual(len(fitting), 1, place)
             self.check(fitting[0], value, place)
         for name in schema.get('required', []):
@@ -110,6 +118,7 @@ class Description(TestCase):
         go(server, 'get', '/tasks?limit=2', '/tasks', 200)
         go(server, 'get', '/tasks?limit=x', '/tasks', 400)
         go(server, 'get', '/tasks?q=x', '/tasks', 200)
+        go(server, 'get', '/tasks?status=missed', '/tasks', 200)
         go(server, 'get', '/histogram?buckets=24', '/histogram', 200)
         go(server, 'get', '/histogram?buckets=0', '/histogram', 400)
         go(server, 'get', '/tasks/' + one, '/tasks/{id}', 200)
@@ -145,7 +154,13 @@ class Description(TestCase):
         go(server, 'delete', '/events?start_id=' + NONE, '/events', 404)
         go(server, 'delete', '/events', '/events', 400)
         go(server, 'delete', '/events?all=true', '/events', 200)
-        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz'):
+        go(server, 'post', '/pause', '/pause', 200, {'reason': 'x'})
+        go(server, 'post', '/pause', '/pause', 400, {'reason': 7})
+        for path in ('/readyz', '/status'):
+            go(server, 'get', path, path, 200)
+        go(server, 'post', '/resume', '/resume', 200)
+        go(server, 'post', '/resume', '/resume', 400, [])
+        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz', '/status'):
             go(server, 'get', path, path, 200)
 
     def exercise_sinks(self, server):
