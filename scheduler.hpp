@@ -563,9 +563,12 @@ struct DueRange {
 struct Filter {
     /// Only those whose payload's text, name or id holds this.
     std::string text;
+    /// Only those whose topic one of these chooses: a topic, or the beginning of one and a `*`,
+    /// which stands for any rest.  What has no topic is chosen by none.
+    std::vector<std::string> topics{};
 
     /// Whether it chooses all.
-    bool is_open() const { return text.empty(); }
+    bool is_open() const { return text.empty() && topics.empty(); }
 };
 
 /// How many tasks are pending in each of some equal spans of time.
@@ -1367,6 +1370,22 @@ inline bool is_topic(std::string_view text) {
     return is_label(text, "._~/-");
 }
 
+// A topic, or the beginning of one and a `*`.
+inline bool is_topic_pattern(std::string_view text) {
+    if (text == "*") return true;
+    if (!text.empty() && text.back() == '*') text.remove_suffix(1);
+    return is_topic(text);
+}
+
+// Whether one of the patterns chooses a topic; an empty one is none, and chosen by none.
+inline bool chooses_topic(const std::vector<std::string>& patterns, std::string_view topic) {
+    return std::any_of(patterns.begin(), patterns.end(), [topic](std::string_view pattern) {
+        if (pattern.back() != '*') return topic == pattern;
+        pattern.remove_suffix(1);
+        return !topic.empty() && topic.substr(0, pattern.size()) == pattern;
+    });
+}
+
 // VERSION-TRACE-PARENT-FLAGS, in small hexadecimal digits; versions after 00 may add to that.
 inline bool is_traceparent(std::string_view text) {
     constexpr std::size_t size = 55;
@@ -1463,6 +1482,15 @@ inline std::string json_problem(std::string_view text) {
     std::string_view value;
     if (reader.value(value) && reader.finish()) return "";
     return reader.problem();
+}
+
+/// Why topics cannot be chosen by these patterns, of `Filter::topics`; empty if they can.
+inline std::string topics_problem(const std::vector<std::string>& patterns) {
+    constexpr std::size_t most = 100;
+    if (patterns.size() > most) return "At most " + std::to_string(most) + " topics can be chosen.";
+    if (std::all_of(patterns.begin(), patterns.end(), detail::is_topic_pattern)) return "";
+    return "A topic to choose by must be 1 to 128 letters, digits and characters of \"._~/-\", and "
+           "may end with a *, which stands for any rest.";
 }
 
 /// The text, which is UTF-8, as a JSON string in quotes.
@@ -4492,6 +4520,12 @@ inline Histogram State::histogram(const DueRange& range, std::size_t buckets, Ti
     return histogram;
 }
 
+// Throws unless topics can be chosen by these patterns.
+inline void check_topics(const std::vector<std::string>& patterns) {
+    const std::string problem = topics_problem(patterns);
+    if (!problem.empty()) throw Error(Errc::invalid_argument, problem);
+}
+
 // Whether one text holds another, in time that grows with their sizes and not with their product.
 inline bool holds(std::string_view text, std::string_view part) {
     return ::memmem(text.data(), text.size(), part.data(), part.size()) != nullptr;
@@ -4500,6 +4534,7 @@ inline bool holds(std::string_view text, std::string_view part) {
 // Whether a filter chooses a task or an event.  That looks at nothing that changes, so no lock is
 // needed.
 inline bool chooses(const Filter& filter, const StoredTask& task) {
+    if (!filter.topics.empty() && !chooses_topic(filter.topics, task.details().topic)) return false;
     if (filter.text.empty() || holds(task.text(), filter.text)) return true;
     return holds(task.details().name, filter.text) ||
            (filter.text.size() <= 36 && holds(task.id.str(), filter.text));
@@ -6573,6 +6608,7 @@ inline Ticket Store::begin_resume() {
 // One call at a time looks through the queue.
 inline Ticket Store::begin_cancel(const DueRange& range, const Filter& filter) {
     const Notes::AtEnd told(notes_, options_.log);
+    check_topics(filter.topics);
     auto bulk = std::make_shared<Bulk>();
     bulk->range = range;
     bulk->filter = filter;
@@ -7181,6 +7217,7 @@ private:
 };
 
 inline TaskPage Store::tasks(const TaskQuery& query) const {
+    check_topics(query.filter.topics);
     if (query.status == Status::missed) return missed_tasks(query);
     TaskPage page;
     if (query.counts) page.matching = count_tasks(query.due, query.filter);
@@ -7308,6 +7345,7 @@ inline TaskPage Store::missed_tasks(const TaskQuery& query) const {
 }
 
 inline EventPage Store::events(const EventQuery& query) const {
+    check_topics(query.filter.topics);
     EventPage page = query.filter.is_open() ? all_events(query) : search_events(query);
     if (query.counts) page.matching = count_events(query.filter);
     return page;
@@ -8459,6 +8497,7 @@ namespace detail {
 // Whoever reads events by a callback: a cursor over the history.
 struct Reader {
     std::function<void(const Event&)> callback;
+    Filter filter;
     Cursor next;             // guarded by the hub's mutex: the first that it has not finished
     bool stopping = false;   // guarded by the hub's mutex
     bool ended = false;      // guarded by the hub's mutex: the thread does nothing more
@@ -8635,7 +8674,9 @@ public:
     /// The same, with all that is known of it.
     std::optional<TaskStory> story(TaskId id) const { return store_.story(id); }
     /// Pending tasks by due time, or missed ones, the newest last: of these `Options::history` are
-    /// kept, each for `Options::min_retention` at least.  Emitted ones are in events().
+    /// kept, each for `Options::min_retention` at least.  Emitted ones are in events().  Throws
+    /// `Error` with `invalid_argument` if a topic of its filter cannot be one, as all do that
+    /// take a filter.
     TaskPage tasks(const TaskQuery& query = {}) const { return store_.tasks(query); }
     /// How many tasks are pending in each of `buckets` equal spans, at most
     /// `Histogram::max_buckets`, from `range.after` to `range.before`, which are exclusive
@@ -8673,7 +8714,8 @@ public:
     /// Calls `callback` for each event from the cursor `from` on, in order, on a thread of
     /// its own (under `Drive::caller` inside `run_due()`), until the subscription ends.  It
     /// may call the scheduler, but not `stop()`.  What it throws goes to `Options::on_error`.
-    Subscription subscribe(Callback callback, Cursor from = Cursor::now());
+    /// With a filter it is called with those alone that this chooses.
+    Subscription subscribe(Callback callback, Cursor from = Cursor::now(), Filter filter = {});
     /// The same for the scheduler's life, from the first event on that this object emits.
     void on_event(Callback callback);
     /// Blocks until there is an event at or behind the cursor (true), or until `timeout`
@@ -8789,7 +8831,7 @@ private:
     void check_outside(const char* call) const;
     void call_readers();
     void run_companions();
-    std::shared_ptr<detail::Reader> add_reader(Callback callback, Cursor from);
+    std::shared_ptr<detail::Reader> add_reader(Callback callback, Cursor from, Filter filter);
     void run_reader(const std::shared_ptr<detail::Reader>& reader);
     bool read_on(const std::shared_ptr<detail::Reader>& reader);
     void call(const Callback& callback, const Event& event) const noexcept;
@@ -9127,9 +9169,12 @@ inline void Scheduler::run_companions() {
 
 // ---- 10.6 Callbacks --------------------------------------------------------
 
-inline std::shared_ptr<detail::Reader> Scheduler::add_reader(Callback callback, Cursor from) {
+inline std::shared_ptr<detail::Reader> Scheduler::add_reader(Callback callback, Cursor from,
+                                                             Filter filter) {
+    detail::check_topics(filter.topics);
     auto reader = std::make_shared<detail::Reader>();
     reader->callback = std::move(callback);
+    reader->filter = std::move(filter);
     hub_->drop_ended();
     const std::lock_guard<std::mutex> guard(hub_->mutex);
     if (hub_->stopping) throw Error(Errc::stopped, "the scheduler is shutting down");
@@ -9146,15 +9191,15 @@ inline std::shared_ptr<detail::Reader> Scheduler::add_reader(Callback callback, 
     return reader;
 }
 
-inline Subscription Scheduler::subscribe(Callback callback, Cursor from) {
+inline Subscription Scheduler::subscribe(Callback callback, Cursor from, Filter filter) {
     Subscription subscription;
-    subscription.reader_ = add_reader(std::move(callback), from);
+    subscription.reader_ = add_reader(std::move(callback), from, std::move(filter));
     subscription.hub_ = hub_;
     return subscription;
 }
 
 inline void Scheduler::on_event(Callback callback) {
-    add_reader(std::move(callback), first_);
+    add_reader(std::move(callback), first_, {});
 }
 
 inline void Scheduler::run_reader(const std::shared_ptr<detail::Reader>& reader) {
@@ -9186,6 +9231,7 @@ inline bool Scheduler::read_on(const std::shared_ptr<detail::Reader>& reader) {
     query.limit = detail::Store::batch;
     EventPage page;
     try {
+        query.filter = reader->filter;
         page = events(query);
     } catch (const std::exception&) {
         page.next = query.from;
@@ -10747,6 +10793,7 @@ struct Operation {
     struct Param {
         std::string_view in;  // query or header
         ApiMember what;
+        bool repeats = false;  // it may be given more than once
     };
     struct Answer {
         int status;
@@ -10762,6 +10809,18 @@ struct Operation {
 
     Operation& query(std::string_view name, std::string_view type, std::string_view description) {
         params.push_back({"query", {name, type, description}});
+        return *this;
+    }
+    // The topics that are chosen, in a parameter each.
+    Operation& topics() {
+        constexpr std::string_view patterns =
+            R"({"type":"array","maxItems":100,"items":{"type":"string",)"
+            R"("pattern":"^([A-Za-z0-9._~/-]{1,128}\\*?|\\*)$"}})";
+        params.push_back({"query",
+                          {"topic", patterns,
+                           "Only those whose topic is this, or begins so where it ends with a *. "
+                           "It may be repeated."},
+                          true});
         return *this;
     }
     Operation& header(std::string_view name, std::string_view type,
@@ -11418,6 +11477,8 @@ struct HttpRequest : HttpMessage {
     }
     // The first parameter of the query with this name.
     std::optional<std::string> param(std::string_view name) const;
+    // All values of a parameter that may be repeated.
+    std::vector<std::string> all_params(std::string_view name) const;
     // Calls fn(name, value) for each parameter of the query, the value as it was sent.
     template <class Fn>
     void for_each_param(Fn fn) const;
@@ -11442,6 +11503,14 @@ void HttpRequest::for_each_param(Fn fn) const {
         }
         query.remove_prefix(one.size());
     }
+}
+
+inline std::vector<std::string> HttpRequest::all_params(std::string_view name) const {
+    std::vector<std::string> found;
+    for_each_param([&](const std::string& known, std::string_view value) {
+        if (known == name) found.push_back(url_decoded(value, true));
+    });
+    return found;
 }
 
 inline std::optional<std::string> HttpRequest::param(std::string_view name) const {
@@ -12023,8 +12092,10 @@ inline std::vector<std::string> query_errors(const HttpRequest& request,
     std::vector<std::string> errors;
     if (request.target.find('?') == std::string_view::npos) return errors;
     std::vector<std::string_view> known;
+    std::set<std::string_view> repeating;
     for (const Operation::Param& param : operation.params) {
         if (param.in == "query") known.push_back(param.what.name);
+        if (param.repeats) repeating.insert(param.what.name);
     }
     std::set<std::string> seen;
     request.for_each_param([&](const std::string& name, std::string_view) {
@@ -12036,7 +12107,7 @@ inline std::vector<std::string> query_errors(const HttpRequest& request,
                                      : known.size() == 1 ? "known is " + quoted_list(known) + '.'
                                                          : "known are " + quoted_list(known) + '.';
             errors.push_back("The query parameter " + shown + " is unknown; " + ours);
-        } else if (!seen.insert(name).second) {
+        } else if (!seen.insert(name).second && repeating.count(name) == 0) {
             errors.push_back("The query parameter " + shown + " is given more than once.");
         }
     });
@@ -12047,6 +12118,8 @@ inline std::vector<std::string> query_errors(const HttpRequest& request,
 struct StreamStart {
     std::string preamble;
     std::uint64_t seq = 0;
+    std::vector<std::string> topics = {};  // none: it is sent all events
+    bool has_passed = false;               // on a foreign server: events that it was not told of
 };
 
 // Why a request is refused, as refusals are counted.
@@ -12198,6 +12271,9 @@ private:
 //       machine acknowledges nothing ends after four keep-alives, and a minute at least.
 //   E6  A stream goes from list to list without an allocation.  What lacks memory for a page
 //       stays where it is, and is tried again.
+//   E7  A stream with topics is sent of the shared pages what these choose, and passes over the
+//       rest.  So that it resumes behind what it has passed, the next keep-alive tells its cursor
+//       in place of the comment.
 //
 // The lists that a stream is in, one at a time:
 //
@@ -12211,16 +12287,46 @@ struct Frames {
     struct End {
         std::size_t offset;  // in the text
         std::uint64_t next;  // the cursor behind its event
+        std::size_t topic;   // in the topics, where its own ends
     };
     std::uint64_t begin = 0;  // the cursor before the first
     std::uint64_t next = 0;   // the cursor behind the last
     bool lost = false;        // events were trimmed between the cursor asked for and `begin`
     std::string text;
+    std::string topics;     // of all frames, one behind the other
     std::vector<End> ends;  // of each frame
 
     bool covers(std::uint64_t seq) const { return begin <= seq && seq < next; }
-    std::size_t bytes() const { return text.capacity() + ends.capacity() * sizeof(End); }
+    std::size_t bytes() const {
+        return text.capacity() + topics.capacity() + ends.capacity() * sizeof(End);
+    }
+    // The end of the first frame that is not before a cursor.
+    std::vector<End>::const_iterator frame_at(std::uint64_t seq) const {
+        return std::upper_bound(ends.begin(), ends.end(), seq,
+                                [](std::uint64_t one, const End& end) { return one < end.next; });
+    }
+    // Whether one of these patterns chooses the topic of a frame.
+    bool chooses(const std::vector<std::string>& patterns, std::size_t frame) const {
+        const std::size_t start = frame == 0 ? 0 : ends[frame - 1].topic;
+        return chooses_topic(patterns,
+                             std::string_view(topics).substr(start, ends[frame].topic - start));
+    }
+    // The frames that these patterns choose, or all if there is none; and whether the last was
+    // not chosen, if there was any.
+    std::string text_of(const std::vector<std::string>& patterns, bool& has_passed) const;
 };
+
+inline std::string Frames::text_of(const std::vector<std::string>& patterns,
+                                   bool& has_passed) const {
+    if (patterns.empty()) return text;
+    std::string chosen;
+    for (std::size_t i = 0; i < ends.size(); ++i) {
+        has_passed = !chooses(patterns, i);
+        const std::size_t start = i == 0 ? 0 : ends[i - 1].offset;
+        if (!has_passed) chosen.append(text, start, ends[i].offset - start);
+    }
+    return chosen;
+}
 
 // The page of frames that begins at a cursor (E2).
 inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq) {
@@ -12243,7 +12349,8 @@ inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq) {
         frames.text += "id: ";
         append_id(frames.text, event.id);
         frames.text.append("\ndata: ").append(event.text()) += "\n\n";
-        frames.ends.push_back({frames.text.size(), event.seq + 1});
+        frames.topics += event.topic();
+        frames.ends.push_back({frames.text.size(), event.seq + 1, frames.topics.size()});
     }
     return frames;
 }
@@ -12276,11 +12383,12 @@ public:
     StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
                  std::function<void()> on_closed);
     ~StreamWriter() { stop(); }
+    using Topics = std::vector<std::string>;
 
-    // Takes over a socket: `head` goes out first, then the events from the cursor `seq` on.
-    // Where there is no memory for the stream, or the writer has stopped, it ends at once.
-    // Any thread.
-    void adopt(int fd, std::string head, std::uint64_t seq) noexcept;
+    // Takes over a socket: `head` goes out first, then the events from the cursor `seq` on, those
+    // alone that the topics choose if there are any.  Where there is no memory for the stream, or
+    // the writer has stopped, it ends at once.  Any thread.
+    void adopt(int fd, std::string head, std::uint64_t seq, Topics topics = {}) noexcept;
     // How many streams it has.  Any thread.
     std::size_t size() const { return size_; }
     // There may be new events.  For the thread that has emitted them: a few for a few streams
@@ -12293,15 +12401,19 @@ public:
 private:
     enum class Place { idle, live, behind, blocked, closed };
     struct Stream {
-        Stream(int socket, std::string first, std::uint64_t at)
-            : fd(socket), head(std::move(first)), seq(at) {}
+        Stream(int socket, std::string first, std::uint64_t at, Topics chosen)
+            : fd(socket), head(std::move(first)), seq(at) {
+            if (!chosen.empty()) topics = std::make_unique<const Topics>(std::move(chosen));
+        }
         int fd;
         Place place = Place::idle;
         bool is_live = false;         // or was before its socket took no more
         bool is_half_closed = false;  // the client sends nothing more
+        bool has_passed = false;      // events that it was not told of (E7)
         std::string head;             // what goes out before the events
         std::uint64_t seq;            // of the event that is to be written next
         std::size_t skip = 0;         // bytes of its frame that are sent
+        std::unique_ptr<const Topics> topics;  // null: it is sent all events
         std::list<Stream>::iterator self;
     };
     using Streams = std::list<Stream>;
@@ -12321,8 +12433,10 @@ private:
     bool is_unreachable(const Stream& stream) const;
     void write(Stream& stream);
     bool write_head(Stream& stream);
-    void write_page(Stream& stream, const Frames& page);
+    void write_run(Stream& stream, const Frames& page, std::size_t end);
+    void write_chosen(Stream& stream, const Frames& page);
     void write_comment(Stream& stream);
+    void write_cursor(Stream& stream, const std::string& text);
     std::optional<std::size_t> send(Stream& stream, std::string_view text);
     const Frames& page_at(std::uint64_t seq);
     void drop_pages();
@@ -12383,11 +12497,12 @@ inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_
 
 // ---- From other threads
 
-inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq) noexcept {
+inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq,
+                                Topics topics) noexcept {
     bool taken = false;
     try {
         Streams one;
-        one.emplace_back(fd, std::move(head), seq);
+        one.emplace_back(fd, std::move(head), seq, std::move(topics));
         const std::lock_guard<std::mutex> guard(adopted_mutex_);
         taken = !ended_;
         if (taken) {
@@ -12559,16 +12674,27 @@ inline void StreamWriter::write_behind() {
     }
 }
 
-// Those that have events to come need no comment (E5).
+// Those that have events to come need no comment (E5), but perhaps their cursor (E7).
 inline void StreamWriter::keep_alive() {
     const auto now = std::chrono::steady_clock::now();
     if (now < next_keep_alive_) return;
     next_keep_alive_ = now + keep_alive_;
-    for (const Place place : {Place::idle, Place::blocked}) {
+    std::uint64_t seq = 0;
+    std::string cursor;  // that of `seq`, which most of them have in common
+    for (const Place place : {Place::idle, Place::live, Place::behind, Place::blocked}) {
         for (auto at = in(place).begin(); at != in(place).end();) {
             Stream& stream = *at++;
             if (is_unreachable(stream)) close(stream);
-            if (stream.place == Place::idle) write_comment(stream);
+            if (stream.place == Place::blocked || stream.place == Place::closed) continue;
+            if (stream.has_passed && stream.head.empty() && stream.skip == 0) {
+                if (cursor.empty() || seq != stream.seq) {
+                    seq = stream.seq;
+                    cursor = cursor_text(scheduler_, seq);
+                }
+                write_cursor(stream, cursor);
+            } else if (stream.place == Place::idle) {
+                write_comment(stream);
+            }
         }
     }
 }
@@ -12614,8 +12740,10 @@ inline void StreamWriter::write(Stream& stream) {
     if (!write_head(stream)) return;
     if (stream.seq < next_seq_) {
         const Frames& page = page_at(stream.seq);
-        if (stream.seq >= page.begin) {
-            write_page(stream, page);
+        if (stream.seq >= page.begin && stream.topics) {
+            write_chosen(stream, page);
+        } else if (stream.seq >= page.begin) {
+            write_run(stream, page, page.ends.size());
         } else if (stream.skip > 0) {
             close(stream);  // E3
         } else {
@@ -12637,17 +12765,17 @@ inline bool StreamWriter::write_head(Stream& stream) {
     return true;
 }
 
-inline void StreamWriter::write_page(Stream& stream, const Frames& page) {
+// The frames of a page from where the stream stands up to before the frame `last`.
+inline void StreamWriter::write_run(Stream& stream, const Frames& page, std::size_t last) {
     const auto offset_of = [&page](auto frame) {
         return frame == page.ends.begin() ? 0 : std::prev(frame)->offset;
     };
-    const auto frame =
-        std::upper_bound(page.ends.begin(), page.ends.end(), stream.seq,
-                         [](std::uint64_t seq, const Frames::End& end) { return seq < end.next; });
+    const auto frame = page.frame_at(stream.seq);
     const bool is_gone = frame == page.ends.end() || frame->next != stream.seq + 1;
     if (stream.skip > 0 && is_gone) return close(stream);  // E3
     const std::size_t begin = offset_of(frame) + stream.skip;
-    const auto sent = send(stream, std::string_view(page.text).substr(begin));
+    const std::size_t size = last == 0 ? 0 : page.ends[last - 1].offset - begin;
+    const auto sent = send(stream, std::string_view(page.text).substr(begin, size));
     if (!sent) return;
     const std::size_t end = begin + *sent;
     const auto next = std::upper_bound(
@@ -12655,6 +12783,35 @@ inline void StreamWriter::write_page(Stream& stream, const Frames& page) {
         [](std::size_t offset, const Frames::End& one) { return offset < one.offset; });
     stream.seq = next == page.ends.end() ? page.next : next->next - 1;
     stream.skip = end - offset_of(next);
+}
+
+// Sends each run of frames that the topics choose, until the socket takes no more.  What was
+// begun is finished, and closes the stream if it is gone.
+inline void StreamWriter::write_chosen(Stream& stream, const Frames& page) {
+    do {
+        auto frame = static_cast<std::size_t>(page.frame_at(stream.seq) - page.ends.begin());
+        const auto is_passed = [&](std::size_t one) { return !page.chooses(*stream.topics, one); };
+        if (stream.skip == 0) {
+            while (frame < page.ends.size() && is_passed(frame)) {
+                stream.seq = page.ends[frame++].next;
+                stream.has_passed = true;
+            }
+            if (frame == page.ends.size()) stream.seq = page.next;
+            if (frame == page.ends.size()) return;
+        }
+        std::size_t end = std::min(frame + 1, page.ends.size());
+        while (end < page.ends.size() && !is_passed(end)) ++end;
+        stream.has_passed = false;
+        write_run(stream, page, end);
+    } while (stream.place != Place::blocked && stream.place != Place::closed &&
+             page.covers(stream.seq));
+}
+
+// It takes memory, and so comes before anything is sent (E6).
+inline void StreamWriter::write_cursor(Stream& stream, const std::string& text) {
+    stream.head = text;
+    stream.has_passed = false;
+    write_head(stream);
 }
 
 // The rest of one that does not go out whole fits into the string itself (E6).
@@ -12739,7 +12896,8 @@ public:
         writers_[0] = make_();
     }
     // As those of StreamWriter.
-    void adopt(int fd, std::string head, std::uint64_t seq) noexcept;
+    void adopt(int fd, std::string head, std::uint64_t seq,
+               StreamWriter::Topics topics = {}) noexcept;
     void write_or_wake() noexcept {
         for (std::size_t i = 0; i < count_; ++i) writers_[i]->write_or_wake();
     }
@@ -12757,7 +12915,8 @@ private:
     std::atomic<std::size_t> count_{1};  // of those that are there; they stay
 };
 
-inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq) noexcept {
+inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq,
+                                 StreamWriter::Topics topics) noexcept {
     const std::lock_guard<std::mutex> guard(adopting_mutex_);
     const auto least = [this] {
         return std::min_element(writers_.begin(),
@@ -12773,7 +12932,7 @@ inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq) no
         } catch (const std::exception&) {  // those that are there go on
         }
     }
-    (*least())->adopt(fd, std::move(head), seq);
+    (*least())->adopt(fd, std::move(head), seq, std::move(topics));
 }
 
 }  // namespace detail
@@ -12898,9 +13057,6 @@ private:
     void cancel(Call& call, const std::string& id_text);
     template <class Fn>
     static std::vector<std::string> read_optional(const Call& call, std::string_view name, Fn fn);
-    static std::vector<std::string> range_errors(const Call& call, std::string_view begin,
-                                                 std::string_view end);
-
     static std::vector<std::string> range_errors(const Call& call,
                                                  const std::vector<std::string_view>& bounds);
     static std::size_t number_of(const Call& call, const char* name, std::size_t most,
@@ -12922,7 +13078,7 @@ private:
     void answer_and_end(httplib::Response& response, detail::HttpAnswer& made);
     static void end_without_answer(httplib::Response& response);
     void stream_here(httplib::Response& response, detail::StreamStart start);
-    std::string next_text(std::uint64_t& seq);
+    std::string next_text(detail::StreamStart& stream);
     void count_stream_out() { --streams_; }
 
     static void answer(detail::HttpAnswer& made, int status, std::string json);
@@ -13045,6 +13201,7 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .query("due_after", "time", "Only those due later than this.")
              .query("due_before", "time", "Only those due earlier than this.")
              .query("status", "'pending'|'missed'", "Which of them; pending if it is not given.")
+             .topics()
              .query("q", search_text, holds_text)
              .answers("{page_info:PageInfo,data:Task[]}", "A page."),
          &HttpApi::get_tasks},
@@ -13052,6 +13209,7 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
                    "Cancels the pending tasks that are chosen, all of these or none.")
              .query("due_after", "time", "Only those due later than this.")
              .query("due_before", "time", "Only those due earlier than this.")
+             .topics()
              .query("q", search_text, holds_text)
              .query("all", just_true, "All that are pending, in place of a choice.")
              .answers("{cancelled:integer}", "Cancelled."),
@@ -13088,6 +13246,7 @@ inline std::vector<HttpApi::Route> HttpApi::event_routes() {
              .query("limit", page_limit, "How many at most.")
              .query("after", "string", "An event's id, or earliest.")
              .query("before", "string", "An event's id.")
+             .topics()
              .query("q", search_text, holds_text)
              .answers("{page_info:PageInfo,data:Event[]}", "A page.")
              .refuses({404}),
@@ -13108,8 +13267,10 @@ inline std::vector<HttpApi::Route> HttpApi::event_routes() {
              .query("lastEventId", "string", "The same, as polyfills of EventSource send it.")
              .query("lastEventID", "string", "The same, as other polyfills send it.")
              .query("secret", "string", "The secret, likewise.")
+             .topics()
              .answers("string",
-                      "Events. event: cursor comes first, event: gap where events are missing; "
+                      "Events. event: cursor comes first, and with topics also where others have "
+                      "passed; event: gap where events are missing; "
                       "over the limit of streams, retry: 30000 and the end.",
                       "text/event-stream"),
          &HttpApi::get_sse},
@@ -13770,7 +13931,7 @@ inline std::vector<std::string> HttpApi::range_errors(const Call& call,
 
 inline void HttpApi::delete_tasks(Call& call) {
     if (leave_to_worker(call)) return;
-    std::vector<std::string> errors = range_errors(call, {"due_after", "due_before", "q"});
+    std::vector<std::string> errors = range_errors(call, {"due_after", "due_before", "topic", "q"});
     DueRange range;
     range.after = time_of(call, "due_after", errors);
     range.before = time_of(call, "due_before", errors);
@@ -13952,6 +14113,9 @@ inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* n
 inline Filter HttpApi::filter_of(const Call& call, std::vector<std::string>& errors) {
     constexpr std::size_t longest = 256;
     Filter filter;
+    filter.topics = call.request.all_params("topic");
+    const std::string problem = topics_problem(filter.topics);
+    if (!problem.empty()) errors.push_back(problem);
     const auto text = call.request.param("q");
     if (!text) return filter;
     const bool has_controls = std::any_of(text->begin(), text->end(), [](char c) {
@@ -14146,12 +14310,16 @@ inline void HttpApi::answer_sink(Call& call) const {
 }
 
 inline void HttpApi::get_sse(Call& call) {
+    const std::vector<std::string> topics = call.request.all_params("topic");
+    const std::string problem = topics_problem(topics);
+    if (!problem.empty()) return refuse(call, 400, problem);
     call.answer.type = "text/event-stream";
     call.answer.fields.emplace_back("Cache-Control", "no-cache, no-transform");
     call.answer.fields.emplace_back("X-Accel-Buffering", "no");
     call.answer.has_length = false;
     if (call.request.method == "HEAD") return;
     detail::StreamStart start = stream_start(call);
+    start.topics = topics;
     if (++streams_ > options_.max_streams) {
         --streams_;
         call.answer.refusal = detail::Refusal::streams;
@@ -14186,7 +14354,7 @@ inline void HttpApi::stream_here(httplib::Response& response, detail::StreamStar
         "text/event-stream",
         [this, state](std::size_t, httplib::DataSink& sink) {
             std::string text = std::exchange(state->preamble, {});
-            if (text.empty()) text = next_text(state->seq);
+            if (text.empty()) text = next_text(*state);
             // The end: a failure, so that the connection ends with the stream.
             return !text.empty() && sink.write(text.data(), text.size());
         },
@@ -14194,20 +14362,28 @@ inline void HttpApi::stream_here(httplib::Response& response, detail::StreamStar
 }
 
 // Waits for what a stream is to say next; nothing: its end.
-inline std::string HttpApi::next_text(std::uint64_t& seq) {
-    {
-        std::unique_lock<std::mutex> lock(mutex_);
-        const bool due = changed_.wait_for(lock, options_.keep_alive, [this, &seq] {
-            return stopping_ || scheduler_.newest().seq() > seq;
-        });
-        if (stopping_) return "";
-        if (!due) return std::string(detail::keep_alive_comment);
+inline std::string HttpApi::next_text(detail::StreamStart& stream) {
+    const auto end = std::chrono::steady_clock::now() + options_.keep_alive;
+    while (std::chrono::steady_clock::now() < end) {
+        {
+            std::unique_lock<std::mutex> lock(mutex_);
+            const bool due = changed_.wait_until(lock, end, [this, &stream] {
+                return stopping_ || scheduler_.newest().seq() > stream.seq;
+            });
+            if (stopping_) return "";
+            if (!due) break;
+        }
+        const detail::Frames frames = detail::make_frames(scheduler_, stream.seq);
+        stream.seq = frames.lost ? frames.begin : frames.next;
+        if (frames.lost) {
+            return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, stream.seq);
+        }
+        std::string text = frames.text_of(stream.topics, stream.has_passed);
+        // The events may have been forgotten meanwhile; an empty text would be the end.
+        if (!text.empty()) return text;
     }
-    const detail::Frames frames = detail::make_frames(scheduler_, seq);
-    seq = frames.lost ? frames.begin : frames.next;
-    if (frames.lost) return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, seq);
-    // The events may have been forgotten meanwhile; an empty text would be the end.
-    return frames.text.empty() ? std::string(detail::keep_alive_comment) : frames.text;
+    if (!std::exchange(stream.has_passed, false)) return std::string(detail::keep_alive_comment);
+    return detail::cursor_text(scheduler_, stream.seq);
 }
 
 // ---- 13.6 The server -------------------------------------------------------
@@ -15083,7 +15259,8 @@ inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
         detail::write_head(head_, exchange.answer, date_, true, false);
         std::string head = connection.out.take() + head_ + exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
-        streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq);
+        streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq,
+                       std::move(exchange.answer.stream->topics));
     } catch (const std::bad_alloc&) {
         api_.count_stream_out();
     }
@@ -16493,10 +16670,11 @@ public:
     /// (`earliest`: for all that are retained; empty: from now on), for as long as the
     /// subscription lives.  It reconnects by itself and resumes where it was;
     /// `on_gap` is called when events are missing, `on_error` with why a connection
-    /// failed.
+    /// failed.  With `topics`, as those of `Filter`, only events come that they choose.
     std::unique_ptr<Subscription> subscribe(
         OnEvent on_event, std::string last_event_id = "", std::function<void()> on_gap = nullptr,
-        std::function<void(const std::string&)> on_error = nullptr) const;
+        std::function<void(const std::string&)> on_error = nullptr,
+        std::vector<std::string> topics = {}) const;
 
 private:
     static ClientOptions checked(ClientOptions options);
@@ -16650,6 +16828,7 @@ inline std::string params_of(const DueRange& range, const Filter& filter) {
     std::string params;
     if (range.after) params += "&due_after=" + url_encoded(format_time(*range.after));
     if (range.before) params += "&due_before=" + url_encoded(format_time(*range.before));
+    for (const std::string& topic : filter.topics) params += "&topic=" + url_encoded(topic);
     if (!filter.text.empty()) params += "&q=" + url_encoded(filter.text);
     return params;
 }
@@ -17063,7 +17242,8 @@ public:
 private:
     friend class Client;
     Subscription(const Client& client, OnEvent on_event, std::string last_event_id,
-                 std::function<void()> on_gap, std::function<void(const std::string&)> on_error);
+                 std::function<void()> on_gap, std::function<void(const std::string&)> on_error,
+                 const std::vector<std::string>& topics);
     void run();
     void follow();
     void take(const detail::StreamReader::Event& event);
@@ -17075,6 +17255,7 @@ private:
     const OnEvent on_event_;
     const std::function<void()> on_gap_;
     const std::function<void(const std::string&)> on_error_;
+    const std::string path_;
     std::string last_event_id_;  // of the thread
     milliseconds retry_{3'000};  // of the thread: what the server asked for
     milliseconds wait_{0};       // of the thread: before the next connection
@@ -17088,19 +17269,22 @@ private:
 
 inline std::unique_ptr<Client::Subscription> Client::subscribe(
     OnEvent on_event, std::string last_event_id, std::function<void()> on_gap,
-    std::function<void(const std::string&)> on_error) const {
-    return std::unique_ptr<Subscription>(new Subscription(*this, std::move(on_event),
-                                                          std::move(last_event_id),
-                                                          std::move(on_gap), std::move(on_error)));
+    std::function<void(const std::string&)> on_error, std::vector<std::string> topics) const {
+    detail::check_topics(topics);
+    return std::unique_ptr<Subscription>(
+        new Subscription(*this, std::move(on_event), std::move(last_event_id), std::move(on_gap),
+                         std::move(on_error), topics));
 }
 
 inline Client::Subscription::Subscription(const Client& client, OnEvent on_event,
                                           std::string last_event_id, std::function<void()> on_gap,
-                                          std::function<void(const std::string&)> on_error)
+                                          std::function<void(const std::string&)> on_error,
+                                          const std::vector<std::string>& topics)
     : client_(client),
       on_event_(std::move(on_event)),
       on_gap_(std::move(on_gap)),
       on_error_(std::move(on_error)),
+      path_(topics.empty() ? "/sse" : "/sse?" + detail::params_of({}, {{}, topics}).substr(1)),
       last_event_id_(std::move(last_event_id)) {
     thread_ = std::thread([this] { run(); });
 }
@@ -17146,7 +17330,7 @@ inline void Client::Subscription::follow() {
         connection_ = &connection;
     }
     const auto result = connection.Get(
-        "/sse", headers,
+        path_, headers,
         [&](const httplib::Response& response) {
             status = response.status;
             return status == 200;

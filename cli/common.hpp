@@ -121,6 +121,14 @@ struct Arguments {
         const std::string* value = find(name);
         return value ? *value : otherwise;
     }
+    // All values of a flag that may be repeated.
+    std::vector<std::string> all(const std::string& name) const {
+        std::vector<std::string> values;
+        for (const auto& flag : flags) {
+            if (flag.first == name) values.push_back(flag.second);
+        }
+        return values;
+    }
 
 private:
     const std::string* find(const std::string& name) const {

@@ -107,13 +107,22 @@ inline std::string task_line(const scheduler::Task& task) {
            (is_missed ? "missed" : until(task.due)) + "  " + shortened(message);
 }
 
-// Which tasks --due and --grep choose.
+// The topics that --topic chooses, which may be repeated.
+inline std::vector<std::string> chosen_topics(const Arguments& arguments) {
+    std::vector<std::string> topics = arguments.all("--topic");
+    const std::string problem = scheduler::topics_problem(topics);
+    if (!problem.empty()) throw UsageError("--topic: " + problem);
+    return topics;
+}
+
+// Which tasks --due, --topic and --grep choose.
 inline scheduler::TaskQuery chosen_tasks(const Arguments& arguments) {
     scheduler::TaskQuery query;
     if (arguments.has("--due")) {
         query.due.before = scheduler::wall_clock() +
                            naming("--due", [&] { return duration(arguments.get("--due")); });
     }
+    query.filter.topics = chosen_topics(arguments);
     query.filter.text = arguments.get("--grep");
     if (arguments.has("--grep") && query.filter.text.empty()) {
         throw UsageError("--grep: there is nothing to search for");
@@ -126,6 +135,10 @@ inline std::string choice_of(const Arguments& arguments) {
     std::string choice = arguments.has("--due")      ? "due within " + arguments.get("--due")
                          : arguments.has("--missed") ? "missed"
                                                      : "pending";
+    const std::vector<std::string> topics = arguments.all("--topic");
+    for (const std::string& topic : topics) {
+        choice += (&topic == &topics.front() ? " with the topic " : " or ") + topic;
+    }
     if (arguments.has("--grep")) choice += " and hold '" + arguments.get("--grep") + '\'';
     return choice;
 }
@@ -184,7 +197,7 @@ inline bool confirmed(const std::string& question) {
 
 // Cancels all that are chosen, once somebody has seen how many they are.
 inline int rm_chosen(const Arguments& arguments) {
-    if (!arguments.rest.empty()) throw UsageError("give IDs, or which tasks by --due and --grep");
+    if (!arguments.rest.empty()) throw UsageError("give IDs, or which tasks by flags");
     scheduler::TaskQuery query = chosen_tasks(arguments);
     const bool asks = !arguments.has("--yes");
     if (asks && !::isatty(STDIN_FILENO)) {
@@ -210,8 +223,10 @@ inline int rm_chosen(const Arguments& arguments) {
 }
 
 inline int rm(const Arguments& arguments) {
-    if (arguments.has("--due") || arguments.has("--grep")) return rm_chosen(arguments);
-    if (arguments.has("--yes")) throw UsageError("--yes goes with --due or --grep");
+    for (const char* flag : {"--due", "--topic", "--grep"}) {
+        if (arguments.has(flag)) return rm_chosen(arguments);
+    }
+    if (arguments.has("--yes")) throw UsageError("--yes goes with --due, --topic or --grep");
     if (arguments.rest.empty()) throw UsageError("rm takes the ID of a task, or several");
     std::vector<scheduler::TaskId> ids;
     for (const std::string& text : arguments.rest) ids.push_back(task_id(text));
@@ -256,8 +271,9 @@ inline std::string event_line(scheduler::TaskId id, std::string_view payload,
 class Follower {
 public:
     // `last` is the id of the event before the first that is to be printed, or `earliest`.
-    Follower(const scheduler::Client& client, bool json, std::string last)
-        : client_(client), json_(json), last_(std::move(last)) {}
+    Follower(const scheduler::Client& client, bool json, std::string last,
+             std::vector<std::string> topics)
+        : client_(client), json_(json), last_(std::move(last)), topics_(std::move(topics)) {}
 
     void take(scheduler::TaskId id, std::string_view payload);
 
@@ -267,6 +283,7 @@ private:
     const scheduler::Client& client_;
     const bool json_;
     std::string last_;                     // the id of the last event that was printed
+    const std::vector<std::string> topics_;  // which choose what is printed
     std::deque<scheduler::TaskId> ahead_;  // printed, but the stream is still to tell of them
 };
 
@@ -289,6 +306,7 @@ inline bool Follower::print_page(scheduler::TaskId id) {
     scheduler::HistoryQuery query;
     query.limit = 1'000;
     query.after = last_;
+    query.filter.topics = topics_;
     try {
         for (const scheduler::Event& event : client_.events(query).events) {
             print_line(scheduler::to_json(event));
@@ -306,7 +324,8 @@ inline int follow(const Arguments& arguments, const scheduler::Client& client,
                   const std::string& last) {
     const sigset_t stop = set_of({SIGINT, SIGTERM});
     pthread_sigmask(SIG_BLOCK, &stop, nullptr);
-    Follower follower(client, arguments.has("--json"), last);
+    const std::vector<std::string> topics = chosen_topics(arguments);
+    Follower follower(client, arguments.has("--json"), last, topics);
     std::exception_ptr failure;
     {
         const auto subscription = client.subscribe(
@@ -320,12 +339,20 @@ inline int follow(const Arguments& arguments, const scheduler::Client& client,
                 }
             },
             last, [] { report("events are missing here"); },
-            [](const std::string& problem) { report(problem + "; connecting again"); });
+            [](const std::string& problem) { report(problem + "; connecting again"); }, topics);
         int signal = 0;
         sigwait(&stop, &signal);
     }
     if (failure) std::rethrow_exception(failure);
     return 0;
+}
+
+// The id of the newest event, or `earliest` if there is none.
+inline std::string newest_event(const scheduler::Client& client) {
+    scheduler::HistoryQuery query;
+    query.limit = 1;
+    const scheduler::EventPage page = client.events(query);
+    return page.events.empty() ? "earliest" : page.events.back().id.str();
 }
 
 inline int events(const Arguments& arguments) {
@@ -335,10 +362,13 @@ inline int events(const Arguments& arguments) {
         return static_cast<std::size_t>(
             number(arguments.get("-n", follows ? "0" : "10"), 0, 1'000));
     });
+    const std::vector<std::string> topics = chosen_topics(arguments);
     const scheduler::Client client = client_for(arguments);
     scheduler::HistoryQuery query;
-    query.limit = std::max<std::size_t>(count, 1);  // one tells where to follow from
-    std::string last = "earliest";
+    query.limit = std::max<std::size_t>(count, 1);
+    query.filter.topics = topics;
+    // Where to follow from: the last that was printed, or where it was looked for.
+    std::string last = follows && !topics.empty() ? newest_event(client) : "earliest";
     for (const scheduler::Event& event : client.events(query).events) {
         last = event.id.str();
         if (count == 0) continue;
@@ -347,7 +377,10 @@ inline int events(const Arguments& arguments) {
     }
     flush_output();
     if (follows) return follow(arguments, client, last);
-    if (last == "earliest") report_none(arguments, "no events are kept");
+    if (last == "earliest") {
+        report_none(arguments,
+                    topics.empty() ? "no events are kept" : "no events of that are kept");
+    }
     return 0;
 }
 
@@ -483,29 +516,34 @@ inline const Verb verbs[] = {
      "  --text                   MESSAGE is a plain string, whatever it begins with\n"},
     {"ls",
      {{"--due", 0, true},
+      {"--topic", 0, true},
       {"--grep", 0, true},
       {"--limit", 0, true},
       {"--all"},
       {"--missed"},
       {"--json"}},
      ls,
-     "Usage: task-scheduler ls [--due DURATION|--missed] [--grep TEXT] [--limit COUNT|--all]\n"
-     "                         [--json]\n"
+     "Usage: task-scheduler ls [--due DURATION|--missed] [--topic TOPIC]... [--grep TEXT]\n"
+     "                         [--limit COUNT|--all] [--json]\n"
      "Lists pending tasks, the earliest first: id, due time and message.\n\n"
      "  --due DURATION           only what is due within it, such as 1h\n"
      "  --missed                 those that were too late to be emitted, the newest last\n"
+     "  --topic TOPIC            only what has this topic, or one that begins so where it ends\n"
+     "                           with a *; may be repeated\n"
      "  --grep TEXT              only what holds this in its payload, its name or its id\n"
      "  --limit COUNT            no more than so many (on a terminal 100, else all)\n"
      "  --all                    all of them, also on a terminal\n"
      "  --json                   one JSON object a line\n"},
     {"rm",
-     {{"--due", 0, true}, {"--grep", 0, true}, {"--yes", 'y'}},
+     {{"--due", 0, true}, {"--topic", 0, true}, {"--grep", 0, true}, {"--yes", 'y'}},
      rm,
      "Usage: task-scheduler rm ID...\n"
-     "       task-scheduler rm [--due DURATION] [--grep TEXT] [-y|--yes]\n"
+     "       task-scheduler rm [--due DURATION] [--topic TOPIC]... [--grep TEXT] [-y|--yes]\n"
      "Cancels tasks: those with these IDs, or all that are chosen, which asks first and then\n"
      "prints how many they were.\n\n"
      "  --due DURATION           only what is due within it, such as 1h\n"
+     "  --topic TOPIC            only what has this topic, or one that begins so where it ends\n"
+     "                           with a *; may be repeated\n"
      "  --grep TEXT              only what holds this in its payload, its name or its id\n"
      "  -y, --yes                do not ask\n"},
     {"mv",
@@ -542,13 +580,15 @@ inline const Verb verbs[] = {
      "Usage: task-scheduler resume\n"
      "Ends a pause: what fell due meanwhile is emitted, or missed, by its lateness.\n\n"},
     {"events",
-     {{"-n", 'n', true}, {"--follow", 'f'}, {"--json"}},
+     {{"-n", 'n', true}, {"--follow", 'f'}, {"--topic", 0, true}, {"--json"}},
      events,
-     "Usage: task-scheduler events [-n COUNT] [-f|--follow] [--json]\n"
+     "Usage: task-scheduler events [-n COUNT] [-f|--follow] [--topic TOPIC]... [--json]\n"
      "Shows emitted events: id and message.\n\n"
      "  -n COUNT                 the newest COUNT, up to 1000 (default 10; with -f, 0)\n"
      "  -f, --follow             go on with events as they are emitted; reconnects and\n"
      "                           resumes by itself\n"
+     "  --topic TOPIC            only events with this topic, or with one that begins so where\n"
+     "                           it ends with a *; may be repeated\n"
      "  --json                   one JSON object a line\n"},
     {"sinks",
      {{"--json"}},

@@ -308,6 +308,35 @@ TEST_SUITE("client") {
         CHECK(seen.ids() == support::event_ids(tasks));
     }
 
+    TEST_CASE("a subscription with topics gets what these choose, also after a restart") {
+        Service service;
+        const Client client = service.client();
+        const auto add = [&](const std::string& topic) {
+            NewTask task{service.clock.now(), "\"x\"", topic};
+            service.tasks.submit({task}).wait();
+        };
+        for (const char* topic : {"a", "b", "a/c", ""}) add(topic);
+        std::mutex mutex;
+        std::vector<std::string> got;
+        const auto subscription = client.subscribe(
+            [&](TaskId id, std::string_view) {
+                const std::lock_guard<std::mutex> guard(mutex);
+                got.emplace_back(service.tasks.find(id)->topic());
+            },
+            "earliest", nullptr, nullptr, {"a*", "c"});
+        add("c");
+        const std::vector<std::string> wanted{"a", "a/c", "c"};
+        CHECK(support::eventually([&] {
+            const std::lock_guard<std::mutex> guard(mutex);
+            return got == wanted;
+        }));
+        CHECK(errc_of([&] { client.subscribe(nullptr, "", nullptr, nullptr, {"*a"}); }) ==
+              Errc::invalid_argument);
+        HistoryQuery past;
+        past.filter.topics = {"a/*", "b"};
+        CHECK(client.events(past).events.size() == 2);
+    }
+
     TEST_CASE("a gap is reported, and what is left comes") {
         Service service;
         service.tasks.schedule(milliseconds(0), "\"x\"");

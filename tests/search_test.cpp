@@ -140,6 +140,77 @@ TEST_SUITE("search") {
               static_cast<std::size_t>(std::count_if(all.begin(), all.end(), is_in_range)));
     }
 
+    TEST_CASE("topics choose tasks and events, each by itself or by how it begins") {
+        House house;
+        const auto add = [&](const std::string& topic) {
+            NewTask task{house.clock.now() + milliseconds(1'000), "\"x\""};
+            task.topic = topic;
+            Ticket ticket = house.tasks->submit({task});
+            ticket.wait();
+            return ticket.ids().front();
+        };
+        const TaskId rose = add("garden/roses");
+        const TaskId tulip = add("garden/tulips");
+        const TaskId garden = add("garden");
+        const TaskId none = add("");
+        const TaskId star = add("a~b");
+        using Topics = std::vector<std::string>;
+        const std::pair<Topics, Ids> cases[] = {
+            {{}, {rose, tulip, garden, none, star}},
+            {{"garden"}, {garden}},
+            {{"garden/"}, {}},
+            {{"garden*"}, {rose, tulip, garden}},
+            {{"garden/*"}, {rose, tulip}},
+            {{"*"}, {rose, tulip, garden, star}},
+            {{"a~b", "garden/roses"}, {rose, star}},
+            {{"Garden*", "a~b*", "a~b"}, {star}},
+        };
+        TaskQuery pending;
+        EventQuery past;
+        for (const auto& [topics, ids] : cases) {
+            pending.filter.topics = topics;
+            CHECK(ids_of(house.tasks->tasks(pending).tasks) == ids);
+        }
+        pending.filter = {rose.str(), {"garden/*"}};  // both have to choose
+        CHECK(ids_of(house.tasks->tasks(pending).tasks) == Ids{rose});
+        pending.filter.topics = {"a*"};
+        CHECK(house.tasks->tasks(pending).tasks.empty());
+        CHECK(house.tasks->cancel({}, {{}, {"a~*"}}) == 1);
+        house.emit_all();
+        for (const auto& [topics, ids] : cases) {
+            past.filter.topics = topics;
+            Ids left = ids;
+            left.erase(std::remove(left.begin(), left.end(), star), left.end());
+            CHECK(ids_of(house.tasks->events(past).events) == left);
+        }
+    }
+
+    TEST_CASE("a topic that cannot be chosen by is refused, wherever it is given") {
+        House house;
+        const std::vector<std::vector<std::string>> wrong{{""},
+                                                          {"a", "b*c"},
+                                                          {"*a"},
+                                                          {"**"},
+                                                          {"a b"},
+                                                          {std::string(129, 'a')},
+                                                          {std::string(129, 'a') + '*'},
+                                                          {std::string("a\0", 2)},
+                                                          {"\xC3\xA9"},
+                                                          std::vector<std::string>(101, "a")};
+        for (const std::vector<std::string>& topics : wrong) {
+            const Filter filter{{}, topics};
+            TaskQuery pending;
+            pending.filter = filter;
+            EventQuery past;
+            past.filter = filter;
+            CHECK_FALSE(topics_problem(topics).empty());
+            CHECK(errc_of([&] { house.tasks->tasks(pending); }) == Errc::invalid_argument);
+            CHECK(errc_of([&] { house.tasks->events(past); }) == Errc::invalid_argument);
+            CHECK(errc_of([&] { house.tasks->cancel({}, filter); }) == Errc::invalid_argument);
+        }
+        CHECK(topics_problem({std::string(128, 'a') + '*', "*", "a/b.c_d~e-F9"}).empty());
+    }
+
     TEST_CASE("a page ends when it has looked at a hundred thousand, and the next goes on there") {
         House house;
         house.fill(max_searched + 2'000, [](std::size_t i) {
@@ -246,6 +317,36 @@ TEST_SUITE("search") {
         second.wait();
         CHECK_FALSE(house.tasks->find(becomes).has_value());
         CHECK(house.tasks->find(was)->text().find("hay") != std::string_view::npos);
+    }
+
+    TEST_CASE("a subscription gets what its filter chooses, and waits for nothing else") {
+        for (const Drive drive : {Drive::thread, Drive::caller}) {
+            House house;
+            house.options.drive = drive;
+            house.open();
+            std::vector<std::string> got;
+            const auto keep = [&got](const Event& event) { got.emplace_back(event.topic()); };
+            const auto add = [&](const std::string& topic) {
+                NewTask task{house.clock.now(), "\"x\""};
+                task.topic = topic;
+                house.tasks->submit({task}).wait();
+            };
+            for (const char* topic : {"a", "b", "", "a/c"}) add(topic);
+            if (drive == Drive::thread)
+                REQUIRE(house.tasks->wait_for(Cursor(3), milliseconds(10'000)));
+            if (drive == Drive::caller) house.tasks->run_due();
+            {
+                const Subscription all =
+                    house.tasks->subscribe(keep, Cursor::earliest(), {{}, {"a*"}});
+                add("a/d");
+                add("b");
+                house.tasks->drain();
+            }
+            CHECK(got == std::vector<std::string>{"a", "a/c", "a/d"});
+            CHECK(errc_of([&] {
+                      (void)house.tasks->subscribe(keep, Cursor::now(), {{}, {"*a"}});
+                  }) == Errc::invalid_argument);
+        }
     }
 
     TEST_CASE("searches and bulk calls go on beside all else, and nothing is emitted twice") {

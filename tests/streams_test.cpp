@@ -3,6 +3,7 @@
 
 using namespace scheduler;
 using scheduler::detail::Frames;
+using scheduler::detail::keep_alive_comment;
 using scheduler::detail::make_frames;
 using scheduler::detail::StreamWriter;
 using scheduler::detail::StreamWriters;
@@ -76,9 +77,31 @@ struct Service {
         const Cursor last(before + static_cast<std::uint64_t>(events) - 1);
         REQUIRE(tasks.wait_for(last, milliseconds(20'000)));
     }
-    void adopt(Reader& client, std::uint64_t seq) {
-        writers.adopt(client.release(), ":head\n\n", seq);
+    void adopt(Reader& client, std::uint64_t seq, std::vector<std::string> topics = {}) {
+        writers.adopt(client.release(), ":head\n\n", seq, std::move(topics));
     }
+    // Emits an event for each of these topics.
+    void emit(const std::vector<std::string>& topics, std::size_t size = 9) {
+        const std::uint64_t before = tasks.newest().seq();
+        std::vector<NewTask> all;
+        for (const std::string& topic : topics) {
+            all.push_back({tasks.now(), quote_json(std::string(size, 'm')), topic});
+        }
+        tasks.submit(all).wait();
+        REQUIRE(tasks.wait_for(Cursor(before + topics.size() - 1), milliseconds(20'000)));
+    }
+    // Whether the client is given the events before `end` that topics choose, and nothing else.
+    bool gives_chosen(Reader& client, std::uint64_t from, std::uint64_t end,
+                      const std::vector<std::string>& topics) const {
+        for (const Event& event :
+             tasks.events({10'000, Cursor(from), {}, ~std::size_t{0}}).events) {
+            if (event.seq >= end || !detail::chooses_topic(topics, event.topic())) continue;
+            const std::string text = "id: " + event.id.str() + "\ndata: " + event.payload.str();
+            if (client.block() != text + "\n\n") return false;
+        }
+        return true;
+    }
+    std::string newest_id() const { return tasks.event_before(Cursor::now())->str(); }
     // Whether the client is given its head and then these events, each once and in order.
     bool gives(Reader& client, std::uint64_t from, std::uint64_t end) const {
         if (client.block() != ":head\n\n") return false;
@@ -119,6 +142,85 @@ TEST_SUITE("streams") {
         for (const std::uint64_t seq : {0U, 1U, 700U, 1'023U}) CHECK(end_of_page(seq) == 1'024);
         for (const std::uint64_t seq : {1'024U, 1'500U}) CHECK(end_of_page(seq) == 2'048);
         CHECK(end_of_page(2'099) == 2'100);
+    }
+
+    TEST_CASE("a stream with topics has what they choose, in order, from wherever it begins") {
+        Service service;
+        std::mt19937 random(4);
+        const std::vector<std::string> all{"", "a", "ab", "b", "a/b"};
+        std::vector<std::string> topics;
+        for (int i = 0; i < 3'000; ++i) topics.push_back(all[random() % all.size()]);
+        service.emit(topics);
+        const std::vector<std::vector<std::string>> choices{{"a"},       {"a*"},   {"*"},
+                                                            {"a*", "b"}, {"none"}, {}};
+        for (const std::uint64_t from : {0U, 5U, 1'023U, 2'990U}) {
+            std::vector<std::unique_ptr<Reader>> clients;
+            for (const auto& choice : choices) {
+                clients.push_back(std::make_unique<Reader>());
+                service.adopt(*clients.back(), from, choice);
+                CHECK(clients.back()->block() == ":head\n\n");
+            }
+            const std::uint64_t end = service.tasks.newest().seq() + 5;
+            service.emit(all);
+            for (std::size_t i = 0; i + 1 < choices.size(); ++i) {
+                CAPTURE(i);
+                CHECK(service.gives_chosen(*clients[i], from, end, choices[i]));
+            }
+            CHECK(service.goes_on(*clients.back(), from, end));
+        }
+    }
+
+    TEST_CASE("frames of a stream with topics are whole, however much a socket takes at once") {
+        Service service;
+        std::mt19937 random(6);
+        std::vector<std::string> topics;
+        for (int i = 0; i < 60; ++i) topics.push_back(random() % 3 ? "a" : "b");
+        service.emit(topics, 300'000);
+        Reader client;
+        service.adopt(client, 0, {"a"});
+        CHECK(client.block() == ":head\n\n");
+        CHECK(service.gives_chosen(client, 0, 60, {"a"}));
+    }
+
+    TEST_CASE("a stream on which nothing matches is told its cursor, once, with a keep-alive") {
+        Service service(10, milliseconds(100));
+        Reader client;
+        service.adopt(client, 0, {"a"});
+        CHECK(client.block() == ":head\n\n");
+        const auto after_comments = [&client] {
+            std::string block = client.block();
+            while (block == keep_alive_comment) block = client.block();
+            return block;
+        };
+        const auto cursor = [&service] {
+            return "event: cursor\nid: " + service.newest_id() + "\ndata: {}\n\n";
+        };
+        CHECK(after_comments() == cursor());
+        CHECK(client.block() == keep_alive_comment);
+        service.emit(3);
+        std::string told = after_comments();
+        while (told != cursor() && told.find("event: cursor") == 0) told = after_comments();
+        CHECK(told == cursor());
+        service.emit({"a"});
+        CHECK(after_comments().find("data: {\"timestamp\"") != std::string::npos);
+        CHECK(client.block() == keep_alive_comment);  // it knows where it is
+    }
+
+    TEST_CASE("a stream resumes from the cursor that it was told, and misses nothing") {
+        Service service(5, milliseconds(50));
+        Reader first;
+        service.adopt(first, 0, {"a"});
+        std::string block;
+        while (block.find("event: cursor") != 0) block = first.block();
+        const auto id = TaskId::parse(std::string_view(block).substr(18, 36));
+        REQUIRE(id.has_value());
+        const std::uint64_t from = service.tasks.cursor_of(*id)->seq() + 1;
+        CHECK(from == 5);
+        service.emit({"b", "a", "", "a"});
+        Reader second;
+        service.adopt(second, from, {"a"});
+        CHECK(second.block() == ":head\n\n");
+        CHECK(service.gives_chosen(second, from, 9, {"a"}));
     }
 
     TEST_CASE("a stream has all that is retained and then what is new, from wherever it begins") {
