@@ -190,6 +190,7 @@ enum class Errc {
     sink_listed,         ///< the sink is delivered to; it cannot be forgotten
     already_emitted,     ///< the task was emitted; it can be neither cancelled nor changed
     key_reused,          ///< the idempotency key came with another request before
+    condition_failed,    ///< a put was to make a task that there is, or to replace one that is not
     task_limit,          ///< `Options::max_tasks` or `Options::max_bytes` is reached
     disk_full,           ///< the journal's file system has no room for the record
     journal_failed,      ///< the journal cannot be written or synced
@@ -265,6 +266,7 @@ struct PayloadAccess;
 
 // Where a task stands on its way, see State.
 enum class Stage : std::uint8_t {
+    arriving,  // has a name, and the record that makes it is on its way
     pending,   // in the queue
     held,      // a record that changes or cancels it is on its way
     emitting,  // the record of its emission is on its way
@@ -320,6 +322,7 @@ struct StoredTask {
         if ((given & Details::lateness_bit) == 0) return std::nullopt;
         return read_details().max_lateness;
     }
+    bool has_name() const { return (given & Details::name_bit) != 0; }
     // Of payload and details, a name's place in the index included: what counts towards
     // `Options::max_bytes`.
     std::size_t bytes() const;
@@ -345,7 +348,7 @@ inline std::size_t StoredTask::details_size(const Details& details) {
 
 inline std::size_t StoredTask::bytes() const {
     constexpr std::size_t name_in_index = 80;
-    const std::size_t beside = (given & Details::name_bit) != 0 ? name_in_index : 0;
+    const std::size_t beside = has_name() ? name_in_index : 0;
     return given == 0 ? size : size + details_size(details()) + beside;
 }
 
@@ -545,6 +548,19 @@ struct NewTask {
     /// Later than this it is missed, and not emitted: from a second to 366 days; this stands
     /// above `Options::max_lateness`.
     std::optional<milliseconds> max_lateness{};
+};
+
+/// When a put does what it says; else it throws `Error` with `condition_failed`.
+enum class PutIf {
+    any,      ///< always
+    absent,   ///< only if no task of the name is pending: it only creates
+    present,  ///< only if one is: it only replaces
+};
+
+/// What a put came to.
+struct PutResult {
+    TaskId id;             ///< of the task that the name means from then on
+    bool created = false;  ///< whether it is a new one
 };
 
 /// What is to change of a pending task; nothing given stays as it is.
@@ -1362,9 +1378,15 @@ constexpr const char* name_rule =
     "A task's name must be 1 to 128 letters, digits, '.', '_', '~' and '-', and neither a UUID "
     "nor \".\" nor \"..\".";
 
+}  // namespace detail
+
+/// Whether a task may have this name: 1 to 128 letters, digits and characters of `._~-`, but no
+/// UUID, nor "." nor "..".
 inline bool is_task_name(std::string_view text) {
-    return is_label(text, "._~-") && text != "." && text != ".." && !TaskId::parse(text);
+    return detail::is_label(text, "._~-") && text != "." && text != ".." && !TaskId::parse(text);
 }
+
+namespace detail {
 
 inline bool is_topic(std::string_view text) {
     return is_label(text, "._~/-");
@@ -2830,10 +2852,15 @@ inline void RecordReader::take(TaskRef& task) {
 //   Q4  The index owns every task, pending or past; queues and history point to it.
 //   Q5  Ids rise strictly, so their order is the order of arrival.
 //   Q6  Whatever a client can make this hold is counted in bytes().
+//   Q7  A name means at most one task, which is pending or on its way to be.  Where a journal
+//       has two, as one that lost an emission may, it means the newer, and the older has no
+//       name any more.
 //
 // The stages of a task, and what moves it from one to the next:
 //
-//                      hold()                 apply(cancel), apply(schedule): gone, replaced
+//     begin(schedule) ──► arriving, if it has a name ──► undo(schedule): gone
+//                           │
+//                           ▼      hold()        apply(cancel), apply(schedule): gone, replaced
 //     apply(schedule) ──► pending ◄──────► held ─────►
 //                           │     release()
 //          begin_emission() │ ▲ release_emission()
@@ -3312,6 +3339,36 @@ inline TaskRef TaskIndex::remove(StoredTask* task) noexcept {
     if (chains > 16 * Table::least && table.size * 8 < chains) table.resize(chains / 4);
     return TaskRef::adopt(task);
 }
+
+// Which pending task a name means.  The names lie in a tree: whoever chooses them cannot make a
+// search slow, and letting one mean another task needs no memory.
+class NameIndex {
+public:
+    StoredTask* find(std::string_view name) const {
+        const auto found = tasks_.find(name);
+        return found == tasks_.end() ? nullptr : found->second;
+    }
+    // Lets the task's name mean it.  Takes memory only if the name means nothing yet.
+    void set(StoredTask* task) {
+        const std::string_view name = task->details().name;
+        auto node = tasks_.extract(name);
+        if (!node) {
+            tasks_.emplace(name, task);
+            return;
+        }
+        node.key() = name;  // whose text is that of the task
+        node.mapped() = task;
+        tasks_.insert(std::move(node));
+    }
+    // Lets the task's name mean nothing, unless it means another task.
+    void remove(const StoredTask* task) {
+        const auto found = tasks_.find(task->details().name);
+        if (found != tasks_.end() && found->second == task) tasks_.erase(found);
+    }
+
+private:
+    std::map<std::string_view, StoredTask*> tasks_;
+};
 
 // Makes ids that rise strictly, also when the clock stands still or steps back
 // (RFC 9562, 6.2: a counter in the twelve bits behind the milliseconds).  The ids of a
@@ -3875,6 +3932,8 @@ public:
 
     // ---- What there is
     StoredTask* find(TaskId id) const { return index_.find(id); }
+    // The pending task that a name means, or the one on its way to be (Q7).
+    StoredTask* find(std::string_view name) const { return names_.find(name); }
     std::size_t pending() const { return queue_.size() + held_.size(); }
     // The pending tasks, and the new ones whose records are still on their way to the journal.
     std::size_t expected() const { return pending() + arriving_; }
@@ -3944,6 +4003,8 @@ private:
         if (breathe && done % 64 == 63) breathe();
     }
     void put(TaskRef task);
+    void name(StoredTask* task);
+    void settle_names();
     void take_out(StoredTask* task);
     void release(StoredTask* task);
     StoredTask* find_ending(const std::vector<TaskId>& ids, std::size_t i) const;
@@ -3957,6 +4018,7 @@ private:
 
     const Limits limits_;
     TaskIndex index_;
+    NameIndex names_;
     DueQueue queue_;
     DueQueue held_;  // Q3
     History history_;
@@ -3970,6 +4032,7 @@ private:
     std::size_t arriving_bytes_ = 0;          // of their payload, and of keys likewise
     std::uint64_t bulk_ = 0;                  // the number of the last bulk call with parts (R4)
     std::vector<std::vector<TaskId>> parts_;  // of that call, if it has not ended
+    std::vector<TaskId> unnamed_;             // while loading: their names meant newer tasks
     std::uint64_t first_free_seq_ = 0;        // as the journal's head says
     std::vector<StoredTask*> emitting_;  // the tasks of the record that begin_emission() has made
     std::uint64_t late_ = 0;
@@ -4007,13 +4070,22 @@ inline void State::release(StoredTask* task) {
     queue_.insert(task);
 }
 
-// A record for a known id is a change of that task, and the only one of its record.
+// A record for a known id is a change of that task, and the only one of its record.  A new task
+// that has a name is the only one of its record as well.
 inline void State::begin_one(const ScheduleRecord& record) {
-    StoredTask* const known = index_.find(record.tasks.front()->id);
+    StoredTask* const first = record.tasks.front().get();
+    StoredTask* const known = index_.find(first->id);
     if (known) {
         hold(known);  // its place in the queue is for either of the two
     } else {
         queue_.promise(record.tasks.size());
+        try {
+            if (first->has_name()) names_.set(first);
+        } catch (...) {
+            queue_.withdraw(record.tasks.size());
+            throw;
+        }
+        if (first->has_name()) first->stage = Stage::arriving;
         arriving_ += record.tasks.size();
     }
     for (const TaskRef& task : record.tasks) arriving_bytes_ += task->bytes();
@@ -4028,6 +4100,7 @@ inline void State::undo(ScheduleRecord& record, const Breathe&) {
         release(known);
     } else {
         queue_.withdraw(record.tasks.size());
+        if (record.tasks.front()->has_name()) names_.remove(record.tasks.front().get());
         arriving_ -= record.tasks.size();
     }
     for (const TaskRef& task : record.tasks) arriving_bytes_ -= task->bytes();
@@ -4059,6 +4132,7 @@ inline void State::begin_loading() {
 inline void State::end_loading() {
     loading_ = false;
     parts_.clear();
+    settle_names();
     queue_.sort();
     history_.skip_to(first_free_seq_);
     // A crash may take away an emission and leave what a sink made of it.
@@ -4097,6 +4171,7 @@ inline void State::put(TaskRef task) {
     const bool is_new = ids_.last() < task->id;  // Q5
     StoredTask* const known = is_new ? nullptr : index_.find(task->id);
     if (known && is_ended(known->stage)) return;
+    if (task->has_name()) name(task.get());
     if (known) {
         take_out(known);
     } else if (!loading_) {
@@ -4109,6 +4184,29 @@ inline void State::put(TaskRef task) {
     index_.insert(std::move(task));
 }
 
+// Lets the task's name mean it, unless that means a newer one (Q7).
+inline void State::name(StoredTask* task) {
+    const StoredTask* const other = names_.find(task->details().name);
+    if (other && task->id < other->id) return unnamed_.push_back(task->id);
+    if (other && other->id < task->id) unnamed_.push_back(other->id);
+    names_.set(task);
+}
+
+// What is pending and has lost its name to a newer task goes on without, or gets it back if that
+// has ended.
+inline void State::settle_names() {
+    for (const TaskId id : std::exchange(unnamed_, {})) {
+        StoredTask* const task = index_.find(id);
+        if (!task || is_ended(task->stage) || !task->has_name()) continue;
+        Details details = task->details();
+        const StoredTask* const meant = names_.find(details.name);
+        if (!meant) names_.set(task);
+        if (!meant || meant == task) continue;
+        details.name = {};
+        put(TaskRef::make(id, task->due, task->text(), details));
+    }
+}
+
 // Takes a pending task out of queue and index.
 inline void State::take_out(StoredTask* task) {
     (task->stage == Stage::held ? held_ : queue_).erase(task);
@@ -4117,6 +4215,7 @@ inline void State::take_out(StoredTask* task) {
 
 inline void State::forget(StoredTask* task) {
     bytes_ -= task->bytes();
+    if (task->has_name()) names_.remove(task);
     index_.remove(task);
 }
 
@@ -4131,6 +4230,7 @@ inline StoredTask* State::find_ending(const std::vector<TaskId>& ids, std::size_
 inline void State::end(StoredTask* task, Stage stage, TimePoint at, History& history,
                        std::uint64_t seq) {
     queue_.erase(task);
+    if (task->has_name()) names_.remove(task);
     task->stage = stage;
     task->ended_at = at;
     task->seq = seq;
@@ -5776,11 +5876,13 @@ public:
     const std::string& timestamp() const { return timestamp_; }
     /// How many tasks it cancels, or events it forgets; exact when wait() has returned.
     std::size_t count() const { return count_; }
-    /// The changed task.
+    /// The task as it is changed, or the one that is cancelled by its id or name.
     const Task& task() const { return task_; }
-    /// Nothing was begun: another change of the same task is on its way, or other events are
-    /// being forgotten.  wait() returns when that has ended, without its error, and then the
-    /// call is to be made again.
+    /// Of a put: whether there was no task of the name, and this makes one.
+    bool creates() const { return creates_; }
+    /// Nothing was begun: another change of the same task is on its way, or its emission is and
+    /// this would put another in its place, or other events are being forgotten.  wait() returns
+    /// when that has ended, without its error, and then the call is to be made again.
     bool again() const { return again_; }
     /// Stores it, if that takes no more than a write.  False: wait() would block for longer,
     /// or storing has failed, and wait() says why.
@@ -5798,18 +5900,22 @@ private:
     void abandon() noexcept;
     detail::Fate& fate() const;
     // Whether there is nothing to wait for, as it was stored, or the other one has ended.
-    bool is_done() const { return fate().settled && (again_ || !fate().error); }
+    bool is_done() const {
+        return emitting_ == TaskId() && fate().settled && (again_ || !fate().error);
+    }
 
     std::vector<TaskId> ids_;
     std::string timestamp_;
     std::size_t count_ = 0;
     Task task_;
     bool again_ = false;
+    bool creates_ = false;
     bool ends_ = false;               // it ends a task
     bool told_ = false;               // wait() has thrown
     detail::Store* store_ = nullptr;  // null: there is nothing to wait for
     std::shared_ptr<detail::Group> group_;
     std::shared_ptr<detail::Bulk> bulk_;
+    TaskId emitting_;  // wait() returns when this task is shown; nil: none
 };
 
 // ---- 9.4 The store ---------------------------------------------------------
@@ -5827,12 +5933,16 @@ public:
 
     // ---- Changes: each checks, and adds its record to the open group.
     Ticket begin_schedule(std::vector<TaskRef> tasks, const Idempotency& idempotency);
-    Ticket begin_cancel(TaskId id);
+    template <class Key>  // an id, or a name
+    Ticket begin_cancel(Key key);
     // What is due in the range, was stored before this, is still pending and chosen by the
     // filter: all or nothing.
     Ticket begin_cancel(const DueRange& range, const Filter& filter);
+    // Makes the task that its name means, or puts it in the place of the one that that means.
+    Ticket begin_put(TaskRef task, std::string_view timestamp, PutIf condition);
     // Changes the due time, the message, or both; what is not given stays as it is.
-    Ticket begin_change(TaskId id, std::optional<TimePoint> due, std::string_view timestamp,
+    template <class Key>
+    Ticket begin_change(Key key, std::optional<TimePoint> due, std::string_view timestamp,
                         std::string_view message);
     Ticket begin_forget(const EventRange& range);
     // Holds back emissions, also while they are held back already, or goes on with them.
@@ -5861,8 +5971,10 @@ public:
     bool is_empty_locked() const { return state_.expected() == 0; }
 
     // ---- Reading
-    std::optional<Task> find(TaskId id) const;
-    std::optional<TaskStory> story(TaskId id) const;
+    template <class Key>
+    std::optional<Task> find(Key key) const;
+    template <class Key>
+    std::optional<TaskStory> story(Key key) const;
     TaskPage tasks(const TaskQuery& query) const;
     Histogram histogram(const DueRange& range, std::size_t buckets) const;
     EventPage events(const EventQuery& query) const;
@@ -5952,6 +6064,7 @@ private:
 
     // Beginning a change, and its ticket.
     Ticket begin_change(StoredTask* task, TaskRef next, TimePoint at);
+    Ticket begin_named(TaskRef task, TimePoint at);
     Ticket ticket_for(std::shared_ptr<Group> group);
     Ticket ticket_again(const StoredTask* task);
     std::shared_ptr<Group> group_on_its_way_locked() const {
@@ -5966,7 +6079,8 @@ private:
     Stats stats_locked() const;
     void check_limits_locked(std::size_t tasks, std::size_t bytes);
     Error bytes_limit() const;
-    StoredTask* find_open(TaskId id);
+    template <class Key>
+    StoredTask* find_open(Key key);
 
     // Cancelling many tasks: they are marked, their records are stored, and all are taken out.
     void mark(Lock& lock, Bulk& bulk);
@@ -6499,51 +6613,116 @@ inline Error Store::bytes_limit() const {
                                        " bytes of payload is reached");
 }
 
-// The task with this id that has not ended.  Throws if there is none, or if it was emitted.
-inline StoredTask* Store::find_open(TaskId id) {
+inline std::string text_of(TaskId id) {
+    return id.str();
+}
+inline std::string text_of(std::string_view name) {
+    return printable(name, 128);
+}
+
+// Whether a record that makes, changes or cancels the task is on its way.
+inline bool is_held(const StoredTask* task) {
+    return task->stage == Stage::held || task->stage == Stage::arriving;
+}
+
+// The task with this id or name that has not ended.  Throws if there is none, or if it was
+// emitted.
+template <class Key>
+StoredTask* Store::find_open(Key key) {
     if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
-    StoredTask* const task = state_.find(id);
+    StoredTask* const task = state_.find(key);
     if (!task || task->stage == Stage::missed) {
-        throw Error(Errc::unknown_task, "there is no task " + id.str());
+        throw Error(Errc::unknown_task, "there is no task " + text_of(key));
     }
     if (task->stage == Stage::emitting || task->stage == Stage::emitted) {
-        throw Error(Errc::already_emitted, "task " + id.str() + " was already emitted");
+        throw Error(Errc::already_emitted, "task " + text_of(key) + " was already emitted");
     }
     return task;
 }
 
-inline Ticket Store::begin_cancel(TaskId id) {
+template <class Key>
+Ticket Store::begin_cancel(Key key) {
     const Notes::AtEnd told(notes_, options_.log);
     const Lock lock(mutex_);
-    StoredTask* const task = find_open(id);
-    if (task->stage == Stage::held) return ticket_again(task);
+    StoredTask* const task = find_open(key);
+    if (is_held(task)) return ticket_again(task);
     CancelRecord record;
     record.at = now();
-    record.ids.push_back(id);
+    record.ids.push_back(task->id);
+    Task cancelled = task_of(task);
     Ticket ticket = ticket_for(begin(std::move(record)));
     task->seq = open_->number;
+    ticket.task_ = std::move(cancelled);
     ticket.ends_ = true;
     ticket.count_ = 1;
     return ticket;
 }
 
+// A put that meets the emission of the task that its name means begins when that is shown, and
+// the name is free.
+inline Ticket Store::begin_put(TaskRef task, std::string_view timestamp, PutIf condition) {
+    const Notes::AtEnd told(notes_, options_.log);
+    const std::string name(task->details().name);
+    std::string text(timestamp);
+    std::vector<TaskId> ids(1);
+    const Lock lock(mutex_);
+    const TimePoint at = now();
+    check_accepting_locked(at);
+    StoredTask* const known = state_.find(std::string_view(name));
+    if (known && is_held(known)) return ticket_again(known);
+    Ticket ticket;
+    if (known && known->stage == Stage::emitting) {
+        ticket.store_ = this;
+        ticket.again_ = true;
+        ticket.emitting_ = known->id;
+        return ticket;
+    }
+    if (condition == (known ? PutIf::absent : PutIf::present)) {
+        throw Error(Errc::condition_failed,
+                    known ? "there is a pending task " + name : "there is no pending task " + name);
+    }
+    if (known) {
+        task->id = known->id;
+        ids.front() = known->id;
+        ticket = begin_change(known, std::move(task), at);
+    } else {
+        check_limits_locked(1, task->bytes());
+        task->id = ids.front() = state_.ids().next(at);
+        ticket = begin_named(std::move(task), at);
+    }
+    ticket.ids_ = std::move(ids);
+    ticket.timestamp_ = std::move(text);
+    return ticket;
+}
+
+inline Ticket Store::begin_named(TaskRef task, TimePoint at) {
+    StoredTask* const begun = task.get();
+    std::vector<TaskRef> tasks;
+    tasks.push_back(std::move(task));
+    Ticket ticket = ticket_for(begin(new_record(std::move(tasks), {}, {}, at)));
+    begun->seq = open_->number;
+    ticket.creates_ = true;
+    return ticket;
+}
+
 // The new payload is made of the old one without the lock, as both may be large; another
 // change that is stored meanwhile has it made again.
-inline Ticket Store::begin_change(TaskId id, std::optional<TimePoint> due,
-                                  std::string_view timestamp, std::string_view message) {
+template <class Key>
+Ticket Store::begin_change(Key key, std::optional<TimePoint> due, std::string_view timestamp,
+                           std::string_view message) {
     const Notes::AtEnd told(notes_, options_.log);
     TaskRef known;  // kept, so that no other task is at its place meanwhile
     TaskRef next;
     for (;;) {
         Lock lock(mutex_);
-        StoredTask* const task = find_open(id);
-        if (task->stage == Stage::held) return ticket_again(task);
+        StoredTask* const task = find_open(key);
+        if (is_held(task)) return ticket_again(task);
         const TimePoint at = now();
         check_accepting_locked(at);
         if (task == known.get()) return begin_change(task, std::move(next), at);
         known = TaskRef::share(task);
         lock.unlock();
-        next = TaskRef::make(id, due.value_or(known->due),
+        next = TaskRef::make(known->id, due.value_or(known->due),
                              changed_payload(known->text(), timestamp, message), known->details());
     }
 }
@@ -6970,6 +7149,12 @@ inline void Store::throw_failure(Lock& lock, const Fate& fate) {
 inline void Store::wait(Ticket& ticket) {
     const Notes::AtEnd told(notes_, options_.log);
     Lock lock(mutex_);
+    if (ticket.emitting_ != TaskId()) {
+        return settled_.wait(lock, [this, &ticket] {
+            const StoredTask* const task = state_.find(ticket.emitting_);
+            return !task || task->stage != Stage::emitting;
+        });
+    }
     if (ticket.bulk_) {
         await(lock, ticket.bulk_);
     } else {
@@ -7134,18 +7319,20 @@ inline void Store::overflow(Lock& lock, TimePoint at) {
 
 // ---- 9.10 Reading ----------------------------------------------------------
 
-inline std::optional<Task> Store::find(TaskId id) const {
+template <class Key>
+std::optional<Task> Store::find(Key key) const {
     const std::lock_guard<std::mutex> guard(mutex_);
-    StoredTask* const task = state_.find(id);
-    if (!task) return std::nullopt;
+    StoredTask* const task = state_.find(key);
+    if (!task || task->stage == Stage::arriving) return std::nullopt;
     return task_of(task);
 }
 
-inline std::optional<TaskStory> Store::story(TaskId id) const {
+template <class Key>
+std::optional<TaskStory> Store::story(Key key) const {
     const std::lock_guard<std::mutex> guard(mutex_);
-    StoredTask* const task = state_.find(id);
-    if (!task) return std::nullopt;
-    TaskStory story{task_of(task), id.time(), {}};
+    StoredTask* const task = state_.find(key);
+    if (!task || task->stage == Stage::arriving) return std::nullopt;
+    TaskStory story{task_of(task), task->id.time(), {}};
     if (task->stage != Stage::emitted) return story;
     for (const auto& [name, sink] : state_.sinks().all()) {
         SinkShare& share = story.sinks.emplace_back();
@@ -8148,11 +8335,13 @@ inline void Ticket::swap(Ticket& other) noexcept {
     std::swap(count_, other.count_);
     std::swap(task_, other.task_);
     std::swap(again_, other.again_);
+    std::swap(creates_, other.creates_);
     std::swap(ends_, other.ends_);
     std::swap(told_, other.told_);
     std::swap(store_, other.store_);
     std::swap(group_, other.group_);
     std::swap(bulk_, other.bulk_);
+    std::swap(emitting_, other.emitting_);
 }
 
 inline detail::Fate& Ticket::fate() const {
@@ -8162,7 +8351,7 @@ inline detail::Fate& Ticket::fate() const {
 
 inline bool Ticket::try_store() {
     if (!store_) return true;
-    if (!is_done() && (fate().settled || !store_->try_store(*this))) return false;
+    if (!is_done() && (again_ || fate().settled || !store_->try_store(*this))) return false;
     if (!again_ && bulk_) count_ = bulk_->count;
     store_ = nullptr;
     return true;
@@ -8644,35 +8833,60 @@ public:
     /// Begins to cancel a pending task.  Does not block.  Throws `Error`: with
     /// `unknown_task`, or with `already_emitted` if it comes too late.
     Ticket begin_cancel(TaskId id) { return store_.begin_cancel(id); }
+    /// The same for the pending task that a name means.
+    Ticket begin_cancel(std::string_view name) { return store_.begin_cancel(name); }
     /// Begins to cancel the tasks that are due in a range, are chosen by the filter, were
     /// stored before this call and are still pending, all of them or none.  Does not wait for
     /// the disk; takes about half a second for a million tasks.  Throws `Error` with `stopped`.
     Ticket begin_cancel(const DueRange& range, const Filter& filter = {}) {
         return store_.begin_cancel(range, filter);
     }
+    /// Begins to make the task of a name, or to replace it in place with everything it has, but
+    /// for its id, if one is pending: `ticket.creates()` tells which.  A name is 1 to 128
+    /// letters, digits and characters of `._~-`, but no UUID, nor "." nor ".."; it means the
+    /// pending task alone and is free again when that has ended.  Does not block; `again()` says
+    /// that another change of the task, or its emission, is on its way.  Throws `Error` as
+    /// submit() does, and with `condition_failed`.
+    Ticket begin_put(std::string_view name, const NewTask& task, PutIf condition = PutIf::any);
+    /// The same for what a client asked for in JSON, as `TaskRequest::parse` read it.
+    Ticket begin_put(std::string_view name, const TaskRequest& request,
+                     PutIf condition = PutIf::any);
     /// Begins to change a pending task in place; it keeps its id.  Does not block.  Throws
     /// `Error` as begin_cancel() does, and with `invalid_argument`.
     Ticket begin_change(TaskId id, const TaskChange& change);
+    Ticket begin_change(std::string_view name, const TaskChange& change);
     /// The same for what a client asked for, as `TaskRequest::parse_change` read it.
     Ticket begin_change(TaskId id, const TaskRequest& change);
+    Ticket begin_change(std::string_view name, const TaskRequest& change);
     /// Begins to forget past events.  Does not block.  Throws `Error` with `stopped`.
     Ticket begin_forget(const EventRange& range) { return store_.begin_forget(range); }
 
     /// Cancels a pending task.  Blocks until that is stored.  False: there is no such task.
     /// Throws `Error`: with `already_emitted` if it comes too late.
     bool cancel(TaskId id);
+    /// The same for the pending task that a name means.
+    bool cancel(std::string_view name);
     /// Cancels as begin_cancel() does, and returns how many.  Blocks until that is stored.
     std::size_t cancel(const DueRange& range, const Filter& filter = {});
     /// Changes a pending task in place.  Blocks until that is stored and returns the task.
     /// Throws `Error` as begin_change() does.
     Task change(TaskId id, const TaskChange& change);
+    /// The same for the pending task that a name means.
+    Task change(std::string_view name, const TaskChange& change);
+    /// Makes the task of a name, or replaces the pending one in place, as begin_put() does.
+    /// Blocks until that is stored.  Two calls at once end in one task; one that meets the
+    /// task's emission makes another when that is shown.
+    PutResult put(std::string_view name, const NewTask& task, PutIf condition = PutIf::any);
     /// Forgets past events, and returns how many.  Blocks until that is stored.
     std::size_t forget(const EventRange& range);
 
     /// The task with this id, pending or in the history.
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
-    /// The same, with all that is known of it.
+    /// The pending task that a name means.
+    std::optional<Task> find(std::string_view name) const { return store_.find(name); }
+    /// The same tasks, with all that is known of them.
     std::optional<TaskStory> story(TaskId id) const { return store_.story(id); }
+    std::optional<TaskStory> story(std::string_view name) const { return store_.story(name); }
     /// Pending tasks by due time, or missed ones, the newest last: of these `Options::history` are
     /// kept, each for `Options::min_retention` at least.  Emitted ones are in events().  Throws
     /// `Error` with `invalid_argument` if a topic of its filter cannot be one, as all do that
@@ -8823,8 +9037,14 @@ private:
     static detail::TaskRef make_task(const NewTask& task, std::string_view name, TimePoint latest);
     static detail::TaskRef make_task(const TaskRequest& request, std::string_view name,
                                      TimePoint latest);
+    template <class Key>
+    Ticket begin_change_of(Key key, const TaskChange& change);
+    template <class Key>
+    Ticket begin_change_of(Key key, const TaskRequest& change);
     template <class Begin>
     static Ticket carry_out(Begin begin);
+    template <class Key>
+    bool cancel_one(Key key);
     void run();
     bool emit_due(bool& emitted) noexcept;
     auto take_turn();
@@ -8935,20 +9155,51 @@ inline Ticket Scheduler::submit(const std::vector<TaskRequest>& requests, std::s
     return store_.begin_schedule(std::move(tasks), {key, identity, requests.front().timestamp});
 }
 
-inline Ticket Scheduler::begin_change(TaskId id, const TaskChange& change) {
+inline Ticket Scheduler::begin_put(std::string_view name, const NewTask& task, PutIf condition) {
+    if (!is_task_name(name)) throw Error(Errc::invalid_argument, detail::name_rule);
+    return store_.begin_put(make_task(task, name, one_year_after(now())), format_time(task.due),
+                            condition);
+}
+
+inline Ticket Scheduler::begin_put(std::string_view name, const TaskRequest& request,
+                                   PutIf condition) {
+    if (!is_task_name(name)) throw Error(Errc::invalid_argument, detail::name_rule);
+    return store_.begin_put(make_task(request, name, one_year_after(now())), request.timestamp,
+                            condition);
+}
+
+template <class Key>
+Ticket Scheduler::begin_change_of(Key key, const TaskChange& change) {
     std::string message;
     if (change.message) detail::append_message(message, *change.message);
     const TimePoint latest = one_year_after(now());
     if (change.due) detail::check_due(*change.due, latest);
     const std::string timestamp = change.due ? format_time(*change.due) : std::string();
-    return store_.begin_change(id, change.due, timestamp, message);
+    return store_.begin_change(key, change.due, timestamp, message);
+}
+
+template <class Key>
+Ticket Scheduler::begin_change_of(Key key, const TaskRequest& change) {
+    if (!change.errors.empty()) throw Error(Errc::invalid_argument, change.errors.front());
+    const bool moved = !change.timestamp.empty();
+    return store_.begin_change(key, moved ? std::optional(change.due) : std::nullopt,
+                               change.timestamp, change.message);
+}
+
+inline Ticket Scheduler::begin_change(TaskId id, const TaskChange& change) {
+    return begin_change_of(id, change);
+}
+
+inline Ticket Scheduler::begin_change(std::string_view name, const TaskChange& change) {
+    return begin_change_of(name, change);
 }
 
 inline Ticket Scheduler::begin_change(TaskId id, const TaskRequest& change) {
-    if (!change.errors.empty()) throw Error(Errc::invalid_argument, change.errors.front());
-    const bool moved = !change.timestamp.empty();
-    return store_.begin_change(id, moved ? std::optional(change.due) : std::nullopt,
-                               change.timestamp, change.message);
+    return begin_change_of(id, change);
+}
+
+inline Ticket Scheduler::begin_change(std::string_view name, const TaskRequest& change) {
+    return begin_change_of(name, change);
 }
 
 inline Ticket Scheduler::begin_pause(std::string_view reason) {
@@ -8968,13 +9219,22 @@ Ticket Scheduler::carry_out(Begin begin) {
     }
 }
 
-inline bool Scheduler::cancel(TaskId id) {
+template <class Key>
+bool Scheduler::cancel_one(Key key) {
     try {
-        return carry_out([&] { return begin_cancel(id); }).count() > 0;
+        return carry_out([&] { return begin_cancel(key); }).count() > 0;
     } catch (const Error& error) {
         if (error.code() == Errc::unknown_task) return false;
         throw;
     }
+}
+
+inline bool Scheduler::cancel(TaskId id) {
+    return cancel_one(id);
+}
+
+inline bool Scheduler::cancel(std::string_view name) {
+    return cancel_one(name);
 }
 
 inline std::size_t Scheduler::cancel(const DueRange& range, const Filter& filter) {
@@ -8983,6 +9243,15 @@ inline std::size_t Scheduler::cancel(const DueRange& range, const Filter& filter
 
 inline Task Scheduler::change(TaskId id, const TaskChange& change) {
     return carry_out([&] { return begin_change(id, change); }).task();
+}
+
+inline Task Scheduler::change(std::string_view name, const TaskChange& change) {
+    return carry_out([&] { return begin_change(name, change); }).task();
+}
+
+inline PutResult Scheduler::put(std::string_view name, const NewTask& task, PutIf condition) {
+    const Ticket ticket = carry_out([&] { return begin_put(name, task, condition); });
+    return {ticket.ids().front(), ticket.creates()};
 }
 
 inline std::size_t Scheduler::forget(const EventRange& range) {
@@ -10664,6 +10933,7 @@ inline const std::vector<ApiSchema>& api_schemas() {
             "", R"("minProperties":1,"additionalProperties":false)"},
         {"Scheduled", "{message:string,id:Id}"},
         {"ScheduledMany", "{message:string,ids:Id[]}"},
+        {"Put", "{message:string,id:Id,name:string}"},
         {"PageInfo", "object", {
             {"total_count", "integer", "Of all that there are."},
             {"matching_count?", "integer|null",
@@ -10838,7 +11108,11 @@ struct Operation {
     }
     Operation& answers(std::string_view type, std::string_view description,
                        std::string_view media = "application/json") {
-        all_answers.push_back({200, type, description, media});
+        return answers(200, type, description, media);
+    }
+    Operation& answers(int status, std::string_view type, std::string_view description,
+                       std::string_view media = "application/json") {
+        all_answers.push_back({status, type, description, media});
         return *this;
     }
     // The answer before has this field in its head.
@@ -12203,6 +12477,7 @@ struct StatusLine {
 inline StatusLine status_line(int status) {
     constexpr StatusLine known[] = {
         {200, "OK", Refusal::none},
+        {201, "Created", Refusal::none},
         {204, "No Content", Refusal::none},
         {400, "Bad Request", Refusal::invalid},
         {401, "Unauthorized", Refusal::secret},
@@ -12211,6 +12486,7 @@ inline StatusLine status_line(int status) {
         {405, "Method Not Allowed", Refusal::method},
         {408, "Request Timeout", Refusal::timeout},
         {409, "Conflict", Refusal::conflict},
+        {412, "Precondition Failed", Refusal::conflict},
         {413, "Content Too Large", Refusal::too_large},
         {414, "URI Too Long", Refusal::target_too_long},
         {415, "Unsupported Media Type", Refusal::encoding},
@@ -13027,8 +13303,15 @@ private:
                        std::vector<std::string>& errors);
     static void set_trace(const Call& call, TaskRequest& request);
     static std::string idempotency_key(const Call& call, std::vector<std::string>& errors);
+    static PutIf put_condition(const Call& call, std::vector<std::string>& errors);
+    template <class Fn>
+    static bool with_key(const std::string& text, Fn fn);
+    static void refuse_task(Call& call, const std::string& text) {
+        refuse(call, 404, "There is no task " + detail::printable(text, 64) + ".");
+    }
     template <class Begin>
     static std::optional<Ticket> begin_change(Call& call, Begin begin);
+    void put_task(Call& call);
     void patch_task(Call& call);
     void delete_tasks(Call& call);
     void delete_events(Call& call);
@@ -13054,7 +13337,7 @@ private:
     void get_metrics(Call& call);
     void get_openapi(Call& call);
 
-    void cancel(Call& call, const std::string& id_text);
+    void cancel(Call& call, const std::string& text);
     template <class Fn>
     static std::vector<std::string> read_optional(const Call& call, std::string_view name, Fn fn);
     static std::vector<std::string> range_errors(const Call& call,
@@ -13225,6 +13508,20 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .answers("TaskStory", "The task, and how each sink stands to its event.")
              .refuses({404}),
          &HttpApi::get_task},
+        {Operation("PUT", "/tasks/{id}", "putTask",
+                   "Makes the task of a name, or replaces the pending one in place.")
+             .header("If-None-Match", "'*'", "Only makes one.")
+             .header("If-Match", "'*'", "Only replaces one.")
+             .header("traceparent", "string", "Kept with the task (W3C Trace Context).")
+             .header("tracestate", "string", "Likewise.")
+             .body("NewTask")
+             .answers("Put", "Replaced.")
+             .with_field("Location", "The task.")
+             .answers(201, "Put", "Made.")
+             .with_field("Location", "The task.")
+             .refuses(412, "There is such a task, or there is none.")
+             .refuses({507}),
+         &HttpApi::put_task},
         {Operation("PATCH", "/tasks/{id}", "changeTask", "Changes a pending task in place.")
              .body("Change")
              .answers("Task", "The changed task.")
@@ -13779,6 +14076,8 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::sink_listed:
         case Errc::already_emitted:
             return 409;
+        case Errc::condition_failed:
+            return 412;
         case Errc::key_reused:
             return 422;
         case Errc::task_limit:
@@ -13902,12 +14201,61 @@ std::optional<Ticket> HttpApi::begin_change(Call& call, Begin begin) {
     }
 }
 
+// Calls fn with the id or the name of a task that a text says.  False: it can be neither.
+template <class Fn>
+bool HttpApi::with_key(const std::string& text, Fn fn) {
+    if (const auto id = TaskId::parse(text)) {
+        fn(*id);
+    } else if (is_task_name(text)) {
+        fn(std::string_view(text));
+    } else {
+        return false;
+    }
+    return true;
+}
+
+inline PutIf HttpApi::put_condition(const Call& call, std::vector<std::string>& errors) {
+    const auto absent = call.request.field("If-None-Match");
+    const auto present = call.request.field("If-Match");
+    if (absent && present) errors.emplace_back("Give If-None-Match or If-Match, not both.");
+    if (absent.value_or("*") != "*") errors.emplace_back("If-None-Match can only be *.");
+    if (present.value_or("*") != "*") errors.emplace_back("If-Match can only be *.");
+    return absent ? PutIf::absent : present ? PutIf::present : PutIf::any;
+}
+
+inline void HttpApi::put_task(Call& call) {
+    if (call.request.body.size() > large && leave_to_worker(call)) return;
+    TaskRequest request = TaskRequest::parse(call.request.body, scheduler_.now());
+    std::vector<std::string> errors = request.errors;
+    if (!is_task_name(call.id)) errors.emplace_back(detail::name_rule);
+    const PutIf condition = put_condition(call, errors);
+    if (call.request.field("Idempotency-Key")) {
+        errors.emplace_back("Idempotency-Key is for POST /schedule; a PUT is known by its name.");
+    }
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
+    set_trace(call, request);
+    call.answer.ticket =
+        begin_change(call, [&] { return scheduler_.begin_put(call.id, request, condition); });
+    if (!call.answer.ticket) return;
+    const Ticket& put = *call.answer.ticket;
+    const std::string id = put.ids().front().str();
+    std::string json = "{";
+    detail::append_member(json, "message", "Scheduled task at " + put.timestamp());
+    detail::append_member(json, "id", id);
+    detail::append_member(json, "name", call.id);
+    call.answer.fields.reserve(2);
+    call.answer.fields.emplace_back("Location", std::string(call.request.prefix) + "/tasks/" + id);
+    answer(call, put.creates() ? 201 : 200, json + '}');
+}
+
 inline void HttpApi::patch_task(Call& call) {
-    const auto id = TaskId::parse(call.id);
     const TaskRequest change = TaskRequest::parse_change(call.request.body, scheduler_.now());
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
-    if (!id) return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
-    call.answer.ticket = begin_change(call, [&] { return scheduler_.begin_change(*id, change); });
+    const bool may_be = with_key(call.id, [&](auto key) {
+        call.answer.ticket =
+            begin_change(call, [&] { return scheduler_.begin_change(key, change); });
+    });
+    if (!may_be) return refuse_task(call, call.id);
     if (!call.answer.ticket) return;
     std::string json;
     detail::append_task(json, call.answer.ticket->task());
@@ -13977,22 +14325,21 @@ inline void HttpApi::delete_task(Call& call) {
     cancel(call, call.id);
 }
 
-inline void HttpApi::cancel(Call& call, const std::string& id_text) {
-    const auto id = TaskId::parse(id_text);
-    if (!id) return refuse(call, 404, "There is no task " + detail::printable(id_text, 64) + ".");
-    call.answer.ticket = begin_change(call, [&] { return scheduler_.begin_cancel(*id); });
+inline void HttpApi::cancel(Call& call, const std::string& text) {
+    const bool may_be = with_key(text, [&](auto key) {
+        call.answer.ticket = begin_change(call, [&] { return scheduler_.begin_cancel(key); });
+    });
+    if (!may_be) return refuse_task(call, text);
     if (!call.answer.ticket) return;
     std::string json = "{";
-    detail::append_member(json, "message", "Cancelled task " + id->str());
+    detail::append_member(json, "message", "Cancelled task " + call.answer.ticket->task().id.str());
     answer(call, 200, json + '}');
 }
 
 inline void HttpApi::get_task(Call& call) {
-    const auto id = TaskId::parse(call.id);
-    const auto story = id ? scheduler_.story(*id) : std::nullopt;
-    if (!story) {
-        return refuse(call, 404, "There is no task " + detail::printable(call.id, 64) + ".");
-    }
+    std::optional<TaskStory> story;
+    with_key(call.id, [&](auto key) { story = scheduler_.story(key); });
+    if (!story) return refuse_task(call, call.id);
     answer(call, 200, to_json(*story));
 }
 
@@ -16617,21 +16964,33 @@ public:
                     const std::string& key = "") const {
         return schedule(R"({"delay":")" + std::to_string(delay.count()) + "ms\"", message, key);
     }
-    /// Cancels a task.  False: there is no such task.
-    bool cancel(TaskId id) const;
     /// Cancels the pending tasks that are due in a range and that the filter chooses, all of
     /// them or none; returns how many.
     std::size_t cancel(const DueRange& range, const Filter& filter = {}) const;
-    /// Moves a task to another time.
-    Task move(TaskId id, TimePoint due) const {
-        return change(id, R"({"timestamp":")" + format_time(due) + "\"}");
+    /// Makes the task of a name, or replaces the pending one in place, as `Scheduler::put`.
+    PutResult put(std::string_view name, const NewTask& task, PutIf condition = PutIf::any) const {
+        return put_body(name, detail::payload_of(task), condition);
     }
+    /// The same, for a moment that lies `delay` ahead by the server's clock, whatever `task.due`
+    /// says.
+    PutResult put(std::string_view name, milliseconds delay, const NewTask& task,
+                  PutIf condition = PutIf::any) const;
+    /// Cancels a task.  False: there is no such task.
+    bool cancel(TaskId id) const { return cancel_path(path_of(id)); }
+    /// Cancels the pending task that a name means.
+    bool cancel(std::string_view name) const { return cancel_path(path_of(name)); }
+    /// Moves a task to another time.
+    Task move(TaskId id, TimePoint due) const { return move_path(path_of(id), due); }
+    Task move(std::string_view name, TimePoint due) const { return move_path(path_of(name), due); }
     /// Moves a task to a moment that lies `delay` ahead by the server's clock.
-    Task move(TaskId id, milliseconds delay) const {
-        return change(id, R"({"delay":")" + std::to_string(delay.count()) + "ms\"}");
+    Task move(TaskId id, milliseconds delay) const { return move_path(path_of(id), delay); }
+    Task move(std::string_view name, milliseconds delay) const {
+        return move_path(path_of(name), delay);
     }
     /// The task with this id.
-    std::optional<Task> find(TaskId id) const;
+    std::optional<Task> find(TaskId id) const { return find_path(path_of(id)); }
+    /// The pending task that a name means.
+    std::optional<Task> find(std::string_view name) const { return find_path(path_of(name)); }
     /// All that is known of the task with this id.
     std::optional<TaskStory> story(const std::string& id) const;
     /// Pending tasks by due time, or missed ones; `query.limit` is at most 1000.  All that the
@@ -16681,10 +17040,16 @@ private:
     httplib::Client connection() const;
     httplib::Headers headers() const;
     std::string ask(const char* method, const std::string& path, const std::string& body = "",
-                    const httplib::Headers& more = {}) const;
+                    const httplib::Headers& more = {}, int* status = nullptr) const;
     [[noreturn]] void refuse(int status, const std::string& body) const;
     TaskId schedule(std::string body, std::string_view message, const std::string& key) const;
-    Task change(TaskId id, const std::string& body) const;
+    PutResult put_body(std::string_view name, const std::string& body, PutIf condition) const;
+    bool cancel_path(const std::string& path) const;
+    Task move_path(const std::string& path, TimePoint due) const;
+    Task move_path(const std::string& path, milliseconds delay) const;
+    std::optional<Task> find_path(const std::string& path) const;
+    static std::string path_of(TaskId id) { return "/tasks/" + id.str(); }
+    static std::string path_of(std::string_view name);
     static std::string sink_path(const std::string& sink, const std::string& what = "");
 
     const ClientOptions options_;
@@ -16884,8 +17249,9 @@ inline httplib::Headers Client::headers() const {
     return {{"x-pd-secret", options_.secret}};
 }
 
+// Where a status other than 200 is a good one, `status` tells it.
 inline std::string Client::ask(const char* method, const std::string& path, const std::string& body,
-                               const httplib::Headers& more) const {
+                               const httplib::Headers& more, int* status) const {
     httplib::Request request;
     request.method = method;
     request.path = path;
@@ -16902,7 +17268,9 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
                         (refused ? "; is the server running?"
                                  : " (" + httplib::to_string(result.error()) + ")"));
     }
-    if (result->status != 200) refuse(result->status, result->body);
+    const bool is_good = result->status == 200 || (status && result->status == 201);
+    if (!is_good) refuse(result->status, result->body);
+    if (status) *status = result->status;
     return result->body;
 }
 
@@ -16931,6 +17299,8 @@ inline void Client::refuse(int status, const std::string& body) const {
             throw Error(Errc::unknown_task, sentences);
         case 409:
             throw Error(Errc::already_emitted, sentences);
+        case 412:
+            throw Error(Errc::condition_failed, sentences);
         case 422:
             throw Error(Errc::key_reused, sentences);
         case 507:
@@ -16967,9 +17337,36 @@ inline TaskId Client::schedule(std::string body, std::string_view message,
     return *parsed;
 }
 
-inline bool Client::cancel(TaskId id) const {
+inline std::string Client::path_of(std::string_view name) {
+    if (!is_task_name(name)) throw Error(Errc::invalid_argument, detail::name_rule);
+    return "/tasks/" + std::string(name);
+}
+
+inline PutResult Client::put(std::string_view name, milliseconds delay, const NewTask& task,
+                             PutIf condition) const {
+    NewTask now = task;
+    now.due = TimePoint();
+    std::string body = detail::payload_of(now);
+    const std::string timestamp = R"("timestamp":")" + format_time(now.due) + '"';
+    body.replace(1, timestamp.size(), R"("delay":")" + std::to_string(delay.count()) + "ms\"");
+    return put_body(name, body, condition);
+}
+
+inline PutResult Client::put_body(std::string_view name, const std::string& body,
+                                  PutIf condition) const {
+    httplib::Headers more;
+    if (condition == PutIf::absent) more.emplace("If-None-Match", "*");
+    if (condition == PutIf::present) more.emplace("If-Match", "*");
+    int status = 0;
+    const auto id = detail::member_of(ask("PUT", path_of(name), body, more, &status), "id");
+    const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
+    if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    return {*parsed, status == 201};
+}
+
+inline bool Client::cancel_path(const std::string& path) const {
     try {
-        ask("DELETE", "/tasks/" + id.str());
+        ask("DELETE", path);
         return true;
     } catch (const Error& error) {
         if (error.code() == Errc::unknown_task) return false;
@@ -16983,13 +17380,19 @@ inline std::size_t Client::cancel(const DueRange& range, const Filter& filter) c
     return detail::number_in(ask("DELETE", path), "cancelled");
 }
 
-inline Task Client::change(TaskId id, const std::string& body) const {
-    return detail::read_task(ask("PATCH", "/tasks/" + id.str(), body));
+inline Task Client::move_path(const std::string& path, TimePoint due) const {
+    const std::string body = R"({"timestamp":")" + format_time(due) + "\"}";
+    return detail::read_task(ask("PATCH", path, body));
 }
 
-inline std::optional<Task> Client::find(TaskId id) const {
+inline Task Client::move_path(const std::string& path, milliseconds delay) const {
+    const std::string body = R"({"delay":")" + std::to_string(delay.count()) + "ms\"}";
+    return detail::read_task(ask("PATCH", path, body));
+}
+
+inline std::optional<Task> Client::find_path(const std::string& path) const {
     try {
-        return detail::read_task(ask("GET", "/tasks/" + id.str()));
+        return detail::read_task(ask("GET", path));
     } catch (const Error& error) {
         if (error.code() == Errc::unknown_task) return std::nullopt;
         throw;

@@ -35,6 +35,20 @@ inline scheduler::TaskId task_id(const std::string& text) {
     return *id;
 }
 
+// Whether a text can say which task is meant: by its id, or by its name.
+inline void check_task(const std::string& text) {
+    if (scheduler::TaskId::parse(text) || scheduler::is_task_name(text)) return;
+    throw UsageError("'" + text + "' is neither the id nor the name of a task");
+}
+
+// Calls fn with the id, or the name, that a text says.
+template <class Fn>
+auto with_task(const std::string& text, Fn fn) {
+    check_task(text);
+    const auto id = scheduler::TaskId::parse(text);
+    return id ? fn(*id) : fn(std::string_view(text));
+}
+
 // --at TIMESTAMP or --in DURATION: one of them.
 struct When {
     std::optional<scheduler::TimePoint> at;
@@ -85,12 +99,26 @@ inline void report_none(const Arguments& arguments, const std::string& sentence)
 
 inline int add(const Arguments& arguments) {
     if (arguments.rest.size() != 1) throw UsageError("add takes one MESSAGE, in quotes");
+    if (arguments.has("--name") && arguments.has("--key")) {
+        throw UsageError("give --name or --key: a task is known by its name");
+    }
+    if (arguments.has("--name") && !scheduler::is_task_name(arguments.get("--name"))) {
+        throw UsageError("--name: '" + arguments.get("--name") + "' cannot be the name of a task");
+    }
     const When when = when_of(arguments);
     std::string text = arguments.rest[0] == "-" ? standard_input() : arguments.rest[0];
     if (arguments.rest[0] == "-" && !text.empty() && text.back() == '\n') text.pop_back();
     const std::string message = message_json(text, arguments.has("--text"));
     const scheduler::Client client = client_for(arguments);
     const std::string key = arguments.get("--key");
+    if (arguments.has("--name")) {
+        const scheduler::NewTask task{when.at.value_or(scheduler::TimePoint()), message};
+        const std::string name = arguments.get("--name");
+        const scheduler::PutResult put =
+            when.at ? client.put(name, task) : client.put(name, when.in, task);
+        print_line(put.id.str());
+        return 0;
+    }
     print_line(
         (when.at ? client.schedule(*when.at, message, key) : client.schedule(when.in, message, key))
             .str());
@@ -227,15 +255,14 @@ inline int rm(const Arguments& arguments) {
         if (arguments.has(flag)) return rm_chosen(arguments);
     }
     if (arguments.has("--yes")) throw UsageError("--yes goes with --due, --topic or --grep");
-    if (arguments.rest.empty()) throw UsageError("rm takes the ID of a task, or several");
-    std::vector<scheduler::TaskId> ids;
-    for (const std::string& text : arguments.rest) ids.push_back(task_id(text));
+    if (arguments.rest.empty()) throw UsageError("rm takes the ID or NAME of a task, or several");
+    for (const std::string& text : arguments.rest) check_task(text);
     const scheduler::Client client = client_for(arguments);
     int status = 0;
-    for (const scheduler::TaskId id : ids) {
+    for (const std::string& text : arguments.rest) {
         try {
-            if (client.cancel(id)) continue;
-            report("there is no task " + id.str());
+            if (with_task(text, [&](auto task) { return client.cancel(task); })) continue;
+            report("there is no task " + text);
         } catch (const scheduler::Error& error) {
             if (error.code() != scheduler::Errc::already_emitted) throw;
             report(error.what());
@@ -246,15 +273,13 @@ inline int rm(const Arguments& arguments) {
 }
 
 inline int mv(const Arguments& arguments) {
-    if (arguments.rest.size() != 1) throw UsageError("mv takes the ID of one task");
+    if (arguments.rest.size() != 1) throw UsageError("mv takes the ID or NAME of one task");
     const When when = when_of(arguments);
-    const scheduler::TaskId id = task_id(arguments.rest[0]);
+    check_task(arguments.rest[0]);
     const scheduler::Client client = client_for(arguments);
-    if (when.at) {
-        client.move(id, *when.at);
-    } else {
-        client.move(id, when.in);
-    }
+    with_task(arguments.rest[0], [&](auto task) {
+        return when.at ? client.move(task, *when.at) : client.move(task, when.in);
+    });
     return 0;
 }
 
@@ -504,14 +529,15 @@ inline const char* const common_help =
 
 inline const Verb verbs[] = {
     {"add",
-     {{"--at", 0, true}, {"--in", 0, true}, {"--key", 0, true}, {"--text"}},
+     {{"--at", 0, true}, {"--in", 0, true}, {"--name", 0, true}, {"--key", 0, true}, {"--text"}},
      add,
-     "Usage: task-scheduler add --at TIMESTAMP|--in DURATION [--key KEY] MESSAGE\n"
+     "Usage: task-scheduler add --at TIMESTAMP|--in DURATION [--name NAME|--key KEY] MESSAGE\n"
      "Schedules a message and prints the task's id.\n\n"
      "MESSAGE is an object, an array or a string of JSON; text that does not begin with {, [\n"
      "or \" is sent as a string.  - reads it from standard input.\n\n"
      "  --at TIMESTAMP           when, in ISO 8601, such as 2026-08-21T04:29:00Z\n"
      "  --in DURATION            how far ahead: seconds, or such as 90s or 1h30m\n"
+     "  --name NAME              replaces the pending task of this name, if there is one\n"
      "  --key KEY                requests with the same key schedule one task\n"
      "  --text                   MESSAGE is a plain string, whatever it begins with\n"},
     {"ls",
@@ -537,9 +563,9 @@ inline const Verb verbs[] = {
     {"rm",
      {{"--due", 0, true}, {"--topic", 0, true}, {"--grep", 0, true}, {"--yes", 'y'}},
      rm,
-     "Usage: task-scheduler rm ID...\n"
+     "Usage: task-scheduler rm ID|NAME...\n"
      "       task-scheduler rm [--due DURATION] [--topic TOPIC]... [--grep TEXT] [-y|--yes]\n"
-     "Cancels tasks: those with these IDs, or all that are chosen, which asks first and then\n"
+     "Cancels tasks: those that are named, or all that are chosen, which asks first and then\n"
      "prints how many they were.\n\n"
      "  --due DURATION           only what is due within it, such as 1h\n"
      "  --topic TOPIC            only what has this topic, or one that begins so where it ends\n"
@@ -549,7 +575,7 @@ inline const Verb verbs[] = {
     {"mv",
      {{"--at", 0, true}, {"--in", 0, true}},
      mv,
-     "Usage: task-scheduler mv ID --at TIMESTAMP|--in DURATION\n"
+     "Usage: task-scheduler mv ID|NAME --at TIMESTAMP|--in DURATION\n"
      "Moves a pending task to another time.\n\n"
      "  --at TIMESTAMP           when, in ISO 8601, such as 2026-08-21T04:29:00Z\n"
      "  --in DURATION            how far ahead: seconds, or such as 90s or 1h30m\n"},

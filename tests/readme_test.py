@@ -80,6 +80,20 @@ class Readme(unittest.TestCase):
             self.assertEqual(general("".join(lines)), event)
             stream.close()
 
+    def test_what_the_page_on_names_shows_is_what_comes_out(self):
+        if BINARY is None:
+            self.skipTest("no binary given")
+        page = (ROOT / "docs/names.md").read_text(encoding="utf-8")
+        shown = re.findall(r"^```sh\n(.*?)^```\n\n```json\n(.*?)^```$", page, re.M | re.S)
+        self.assertEqual(len(shown), 4)
+        with tempfile.TemporaryDirectory() as folder, Server(folder) as server:
+            for script, printed in shown:
+                script = script.replace("http://127.0.0.1:8080", server.url)
+                done = subprocess.run(["bash", "-c", script], check=True, capture_output=True,
+                                      text=True, timeout=60)
+                self.assertEqual("".join(general(done.stdout).split()),
+                                 "".join(general(printed).split()))
+
     def test_every_operation_of_the_journal_is_described(self):
         header = (ROOT / "scheduler.hpp").read_text(encoding="utf-8")
         listed = set(re.findall(r'^//     \{"op":"(\w+)"', header, re.M))
