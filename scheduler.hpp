@@ -942,6 +942,8 @@ inline std::string TaskId::str() const {
 
 namespace detail {
 
+// ---- 3.1 JSON --------------------------------------------------------------
+
 // Reads a JSON text from front to back in one pass.  The first violation ends
 // it: every call after that returns false, and `problem()` says what and where.
 //
@@ -1361,6 +1363,8 @@ inline std::string printable(std::string_view text, std::size_t limit) {
     }
     return out;
 }
+
+// ---- 3.2 Names, topics, traces and payloads --------------------------------
 
 inline bool is_ascii_alnum(char c) {
     return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
