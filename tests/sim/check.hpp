@@ -17,12 +17,18 @@ struct Observed {
     std::vector<Task> pending;
     std::vector<Event> events;
     std::uint64_t newest = 0;
+    std::optional<ModelPause> paused;
     std::map<std::string, scheduler::SinkStatus> sinks;
     std::map<std::string, std::vector<scheduler::DeadLetter>> letters;
     std::map<TaskId, std::size_t> place_of;  // of a pending task in `pending`
 };
 
-inline Observed::Observed(const scheduler::Scheduler& tasks) {
+inline std::optional<ModelPause> pause_of(const scheduler::Scheduler& tasks) {
+    const auto paused = tasks.paused();
+    return paused ? std::optional(ModelPause{paused->since, paused->reason}) : std::nullopt;
+}
+
+inline Observed::Observed(const scheduler::Scheduler& tasks) : paused(pause_of(tasks)) {
     scheduler::TaskQuery all_tasks;
     all_tasks.limit = all_tasks.max_bytes = all_of_them;
     pending = tasks.tasks(all_tasks).tasks;
@@ -151,10 +157,21 @@ inline std::string sinks_difference(const Model& model, const Observed& observed
     return "";
 }
 
+inline std::string pause_difference(const Model& model, const Observed& observed) {
+    if (model.paused == observed.paused) return "";
+    const auto text = [](const std::optional<ModelPause>& paused) {
+        if (!paused) return std::string("not paused");
+        return "paused since " + scheduler::format_time(paused->since) + " ('" + paused->reason +
+               "')";
+    };
+    return "it should be " + text(model.paused) + ", and is " + text(observed.paused);
+}
+
 // The first thing in which they differ; empty: they agree.
 inline std::string difference(const Model& model, const Observed& observed) {
     std::string found = pending_difference(model, observed);
     if (found.empty()) found = events_difference(model, observed);
+    if (found.empty()) found = pause_difference(model, observed);
     if (found.empty()) found = sinks_difference(model, observed);
     return found;
 }

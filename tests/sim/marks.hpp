@@ -17,7 +17,7 @@
 
 namespace sim {
 
-constexpr std::array<std::string_view, 51> mark_names{
+constexpr std::array<std::string_view, 56> mark_names{
     "a crash of the process inside a call",
     "a loss of power",
     "a loss of power that kept writes out of order",
@@ -58,6 +58,11 @@ constexpr std::array<std::string_view, 51> mark_names{
     "a clock that was not trusted",
     "a clock that caught up",
     "a task that was missed",
+    "a task that was missed by its own lateness",
+    "a task that was missed after a pause",
+    "a pause that held back what was due",
+    "a pause that a restart has kept",
+    "a pause that could not be stored",
     "a change that met a bulk cancel on its way",
     "a bulk cancel that took a task whose change was on its way",
     "events that were forgotten",

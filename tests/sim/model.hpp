@@ -29,6 +29,7 @@ struct ModelTask {
     TaskId id;
     TimePoint due{};
     std::string payload;
+    std::optional<milliseconds> max_lateness{};  // of its own
 };
 
 struct ModelEvent {
@@ -57,6 +58,14 @@ struct ModelSink {
     }
 };
 
+struct ModelPause {
+    TimePoint since{};
+    std::string reason;
+    friend bool operator==(const ModelPause& a, const ModelPause& b) {
+        return a.since == b.since && a.reason == b.reason;
+    }
+};
+
 struct ModelKey {
     std::string identity;
     std::vector<TaskId> ids;
@@ -73,6 +82,8 @@ struct Effect {
         miss,
         forget,
         trim,  // nothing in the journal: the scheduler has dropped old events
+        pause,
+        resume,
         sink_set,
         sink_attempt,
         sink_take,
@@ -94,6 +105,7 @@ struct Effect {
     std::uint32_t attempts = 0;            // at the event
     bool moves = false;                    // the letter's event was the one at hand
     std::vector<std::uint64_t> letters{};  // that are tried again, or taken
+    std::string reason{};                  // of a pause
 };
 
 class Model {
@@ -103,6 +115,7 @@ public:
     std::vector<ModelEvent> events;                // all that ever were, by seq
     std::map<TaskId, std::size_t> event_of;        // the index in `events`
     std::set<TaskId> missed;
+    std::optional<ModelPause> paused;
     std::map<std::string, ModelKey> keys;
     std::map<std::string, ModelSink> sinks;
     std::uint64_t next_seq = 0;
@@ -190,6 +203,13 @@ inline void Model::apply(const Effect& effect) {
         case Kind::trim:
             trimmed = effect.end;
             next_seq = std::max(next_seq, effect.seq);
+            break;
+        case Kind::pause:
+            if (!paused) paused = ModelPause{effect.at, ""};
+            if (!effect.reason.empty()) paused->reason = effect.reason;
+            break;
+        case Kind::resume:
+            paused.reset();
             break;
         default:
             apply_to_sink(effect);

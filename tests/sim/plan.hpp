@@ -26,6 +26,8 @@ enum class Act {
     cancel_range,
     begin_cancel_range,
     forget,
+    pause,
+    resume,
     wait,
     try_store,
     drop_ticket,
@@ -130,6 +132,8 @@ inline void Plan::draw_acts(Random& random) {
     maybe(Act::cancel_range, 0.3);
     maybe(Act::begin_cancel_range, 0.3);
     maybe(Act::forget, 0.5);
+    maybe(Act::pause, 0.1);
+    weight(Act::resume) = 15 * weight(Act::pause);
     maybe(Act::try_store, 1);
     maybe(Act::drop_ticket, 1);
     maybe(Act::skip, 0.3);

@@ -165,6 +165,7 @@ private:
     void change(bool wait);
     void cancel_range(bool wait);
     void forget();
+    void pause_or_resume(Effect::Kind kind);
     BegunRef begun(scheduler::Ticket ticket, Effect effect, bool wait);
     void begun_or_met(scheduler::Ticket ticket, Effect effect, TaskId id, bool wait);
     void refused(const Result& result, const char* what);
@@ -178,12 +179,17 @@ private:
 
     // ---- What came of them
     bool is_applied(const Effect& effect) const;
+    std::optional<bool> pauses_stored() const;
+    static bool is_pause(const Effect& effect) {
+        return effect.kind == Effect::Kind::pause || effect.kind == Effect::Kind::resume;
+    }
     bool is_taken(const Begun& begun, const Result& result) const;
     bool seems_stored(const Result& result) const;
     void resolve(bool committed, const Result& result, const Begun* waited);
     void settle_open(bool ends, bool others, const Result& result, const Begun* waited);
     static bool is_end(const Begun& begun) { return begun.effect.kind == Effect::Kind::cancel; }
     void add_doubtful(Begun& bulk) const;
+    bool has_failed(Begun& bulk) const;
     bool is_bulk_stored(Begun& begun);
     void resolve_bulk(const BegunRef& begun, const Result& result);
     void resolve_bulks(const BegunRef& last, bool failed, const Result& result);
@@ -278,7 +284,8 @@ private:
     Plan plan_;
     scheduler::ManualClock clock_;
     Disk disk_;
-    TimePoint latest_{};  // that the clock ever showed
+    TimePoint latest_{};      // that the clock ever showed
+    TimePoint resumed_at_{};  // when the last pause ended
     milliseconds simulated_{0};
     std::uint64_t operations_ = 0;
     std::uint64_t numbers_ = 0;  // for messages and keys

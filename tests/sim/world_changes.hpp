@@ -36,8 +36,14 @@ inline std::string World::message(std::string& kept) {
     }
 }
 
-inline std::string payload_of(TimePoint due, const std::string& kept) {
-    return "{\"timestamp\":\"" + scheduler::format_time(due) + "\",\"message\":" + kept + "}";
+inline std::string payload_of(TimePoint due, const std::string& kept,
+                              std::optional<milliseconds> max_lateness) {
+    std::string payload =
+        "{\"timestamp\":\"" + scheduler::format_time(due) + "\",\"message\":" + kept;
+    if (max_lateness) {
+        payload += ",\"max_lateness\":\"" + std::to_string(max_lateness->count()) + "ms\"";
+    }
+    return payload + "}";
 }
 
 inline TimePoint World::draw_due() {
@@ -67,7 +73,9 @@ inline void World::schedule(std::size_t count, bool wait) {
         scheduler::NewTask task;
         task.message = message(kept);
         task.due = same ? due : draw_due();
-        effect.tasks.push_back({TaskId(), task.due, payload_of(task.due, kept)});
+        if (random_.chance(20)) task.max_lateness = milliseconds(random_.between(1'000, 600'000));
+        effect.tasks.push_back({TaskId(), task.due, payload_of(task.due, kept, task.max_lateness),
+                                task.max_lateness});
         tasks.push_back(std::move(task));
     }
     if (plan_.weight(Act::repeat_key) > 0 && random_.chance(40)) {
@@ -128,7 +136,7 @@ inline void World::repeat_key() {
         other.message = message(kept);
         other.due = draw_due();
         Effect effect;
-        effect.tasks.push_back({TaskId(), other.due, payload_of(other.due, kept)});
+        effect.tasks.push_back({TaskId(), other.due, payload_of(other.due, kept, {}), {}});
         return submit_again(key, {other}, std::move(effect), true);
     }
     submit_again(key, at->second.tasks, at->second.effect, false);
@@ -217,7 +225,7 @@ inline void World::change(bool wait) {
     changed.message = message(kept);
     ModelTask task = live_.pending.at(*id);
     if (random_.chance(60)) task.due = *(changed.due = draw_due());
-    task.payload = payload_of(task.due, kept);
+    task.payload = payload_of(task.due, kept, task.max_lateness);
     effect.tasks.push_back(task);
     const bool meets = busy().count(*id) != 0;
     std::optional<scheduler::Ticket> ticket;
@@ -293,6 +301,20 @@ inline void World::forget() {
     marks_.hit("events that were forgotten");
 }
 
+inline void World::pause_or_resume(Effect::Kind kind) {
+    Effect effect;
+    effect.kind = kind;
+    effect.at = now();
+    const bool pauses = kind == Effect::Kind::pause;
+    if (pauses && random_.chance(70)) effect.reason = "reason " + std::to_string(++numbers_);
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] {
+        ticket.emplace(pauses ? tasks_->begin_pause(effect.reason) : tasks_->begin_resume());
+    });
+    if (!result.ok) return refused(result, pauses ? "pausing" : "resuming");
+    begun(std::move(*ticket), std::move(effect), random_.chance(60));
+}
+
 // A call that begins something and does not wait is refused for few reasons.
 inline void World::refused(const Result& result, const char* what) {
     trace(std::string(what) + " was refused: " + result.what);
@@ -344,6 +366,8 @@ inline std::string World::describe(const Begun& begun) const {
     if (effect.kind == Effect::Kind::schedule) text = "a schedule of ";
     if (effect.kind == Effect::Kind::change) text = "a change of ";
     if (effect.kind == Effect::Kind::cancel && !begun.bulk) text = "a cancel of ";
+    if (effect.kind == Effect::Kind::pause) text = "a pause of ";
+    if (effect.kind == Effect::Kind::resume) text = "a resume of ";
     text += std::to_string(effect.tasks.size() + effect.ids.size());
     if (!effect.tasks.empty()) text += ' ' + effect.tasks.front().id.str();
     if (!effect.ids.empty()) text += ' ' + effect.ids.front().str();
@@ -388,8 +412,9 @@ inline void World::try_store() {
     const bool was_settled = begun->stored || begun->group != group_;
     bool stored = false;
     const std::uint64_t failures = tasks_->stats().journal_failures;
-    const Result result = call([&] { stored = begun->ticket->try_store(); });
+    Result result = call([&] { stored = begun->ticket->try_store(); });
     require(result.ok, "try_store() has thrown");
+    result.ok = stored;
     if (was_settled || begun->bulk || begun->again) return;
     if (!stored && !has_crashed() && tasks_->stats().journal_failures == failures) return;
     resolve(true, result, begun.get());
@@ -482,6 +507,20 @@ inline bool World::seems_stored(const Result& result) const {
     return may_be && (must_be || well);
 }
 
+// Whether the pauses and resumes of the open group are stored, if that shows: together they may
+// come to nothing.
+inline std::optional<bool> World::pauses_stored() const {
+    Model after;
+    after.paused = live_.paused;
+    for (const BegunRef& one : open_) {
+        if (is_pause(one->effect)) after.apply(one->effect);
+    }
+    if (after.paused == live_.paused) return std::nullopt;
+    const auto shown = pause_of(*tasks_);
+    require(shown == after.paused || shown == live_.paused, "pauses were stored by halves");
+    return shown == after.paused;
+}
+
 // Finds out what became of the open group, which a call may have committed.  On a full disk
 // there is room for ends of tasks alone, so that these may be stored without the others.
 inline void World::resolve(bool committed, const Result& result, const Begun* waited) {
@@ -491,9 +530,16 @@ inline void World::resolve(bool committed, const Result& result, const Begun* wa
     }
     Tally ends;
     Tally others;
+    const std::optional<bool> pauses = pauses_stored();
+    if (pauses) others.add(*pauses);
     for (const BegunRef& one : open_) {
         one->taken = is_taken(*one, result);
         if (one->taken) continue;
+        if (is_pause(one->effect)) {
+            if (one.get() == waited && !pauses) others.add(result.ok);
+            one->taken = !pauses;  // nothing shows what became of it
+            continue;
+        }
         // Events that are gone may also have been dropped, so that a ticket has to tell.
         const bool forgets = one->effect.kind == Effect::Kind::forget;
         const bool stored = forgets && one.get() == waited ? result.ok : is_applied(one->effect);
@@ -509,6 +555,7 @@ inline void World::resolve(bool committed, const Result& result, const Begun* wa
     if (!ends.is_all(well) && !others.is_all(well) && !committed && !has_crashed()) return;
     require((ends.is_clear() && others.is_clear()) || has_crashed(),
             "a group was stored by halves");
+    if (others.told == 0 && result.faulted) stamp_known_ = false;
     settle_open(ends.is_all(well), others.is_all(well), result, waited);
 }
 
@@ -528,6 +575,8 @@ inline void World::settle_open(bool ends, bool others, const Result& result, con
             Result its = result;
             if (!waited || is_end(*waited) != is_end(*one)) its.code.reset();
             log_ghost(one->effect, its);
+            const bool pauses = one->effect.kind == Effect::Kind::pause;
+            if (pauses && !has_crashed()) marks_.hit("a pause that could not be stored");
             continue;
         }
         if (!one->ticket) marks_.hit("a ticket that was dropped and stored all the same");
@@ -548,6 +597,7 @@ inline void World::settle_open(bool ends, bool others, const Result& result, con
 inline void World::offer(const BegunRef& settled) {
     const Effect& effect = settled->effect;
     if (effect.kind == Effect::Kind::schedule || effect.kind == Effect::Kind::forget) return;
+    if (is_pause(effect)) return;
     const TaskId id = effect.ids.empty() ? effect.tasks.front().id : effect.ids.front();
     const auto task = live_.pending.find(id);
     if (task == live_.pending.end() || busy().count(id) != 0) return;
@@ -567,6 +617,12 @@ inline void World::add_doubtful(Begun& bulk) const {
         const ModelTask& task = one->effect.tasks.front();
         if (bulk.wants(task)) bulk.effect.tasks.push_back(task);
     }
+}
+
+// Whether a bulk call shows that it has failed.
+inline bool World::has_failed(Begun& bulk) const {
+    if (bulk.ticket) return !bulk.ticket->try_store();
+    return bulk.sure > 0 && tasks_->find(bulk.effect.ids.front()).has_value();
 }
 
 // Whether a bulk call is stored; without its ticket, what is there tells.
@@ -633,7 +689,7 @@ inline void World::resolve_bulks(const BegunRef& last, bool failed, const Result
     const bool commits = std::any_of(all.begin(), all.end(), [](const BegunRef& one) {
         return !one->effect.ids.empty() || (!one->before.empty() && !one->before.front()->stored);
     });
-    for (const BegunRef& one : all) one->failed = one->ticket && !one->ticket->try_store();
+    for (const BegunRef& one : all) one->failed = has_failed(*one);
     // One that fails for lack of memory may not have come so far.
     resolve(failed || (commits && !result.memory), result, nullptr);
     for (const BegunRef& one : all) resolve_bulk(one, result);
@@ -642,7 +698,7 @@ inline void World::resolve_bulks(const BegunRef& last, bool failed, const Result
 // A run stores whatever was begun.
 inline void World::resolve_all(const Result& result) {
     const std::vector<BegunRef> all = bulks_;
-    for (const BegunRef& one : all) one->failed = one->ticket && !one->ticket->try_store();
+    for (const BegunRef& one : all) one->failed = has_failed(*one);
     resolve(true, result, nullptr);
     for (const BegunRef& one : all) resolve_bulk(one, result);
 }

@@ -174,6 +174,7 @@ inline void World::match(bool power, bool scattered) {
         damaged_ = false;
     }
     if (stats.torn_bytes > 0) marks_.hit("a torn tail cut off");
+    if (stats.paused) marks_.hit("a pause that a restart has kept");
     judge_trust(stats.clock_trusted);
     if (!trusted_) marks_.hit("a clock that was not trusted");
     if (!power) return;
@@ -329,9 +330,9 @@ inline std::size_t World::try_ghosts(const Path& path, std::size_t at, bool powe
 // Shows what should have been there from a bound of the log on.
 inline void World::trace_log(std::size_t first) const {
     constexpr std::array names{"schedule",     "change",    "cancel",      "emit",
-                               "miss",         "forget",    "trim",        "sink_set",
-                               "sink_attempt", "sink_take", "sink_letter", "sink_again",
-                               "sink_pass",    "sink_drop"};
+                               "miss",         "forget",    "trim",        "pause",
+                               "resume",       "sink_set",  "sink_attempt", "sink_take",
+                               "sink_letter",  "sink_again", "sink_pass",  "sink_drop"};
     for (std::size_t i = 0; i < log_.size(); ++i) {
         const Effect& effect = log_[i].effect;
         std::string line = i < first ? "  kept " : "  open ";
@@ -352,6 +353,7 @@ inline void World::match_scattered(const Observed& observed, std::size_t first) 
     drop_old(model, observed);
     std::string wrong = pending_difference(model, observed);
     if (wrong.empty()) wrong = events_difference(model, observed);
+    if (wrong.empty()) wrong = pause_difference(model, observed);
     if (!wrong.empty()) trace_log(first);
     if (!wrong.empty()) fail("after a loss of power out of order: " + wrong);
     doubt_keys(first);
@@ -385,6 +387,7 @@ inline Model World::scattered_model(const Observed& observed, std::size_t first)
             for (const ModelTask& task : effect.tasks) known.ids.push_back(task.id);
         }
         if (effect.kind == Kind::trim) model.apply(effect);
+        if (is_pause(effect)) model.paused = observed.paused;
         model.stamp = std::max(model.stamp, effect.at);
     }
     for (const TaskId id : touched) {
@@ -538,6 +541,14 @@ inline bool World::looks_applied(const Model& model, const Effect& effect,
         return event != model.events.cend() && event->seq < effect.end &&
                !has_event(event->task.id, event->seq);
     }
+    if (effect.kind == Kind::pause && !model.paused) {
+        return observed.paused && observed.paused->since == effect.at &&
+               observed.paused->reason == effect.reason;
+    }
+    if (effect.kind == Kind::pause) {
+        return observed.paused && observed.paused->reason == effect.reason;
+    }
+    if (effect.kind == Kind::resume) return model.paused && !(observed.paused == model.paused);
     return observed.events.empty() || observed.events.front().seq >= effect.end;  // a trim
 }
 

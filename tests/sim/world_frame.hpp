@@ -114,6 +114,7 @@ inline World::Result World::result_so_far() const {
 
 inline void World::log(Effect effect) {
     if (effect.kind != Effect::Kind::trim && effect.at >= latest_) stamp_known_ = true;
+    if (effect.kind == Effect::Kind::resume && live_.paused) resumed_at_ = effect.at;
     live_.apply(effect);
     if (!effect.key.empty()) unsure_.erase(effect.key);
     const bool floats = effect.kind == Effect::Kind::sink_take ||
@@ -165,6 +166,10 @@ inline void World::change_something(Act what) {
             return cancel_range(false);
         case Act::forget:
             return forget();
+        case Act::pause:
+            return pause_or_resume(Effect::Kind::pause);
+        case Act::resume:
+            return pause_or_resume(Effect::Kind::resume);
         case Act::wait:
             if (const BegunRef ticket = draw_ticket()) wait_for(ticket);
             return;

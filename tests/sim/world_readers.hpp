@@ -41,6 +41,12 @@ inline void World::after_run(const Result& result) {
     const std::set<TaskId> held = busy();
     for (const auto& [due, id] : live_.order) {
         if (due > now()) break;
+        if (live_.paused) {
+            marks_.hit("a pause that held back what was due");
+            require(!tasks_->next_wake() || *tasks_->next_wake() != due,
+                    "a paused scheduler wakes up for what is due");
+            break;
+        }
         if (held.count(id) == 0) fail("task " + id.str() + " is due and was not emitted");
     }
     for (const auto& reader : readers_) {
@@ -58,7 +64,7 @@ inline void World::on_emission() {
         std::vector<ModelTask> due;
         const std::set<TaskId> held = busy();
         for (const auto& [time, id] : live_.order) {
-            if (time > now()) break;
+            if (time > now() || live_.paused) break;
             if (held.count(id) == 0) due.push_back(live_.pending.at(id));
         }
         emit_expected(due);
@@ -80,13 +86,17 @@ inline void World::emit_expected(const std::vector<ModelTask>& due) {
     const auto page =
         tasks_->events({all_of_them, Cursor(live_.next_seq), std::nullopt, all_of_them});
     std::size_t i = 0;
-    const auto& lateness = plan_.options.max_lateness;
     for (const ModelTask& task : due) {
+        const auto lateness =
+            task.max_lateness ? task.max_lateness : plan_.options.max_lateness;
         const bool late = lateness && now() - std::max(task.due, task.id.time()) > *lateness;
         if (late) {
             const auto found = tasks_->find(task.id);
-            if (!found || found->status != scheduler::Status::pending)
+            if (!found || found->status != scheduler::Status::pending) {
                 missed.ids.push_back(task.id);
+                if (task.max_lateness) marks_.hit("a task that was missed by its own lateness");
+                if (task.due < resumed_at_) marks_.hit("a task that was missed after a pause");
+            }
             continue;
         }
         if (i == page.events.size()) continue;
