@@ -736,6 +736,8 @@ struct SinkSetup {
     std::string kind;            ///< what it is, in a word
     std::string target;          ///< where it delivers to, without anything secret
     bool from_earliest = false;  ///< a new one begins with the oldest event that is retained
+    std::vector<std::string> topics{};  ///< as `Filter::topics`: what they do not choose counts as
+                                        ///< taken
 };
 
 /// How a sink stands.
@@ -744,6 +746,7 @@ struct SinkStatus {
     std::string kind;                       ///< "webhook", "exec", "callback"
     std::string target;                     ///< where to, without what may be secret; of
                                             ///< equal ones the second ends with " (2)"
+    std::vector<std::string> topics{};      ///< which events it takes; none: all
     SinkState state = SinkState::active;    ///< whether it is delivered to
     std::optional<TaskId> cursor;           ///< the last event it has taken, if retained
     std::size_t lag = 0;                    ///< events it has not taken yet
@@ -2406,9 +2409,10 @@ struct SinkRecord {
     std::optional<std::uint32_t> attempts;  // that failed
     std::optional<TimePoint> next;          // attempt; the epoch: none
     std::optional<std::string> error;
+    std::optional<std::vector<std::string>> topics = std::nullopt;  // none in it: all events
     static constexpr auto describe = [](auto& io, auto& r) {
         io.sink(r.sink)("at", r.at)("seq", r.seq)("state", r.state);
-        io("attempts", r.attempts)("next", r.next)("error", r.error);
+        io("attempts", r.attempts)("next", r.next)("error", r.error)("topics", r.topics);
     };
 };
 
@@ -2758,6 +2762,10 @@ inline void complete(ScheduleRecord& record) {
     Answer& answer = record.answer.mapped();
     answer.first_use = record.at.value_or(record.tasks.front()->id.time());
     for (const TaskRef& task : record.tasks) answer.ids.add(task->id);
+}
+
+inline void complete(SinkRecord& record) {
+    require(!record.topics || topics_problem(*record.topics).empty());
 }
 
 inline void complete(AnswerRecord& record) {
@@ -3724,7 +3732,13 @@ public:
         bool overflowing = false;       // the last letter was never tried
         Listing listing = Listing::unknown;
         bool told_dropped = false;  // the log was told of `dropped`
+        std::size_t passed = 0;     // events since that was written last, see Store::pass()
+        TimePoint passed_at{};      // when it was
 
+        // Whether its topics choose an event.
+        bool wants(const StoredTask& event) const {
+            return topics.empty() || chooses_topic(topics, event.details().topic);
+        }
         // The first dead letter that is to be delivered again.
         const Letter* letter_again() const;
     };
@@ -3807,6 +3821,7 @@ inline std::uint64_t SinkBook::next_seq() const {
 }
 
 inline void SinkBook::set(Sink& sink, SinkRecord& record) {
+    if (record.topics) sink.topics = std::move(*record.topics);
     // One about an event that was given up meanwhile says nothing.
     if (record.seq && *record.seq < sink.seq) return;
     if (record.seq) sink.seq = *record.seq;
@@ -4352,8 +4367,8 @@ inline void State::apply(SinkRecord& record, const Breathe&) {
     if (sink) sinks_.set(*sink, record);
 }
 
-// Makes what the sink wanted before `end`, and the history still has, dead letters.  False:
-// there was no memory for all of them.
+// Makes what the sink wanted before `end`, and the history still has, dead letters, but for what
+// its topics do not choose.  False: there was no memory for all of them.
 inline bool State::pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint at) {
     constexpr const char* too_late = "it waited for longer than the history can keep";
     for (std::size_t i = history_.index_of(sink.seq);
@@ -4361,7 +4376,9 @@ inline bool State::pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint 
         StoredTask* const event = history_.at(i);
         try {
             Letter letter{TaskRef::share(event), at, sink.attempts, too_late};
-            sinks_.bury(sink, make_letter(event->seq, std::move(letter)), true);
+            if (sink.wants(*event)) {
+                sinks_.bury(sink, make_letter(event->seq, std::move(letter)), true);
+            }
         } catch (const std::bad_alloc&) {
             if (loading_) throw;
             return false;
@@ -6004,7 +6021,7 @@ public:
     // Drops a sink that nobody delivers to.
     void forget_sink(const std::string& sink);
     // What a sink is to be given next, if anything: `most` events at once.
-    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1) const;
+    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1);
     // Remembers what became of a delivery.  A failed one without a time to wait is not tried
     // again.
     void settle(const Delivery& delivery, const Outcome& outcome);
@@ -6129,11 +6146,13 @@ private:
 
     // Sinks.
     const SinkBook::Sink& sink_locked(const std::string& name) const;
+    void set_topics(Lock& lock, const SinkSetup& setup, TimePoint at);
     void unlist(Lock& lock, const std::string& name, Unlisted others, TimePoint at);
     template <class One>
     void change_sink(Lock& lock, One one);
     template <class One>
     void change_behind(Lock& lock, One one);
+    bool pass(Lock& lock, const std::string& name);
     template <class One>
     void write_behind_locked(const One& one);
     void write_behind();
@@ -7339,6 +7358,7 @@ std::optional<TaskStory> Store::story(Key key) const {
     TaskStory story{task_of(task), task->id.time(), {}};
     if (task->stage != Stage::emitted) return story;
     for (const auto& [name, sink] : state_.sinks().all()) {
+        if (!sink.wants(*task)) continue;
         SinkShare& share = story.sinks.emplace_back();
         share.sink = name;
         const auto letter = sink.letters.find(task->seq);
@@ -7792,7 +7812,10 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
     std::set<std::string> unlisted;
     for (const auto& [name, sink] : state_.sinks().all()) unlisted.insert(name);
     for (const SinkSetup& setup : setups) {
-        if (unlisted.erase(setup.name) > 0) continue;
+        if (unlisted.erase(setup.name) > 0) {
+            set_topics(lock, setup, at);
+            continue;
+        }
         // What may go, goes first: read back, it would be gone.
         state_.trim(at, Breath(lock));
         SinkRecord record;
@@ -7802,6 +7825,7 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
         const std::uint64_t oldest = state_.history().first_seq();
         record.seq = setup.from_earliest ? oldest : std::max(newest.seq(), oldest);
         record.state = SinkState::active;
+        if (!setup.topics.empty()) record.topics = setup.topics;
         change_sink(lock, std::move(record));
     }
     for (const std::string& name : unlisted) unlist(lock, name, others, at);
@@ -7812,6 +7836,18 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
         sink.listing = SinkBook::Listing::listed;
     }
     trim(lock, at);
+}
+
+// What other topics have not chosen so far stays taken.
+inline void Store::set_topics(Lock& lock, const SinkSetup& setup, TimePoint at) {
+    while (pass(lock, setup.name)) {
+    }
+    if (sink_locked(setup.name).topics == setup.topics) return;
+    SinkRecord record;
+    record.sink = setup.name;
+    record.at = at;
+    record.topics = setup.topics;
+    change_sink(lock, std::move(record));
 }
 
 inline void Store::unlist(Lock& lock, const std::string& name, Unlisted others, TimePoint at) {
@@ -7847,12 +7883,43 @@ inline void Store::forget_sink(const std::string& name) {
     trim(lock, at);
 }
 
+// Has a sink pass over the next events, as far as its topics do not choose them: they count as
+// taken.  Passing them again after a crash does no harm, so that is written only once for many
+// events or for a while.  False: the sink has come to one that it wants, or to the end.
+inline bool Store::pass(Lock& lock, const std::string& name) {
+    constexpr std::size_t most = 1'000;
+    constexpr std::chrono::minutes longest{1};
+    const SinkBook::Sink* sink = &sink_locked(name);
+    if (sink->topics.empty() || sink->listing == SinkBook::Listing::unlisted) return false;
+    const History& past = state_.history();
+    const std::size_t first = past.index_of(sink->seq);
+    std::size_t next = first;
+    while (next < past.size() && next - first < most && !sink->wants(*past.at(next))) ++next;
+    if (next == first) return false;
+    const TimePoint at = now();
+    DeliverRecord record{name, at, past.at(next - 1)->seq + 1, {}, past.at(first)->seq};
+    const std::size_t passed = sink->passed + next - first;
+    const bool writes = passed >= most || at - sink->passed_at >= longest || at < sink->passed_at;
+    if (writes) {
+        change_behind(lock, std::move(record));
+    } else {
+        state_.apply(record);
+        trim(lock, at);
+    }
+    if (SinkBook::Sink* const moved = state_.sinks().find(name)) {
+        moved->passed = writes ? 0 : passed;
+        if (writes) moved->passed_at = at;
+    }
+    return next - first == most;
+}
+
 // Letters that are to be delivered again go first, and do not wait for the event
 // that is being tried.  Each further attempt is of half as many events, so that one that cannot
 // be taken does not spoil all of a batch.
-inline std::optional<Delivery> Store::next_delivery(const std::string& name,
-                                                    std::size_t most) const {
-    const std::lock_guard<std::mutex> guard(mutex_);
+inline std::optional<Delivery> Store::next_delivery(const std::string& name, std::size_t most) {
+    Lock lock(mutex_);
+    while (pass(lock, name)) {
+    }
     const SinkBook::Sink& sink = sink_locked(name);
     if (sink.state != SinkState::active || sink.listing == SinkBook::Listing::unlisted) {
         return std::nullopt;
@@ -7875,6 +7942,7 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name,
     most >>= std::min<std::uint32_t>(sink.attempts, 32);
     std::size_t bytes = delivery.event.text().size();
     for (std::size_t i = index + 1; i < state_.history().size() && i - index < most; ++i) {
+        if (!sink.wants(*state_.history().at(i))) continue;
         Event event = event_of(state_.history().at(i));
         bytes += event.text().size();
         if (bytes > most_batch_bytes) break;
@@ -8262,6 +8330,7 @@ inline void Store::Copy::write_new_cursors() {
         record.attempts = sink.attempts;
         if (sink.next != TimePoint()) record.next = sink.next;
         if (!sink.last_error.empty()) record.error = sink.last_error;
+        if (!sink.topics.empty()) record.topics = sink.topics;
         write(lines_, record);
     }
 }
@@ -9018,7 +9087,7 @@ public:
     /// active; `Companion::notify` tells when that may have changed.
     /// With `most`, up to so many events that wait, at the first attempt; each further one is
     /// of half as many.
-    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1) const {
+    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1) {
         return store_.next_delivery(sink, most);
     }
     /// Remembers what became of a delivery.  A failure with a time to wait is one more
@@ -9751,6 +9820,9 @@ struct SinkOptions {
     /// Whether a sink that is new begins with the oldest event that is retained, not
     /// with the first that the scheduler emits.
     bool from_earliest = false;
+    /// Which events it takes, as `Filter::topics` chooses them; none: all.  The others count as
+    /// taken.
+    std::vector<std::string> topics{};
 };
 
 /// Delivers events to sinks.
@@ -9859,14 +9931,16 @@ inline std::vector<SinkSetup> Sinks::make_workers(std::vector<SinkOptions> sinks
               std::string("a sink's name ") + detail::sink_name_rule);
         check(names.insert(options.name).second, "two sinks have the name " + options.name);
         check(options.sink != nullptr, "sink " + options.name + " is none");
+        const std::string problem = topics_problem(options.topics);
+        check(problem.empty(), "sink " + options.name + ": " + problem);
         // What is secret may be all that tells two of them apart: then their order does.
         std::string target = options.sink->target();
         const int number = ++targets[target];
         if (number > 1 && !target.empty()) target += " (" + std::to_string(number) + ")";
         workers_.push_back(std::make_unique<Worker>());
         workers_.back()->shown = options.name + (target.empty() ? "" : " (" + target + ")");
-        setups.push_back(
-            {options.name, options.sink->kind(), std::move(target), options.from_earliest});
+        setups.push_back({options.name, options.sink->kind(), std::move(target),
+                          options.from_earliest, options.topics});
         workers_.back()->options = std::move(options);
     }
     return setups;
@@ -10475,6 +10549,14 @@ inline void append_sink(std::string& json, const SinkStatus& sink) {
     append_member(json, "name", sink.name);
     append_member(json, "kind", sink.kind);
     append_member(json, "target", sink.target);
+    if (!sink.topics.empty()) {
+        json += ",\"topics\":[";
+        for (const std::string& topic : sink.topics) {
+            if (&topic != &sink.topics.front()) json += ',';
+            append_quoted(json, topic);
+        }
+        json += ']';
+    }
     append_member(json, "state", sink_states[static_cast<std::size_t>(sink.state)]);
     json += ",\"cursor\":" + (sink.cursor ? '"' + sink.cursor->str() + '"' : "null");
     number("lag", sink.lag);
@@ -10975,6 +11057,8 @@ inline const std::vector<ApiSchema>& api_schemas() {
             {"name", "string"},
             {"kind", "'webhook'|'exec'|'callback'|''"},
             {"target", "string"},
+            {"topics?", "string[]",
+                "Which events it takes; what they do not choose counts as taken."},
             {"state", "SinkState"},
             {"cursor", "string|null", "The last event it has taken."},
             {"lag", "integer", "Events it has not taken yet."},
@@ -16685,6 +16769,7 @@ private:
         std::size_t batch = 0;
         std::optional<milliseconds> timeout;
         std::optional<std::vector<milliseconds>> retry;
+        std::vector<std::string> topics;
         bool from_earliest = false;
     };
     static std::string file_of(std::string_view json, const std::string& place);
@@ -16846,6 +16931,10 @@ inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_v
         draft.timeout = duration_of(value, place);
     } else if (key == "retry") {
         draft.retry = all_of(value, place, duration_of);
+    } else if (key == "topics") {
+        draft.topics = all_of(value, place, string_of);
+        const std::string problem = topics_problem(draft.topics);
+        if (!problem.empty()) refuse(place, problem);
     } else if (key == "from") {
         draft.from_earliest = is_earliest(value, place);
     } else {
@@ -16870,6 +16959,7 @@ inline SinkOptions SinkReader::read_sink(std::string_view json, const std::strin
     SinkOptions options;
     options.name = draft.name;
     options.from_earliest = draft.from_earliest;
+    options.topics = draft.topics;
     if (draft.retry) options.retry = *draft.retry;
     try {
         options.sink = make(draft);
@@ -17553,6 +17643,11 @@ inline SinkStatus read_sink(std::string_view json) {
         if (key == "name") sink.name = text;
         if (key == "kind") sink.kind = text;
         if (key == "target") sink.target = text;
+        if (key == "topics") {
+            for_each_element(value, [&sink](std::string_view topic) {
+                sink.topics.push_back(read_string(topic).value_or(""));
+            });
+        }
         if (key == "state") {
             const auto* const state = std::find(sink_states.begin(), sink_states.end(), text);
             if (state != sink_states.end()) {

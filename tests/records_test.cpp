@@ -199,7 +199,8 @@ void make(SinkRecord& r) {
          maybe([] { return static_cast<SinkState>(below(3)); }),
          maybe(any_attempts),
          maybe(any_time),
-         maybe([] { return any_text(); })};
+         maybe([] { return any_text(); }),
+         maybe([] { return some_of([] { return std::string(below(2) ? "a/b" : "c*"); }); })};
 }
 
 void make(DeliverRecord& r) {
@@ -308,8 +309,8 @@ void check_same(const ResumeRecord& a, const ResumeRecord& b) {
 }
 
 void check_same(const SinkRecord& a, const SinkRecord& b) {
-    CHECK(std::tie(a.sink, a.at, a.seq, a.state, a.attempts, a.next, a.error) ==
-          std::tie(b.sink, b.at, b.seq, b.state, b.attempts, b.next, b.error));
+    CHECK(std::tie(a.sink, a.at, a.seq, a.state, a.attempts, a.next, a.error, a.topics) ==
+          std::tie(b.sink, b.at, b.seq, b.state, b.attempts, b.next, b.error, b.topics));
 }
 
 void check_same(const DeliverRecord& a, const DeliverRecord& b) {
@@ -541,6 +542,11 @@ TEST_SUITE("records") {
         check_written_as(SinkRecord{"a.b", noon, 9, SinkState::disabled, 2, noon, "e"},
                          R"("op":"sink",)" + sink + R"(,"seq":9,"state":"disabled","attempts":2)" +
                              R"(,"next":"2026-03-01T12:00:00.000Z","error":"e")");
+        check_written_as(SinkRecord{"a.b", noon, {}, {}, {}, {}, {}, std::vector<std::string>()},
+                         R"("op":"sink",)" + sink + R"(,"topics":[])");
+        const std::vector<std::string> topics{"a/b", "c*"};
+        check_written_as(SinkRecord{"a.b", noon, {}, {}, {}, {}, {}, topics},
+                         R"("op":"sink",)" + sink + R"(,"topics":["a/b","c*"])");
         check_written_as(DeliverRecord{"a.b", noon, 9, {}},
                          R"("op":"deliver",)" + sink + ",\"seq\":9");
         check_written_as(DeliverRecord{"a.b", noon, 9, {}, 6},

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+#include <random>
+
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
@@ -108,6 +110,17 @@ std::vector<TaskId> emit(Scheduler& tasks, std::size_t count) {
     return ids;
 }
 
+// The same, of these topics.
+std::vector<TaskId> emit(Scheduler& tasks, const std::vector<std::string>& topics) {
+    std::vector<NewTask> all;
+    for (const std::string& topic : topics) all.push_back({tasks.now(), "\"x\"", topic});
+    const std::uint64_t before = tasks.stats().emitted;
+    Ticket ticket = tasks.submit(all);
+    ticket.wait();
+    REQUIRE(eventually([&] { return tasks.stats().emitted == before + topics.size(); }));
+    return ticket.ids();
+}
+
 SinkStatus status_of(const Scheduler& tasks, const std::string& name = "a") {
     for (const SinkStatus& status : tasks.sinks()) {
         if (status.name == name) return status;
@@ -184,7 +197,7 @@ TEST_SUITE("sinks") {
         options.now = [&seconds] {
             return support::at("2026-03-01T12:00:00Z") + std::chrono::seconds(seconds);
         };
-        const auto first_of = [](const detail::Store& store) {
+        const auto first_of = [](detail::Store& store) {
             const auto delivery = store.next_delivery("a");
             REQUIRE(delivery);
             return delivery->event.seq;
@@ -214,7 +227,7 @@ TEST_SUITE("sinks") {
                 return files->called && store.stats().journal_rewrites > 0;
             }));
         }
-        const detail::Store again(options);
+        detail::Store again(options);
         CHECK(first_of(again) == 0);
     }
 
@@ -345,6 +358,156 @@ TEST_SUITE("sinks") {
             }
         }
         CHECK(lags == std::set<std::size_t>{10, 6, 2, 0});
+    }
+
+    TEST_CASE("a sink with topics gets what they choose, and all else counts as taken") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        options.history = 10;
+        options.min_retention = milliseconds(0);
+        Scheduler tasks(options);
+        auto some = std::make_shared<Notes>();
+        auto batches = std::make_shared<Batches>(4);
+        SinkOptions by_topic = sink("a", some);
+        by_topic.topics = {"a", "b/*"};
+        SinkOptions in_batches = sink("b", batches);
+        in_batches.topics = {"a*"};
+        const Sinks sinks(tasks, {by_topic, in_batches});
+        CHECK(status_of(tasks).topics == by_topic.topics);
+        const std::vector<TaskId> ids = emit(tasks, {"", "a", "b", "b/c", "ab", "", "a"});
+        CHECK(eventually([&] { return status_of(tasks).lag + status_of(tasks, "b").lag == 0; }));
+        CHECK(some->taken() == std::vector<TaskId>{ids[1], ids[3], ids[6]});
+        CHECK(batches->taken() == std::vector<TaskId>{ids[1], ids[4], ids[6]});
+        CHECK(tasks.story(ids[1])->sinks.size() == 2);
+        CHECK(tasks.story(ids[3])->sinks.size() == 1);
+        // The history need not keep what nobody wants.
+        emit(tasks, std::vector<std::string>(500, "none"));
+        CHECK(eventually([&] { return tasks.stats().retained <= 10; }));
+        CHECK(status_of(tasks).dead == 0);
+        CHECK(status_of(tasks).delivered == 3);
+    }
+
+    TEST_CASE("what topics do not choose is not written event by event") {
+        const TempDir dir;
+        std::size_t records = 0;
+        {
+            Options options = options_for(dir);
+            options.rewrite_min_bytes = std::uint64_t{1} << 40;
+            Scheduler tasks(options);
+            SinkOptions chosen = sink("a", std::make_shared<Notes>());
+            chosen.topics = {"a"};
+            const Sinks sinks(tasks, {chosen});
+            for (int i = 0; i < 50; ++i) emit(tasks, std::vector<std::string>(100, "b"));
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        }
+        const std::string journal = dir.read("tasks.jsonl");
+        for (std::size_t at = 0; (at = journal.find(R"("op":"deliver")", at)) != std::string::npos;
+             ++at) {
+            ++records;
+        }
+        CHECK(records >= 2);
+        CHECK(records <= 7);
+    }
+
+    TEST_CASE("a sink with topics misses nothing and gives up nothing, however the journal ends") {
+        const TempDir dir;
+        std::vector<TaskId> wanted;
+        std::mt19937 random(2);
+        std::vector<std::string> topics;
+        for (int i = 0; i < 60; ++i) topics.push_back(random() % 4 ? "b" : "a");
+        {
+            Scheduler tasks(options_for(dir));
+            int calls = 0;
+            SinkOptions chosen = sink("a", std::make_shared<Notes>([&calls](const Delivery&) {
+                                          return ++calls % 4 ? Outcome() : Outcome::failed("no");
+                                      }));
+            chosen.topics = {"a"};
+            const Sinks sinks(tasks, {chosen});
+            const std::vector<TaskId> ids = emit(tasks, topics);
+            for (std::size_t i = 0; i < ids.size(); ++i) {
+                if (topics[i] == "a") wanted.push_back(ids[i]);
+            }
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        }
+        const std::string whole = dir.read("tasks.jsonl");
+        for (std::size_t end = 0; (end = whole.find('\n', end)) != std::string::npos; ++end) {
+            const TempDir copy;
+            copy.write("tasks.jsonl", whole.substr(0, end + 1));
+            Options options = options_for(copy);
+            options.drive = Drive::caller;
+            Scheduler tasks(options);
+            if (tasks.sinks().empty() || tasks.stats().retained < 60) continue;
+            CHECK(status_of(tasks).topics == std::vector<std::string>{"a"});
+            auto notes = std::make_shared<Notes>();
+            SinkOptions chosen = sink("a", notes);
+            chosen.topics = {"a"};
+            const Sinks sinks(tasks, {chosen});
+            CHECK(eventually([&] {
+                tasks.run_due();
+                return status_of(tasks).lag == 0;
+            }));
+            CHECK(status_of(tasks).dead == 0);
+            const std::vector<TaskId> taken = notes->taken();  // the last of what is wanted
+            REQUIRE(taken.size() <= wanted.size());
+            CHECK(std::equal(taken.rbegin(), taken.rend(), wanted.rbegin()));
+        }
+    }
+
+    TEST_CASE("other topics choose from then on, and what the old ones passed stays taken") {
+        const TempDir dir;
+        const auto with = [](std::shared_ptr<Sink> to, std::vector<std::string> topics) {
+            SinkOptions options = sink("a", std::move(to));
+            options.topics = std::move(topics);
+            return options;
+        };
+        std::vector<TaskId> ids;
+        {
+            Scheduler tasks(options_for(dir));
+            const Sinks sinks(tasks, {with(std::make_shared<Notes>(), {"a"})});
+            ids = emit(tasks, {"b", "b", "a", "b"});
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        }
+        auto others = std::make_shared<Notes>();
+        {
+            Scheduler tasks(options_for(dir));
+            const Sinks sinks(tasks, {with(others, {"b"})});
+            ids = emit(tasks, {"a", "b", "c"});
+            CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+            CHECK(others->taken() == std::vector<TaskId>{ids[1]});
+        }
+        auto all = std::make_shared<Notes>();
+        Scheduler tasks(options_for(dir));
+        CHECK(status_of(tasks).topics == std::vector<std::string>{"b"});
+        const Sinks sinks(tasks, {with(all, {})});
+        ids = emit(tasks, {"a", ""});
+        CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        CHECK(all->taken() == ids);
+        CHECK(status_of(tasks).topics.empty());
+    }
+
+    TEST_CASE("of a sink with topics that is too far behind only what they choose is given up") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        options.history = 10;
+        options.min_retention = milliseconds(0);
+        options.sink_backlog = 20;
+        std::vector<TaskId> ids;
+        {
+            Scheduler tasks(options);
+            SinkOptions chosen = sink("a", std::make_shared<Notes>());
+            chosen.topics = {"a"};
+            const Sinks sinks(tasks, {chosen});
+            tasks.pause_sink("a");
+            ids = emit(tasks, {"a", "b", "a", "b", "b"});
+            emit(tasks, std::vector<std::string>(100, "b"));
+            CHECK(eventually([&] { return tasks.stats().retained <= 20; }));
+            CHECK(tasks.dead_letters("a").total == 2);
+        }
+        Scheduler again(options);
+        const DeadPage dead = again.dead_letters("a");
+        REQUIRE(dead.letters.size() == 2);
+        CHECK(dead.letters[0].event.id == ids[0]);
+        CHECK(dead.letters[1].event.id == ids[2]);
     }
 
     TEST_CASE("a batch that fails is cut in half, so that one bad event spoils no other") {
@@ -1022,6 +1185,8 @@ TEST_SUITE("sinks") {
             {R"({"op":"dead","sink":"a","at":"2026-03-01T12:00:00Z","event":1,"task":5)",
              R"({"op":"sink","sink":{"a":"b"},"at":"2026-03-01T12:00:00Z","seq":1,"state":"active")",
              R"({"op":"sink","sink":5,"at":"2026-03-01T12:00:00Z","seq":1,"state":"active")",
+             R"({"op":"sink","sink":"a","at":"2026-03-01T12:00:00Z","topics":["a*b"])",
+             R"({"op":"sink","sink":"a","at":"2026-03-01T12:00:00Z","topics":"a")",
              R"({"op":"redeliver","sink":"a","at":"2026-03-01T12:00:00Z","dead":5)",
              R"({"op":"deliver","sink":"a","at":"2026-03-01T12:00:00Z","seq":18446744073709551615)"}) {
             CAPTURE(bad);

@@ -753,8 +753,11 @@ TEST_SUITE("sinks from a file") {
             {"name":"billing","webhook":"http://example.org/hook","headers":{"X-Team":"a"},
              "timeout":"15s","retry":["5s","5m"],"from":"earliest"},
             {"name":"valve","exec":["/usr/bin/valve","open"],"timeout":"30s"},
-            {"name":"once","webhook":"http://example.org","retry":[],"from":"newest"}]})");
+            {"name":"once","webhook":"http://example.org","retry":[],"from":"newest",
+             "topics":["garden/*","weather"]}]})");
         REQUIRE(sinks.size() == 3);
+        CHECK(sinks[0].topics.empty());
+        CHECK(sinks[2].topics == std::vector<std::string>{"garden/*", "weather"});
         CHECK(sinks[0].name == "billing");
         CHECK(sinks[0].sink->kind() == "webhook");
         CHECK(sinks[0].sink->target() == "http://example.org/hook");
@@ -816,6 +819,14 @@ TEST_SUITE("sinks from a file") {
               std::string::npos);
         CHECK(of_sink(R"("name":"b","exec":["x"],"secrets":[])") ==
               "sinks[1].secrets: is only for a webhook");
+        for (const char* topics : {R"(["a","*b"])", R"([""])", R"(["a b"])", R"(["a\u0000"])"}) {
+            CHECK(of_sink(R"("name":"b","exec":["x"],"topics":)" + std::string(topics))
+                      .find("sinks[1].topics") == 0);
+        }
+        CHECK(of_sink(R"("name":"b","exec":["x"],"topics":"a")") ==
+              "sinks[1].topics: must be an array");
+        CHECK(of_sink(R"("name":"b","exec":["x"],"topics":[1])") ==
+              "sinks[1].topics[0]: must be a string");
         CHECK(of_sink(R"("name":"b","exec":["x"],"colour":"red")") ==
               "sinks[1].colour: is not known");
         CHECK(of_sink(R"("name":"b","exec":["x"],"batch":2)") ==
