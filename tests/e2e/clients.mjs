@@ -3,7 +3,7 @@
 // The clients of other makers.  Each prints one JSON object a line:
 //
 //   node clients.mjs schedule URL SECONDS  posts a task with Node's fetch: {due, status, answer}
-//   node clients.mjs listen URL            the npm package eventsource
+//   node clients.mjs listen URL [QUERY]    the npm package eventsource
 //   node clients.mjs page URL              a page in headless Chromium with its own EventSource
 //   node clients.mjs verify FILE           the npm package standardwebhooks: true for each secret
 //                                          of each request in the file, false for a forged one
@@ -15,12 +15,12 @@
 
 import { readFileSync } from 'node:fs';
 
-const [, , what, url, seconds] = process.argv;
+const [, , what, url, third = ''] = process.argv;
 const print = (object) => console.log(JSON.stringify(object));
 const untilInputEnds = () => new Promise((resolve) => process.stdin.on('end', resolve).resume());
 
 async function schedule() {
-  const due = Date.now() + Number(seconds) * 1000;
+  const due = Date.now() + Number(third) * 1000;
   const response = await fetch(`${url}/schedule`, {
     method: 'POST',
     headers: { 'Content-Type': 'application/json' },
@@ -34,7 +34,7 @@ async function schedule() {
 
 async function listen() {
   const { EventSource } = await import('eventsource');
-  const source = new EventSource(`${url}/sse`);
+  const source = new EventSource(`${url}/sse${third}`);
   source.addEventListener('cursor', () => print({ open: true }));
   source.onmessage = (event) => print({ id: event.lastEventId, data: event.data, at: Date.now() });
   await untilInputEnds();

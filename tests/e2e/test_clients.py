@@ -227,6 +227,45 @@ class Clients(TestCase):
         server = self.server()
         self.resumes(server, self.node("listen", server))
 
+    def test_the_package_eventsource_with_topics_resumes_and_gets_what_they_choose(self):
+        server = self.server()
+        listener = self.node("listen", server, "?topic=garden/*&topic=weather")
+        self.assertEqual(listener.json(60), {"open": True})
+        wanted = []
+        for n, topic in enumerate(("weather", "garden", "garden/roses", "house", "weather2")):
+            ids = server.schedule(str(n), 0, topic=topic)
+            if topic in ("weather", "garden/roses"):
+                wanted.append(ids)
+        self.assertEqual([listener.json(10)["id"] for _ in wanted], wanted)
+        away = server.schedule("emitted while it is away", 0.3, topic="garden/tulips")
+        server.schedule("and not chosen", 0.3, topic="house")
+        server.kill()
+        server.start()
+        soon = server.schedule("soon", 0.5, topic="weather")
+        got = []
+        while len(got) < 2:
+            event = listener.json(20)
+            if "open" not in event:
+                got.append(event["id"])
+        self.assertEqual(sorted(got), sorted([away, soon]))
+
+    def test_curl_follows_the_topics_that_it_names(self):
+        server = self.server()
+        curl = self.program("curl", "-sSN", server.url + "/sse?topic=a&topic=b*")
+        while curl.line(10) != "data: {}":
+            pass
+        wanted = []
+        for topic in ("a", "ab", "b", "", "b/c"):
+            task = server.schedule("x", 0, topic=topic)
+            if topic in ("a", "b", "b/c"):
+                wanted.append(task)
+        self.assertEqual([self.curl_event(curl)["id"] for _ in wanted], wanted)
+        for query in ("topic=", "topic=*a", "topic=a*b", "topic=a%00", "topic=a&topic=%C3%A9",
+                      "topic=a+b", "topic=" + 129 * "a", "topics=a", "topic=a&topic=%FF"):
+            answer = self.curl("-o", "/dev/null", "-w", "%{http_code}",
+                               f"{server.url}/sse?{query}")
+            self.assertEqual(answer, "400", query)
+
     def test_chromium_resumes_by_itself_after_a_kill(self):
         server = self.server()
         self.resumes(server, self.chromium(server))

@@ -91,6 +91,35 @@ class CommandLine(TestCase):
             os.close(master)
             os.close(slave)
 
+    def test_topics_choose_what_is_listed_removed_and_shown(self):
+        def add(seconds, *topics):
+            return [self.one.schedule('x', seconds, topic=topic) for topic in topics]
+
+        tasks = add(3600, 'garden/roses', 'garden/tulips', 'house')
+        past = add(0, 'garden/roses', 'house', 'garden')
+        support.wait_for(lambda: len(self.one.walk('/events')) == 3)
+
+        def listed(*arguments):
+            return [line.split('\t')[0] for line in self.run_verb(*arguments)[1].splitlines()]
+
+        self.assertEqual(listed('ls', '--topic', 'garden/*'), tasks[:2])
+        self.assertEqual(listed('ls', '--topic=garden/tulips', '--topic', 'house'), tasks[1:])
+        self.assertEqual(listed('events', '--topic', 'garden*'), [past[0], past[2]])
+        follower = self.follow('-f', '--topic', 'house')
+        news = []
+
+        def comes():  # those that are emitted before it has asked are not followed
+            news.extend(add(0, 'garden', 'house')[1:])
+            return select.select([follower.stdout], [], [], 0.05)[0]
+
+        support.wait_for(comes)
+        self.assertIn(follower.stdout.readline().split('\t')[0], news)
+        self.assertEqual(self.run_verb('rm', '--topic', 'garden/*', '--yes')[1], '2\n')
+        self.assertEqual(listed('ls'), tasks[2:])
+        for wrong in (['ls', '--topic', ''], ['ls', '--topic', '*a'], ['events', '--topic', 'a b'],
+                      ['rm', '--topic', 'a**', '--yes']):
+            self.assertEqual(self.run_verb(*wrong)[0], 2, wrong)
+
     def test_a_key_makes_a_retry_harmless(self):
         self.assertEqual(self.add('--in', '1h', '--key', 'k', 'x'), self.add('--in', '1h', '--key', 'k', 'x'))
         self.assertEqual(self.one.pending(), 1)

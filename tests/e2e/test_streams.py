@@ -61,6 +61,18 @@ class Format(TestCase):
             self.assertEqual(stream.next().id, task)
 
 
+    def test_a_stream_on_which_nothing_matches_is_told_its_cursor_and_resumes_from_it(self):
+        server = self.server("--history", "3")
+        with server.stream(query="?topic=a", seconds=25) as stream:
+            passed = [server.schedule(str(n), 0, topic="b") for n in range(5)]
+            told = stream.next()  # with the next keep-alive
+            self.assertEqual((told.type, told.data, told.id), ("cursor", "{}", passed[-1]))
+        missed = [server.schedule("x", 0, topic=topic) for topic in "aba"]
+        server.restart()
+        with server.stream(query="?topic=a", last=told.id) as stream:
+            self.assertEqual([event.id for event in stream.messages(2)], missed[::2])
+
+
 class Resume(TestCase):
     def some_events(self, server, count=6):
         with server.stream() as stream:
