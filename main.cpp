@@ -60,7 +60,7 @@ void run(cli::Settings settings) {
 
     for (int signal = SIGHUP; signal == SIGHUP;) {
         sigwait(&signals, &signal);
-        if (signal == SIGHUP) settings.scheduler.log("SIGHUP: nothing is read again; it goes on");
+        if (signal == SIGHUP) cli::Reload(settings, server, sinks).run();
     }
     server.stop();
     sinks.stop();

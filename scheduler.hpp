@@ -2056,18 +2056,21 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
 
 }  // namespace detail
 
-/// What a small file holds, such as a secret's.  Throws `Error` with `invalid_argument`, which
-/// names the file, if it cannot be read or is larger than `most` bytes.
+/// What a small file holds, such as a secret's; a pipe may keep it waiting for 5 s at a time.
+/// Throws `Error` with `invalid_argument`, which names the file, if it cannot be read or is
+/// larger than `most` bytes.
 inline std::string read_file(const std::string& path, std::size_t most = std::size_t{1} << 20) {
     const auto refuse = [&path](const std::string& why) {
         throw Error(Errc::invalid_argument, "cannot read " + path + ": " + why);
     };
-    const detail::Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    const detail::Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) refuse(std::generic_category().message(errno));
     std::string text;
     std::array<char, 4'096> buffer;
     for (ssize_t n = 1; n != 0;) {
         n = ::read(file.get(), buffer.data(), buffer.size());
+        pollfd waited{file.get(), POLLIN, 0};
+        if (n < 0 && errno == EAGAIN && ::poll(&waited, 1, 5'000) > 0) continue;
         if (n < 0 && errno != EINTR) refuse(std::generic_category().message(errno));
         if (n > 0) text.append(buffer.data(), static_cast<std::size_t>(n));
         if (text.size() > most) refuse("it is larger than " + std::to_string(most) + " bytes");
@@ -7854,6 +7857,7 @@ inline void Store::unlist(Lock& lock, const std::string& name, Unlisted others, 
     SinkBook::Sink* const sink = state_.sinks().find(name);
     if (!sink) return;  // it was forgotten meanwhile
     const bool keep = others == Unlisted::keep;
+    if (keep && sink->listing == SinkBook::Listing::unlisted) return;
     notes_.add("sink ", name, " is not configured: its cursor and ", sink->letters.size(),
                " dead letters are ",
                keep ? "kept until it is configured again or forgotten" : "forgotten");
@@ -9081,6 +9085,11 @@ public:
     /// stored.  Once at a time: until close_sinks(), it throws `Error` with
     /// `invalid_argument`.
     void open_sinks(const std::vector<SinkSetup>& setups, Unlisted others = Unlisted::keep);
+    /// Makes these the sinks that are delivered to, in the place of those of open_sinks(): one
+    /// that the journal does not know begins with the next event that is emitted, or with the
+    /// oldest that is retained; one that is left out is kept, unlisted.  Blocks until that is
+    /// stored.
+    void replace_sinks(const std::vector<SinkSetup>& setups);
     /// Lets open_sinks() be called again; what the sinks have taken stays.
     void close_sinks();
     /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
@@ -9683,6 +9692,12 @@ inline void Scheduler::open_sinks(const std::vector<SinkSetup>& setups, Unlisted
     sinks_open_ = true;
 }
 
+inline void Scheduler::replace_sinks(const std::vector<SinkSetup>& setups) {
+    const std::lock_guard<std::mutex> guard(listing_mutex_);
+    if (!sinks_open_) throw Error(Errc::invalid_argument, "this scheduler's sinks are not open");
+    store_.open_sinks(setups, store_.newest(), Unlisted::keep);
+}
+
 inline void Scheduler::close_sinks() {
     const std::lock_guard<std::mutex> guard(listing_mutex_);
     store_.close_sinks();
@@ -9823,6 +9838,9 @@ struct SinkOptions {
     /// Which events it takes, as `Filter::topics` chooses them; none: all.  The others count as
     /// taken.
     std::vector<std::string> topics{};
+    /// What `sink` was made of, as text, which is shown nowhere: `Sinks::replace()` takes two
+    /// sinks of the same settings for the same one.  Empty: only the same object is the same.
+    std::string settings{};
 };
 
 /// Delivers events to sinks.
@@ -9839,14 +9857,32 @@ public:
     ~Sinks() { stop(); }
     Sinks(const Sinks&) = delete;
     Sinks& operator=(const Sinks&) = delete;
+    /// Delivers to these sinks from here on.  One that was there and is the same goes on
+    /// undisturbed.  One with other settings has them from its next attempt on, and one that
+    /// is left out becomes unlisted; an attempt that is under way ends as it began.  Any thread
+    /// may call this, a sink's too.  Blocks until it is stored, and not for attempts.  Throws
+    /// `Error`, and then the sinks stay as they are: with `invalid_argument` if a name is not
+    /// good or comes twice, with `stopped` after stop().
+    void replace(std::vector<SinkOptions> sinks);
     /// Ends the deliveries; one that is interrupted is not counted as an attempt.
     /// Blocks until all threads have ended.  Not to be called from a sink.
     void stop();
 
 private:
-    struct Worker {
+    // How a sink is delivered to.  It does not change; another takes its place.
+    struct Config {
         SinkOptions options;
+        SinkSetup setup;
         std::string shown;  // in the log: the name, and where to
+        bool is_same_as(const Config& other) const;
+    };
+    using Configs = std::vector<std::shared_ptr<const Config>>;
+
+    struct Worker {
+        std::shared_ptr<const Config> config;  // guarded by mutex_: of the next attempt
+        // Of the attempt under way and of its outcome: set by its own thread, and guarded by
+        // mutex_ for the others.
+        std::shared_ptr<const Config> used;
         std::minstd_rand random{std::random_device{}()};
         // What is at hand, and what has become of it, which is kept until that is stored.
         std::optional<Delivery> delivery;
@@ -9859,11 +9895,28 @@ private:
         std::uint64_t seq = 0;
         std::uint32_t attempt = 0;
         std::chrono::steady_clock::time_point until;
-        bool done = false;   // guarded by mutex_
-        std::thread thread;  // none under Drive::caller
+        bool is_started = false;         // guarded by mutex_
+        bool is_leaving = false;         // guarded by mutex_: it was replaced by none
+        bool done = false;               // guarded by mutex_
+        std::shared_ptr<Worker> before;  // of the same name, and still to end
+        std::thread thread;              // none under Drive::caller
     };
+    using Workers = std::vector<std::shared_ptr<Worker>>;
 
-    std::vector<SinkSetup> make_workers(std::vector<SinkOptions> sinks);
+    static Configs read(std::vector<SinkOptions> sinks);
+    static std::vector<SinkSetup> setups_of(const Configs& configs);
+    static std::shared_ptr<Worker> find(const Workers& workers, const Config& config);
+    Workers workers() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return workers_;
+    }
+    std::shared_ptr<Worker> make_worker(std::shared_ptr<const Config> config);
+    void start(Worker& worker);
+    void leave(const Workers& workers);
+    void join_done();
+    void adopt(const Configs& configs, Workers added);
+    bool may_go_on(const Worker& worker) const { return !stopping_ && !worker.is_leaving; }
+    bool use_config(Worker& worker);
     void run(Worker& worker);
     void run_here();
     std::optional<TimePoint> next_wake() const;
@@ -9888,17 +9941,26 @@ private:
     static constexpr milliseconds longest_pause{5'000};
 
     Scheduler& scheduler_;
-    std::mutex mutex_;
+    std::mutex replacing_;  // held while the workers are replaced
+    mutable std::mutex mutex_;
     std::condition_variable changed_;
     std::uint64_t changes_ = 0;  // guarded by mutex_: how often it was notified
     bool stopping_ = false;      // guarded by mutex_
-    std::vector<std::unique_ptr<Worker>> workers_;
+    Workers workers_;            // guarded by mutex_
     std::optional<std::size_t> companion_;
 };
 
+inline bool Sinks::Config::is_same_as(const Config& other) const {
+    const bool same_sink =
+        options.sink == other.options.sink ||
+        (!options.settings.empty() && options.settings == other.options.settings);
+    return same_sink && options.retry == other.options.retry;
+}
+
 inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlisted others)
     : scheduler_(scheduler) {
-    scheduler_.open_sinks(make_workers(std::move(sinks)), others);
+    const Configs configs = read(std::move(sinks));
+    scheduler_.open_sinks(setups_of(configs), others);
     try {
         const auto notify = [this] {
             {
@@ -9909,18 +9971,19 @@ inline Sinks::Sinks(Scheduler& scheduler, std::vector<SinkOptions> sinks, Unlist
         };
         companion_ = scheduler_.add_companion(
             {notify, [this] { run_here(); }, [this] { return next_wake(); }});
-        if (scheduler_.drive() == Drive::caller) return;
-        for (const auto& worker : workers_) {
-            worker->thread = std::thread([this, &w = *worker] { run(w); });
+        for (const auto& config : configs) {
+            workers_.push_back(make_worker(config));
+            start(*workers_.back());
         }
+        adopt(configs, {});
     } catch (...) {
         stop();
         throw;
     }
 }
 
-inline std::vector<SinkSetup> Sinks::make_workers(std::vector<SinkOptions> sinks) {
-    std::vector<SinkSetup> setups;
+inline Sinks::Configs Sinks::read(std::vector<SinkOptions> sinks) {
+    Configs configs;
     std::set<std::string> names;
     std::map<std::string, int> targets;
     const auto check = [](bool good, const std::string& problem) {
@@ -9937,26 +10000,147 @@ inline std::vector<SinkSetup> Sinks::make_workers(std::vector<SinkOptions> sinks
         std::string target = options.sink->target();
         const int number = ++targets[target];
         if (number > 1 && !target.empty()) target += " (" + std::to_string(number) + ")";
-        workers_.push_back(std::make_unique<Worker>());
-        workers_.back()->shown = options.name + (target.empty() ? "" : " (" + target + ")");
-        setups.push_back({options.name, options.sink->kind(), std::move(target),
-                          options.from_earliest, options.topics});
-        workers_.back()->options = std::move(options);
+        Config config;
+        config.shown = options.name + (target.empty() ? "" : " (" + target + ")");
+        config.setup = {options.name, options.sink->kind(), std::move(target),
+                        options.from_earliest, options.topics};
+        config.options = std::move(options);
+        configs.push_back(std::make_shared<const Config>(std::move(config)));
     }
+    return configs;
+}
+
+inline std::vector<SinkSetup> Sinks::setups_of(const Configs& configs) {
+    std::vector<SinkSetup> setups;
+    for (const auto& config : configs) setups.push_back(config->setup);
     return setups;
 }
 
-// ---- 11.2 Delivering -------------------------------------------------------
+// ---- 11.2 Workers ----------------------------------------------------------
+//
+// A worker delivers to the sink of one name.
+//
+//                    adopt()              replace(), without it        its attempt has ended
+//     make_worker() ────────► delivering ──────────────────────► leaving ──────────────────► done
+//                               │    ▲
+//                               └────┘ replace(), with other settings: for the next attempt
+
+inline std::shared_ptr<Sinks::Worker> Sinks::make_worker(std::shared_ptr<const Config> config) {
+    auto worker = std::make_shared<Worker>();
+    worker->used = config;
+    worker->config = std::move(config);
+    return worker;
+}
+
+inline void Sinks::start(Worker& worker) {
+    if (scheduler_.drive() == Drive::caller) return;
+    worker.thread = std::thread([this, &worker] { run(worker); });
+}
+
+// The worker of the same name that is not leaving.
+inline std::shared_ptr<Sinks::Worker> Sinks::find(const Workers& workers, const Config& config) {
+    for (const auto& worker : workers) {
+        const bool is_same = worker->used->setup.name == config.setup.name;
+        if (is_same && !worker->is_leaving) return worker;
+    }
+    return nullptr;
+}
+
+inline void Sinks::replace(std::vector<SinkOptions> sinks) {
+    const std::lock_guard<std::mutex> in_order(replacing_);
+    const Configs configs = read(std::move(sinks));
+    join_done();
+    Workers added;
+    try {
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            if (stopping_) throw Error(Errc::stopped, "these sinks have been stopped");
+            for (const auto& config : configs) {
+                if (!find(workers_, *config)) added.push_back(make_worker(config));
+            }
+            workers_.reserve(workers_.size() + added.size());
+        }
+        for (const auto& worker : added) start(*worker);
+        scheduler_.replace_sinks(setups_of(configs));
+    } catch (...) {
+        leave(added);
+        throw;
+    }
+    adopt(configs, std::move(added));
+}
+
+// Ends workers that have not begun.
+inline void Sinks::leave(const Workers& workers) {
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        for (const auto& worker : workers) worker->is_leaving = true;
+    }
+    changed_.notify_all();
+    for (const auto& worker : workers) {
+        if (worker->thread.joinable()) worker->thread.join();
+    }
+}
+
+// Forgets the workers that have left.
+inline void Sinks::join_done() {
+    Workers ended;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        const auto stay = std::stable_partition(
+            workers_.begin(), workers_.end(), [this](const std::shared_ptr<Worker>& worker) {
+                return !worker->is_leaving || !(worker->done || !worker->thread.joinable());
+            });
+        ended.assign(stay, workers_.end());
+        workers_.erase(stay, workers_.end());
+    }
+    for (const auto& worker : ended) {
+        if (worker->thread.joinable()) worker->thread.join();
+    }
+}
+
+// Has each of these delivered to, and no other.
+inline void Sinks::adopt(const Configs& configs, Workers added) {
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        Workers left = workers_;
+        for (const auto& worker : added) {
+            for (const auto& other : workers_) {  // the last of them is the one to wait for
+                if (other->used->setup.name == worker->used->setup.name) worker->before = other;
+            }
+            workers_.push_back(worker);
+        }
+        for (const auto& config : configs) {
+            Worker& worker = *find(workers_, *config);
+            worker.is_started = true;
+            if (!config->is_same_as(*worker.config)) worker.config = config;
+            for (auto& other : left) {
+                if (other.get() == &worker) other.reset();
+            }
+        }
+        for (const auto& other : left) {
+            if (other) other->is_leaving = true;
+        }
+        ++changes_;
+    }
+    changed_.notify_all();
+}
+
+// ---- 11.3 Delivering -------------------------------------------------------
 
 // A delivery that has just begun may not hear of an interruption: it is told again.
 inline void Sinks::stop() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    if (std::exchange(stopping_, true)) return;
+    {
+        const std::lock_guard<std::mutex> in_order(replacing_);
+        const std::lock_guard<std::mutex> guard(mutex_);
+        if (std::exchange(stopping_, true)) return;
+    }
     changed_.notify_all();
+    std::unique_lock<std::mutex> lock(mutex_);  // nobody changes the workers from here on
     for (const auto& worker : workers_) {
         while (worker->thread.joinable() && !worker->done) {
+            const auto used = worker->used;
             lock.unlock();
-            worker->options.sink->interrupt();
+            used->options.sink->interrupt();
             lock.lock();
             changed_.wait_for(lock, milliseconds(20), [&] { return worker->done; });
         }
@@ -9977,14 +10161,21 @@ inline void Sinks::run(Worker& worker) {
     sigaddset(&broken_pipe, SIGPIPE);
     ::pthread_sigmask(SIG_BLOCK, &broken_pipe, nullptr);
     std::unique_lock<std::mutex> lock(mutex_);
-    while (!stopping_) {
-        const auto changed = [this, seen = changes_] { return stopping_ || changes_ != seen; };
+    changed_.wait(lock, [&] {
+        const bool is_next = !worker.before || worker.before->done;
+        return stopping_ || (is_next && (worker.is_started || worker.is_leaving));
+    });
+    worker.before.reset();
+    while (may_go_on(worker)) {
+        const auto changed = [&, seen = changes_] {
+            return !may_go_on(worker) || changes_ != seen;
+        };
         lock.unlock();
         const bool more = advance(worker);
         lock.lock();
         if (more) continue;
         if (worker.pause.load() > milliseconds(0)) {
-            changed_.wait_for(lock, worker.pause.load(), [this] { return stopping_; });
+            changed_.wait_for(lock, worker.pause.load(), [&] { return !may_go_on(worker); });
         } else if (worker.delivery) {
             changed_.wait_until(lock, worker.until, changed);
         } else {
@@ -9997,7 +10188,7 @@ inline void Sinks::run(Worker& worker) {
 
 // Under Drive::caller: delivers all that may be delivered now, inside run_due().
 inline void Sinks::run_here() {
-    for (const auto& worker : workers_) {
+    for (const auto& worker : workers()) {
         while (advance(*worker)) {
         }
     }
@@ -10005,8 +10196,8 @@ inline void Sinks::run_here() {
 
 inline std::optional<TimePoint> Sinks::next_wake() const {
     std::optional<TimePoint> wake;
-    for (const auto& worker : workers_) {
-        const auto delivery = scheduler_.next_delivery(worker->options.name);
+    for (const auto& worker : workers()) {
+        const auto delivery = scheduler_.next_delivery(worker->used->setup.name);
         if (!delivery) continue;
         const TimePoint at = scheduler_.now() + std::max(worker->pause.load(), delivery->wait);
         if (!wake || at < *wake) wake = at;
@@ -10018,9 +10209,10 @@ inline std::optional<TimePoint> Sinks::next_wake() const {
 // for now.  What cannot be stored is kept and stored later, and the delivery is not repeated.
 inline bool Sinks::advance(Worker& worker) {
     try {
+        if (!use_config(worker)) return false;
         if (!worker.outcome) {
-            worker.delivery =
-                scheduler_.next_delivery(worker.options.name, worker.options.sink->max_batch());
+            worker.delivery = scheduler_.next_delivery(worker.used->setup.name,
+                                                       worker.used->options.sink->max_batch());
             const bool ready = worker.delivery && is_ready(worker);
             if (!ready || !attempt(worker)) {
                 worker.pause = milliseconds(0);
@@ -10035,14 +10227,24 @@ inline bool Sinks::advance(Worker& worker) {
             return true;
         }
         if (!std::exchange(worker.postponed, true)) {
-            say("sink ", worker.shown, ": no attempt can be made, so it waits until one can: ",
+            say("sink ", worker.used->shown,
+                ": no attempt can be made, so it waits until one can: ",
                 detail::printable(outcome.error, 200));
         }
     } catch (const std::exception& error) {  // there is no memory, for instance
-        say("sink ", worker.options.name, ": ", error.what());
+        say("sink ", worker.used->setup.name, ": ", error.what());
     }
     worker.pause = std::clamp(worker.pause.load() * 2, first_pause, longest_pause);
     return false;
+}
+
+// Takes other settings, unless there is an outcome of those before.  False: it is leaving.
+inline bool Sinks::use_config(Worker& worker) {
+    std::shared_ptr<const Config> config;  // the one before ends without the lock
+    const std::lock_guard<std::mutex> guard(mutex_);
+    config = worker.outcome ? worker.used : worker.config;
+    worker.used.swap(config);
+    return !worker.is_leaving;
 }
 
 // Whether the delivery at hand has waited long enough.
@@ -10052,7 +10254,8 @@ inline bool Sinks::is_ready(Worker& worker) const {
     if (scheduler_.drive() == Drive::caller) return false;
     const auto now = std::chrono::steady_clock::now();
     milliseconds longest = max_retry_after;
-    for (const milliseconds wait : worker.options.retry) longest = std::max(longest, wait * 2);
+    for (const milliseconds wait : worker.used->options.retry)
+        longest = std::max(longest, wait * 2);
     const auto until = now + std::min(delivery.wait, longest);
     if (worker.seq != delivery.event.seq || worker.attempt != delivery.attempt) {
         worker.seq = delivery.event.seq;
@@ -10078,7 +10281,7 @@ inline bool Sinks::attempt(Worker& worker) {
 
 inline Outcome Sinks::deliver(const Worker& worker) const {
     try {
-        return worker.options.sink->deliver(*worker.delivery);
+        return worker.used->options.sink->deliver(*worker.delivery);
     } catch (const std::bad_alloc&) {
         return Outcome::postponed("no memory");  // a text that needs none
     } catch (const std::system_error& error) {
@@ -10101,7 +10304,7 @@ inline void Sinks::judge_failure(Worker& worker, Outcome& outcome) const {
         return say_failure(worker, outcome, "; it is disabled until it is resumed");
     }
     const Delivery& delivery = *worker.delivery;
-    const auto& retry = worker.options.retry;
+    const auto& retry = worker.used->options.retry;
     if (delivery.again || delivery.attempt > retry.size()) {
         outcome.wait.reset();
         return say_failure(worker, outcome, "; it is a dead letter now");
@@ -10121,11 +10324,11 @@ inline void Sinks::say_failure(const Worker& worker, const Outcome& outcome,
             outcome.wait ? std::to_string(outcome.wait->count()) + " ms" : std::string();
         const std::string others =
             delivery.more.empty() ? "" : " and " + std::to_string(delivery.more.size()) + " more";
-        say("sink ", worker.shown, ": attempt ", delivery.attempt, " at ", delivery.event.id.str(),
-            others, " has failed: ", detail::printable(outcome.error, 200), what_now,
-            outcome.result == Outcome::Result::disabled ? "" : wait.c_str());
+        say("sink ", worker.used->shown, ": attempt ", delivery.attempt, " at ",
+            delivery.event.id.str(), others, " has failed: ", detail::printable(outcome.error, 200),
+            what_now, outcome.result == Outcome::Result::disabled ? "" : wait.c_str());
     } catch (const std::bad_alloc&) {
-        say("sink ", worker.shown, ": an attempt has failed", what_now);
+        say("sink ", worker.used->shown, ": an attempt has failed", what_now);
     }
 }
 
@@ -10147,7 +10350,7 @@ inline std::shared_ptr<Sink> make_sink(std::function<void(const Event&)> callbac
     return std::make_shared<CallbackSink>(std::move(callback));
 }
 
-// ---- 11.3 Commands ---------------------------------------------------------
+// ---- 11.4 Commands ---------------------------------------------------------
 
 /// How a `CommandSink` runs its command.
 struct CommandOptions {
@@ -16780,6 +16983,7 @@ private:
     static bool take_headers(Draft& draft, std::string_view value, const std::string& place,
                              std::string (*read_one)(std::string_view, const std::string&));
     SinkOptions read_sink(std::string_view json, const std::string& place) const;
+    std::string settings_of(std::string_view json, const Draft& draft) const;
     std::shared_ptr<Sink> make(const Draft& draft) const;
 
     const std::function<void(const std::string&)> log_;
@@ -16960,6 +17164,7 @@ inline SinkOptions SinkReader::read_sink(std::string_view json, const std::strin
     options.name = draft.name;
     options.from_earliest = draft.from_earliest;
     options.topics = draft.topics;
+    options.settings = settings_of(json, draft);
     if (draft.retry) options.retry = *draft.retry;
     try {
         options.sink = make(draft);
@@ -16967,6 +17172,17 @@ inline SinkOptions SinkReader::read_sink(std::string_view json, const std::strin
         refuse(place, error.what());
     }
     return options;
+}
+
+// All that a sink is made of, what was read from files included.
+inline std::string SinkReader::settings_of(std::string_view json, const Draft& draft) const {
+    std::string settings(json);
+    const auto add = [&settings](std::string_view text) { settings.append(1, '\0').append(text); };
+    add(source_);
+    if (draft.secrets) std::for_each(draft.secrets->begin(), draft.secrets->end(), add);
+    if (!draft.headers) return settings;
+    for (const auto& [name, value] : *draft.headers) add(value);
+    return settings;
 }
 
 inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {

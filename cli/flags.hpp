@@ -296,4 +296,58 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
     return sinks;
 }
 
+// What SIGHUP asks for: the files of secrets and sinks are read again while the server goes on.
+// Each file counts as a whole; of one with something wrong, that is told, and what was read
+// before stays.
+class Reload {
+public:
+    Reload(Settings& settings, scheduler::HttpServer& server, scheduler::Sinks& sinks)
+        : settings_(settings), server_(server), sinks_(sinks) {}
+    void run();
+
+private:
+    void say(const std::string& sentence) const { settings_.scheduler.log("SIGHUP: " + sentence); }
+    template <class Fn>
+    void read(const std::string& path, Fn fn);
+    void replace_secrets(const scheduler::HttpOptions& next);
+
+    Settings& settings_;
+    scheduler::HttpServer& server_;
+    scheduler::Sinks& sinks_;
+    bool any_ = false;
+};
+
+inline void Reload::run() {
+    any_ = false;
+    read(settings_.secret_file, [this] {
+        scheduler::HttpOptions next = settings_.http;
+        next.secrets = secrets_of(settings_);
+        replace_secrets(next);
+    });
+    read(settings_.read_secret_file, [this] {
+        scheduler::HttpOptions next = settings_.http;
+        next.read_secrets = read_secrets_of(settings_);
+        replace_secrets(next);
+    });
+    read(settings_.sinks_file, [this] { sinks_.replace(read_sinks(settings_)); });
+    if (!any_) say("there is no file of secrets or sinks to read again; it goes on");
+}
+
+template <class Fn>
+void Reload::read(const std::string& path, Fn fn) {
+    if (path.empty()) return;
+    any_ = true;
+    try {
+        fn();
+        say(path + " has been read again");
+    } catch (const std::exception& error) {
+        say(std::string(error.what()) + "; what was read of " + path + " before stays");
+    }
+}
+
+inline void Reload::replace_secrets(const scheduler::HttpOptions& next) {
+    server_.replace_secrets(next.secrets, next.read_secrets);
+    settings_.http = next;
+}
+
 }  // namespace cli

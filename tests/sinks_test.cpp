@@ -944,6 +944,209 @@ TEST_SUITE("sinks") {
         CHECK(status_of(tasks).lag == 100);
     }
 
+    TEST_CASE("of sinks that are replaced each goes on as it should, and no event is lost") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        const auto same = std::make_shared<Notes>();
+        const auto before = std::make_shared<Notes>();
+        const auto after = std::make_shared<Notes>();
+        const auto gone = std::make_shared<Notes>();
+        const auto added = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("same", same), sink("changed", before), sink("gone", gone)});
+        std::vector<TaskId> ids = emit(tasks, 3);
+        const auto all_taken = [&] {
+            for (const SinkStatus& status : tasks.sinks()) {
+                if (status.state == SinkState::active && status.lag > 0) return false;
+            }
+            return true;
+        };
+        CHECK(eventually(all_taken));
+        sinks.replace({sink("changed", after), sink("added", added), sink("same", same)});
+        CHECK(status_of(tasks, "gone").state == SinkState::unlisted);
+        CHECK(errc_of([&] { tasks.forget_sink("same"); }) == Errc::sink_listed);
+        const std::vector<TaskId> more = emit(tasks, 2);
+        CHECK(eventually(all_taken));
+        CHECK(before->taken() == ids);
+        CHECK(gone->taken() == ids);
+        CHECK(after->taken() == more);
+        CHECK(added->taken() == more);
+        ids.insert(ids.end(), more.begin(), more.end());
+        CHECK(same->taken() == ids);
+
+        sinks.replace({sink("gone", gone)});
+        CHECK(eventually([&] { return gone->taken() == ids; }));
+        tasks.forget_sink("same");
+        sinks.replace({});
+        CHECK(emit(tasks, 1).size() == 1);
+        CHECK(gone->taken() == ids);
+        sinks.stop();
+        CHECK(errc_of([&] { sinks.replace({sink("gone", gone)}); }) == Errc::stopped);
+    }
+
+    TEST_CASE("sinks of the same settings are the same one, whatever object brings them") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        const auto first = std::make_shared<Notes>();
+        const auto second = std::make_shared<Notes>();
+        const auto with = [](const std::shared_ptr<Sink>& to, const std::string& settings) {
+            SinkOptions options = sink("a", to);
+            options.settings = settings;
+            return options;
+        };
+        Sinks sinks(tasks, {with(first, "x")});
+        sinks.replace({with(second, "x")});
+        emit(tasks, 1);
+        CHECK(eventually([&] { return first->taken().size() == 1; }));
+        sinks.replace({with(second, "y")});
+        emit(tasks, 1);
+        CHECK(eventually([&] { return second->taken().size() == 1; }));
+        SinkOptions other_retry = with(first, "y");
+        other_retry.retry = {};
+        sinks.replace({other_retry});
+        emit(tasks, 1);
+        CHECK(eventually([&] { return first->taken().size() == 2; }));
+    }
+
+    TEST_CASE("an attempt under way ends under its old settings, and the next has the new ones") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        std::atomic<int> begun{0};
+        std::atomic<bool> go_on{false};
+        const auto before = std::make_shared<Notes>([&](const Delivery&) {
+            ++begun;
+            while (!go_on) std::this_thread::yield();
+            return Outcome::failed("old");
+        });
+        const auto after = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", before)});
+        const std::vector<TaskId> ids = emit(tasks, 2);
+        CHECK(eventually([&] { return begun == 1; }));
+        sinks.replace({sink("a", after)});
+        CHECK(after->taken().empty());
+        SUBCASE("it is replaced") {}
+        SUBCASE("it is left out meanwhile, and comes back") {
+            sinks.replace({});
+            CHECK(status_of(tasks).state == SinkState::unlisted);
+            sinks.replace({sink("a", before)});
+            sinks.replace({});
+            sinks.replace({sink("a", after)});
+        }
+        CHECK(after->taken().empty());
+        go_on = true;
+        CHECK(eventually([&] { return after->taken() == ids; }));
+        CHECK(before->attempts() == std::vector<std::uint32_t>{1});
+        CHECK(after->attempts() == std::vector<std::uint32_t>{2, 1});
+        CHECK(status_of(tasks).failed == 1);
+    }
+
+    TEST_CASE("sinks that cannot take the place of others change nothing") {
+        const TempDir dir;
+        const auto files = std::make_shared<FailingFiles>();
+        Options options = options_for(dir);
+        options.files = files;
+        options.fsync = Fsync::always;
+        Scheduler tasks(options);
+        const auto notes = std::make_shared<Notes>();
+        Sinks sinks(tasks, {sink("a", notes)});
+        for (const char* name : {"", "a b", "b"}) {
+            CAPTURE(name);
+            CHECK(errc_of([&] {
+                      sinks.replace({sink("b", notes), sink(name, notes)});
+                  }) == Errc::invalid_argument);
+        }
+        CHECK(errc_of([&] { sinks.replace({sink("b", nullptr)}); }) == Errc::invalid_argument);
+        files->fail_all("fdatasync", EIO);
+        files->fail_all("pwrite", EIO);
+        CHECK(errc_of([&] { sinks.replace({sink("b", notes)}); }));
+        files->fail_all("fdatasync", 0);
+        files->fail_all("pwrite", 0);
+        CHECK(status_of(tasks).state == SinkState::active);
+        CHECK(eventually([&] { return !errc_of([&] { emit(tasks, 1); }); }));
+        CHECK(eventually([&] { return !notes->taken().empty(); }));
+        sinks.replace({sink("b", notes)});
+        CHECK(status_of(tasks).state == SinkState::unlisted);
+    }
+
+    TEST_CASE("under a caller's drive sinks are replaced between two deliveries") {
+        const TempDir dir;
+        Options options = options_for(dir);
+        options.drive = Drive::caller;
+        Scheduler tasks(options);
+        const auto after = std::make_shared<Notes>();
+        Sinks* all = nullptr;
+        const auto before = std::make_shared<Notes>([&](const Delivery&) {
+            all->replace({sink("b", after), sink("a", after)});
+            return Outcome();
+        });
+        Sinks sinks(tasks, {sink("a", before)});
+        all = &sinks;
+        std::vector<TaskId> ids;
+        for (int i = 0; i < 3; ++i) ids.push_back(tasks.schedule(milliseconds(0), "\"x\""));
+        CHECK(eventually([&] {
+            tasks.run_due();
+            return status_of(tasks).lag == 0 && tasks.stats().emitted == 3;
+        }));
+        CHECK(before->taken() == std::vector<TaskId>{ids[0]});
+        CHECK(after->taken() == std::vector<TaskId>{ids[1], ids[2]});
+        sinks.replace({sink("b", after)});
+        tasks.schedule(milliseconds(0), "\"x\"");
+        CHECK(eventually([&] {
+            tasks.run_due();
+            return status_of(tasks, "b").delivered == 1;
+        }));
+        CHECK(status_of(tasks).delivered == 3);
+    }
+
+    TEST_CASE("whoever replaces sinks while they deliver, each event is delivered once, in order") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        std::mutex mutex;
+        std::map<std::string, std::vector<TaskId>> taken;
+        std::map<std::string, int> inside;
+        bool alone = true;
+        const auto taker = [&] {
+            return std::make_shared<Notes>([&](const Delivery& delivery) {
+                {
+                    const std::lock_guard<std::mutex> guard(mutex);
+                    alone = alone && inside[delivery.sink]++ == 0;
+                }
+                std::this_thread::yield();
+                const std::lock_guard<std::mutex> guard(mutex);
+                --inside[delivery.sink];
+                taken[delivery.sink].push_back(delivery.event.id);
+                return Outcome();
+            });
+        };
+        const auto list = [&](unsigned choice) {
+            std::vector<SinkOptions> sinks;
+            for (unsigned i = 0; i < 4; ++i) {
+                if ((choice >> i & 1U) != 0)
+                    sinks.push_back(sink(std::string(1, "abcd"[i]), taker()));
+            }
+            return sinks;
+        };
+        Sinks sinks(tasks, list(15));
+        std::atomic<bool> done{false};
+        std::vector<std::thread> replacing;
+        for (unsigned seed : {1U, 2U}) {
+            replacing.emplace_back([&, seed] {
+                std::minstd_rand random(seed);
+                while (!done) sinks.replace(list(static_cast<unsigned>(random()) % 16));
+            });
+        }
+        const std::vector<TaskId> ids = emit(tasks, 300);
+        done = true;
+        for (std::thread& thread : replacing) thread.join();
+        sinks.replace(list(15));
+        for (const char* name : {"a", "b", "c", "d"}) {
+            CAPTURE(name);
+            CHECK(eventually([&] { return status_of(tasks, name).lag == 0; }));
+            const std::lock_guard<std::mutex> guard(mutex);
+            CHECK(taken[name] == ids);
+        }
+        CHECK(alone);
+    }
+
     TEST_CASE("a sink may schedule, cancel and pause itself") {
         Scheduler tasks;
         const auto notes = std::make_shared<Notes>([&tasks](const Delivery& delivery) {
