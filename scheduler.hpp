@@ -3518,13 +3518,12 @@ inline std::uint64_t LatenessBook::largest_of(std::size_t place) {
 }
 
 inline void LatenessBook::add(TimePoint at, milliseconds late) noexcept {
-    const TimePoint minute = std::chrono::floor<std::chrono::minutes>(at);
-    if (minute != minute_) {
+    if (at < minute_ || at >= minute_ + std::chrono::minutes(1)) {
         if (events_ > 0) past_.add(at_hand());
         counts_.fill(0);
         events_ = 0;
         max_ = milliseconds(0);
-        minute_ = minute;
+        minute_ = std::chrono::floor<std::chrono::minutes>(at);
     }
     constexpr auto most = static_cast<std::int64_t>((std::uint64_t{1} << most_bits) - 1);
     const auto ms = std::clamp<std::int64_t>(late.count(), 0, most);

@@ -182,6 +182,8 @@ inline Lines story_lines(const scheduler::TaskStory& story) {
     const scheduler::Task& task = story.task;
     const std::string due = moment(task.due);
     Lines lines{{"id", task.id.str()}};
+    if (!task.name().empty()) lines.emplace_back("name", std::string(task.name()));
+    if (!task.topic().empty()) lines.emplace_back("topic", std::string(task.topic()));
     lines.emplace_back("stored", moment(story.stored_at));
     const std::string ended =
         moment(task.ended_at) + ", " + late((task.ended_at - task.due).count()) + " late";

@@ -523,6 +523,31 @@ TEST_SUITE("memory") {
         });
     }
 
+    TEST_CASE("whichever allocations fail, it is paused if that was answered, and only then") {
+        for_each_failing_allocation([](long number, bool all) {
+            House house;
+            REQUIRE(house.open());
+            REQUIRE(house.schedule(std::chrono::hours(1), 2));
+            bool paused = false;
+            {
+                const Armed some(number, all);
+                try {
+                    house.tasks->pause("a reason that takes some room in memory");
+                    paused = true;
+                } catch (const std::exception&) {  // then nothing was
+                }
+            }
+            REQUIRE(house.tasks->paused().has_value() == paused);
+            house.clock.advance(*house.tasks, std::chrono::hours(1));
+            if (paused) {
+                REQUIRE(house.tasks->stats().emitted == 0);
+                REQUIRE(support::eventually(
+                    [&] { return !support::errc_of([&] { house.tasks->resume(); }); }));
+            }
+            house.check();
+        });
+    }
+
     TEST_CASE("whichever allocations fail, tasks are cancelled in bulk if that was answered") {
         constexpr std::size_t count = 600;  // more than are marked at once
         for_each_failing_allocation([](long number, bool all) {

@@ -548,6 +548,16 @@ class Idle(TestCase):
         self.settled(server)
         self.assert_idle(server)
 
+    def test_a_paused_server_with_overdue_tasks_makes_no_system_call(self):
+        server = self.server()
+        server.ask("POST", "/pause")
+        for _ in range(3):
+            server.schedule("x", 0)
+        server.schedule("x", 0.5)
+        time.sleep(0.6)
+        self.settled(server)
+        self.assert_idle(server)
+
     def test_after_a_busy_moment_it_is_idle_again(self):
         # A restart with pending tasks, a stream that came and went, 20 connections at once.
         server = self.server("--fsync", "everysec")

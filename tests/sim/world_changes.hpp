@@ -397,8 +397,8 @@ inline void World::wait_for(const BegunRef& begun) {
                 "a bulk cancel took another number of tasks");
     }
     const bool stored = begun->stored && *begun->stored;
-    advance_bounds(!was_settled && result.ok && stored && !begun->effect.ids.empty(), false,
-                   result);
+    const bool wrote = !begun->bulk || !begun->effect.ids.empty();
+    advance_bounds(!was_settled && result.ok && stored && wrote, false, result);
     forget_ticket(begun);
     if (has_crashed()) return;
     for (const TaskId id : begun->effect.ids) check_task(id);
