@@ -70,6 +70,35 @@ TEST_SUITE("client") {
         CHECK_FALSE(client.find(id));
     }
 
+    TEST_CASE("a task is put, found, moved and cancelled by its name from the other side") {
+        Service service;
+        const Client client = service.client();
+        NewTask task{support::at("2026-04-01"), "[1]"};
+        task.topic = "garden";
+        task.max_lateness = std::chrono::seconds(90);
+        const PutResult made = client.put("valve", task, PutIf::absent);
+        CHECK(made.created);
+        const auto found = client.find("valve");
+        REQUIRE(found);
+        CHECK(found->id == made.id);
+        CHECK(found->name() == "valve");
+        CHECK(found->topic() == "garden");
+        CHECK(found->max_lateness() == std::chrono::seconds(90));
+        const PutResult replaced = client.put("valve", std::chrono::hours(2), {{}, "[2]"});
+        CHECK_FALSE(replaced.created);
+        CHECK(replaced.id == made.id);
+        CHECK(client.find("valve")->due == support::at("2026-03-01T14:00:00Z"));
+        CHECK(client.find("valve")->topic().empty());
+        CHECK(client.move("valve", support::at("2026-05-01")).id == made.id);
+        CHECK(errc_of([&] { client.put("valve", task, PutIf::absent); }) == Errc::condition_failed);
+        CHECK(client.cancel("valve"));
+        CHECK_FALSE(client.cancel("valve"));
+        CHECK_FALSE(client.find("valve"));
+        CHECK(errc_of([&] { client.put("valve", task, PutIf::present); }) ==
+              Errc::condition_failed);
+        CHECK(errc_of([&] { client.put("../tasks", task); }) == Errc::invalid_argument);
+    }
+
     TEST_CASE("a delay goes as far as a calendar year, leap day included, and no further") {
         Service service;
         const Client client = service.client();

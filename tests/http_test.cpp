@@ -1120,6 +1120,32 @@ TEST_SUITE("http") {
         CHECK(status_of(service.ask("GET /healthz")) == 200);
     }
 
+    TEST_CASE("what meets a put that is being stored follows it, and holds up nobody") {
+        const TempDir dir;
+        const auto files = std::make_shared<SlowFiles>();
+        Options options;
+        options.journal = dir.journal();
+        options.files = files;
+        Service service({}, options);
+        const auto request = [](const char* line, const std::string& body, const char* field = "") {
+            return std::string(line) + " /tasks/valve HTTP/1.1\r\nHost: localhost\r\n" + field +
+                   "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+        };
+        files->be_slow("fdatasync");
+        Wire first(service.port);
+        first.say(request("PUT", good));
+        REQUIRE(files->has_waiting());
+        Wire second(service.port);
+        second.say(request("PUT", good, "If-None-Match: *\r\n"));
+        second.say(request("PATCH", R"({"message":"changed"})") + request("DELETE", ""));
+        second.say(request("PUT", good));
+        for (int i = 0; i < 5; ++i) CHECK(status_of(service.ask("GET /tasks/valve")) == 404);
+        CHECK_FALSE(second.has_input());
+        files->be_slow("");
+        CHECK(status_of(first.answer()) == 201);
+        for (const int status : {412, 200, 200, 201}) CHECK(status_of(second.answer()) == status);
+    }
+
     TEST_CASE("while the disk takes its time, whoever does not wait for it is answered") {
         const TempDir dir;
         const auto files = std::make_shared<SlowFiles>();

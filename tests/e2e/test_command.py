@@ -51,6 +51,18 @@ class CommandLine(TestCase):
         self.assertEqual(status, 1)
         self.assertIn('no task', errors)
 
+    def test_a_task_is_added_moved_and_removed_by_its_name(self):
+        one = self.add('--name', 'valve', '--in', '2h', 'first')
+        self.assertEqual(self.add('--name', 'valve', '--at', '2027-01-01', 'second'), one)
+        self.assertIn('"message":"second"', self.run_verb('ls', '--json')[1])
+        self.assertEqual(self.run_verb('mv', 'valve', '--in', '1h')[0], 0)
+        self.assertEqual(self.run_verb('ls', '--due', '61m')[1].split('\t')[0], one)
+        self.assertIn(one, self.run_verb('show', 'valve')[1])
+        self.assertEqual(self.run_verb('rm', 'valve'), (0, '', ''))
+        status, _, errors = self.run_verb('rm', 'valve')
+        self.assertEqual(status, 1)
+        self.assertIn('no task valve', errors)
+
     def test_tasks_are_searched_for_and_removed_when_somebody_says_yes(self):
         for n in range(7):
             self.add('--in', f'{n + 1}h', f'needle {n}' if n % 2 else f'hay {n}')
@@ -447,7 +459,7 @@ class CommandLine(TestCase):
     def test_exit_status_tells_refused_from_misused_from_unreachable(self):
         self.assertEqual(self.run_verb('add', '--at', '2999-01-01', 'x')[0], 1)
         for arguments in (['add', 'x'], ['add', '--in', 'soon', 'x'], ['add', '--in', '1s'], ['rm'],
-                          ['rm', 'nonsense'], ['mv'], ['ls', '--nonsense'], ['nonsense'],
+                          ['rm', 'no/name'], ['mv'], ['add', '--name', '..', '--in', '1s', 'x'], ['ls', '--nonsense'], ['nonsense'],
                           ['events', '-n', 'x'], ['add', '--at', 'x', 'y'], ['ls', '--due']):
             status, _, errors = self.run_verb(*arguments)
             self.assertEqual(status, 2, arguments)

@@ -124,6 +124,11 @@ class Description(TestCase):
         go(server, 'get', '/histogram?buckets=0', '/histogram', 400)
         go(server, 'get', '/tasks/' + one, '/tasks/{id}', 200)
         go(server, 'get', '/tasks/' + NONE, '/tasks/{id}', 404)
+        go(server, 'put', '/tasks/valve', '/tasks/{id}', 201, task)
+        go(server, 'put', '/tasks/valve', '/tasks/{id}', 200, task)
+        go(server, 'put', '/tasks/valve', '/tasks/{id}', 400, [task])
+        go(server, 'put', '/tasks/valve', '/tasks/{id}', 412, task, {'If-None-Match': '*'})
+        go(server, 'get', '/tasks/valve', '/tasks/{id}', 200)
         go(server, 'patch', '/tasks/' + one, '/tasks/{id}', 200, {'message': {}})
         go(server, 'patch', '/tasks/' + one, '/tasks/{id}', 400, {})
         go(server, 'patch', '/tasks/' + NONE, '/tasks/{id}', 404, {'message': {}})
@@ -196,7 +201,7 @@ class Description(TestCase):
         for template, item in self.document['paths'].items():
             path = self.concrete(template)
             for method in set(item) - {'parameters'}:
-                body = {} if method in ('post', 'patch') else None
+                body = {} if method in ('post', 'put', 'patch') else None
                 self.exercise_unknown_parameter(server, method, template, item[method], body)
                 if '401' in item[method]['responses']:
                     go(guarded, method, path, template, 401, body)
@@ -223,6 +228,7 @@ class Description(TestCase):
         task = {'delay': 3600, 'message': 'x' * 150}
         one = go(small, 'post', '/schedule', '/schedule', 200, task)['id']
         go(small, 'post', '/schedule', '/schedule', 507, task)
+        go(small, 'put', '/tasks/valve', '/tasks/{id}', 507, task)
         go(small, 'patch', '/tasks/' + one, '/tasks/{id}', 507, {'message': 'x' * 400})
         # A journal that was written in the future: this clock is behind it.
         small.stop()
@@ -232,8 +238,9 @@ class Description(TestCase):
             file.write(text + '{"op":"clock","at":"2999-01-01T00:00:00.000Z","crc":"c8753565"}\n')
         small.start()
         go(small, 'post', '/schedule', '/schedule', 503, task)
+        go(small, 'put', '/tasks/valve', '/tasks/{id}', 503, task)
         go(small, 'get', '/readyz', '/readyz', 503)
-        refused = 'task_scheduler_requests_refused_total{reason="unavailable"} 1\n'
+        refused = 'task_scheduler_requests_refused_total{reason="unavailable"} 2\n'
         self.assertIn(refused, small.ask('GET', '/metrics')[2].decode(), 'a probe is no refusal')
 
     def test_a_public_validator_finds_the_description_valid(self):
