@@ -17,7 +17,7 @@
 
 namespace sim {
 
-constexpr std::array<std::string_view, 56> mark_names{
+constexpr std::array<std::string_view, 58> mark_names{
     "a crash of the process inside a call",
     "a loss of power",
     "a loss of power that kept writes out of order",
@@ -67,6 +67,8 @@ constexpr std::array<std::string_view, 56> mark_names{
     "a bulk cancel that took a task whose change was on its way",
     "events that were forgotten",
     "history that was trimmed",
+    "a search that has found tasks",
+    "an event that a subscription's filter has chosen",
     "a subscription resumed",
     "a subscription resumed after a restart",
     "an overflow of a sink",

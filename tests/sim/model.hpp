@@ -30,7 +30,25 @@ struct ModelTask {
     TimePoint due{};
     std::string payload;
     std::optional<milliseconds> max_lateness{};  // of its own
+    std::string topic{};
 };
+
+// Whether one of these patterns is a task's topic, or stands for it.
+inline bool has_topic(const std::vector<std::string>& patterns, const ModelTask& task) {
+    for (const std::string& pattern : patterns) {
+        const bool any_rest = pattern.back() == '*';
+        const std::string begin = pattern.substr(0, pattern.size() - (any_rest ? 1 : 0));
+        if (task.topic == begin) return !task.topic.empty();
+        if (any_rest && !task.topic.empty() && task.topic.find(begin) == 0) return true;
+    }
+    return patterns.empty();
+}
+
+inline bool is_chosen(const scheduler::Filter& filter, const ModelTask& task) {
+    return has_topic(filter.topics, task) &&
+           (filter.text.empty() || task.payload.find(filter.text) != std::string::npos ||
+            task.id.str().find(filter.text) != std::string::npos);
+}
 
 struct ModelEvent {
     ModelTask task;
@@ -124,8 +142,8 @@ public:
     std::size_t max_dead = 0;   // letters of a sink
 
     void apply(const Effect& effect);
-    // The first event from `seq` on that is not forgotten and may be read; null: none.
-    const ModelEvent* event_from(std::uint64_t seq) const;
+    // The first event from `seq` on that is not forgotten, may be read and is chosen; null: none.
+    const ModelEvent* event_from(std::uint64_t seq, const scheduler::Filter& filter = {}) const;
     // The first event with that seq or a later one.
     std::vector<ModelEvent>::const_iterator at_or_after(std::uint64_t seq) const;
     // Whether a key is known for certain: one of its tasks is pending, or it is younger than
@@ -268,9 +286,10 @@ inline std::vector<ModelEvent>::const_iterator Model::at_or_after(std::uint64_t 
         [](const ModelEvent& event, std::uint64_t wanted) { return event.seq < wanted; });
 }
 
-inline const ModelEvent* Model::event_from(std::uint64_t seq) const {
+inline const ModelEvent* Model::event_from(std::uint64_t seq,
+                                           const scheduler::Filter& filter) const {
     for (auto at = at_or_after(std::max(seq, trimmed)); at != events.end(); ++at) {
-        if (!at->forgotten) return &*at;
+        if (!at->forgotten && is_chosen(filter, at->task)) return &*at;
     }
     return nullptr;
 }

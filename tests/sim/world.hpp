@@ -93,13 +93,14 @@ private:
         std::shared_ptr<Begun> holder;  // the bulk call that it waits for; null: the group
         // Of a bulk call: its range, and the changes that were on their way when it came.
         scheduler::DueRange range;
+        scheduler::Filter filter;
         std::vector<std::shared_ptr<Begun>> before;
         TaskId last;           // no task above it was stored when it came
         std::size_t sure = 0;  // how many tasks it held when it was begun
 
         bool wants(const ModelTask& task) const {
             return (!range.after || task.due > *range.after) &&
-                   (!range.before || task.due < *range.before);
+                   (!range.before || task.due < *range.before) && is_chosen(filter, task);
         }
     };
     using BegunRef = std::shared_ptr<Begun>;
@@ -114,7 +115,8 @@ private:
     };
     struct Reader {
         scheduler::Subscription subscription;
-        std::uint64_t next = 0;  // seq of the event that it wants
+        scheduler::Filter filter;
+        std::uint64_t next = 0;  // no event before this seq is one that it wants
         bool active = false;
     };
     struct SinkPlan {
@@ -153,6 +155,11 @@ private:
     ModelTask new_task(TimePoint due);
     std::string message(std::string& kept);
     TimePoint draw_due();
+    std::string draw_topic();
+    std::vector<std::string> draw_topics();
+    scheduler::Filter draw_filter();
+    void check_search(const scheduler::DueRange& range, const scheduler::Filter& filter,
+                      const std::vector<TaskId>& chosen);
     std::optional<TaskId> draw_pending();
     void schedule(std::size_t count, bool wait);
     void submit(const std::vector<scheduler::NewTask>& tasks, Effect effect, bool wait);

@@ -36,10 +36,11 @@ inline std::string World::message(std::string& kept) {
     }
 }
 
-inline std::string payload_of(TimePoint due, const std::string& kept,
+inline std::string payload_of(TimePoint due, const std::string& kept, const std::string& topic,
                               std::optional<milliseconds> max_lateness) {
     std::string payload =
         "{\"timestamp\":\"" + scheduler::format_time(due) + "\",\"message\":" + kept;
+    if (!topic.empty()) payload += ",\"topic\":\"" + topic + '"';
     if (max_lateness) {
         payload += ",\"max_lateness\":\"" + std::to_string(max_lateness->count()) + "ms\"";
     }
@@ -53,6 +54,30 @@ inline TimePoint World::draw_due() {
     if (kind < 70) return now() + milliseconds(random_.below(600'000));
     if (kind < 95) return now() + milliseconds(random_.below(86'400'000));
     return now() + std::chrono::hours(random_.below(24 * 300));
+}
+
+inline std::string World::draw_topic() {
+    constexpr std::array topics{"", "", "a", "ab", "b/c", "b/d"};
+    return topics[random_.below(topics.size())];
+}
+
+inline std::vector<std::string> World::draw_topics() {
+    constexpr std::array patterns{"a", "a*", "b/*", "b/c", "*", "none"};
+    std::vector<std::string> topics{patterns[random_.below(patterns.size())]};
+    if (random_.chance(30)) topics.emplace_back(patterns[random_.below(patterns.size())]);
+    return topics;
+}
+
+inline scheduler::Filter World::draw_filter() {
+    scheduler::Filter filter;
+    if (random_.chance(50)) filter.topics = draw_topics();
+    const std::uint64_t kind = random_.below(6);
+    if (kind == 0) filter.text = std::to_string(random_.below(100));
+    if (kind == 1) filter.text = "xx";
+    if (kind == 2) filter.text = "\\u00e9";
+    if (kind != 3) return filter;
+    if (const auto id = draw_pending()) filter.text = id->str().substr(random_.below(30));
+    return filter;
 }
 
 inline std::optional<TaskId> World::draw_pending() {
@@ -74,8 +99,10 @@ inline void World::schedule(std::size_t count, bool wait) {
         task.message = message(kept);
         task.due = same ? due : draw_due();
         if (random_.chance(20)) task.max_lateness = milliseconds(random_.between(1'000, 600'000));
-        effect.tasks.push_back({TaskId(), task.due, payload_of(task.due, kept, task.max_lateness),
-                                task.max_lateness});
+        task.topic = draw_topic();
+        effect.tasks.push_back({TaskId(), task.due,
+                                payload_of(task.due, kept, task.topic, task.max_lateness),
+                                task.max_lateness, task.topic});
         tasks.push_back(std::move(task));
     }
     if (plan_.weight(Act::repeat_key) > 0 && random_.chance(40)) {
@@ -136,7 +163,7 @@ inline void World::repeat_key() {
         other.message = message(kept);
         other.due = draw_due();
         Effect effect;
-        effect.tasks.push_back({TaskId(), other.due, payload_of(other.due, kept, {}), {}});
+        effect.tasks.push_back({TaskId(), other.due, payload_of(other.due, kept, {}, {}), {}, {}});
         return submit_again(key, {other}, std::move(effect), true);
     }
     submit_again(key, at->second.tasks, at->second.effect, false);
@@ -225,7 +252,7 @@ inline void World::change(bool wait) {
     changed.message = message(kept);
     ModelTask task = live_.pending.at(*id);
     if (random_.chance(60)) task.due = *(changed.due = draw_due());
-    task.payload = payload_of(task.due, kept, task.max_lateness);
+    task.payload = payload_of(task.due, kept, task.topic, task.max_lateness);
     effect.tasks.push_back(task);
     const bool meets = busy().count(*id) != 0;
     std::optional<scheduler::Ticket> ticket;
@@ -236,29 +263,56 @@ inline void World::change(bool wait) {
     begun_or_met(std::move(*ticket), std::move(effect), *id, wait);
 }
 
+// What a search for tasks finds, page by page; one whose change is on its way is as it was.
+inline void World::check_search(const scheduler::DueRange& range, const scheduler::Filter& filter,
+                                const std::vector<TaskId>& chosen) {
+    scheduler::TaskQuery query;
+    query.limit = random_.between(1, 100);
+    query.due = range;
+    query.filter = filter;
+    query.counts = true;
+    std::vector<TaskId> found;
+    for (bool more = true; more;) {
+        scheduler::TaskPage page;
+        if (!call([&] { page = tasks_->tasks(query); }).ok) return;
+        require(page.matching == chosen.size(), "a search counts another number of tasks");
+        for (const Task& task : page.tasks) found.push_back(task.id);
+        more = page.more;
+        query.after = page.next;
+    }
+    require(found == chosen, "a search finds other tasks");
+    if (!filter.is_open() && !found.empty()) marks_.hit("a search that has found tasks");
+}
+
 inline void World::cancel_range(bool wait) {
     scheduler::DueRange range;
     if (random_.chance(70)) range.after = draw_due();
     if (random_.chance(70))
         range.before =
             (range.after ? *range.after : draw_due()) + milliseconds(random_.below(7'200'000));
+    const scheduler::Filter filter = random_.chance(50) ? draw_filter() : scheduler::Filter();
     Effect effect;
     effect.kind = Effect::Kind::cancel;
     effect.at = now();
     const std::set<TaskId> held = busy();
+    std::vector<TaskId> chosen;
     for (const auto& [due, id] : live_.order) {
         if (range.after && due <= *range.after) continue;
         if (range.before && due >= *range.before) continue;
+        if (!is_chosen(filter, live_.pending.at(id))) continue;
+        chosen.push_back(id);
         if (held.count(id) == 0) effect.ids.push_back(id);
     }
+    check_search(range, filter, chosen);
     std::optional<scheduler::Ticket> ticket;
-    const Result result = call([&] { ticket.emplace(tasks_->begin_cancel(range)); });
+    const Result result = call([&] { ticket.emplace(tasks_->begin_cancel(range, filter)); });
     if (!result.ok) return refused(result, "cancelling in bulk");
     require(ticket->count() == effect.ids.size(), "a bulk cancel takes another number of tasks");
     if (effect.ids.size() > 4'096) marks_.hit("a bulk cancel in several parts");
     auto one = std::make_shared<Begun>();
     one->bulk = true;
     one->range = range;
+    one->filter = filter;
     one->before = open_;
     if (!live_.pending.empty()) one->last = live_.pending.rbegin()->first;
     one->ticket.emplace(std::move(*ticket));

@@ -51,7 +51,8 @@ inline void World::after_run(const Result& result) {
     }
     for (const auto& reader : readers_) {
         if (!reader->active) continue;
-        require(!live_.event_from(reader->next), "a subscription has not had every event");
+        require(!live_.event_from(reader->next, reader->filter),
+                "a subscription has not had every event");
     }
 }
 
@@ -171,6 +172,7 @@ inline void World::subscribe() {
     if (readers_.size() >= 3) return;
     readers_.push_back(std::make_unique<Reader>());
     readers_.back()->next = random_.chance(50) ? live_.next_seq : live_.trimmed;
+    if (random_.chance(40)) readers_.back()->filter = draw_filter();
     start(*readers_.back());
 }
 
@@ -181,16 +183,17 @@ inline void World::start(Reader& reader) {
             const Memory::Pause pause;
             on_read(reader, event);
         },
-        Cursor(reader.next));
+        Cursor(reader.next), reader.filter);
 }
 
 inline void World::on_read(Reader& reader, const Event& event) {
     if (!said_.empty()) return;
-    const ModelEvent* expected = live_.event_from(reader.next);
+    const ModelEvent* expected = live_.event_from(reader.next, reader.filter);
     if (!has_crashed() && (!expected || expected->seq != event.seq)) {
         observe();
-        expected = live_.event_from(reader.next);
+        expected = live_.event_from(reader.next, reader.filter);
     }
+    if (!reader.filter.is_open()) marks_.hit("an event that a subscription's filter has chosen");
     if (!expected) {
         said_ = "a subscription was given event " + std::to_string(event.seq) + ", behind " +
                 std::to_string(reader.next);
