@@ -44,6 +44,16 @@ inline void check(const scheduler::HttpOptions& options) {
     }
 }
 
+// What a switch is set to; nothing: it was given as a flag.
+inline bool is_yes(const std::string& text) {
+    const auto is_one_of = [&text](std::initializer_list<const char*> words) {
+        return std::find(words.begin(), words.end(), text) != words.end();
+    };
+    if (is_one_of({"", "1", "yes", "true", "on"})) return true;
+    if (is_one_of({"0", "no", "false", "off"})) return false;
+    throw UsageError("must be yes or no, not '" + text + "'");
+}
+
 // A flag of the server.  The environment variable SCHEDULER_NAME says the same, and the
 // command line wins.
 struct Flag {
@@ -109,7 +119,11 @@ inline const Flag flags[] = {
          check(s.http);
      }},
     {"trust-clock", nullptr, "believe the clock although it is behind the journal's newest record",
-     [](Settings& s, const std::string& v) { s.scheduler.trust_clock = v != "0"; }},
+     [](Settings& s, const std::string& v) { s.scheduler.trust_clock = is_yes(v); }},
+    {"config", "FILE",
+     "file of options, a line NAME = VALUE each (default ~/.config/task-scheduler/config, else "
+     "/etc/task-scheduler.conf)",
+     [](Settings&, const std::string&) {}},  // read before the others
 };
 
 // Variables that are no flag's: the server's, and those that are only for the verbs.
@@ -131,8 +145,9 @@ inline void print_help() {
     }
     std::printf(
         "  %-24s %s\n  %-24s %s\n\n"
-        "Each option may also be given in the environment: --max-body as SCHEDULER_MAX_BODY,\n"
-        "and so on; secrets themselves as SCHEDULER_SECRET and SCHEDULER_READ_SECRET.\n",
+        "Each option may also be given in the environment, --max-body as SCHEDULER_MAX_BODY and\n"
+        "so on, and in the file of --config, as max-body = 1000; secrets themselves as "
+        "SCHEDULER_SECRET and SCHEDULER_READ_SECRET.\n",
         "-h, --help", "show this help", "--version", "show the version");
 }
 
@@ -165,29 +180,6 @@ inline std::vector<std::string> unknown_variables() {
                             suggestion(name, known));
     }
     return sentences;
-}
-
-// Returns true if the program has nothing more to do.
-inline bool read_flags(int argc, char** argv, Settings& settings) {
-    std::vector<FlagForm> forms{{"--help", 'h', false, true}, {"--version", 0, false, true}};
-    std::map<std::string, const Flag*> by_name;
-    for (const Flag& flag : flags) {
-        forms.push_back({std::string("--") + flag.name, 0, flag.value != nullptr});
-        by_name[forms.back().name] = &flag;
-    }
-    const Arguments arguments = ArgumentReader(forms, {argv + 1, argv + argc}).read();
-    if (arguments.has("--help")) print_help();
-    if (arguments.has("--version")) std::printf("task-scheduler %s\n", SCHEDULER_VERSION);
-    if (arguments.has("--help") || arguments.has("--version")) {
-        flush_output();
-        return true;
-    }
-    if (!arguments.rest.empty()) throw UsageError("unexpected argument " + arguments.rest[0]);
-    read_variables(settings);
-    for (const auto& [name, value] : arguments.flags) {
-        naming(name, [&, &text = value, flag = by_name.at(name)] { flag->set(settings, text); });
-    }
-    return false;
 }
 
 inline std::string file_text(const std::string& path, std::size_t most) {

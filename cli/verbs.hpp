@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "flags.hpp"
+#include "config.hpp"
 #include "status.hpp"
 
 #include <cstring>
@@ -13,15 +13,42 @@
 
 namespace cli {
 
-inline scheduler::Client client_for(const Arguments& arguments) {
+// The first of the secrets that a verb has: of --secret-file, of the environment, or of the file
+// of options; a read secret only where there is no other.
+inline std::string secret_of(const Arguments& arguments, const std::vector<ConfigLine>& config) {
+    const auto first = [](const std::vector<std::string>& secrets) {
+        return secrets.empty() ? std::string() : secrets.front();
+    };
+    if (arguments.has("--secret-file")) {
+        return first(secrets_of("", std::nullopt, arguments.get("--secret-file")));
+    }
     Settings settings;
-    const char* file = std::getenv("SCHEDULER_SECRET_FILE");
-    settings.secret_file = arguments.get("--secret-file", file ? file : "");
-    const std::vector<std::string> secrets = secrets_of(settings);
+    set_from_config(settings, config);
+    const auto file_or = [](const char* variable, const std::string& otherwise) {
+        const char* const file = std::getenv(variable);
+        return file && *file ? std::string(file) : otherwise;
+    };
+    const SecretVariables& variables = secret_variables();
+    if (variables.secret) return first(secrets_of("SCHEDULER_SECRET", variables.secret, ""));
+    settings.secret_file = file_or("SCHEDULER_SECRET_FILE", settings.secret_file);
+    if (!settings.secret_file.empty()) return first(secrets_of(settings));
+    if (!variables.read_secret) {
+        settings.read_secret_file =
+            file_or("SCHEDULER_READ_SECRET_FILE", settings.read_secret_file);
+        return first(read_secrets_of(settings));
+    }
+    return first(secrets_of("SCHEDULER_READ_SECRET", variables.read_secret, ""));
+}
+
+inline scheduler::Client client_for(const Arguments& arguments) {
+    const std::vector<ConfigLine> config = find_config(arguments);
     scheduler::ClientOptions options;
+    for (const ConfigLine& line : config) {
+        if (line.name == "url") options.url = line.value;
+    }
     const char* url = std::getenv("SCHEDULER_URL");
     options.url = arguments.get("--url", url && *url ? url : options.url);
-    if (!secrets.empty()) options.secret = secrets.front();
+    options.secret = secret_of(arguments, config);
     try {
         return scheduler::Client(options);
     } catch (const scheduler::Error& error) {
@@ -524,7 +551,8 @@ struct Verb {
 inline const char* const common_help =
     "  --url URL                the server (default http://127.0.0.1:8080, or SCHEDULER_URL)\n"
     "  --secret-file FILE       file with the secret (or SCHEDULER_SECRET_FILE, or the secret\n"
-    "                           itself in SCHEDULER_SECRET)\n\n"
+    "                           itself in SCHEDULER_SECRET)\n"
+    "  --config FILE            file of options, such as url = http://127.0.0.1:8080\n\n"
     "Exit status: 0 done, 1 refused, 2 used wrongly, 3 no server.\n";
 
 inline const Verb verbs[] = {
@@ -649,7 +677,8 @@ inline int run_help(int argc, char** argv) {
 
 inline int run_verb(const Verb& verb, int argc, char** argv) {
     std::vector<FlagForm> forms = verb.flags;
-    forms.insert(forms.end(), {{"--url", 0, true}, {"--secret-file", 0, true}});
+    forms.insert(forms.end(),
+                 {{"--url", 0, true}, {"--secret-file", 0, true}, {"--config", 0, true}});
     forms.push_back({"--help", 'h', false, true});
     const Arguments arguments = ArgumentReader(forms, {argv + 2, argv + argc}).read();
     std::signal(SIGPIPE, SIG_IGN);

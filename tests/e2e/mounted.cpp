@@ -4,7 +4,7 @@
 // takes the flags of task-scheduler and, in TESTS_PREFIX, what all paths begin with; beside them
 // the server has two routes of its own.
 
-#include "../../cli/flags.hpp"
+#include "../../cli/config.hpp"
 
 namespace {
 
