@@ -5707,6 +5707,8 @@ inline std::string digest_of(std::string_view text) {
     return digits;
 }
 
+constexpr std::size_t max_pause_reason = 500;  // in bytes
+
 // Sentences for the log, from any thread, to be handed over where no lock is held.
 class Notes {
 public:
@@ -6132,6 +6134,7 @@ private:
     void settle_group(Lock& lock, Group& group);
     void keep_room(Group& group) noexcept;
     void count_locked(const Record& record, bool failed);
+    void tell_of_pause_locked(bool was_paused) noexcept;
     [[noreturn]] void throw_failure(Lock& lock, const Fate& fate);
 
     // Emitting what is due, of the scheduler's thread alone.
@@ -6435,6 +6438,11 @@ inline void Store::recover() {
     last_stored_ = state_.ids().last();
     judge_clock(replace_first);
     for (const auto& [name, sink] : state_.sinks().all()) tell_of_locked(name);
+    if (const auto& paused = state_.paused()) {
+        notes_.add("nothing is emitted until resumed: it was paused at ",
+                   format_time(paused->since), paused->reason.empty() ? "" : ": ",
+                   printable(paused->reason, max_pause_reason));
+    }
     state_.drop_answers(now(), ~std::size_t{0});
     if (replace_first) {
         Lock lock(mutex_);
@@ -7111,14 +7119,23 @@ inline void Store::settle_group(Lock& lock, Group& group) {
         if (failed) {
             state_.undo(record, breathe);
         } else {
+            const bool was_paused = state_.paused().has_value();
             state_.apply(record, breathe);
             last_stored_ = std::max(last_stored_, last);
+            if (was_paused != state_.paused().has_value()) tell_of_pause_locked(was_paused);
         }
         if (bulks_.empty()) continue;
         offer_locked(first, [&group, i](const Bulk& bulk) { return bulk.is_later_than(group, i); });
     }
     group.settled = group.ended.settled = true;
     keep_room(group);
+}
+
+inline void Store::tell_of_pause_locked(bool was_paused) noexcept {
+    if (was_paused) return notes_.add("resumed: tasks are emitted again");
+    const Pause& paused = *state_.paused();
+    notes_.add("paused: nothing is emitted until resumed", paused.reason.empty() ? "" : ": ",
+               paused.reason);
 }
 
 // The room that a group took, unless it is large, serves the next one.
@@ -8494,8 +8511,6 @@ inline void append_message(std::string& out, std::string_view message) {
     if (first == '{' || first == '[' || first == '"') return;
     throw Error(Errc::invalid_argument, R"("message" must be an object, an array or a string.)");
 }
-
-constexpr std::size_t max_pause_reason = 500;  // in bytes
 
 // What is wrong with the reason of a pause; empty: nothing.
 inline std::string reason_problem(std::string_view reason) {

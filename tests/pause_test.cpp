@@ -157,16 +157,13 @@ TEST_SUITE("pause") {
         house.hold("pwrite", R"("op":"emit")", gate);
         house.clock.advance(tasks, milliseconds(10));
         REQUIRE(gate.was_reached());
-        std::atomic<bool> paused{false};
-        std::thread pauser([&] {
+        auto paused = std::async(std::launch::async, [&] {
             tasks.pause();
-            CHECK(tasks.find(id)->status == Status::emitted);
-            paused = true;
+            return tasks.find(id)->status == Status::emitted;
         });
-        tasks.schedule(std::chrono::hours(1), "\"x\"");  // stored while the other one waits or not
-        CHECK_FALSE(paused);
+        CHECK(paused.wait_for(milliseconds(20)) == std::future_status::timeout);
         gate.open();
-        pauser.join();
+        CHECK(paused.get());
         tasks.stop();
         const auto operations = operations_of(house.dir.read("tasks.jsonl"));
         CHECK(std::find(operations.begin(), operations.end(), "emit") <
@@ -248,6 +245,32 @@ TEST_SUITE("pause") {
         tasks.stop();
         CHECK(errc_of([&] { tasks.pause(); }) == Errc::stopped);
         CHECK(errc_of([&] { tasks.resume(); }) == Errc::stopped);
+    }
+
+    TEST_CASE("the log tells of a pause, of its end, and at a start that nothing is emitted") {
+        House house;
+        std::mutex mutex;
+        std::string said;
+        Options options = house.options();
+        options.log = [&](const std::string& line) {
+            const std::lock_guard<std::mutex> guard(mutex);
+            said += line + '\n';
+        };
+        {
+            Scheduler tasks(options);
+            tasks.pause("why");
+            tasks.pause("why not");
+        }
+        {
+            Scheduler tasks(options);
+            tasks.resume();
+            tasks.resume();
+        }
+        CHECK(
+            said ==
+            "paused: nothing is emitted until resumed: why\n"
+            "nothing is emitted until resumed: it was paused at 2026-03-01T12:00:00.000Z: why not\n"
+            "resumed: tasks are emitted again\n");
     }
 
     TEST_CASE("pauses whose tickets are dropped are stored all the same, in their order") {

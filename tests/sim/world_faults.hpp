@@ -329,10 +329,10 @@ inline std::size_t World::try_ghosts(const Path& path, std::size_t at, bool powe
 
 // Shows what should have been there from a bound of the log on.
 inline void World::trace_log(std::size_t first) const {
-    constexpr std::array names{"schedule",     "change",    "cancel",      "emit",
-                               "miss",         "forget",    "trim",        "pause",
-                               "resume",       "sink_set",  "sink_attempt", "sink_take",
-                               "sink_letter",  "sink_again", "sink_pass",  "sink_drop"};
+    constexpr std::array names{"schedule",    "change",     "cancel",       "emit",
+                               "miss",        "forget",     "trim",         "pause",
+                               "resume",      "sink_set",   "sink_attempt", "sink_take",
+                               "sink_letter", "sink_again", "sink_pass",    "sink_drop"};
     for (std::size_t i = 0; i < log_.size(); ++i) {
         const Effect& effect = log_[i].effect;
         std::string line = i < first ? "  kept " : "  open ";

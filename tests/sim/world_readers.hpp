@@ -88,8 +88,7 @@ inline void World::emit_expected(const std::vector<ModelTask>& due) {
         tasks_->events({all_of_them, Cursor(live_.next_seq), std::nullopt, all_of_them});
     std::size_t i = 0;
     for (const ModelTask& task : due) {
-        const auto lateness =
-            task.max_lateness ? task.max_lateness : plan_.options.max_lateness;
+        const auto lateness = task.max_lateness ? task.max_lateness : plan_.options.max_lateness;
         const bool late = lateness && now() - std::max(task.due, task.id.time()) > *lateness;
         if (late) {
             const auto found = tasks_->find(task.id);
