@@ -7831,10 +7831,10 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
     std::set<std::string> unlisted;
     for (const auto& [name, sink] : state_.sinks().all()) unlisted.insert(name);
     for (const SinkSetup& setup : setups) {
-        if (unlisted.erase(setup.name) > 0) {
-            set_topics(lock, setup, at);
-            continue;
-        }
+        if (state_.sinks().find(setup.name)) set_topics(lock, setup, at);
+    }
+    for (const SinkSetup& setup : setups) {
+        if (unlisted.erase(setup.name) > 0) continue;
         // What may go, goes first: read back, it would be gone.
         state_.trim(at, Breath(lock));
         SinkRecord record;
@@ -7910,7 +7910,7 @@ inline bool Store::pass(Lock& lock, const std::string& name) {
     constexpr std::size_t most = 1'000;
     constexpr std::chrono::minutes longest{1};
     const SinkBook::Sink* sink = &sink_locked(name);
-    if (sink->topics.empty() || sink->listing == SinkBook::Listing::unlisted) return false;
+    if (sink->topics.empty()) return false;
     const History& past = state_.history();
     const std::size_t first = past.index_of(sink->seq);
     std::size_t next = first;

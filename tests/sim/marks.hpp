@@ -17,7 +17,7 @@
 
 namespace sim {
 
-constexpr std::array<std::string_view, 58> mark_names{
+constexpr std::array<std::string_view, 59> mark_names{
     "a crash of the process inside a call",
     "a loss of power",
     "a loss of power that kept writes out of order",
@@ -68,6 +68,7 @@ constexpr std::array<std::string_view, 58> mark_names{
     "events that were forgotten",
     "history that was trimmed",
     "a search that has found tasks",
+    "an event that a sink's topics have chosen",
     "an event that a subscription's filter has chosen",
     "a subscription resumed",
     "a subscription resumed after a restart",

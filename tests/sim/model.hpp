@@ -68,7 +68,11 @@ struct ModelSink {
     std::uint64_t seq = 0;  // of the event that it wants next
     std::uint32_t attempts = 0;
     std::map<std::uint64_t, ModelLetter> dead;
+    std::vector<std::string> topics{};  // of the events that it takes; none: all
 
+    bool wants(const ModelEvent& event) const {
+        return event.seq >= seq && has_topic(topics, event.task);
+    }
     void move(std::uint64_t to) {
         if (to <= seq) return;
         seq = to;
@@ -124,6 +128,7 @@ struct Effect {
     bool moves = false;                    // the letter's event was the one at hand
     std::vector<std::uint64_t> letters{};  // that are tried again, or taken
     std::string reason{};                  // of a pause
+    std::vector<std::string> topics{};     // of a sink that begins
 };
 
 class Model {
@@ -242,6 +247,7 @@ inline void Model::apply_to_sink(const Effect& effect) {
     }
     if (effect.kind == Kind::sink_set && sinks.count(effect.sink) == 0) {
         sinks[effect.sink].seq = effect.seq;
+        sinks[effect.sink].topics = effect.topics;
     }
     const auto found = sinks.find(effect.sink);
     if (found == sinks.end()) return;
@@ -273,7 +279,7 @@ inline void Model::bury(ModelSink& sink, std::uint64_t seq, const ModelLetter& l
 
 inline void Model::pass_over(ModelSink& sink, std::uint64_t end) {
     for (auto at = at_or_after(sink.seq); at != events.end() && at->seq < end; ++at) {
-        if (at->forgotten) continue;
+        if (at->forgotten || !sink.wants(*at)) continue;
         bury(sink, at->seq, {at->task.id, sink.attempts, false});
         sink.attempts = 0;
     }

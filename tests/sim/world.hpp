@@ -123,6 +123,7 @@ private:
         std::string name;
         std::size_t retries = 0;
         bool from_earliest = false;
+        std::vector<std::string> topics;
     };
     struct Request {
         std::vector<scheduler::NewTask> tasks;

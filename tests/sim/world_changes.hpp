@@ -290,7 +290,8 @@ inline void World::cancel_range(bool wait) {
     if (random_.chance(70))
         range.before =
             (range.after ? *range.after : draw_due()) + milliseconds(random_.below(7'200'000));
-    const scheduler::Filter filter = random_.chance(50) ? draw_filter() : scheduler::Filter();
+    scheduler::Filter filter;
+    if (random_.chance(plan_.large ? 15 : 50)) filter = draw_filter();
     Effect effect;
     effect.kind = Effect::Kind::cancel;
     effect.at = now();

@@ -207,7 +207,7 @@ inline void World::drop_old(Model& model, const Observed& observed) const {
         if (at->seq >= first || !may_go) break;
         if (at->forgotten) continue;
         may_go = model.count_from(at->seq + 1) >= plan_.options.history && is_old(at);
-        for (const auto& [name, sink] : model.sinks) may_go = may_go && sink.seq > at->seq;
+        for (const auto& [name, sink] : model.sinks) may_go = may_go && !sink.wants(*at);
     }
     if (may_go) model.trimmed = std::max(model.trimmed, first);
 }
@@ -463,6 +463,7 @@ inline void World::take_scattered_rest(Model& model, const Observed& observed,
     for (const auto& [name, status] : observed.sinks) {
         ModelSink& sink = model.sinks[name];
         sink.state = status.state;
+        sink.topics = status.topics;
         sink.attempts = status.attempts;
         sink.seq = status.lag == 0 ? observed.newest
                                    : observed.events[observed.events.size() - status.lag].seq;

@@ -29,7 +29,8 @@ inline World::World(std::uint64_t seed, Marks& marks, bool traced)
     if (!plan_.sinks) return;
     for (const char* name : {"alpha", "beta", "gamma"}) {
         sink_plans_.push_back(
-            {name, static_cast<std::size_t>(random_.below(3)), random_.chance(50)});
+            {name, static_cast<std::size_t>(random_.below(3)), random_.chance(50), {}});
+        if (random_.chance(40)) sink_plans_.back().topics = draw_topics();
         if (random_.chance(70)) listed_.insert(name);
     }
 }

@@ -150,7 +150,7 @@ inline void World::observe_trim() {
         const bool is_old = at->at + kept <= now() || at->at > now() + kept;
         require(is_old, "an event was dropped before its time");
         for (const auto& [name, sink] : live_.sinks) {
-            if (sink.seq <= at->seq) fail("an event was dropped that sink " + name + " wants");
+            if (sink.wants(*at)) fail("an event was dropped that sink " + name + " wants");
         }
     }
     if (any) {
@@ -257,6 +257,7 @@ inline std::vector<scheduler::SinkOptions> World::sink_options() {
         one.sink = std::make_shared<Receiver>(*this, name);
         one.retry.assign(plan.retries, std::chrono::seconds(5));
         one.from_earliest = plan.from_earliest;
+        one.topics = plan.topics;
         options.push_back(std::move(one));
     }
     return options;
@@ -269,8 +270,12 @@ inline std::uint64_t World::oldest_kept() const {
         if (at->forgotten) continue;
         const bool is_old = at->at + kept <= now() || at->at > now() + kept;
         const bool is_wanted =
-            std::any_of(live_.sinks.begin(), live_.sinks.end(),
-                        [&at](const auto& sink) { return sink.second.seq <= at->seq; });
+            std::any_of(live_.sinks.begin(), live_.sinks.end(), [&](const auto& one) {
+                const auto& [name, sink] = one;
+                if (listed_.count(name) == 0) return sink.seq <= at->seq;
+                const ModelEvent* const next = live_.event_from(sink.seq, {{}, sink.topics});
+                return next && next->seq <= at->seq;  // it passes over what comes before
+            });
         const bool is_much = live_.count_from(at->seq) > plan_.options.history;
         if (!is_old || is_wanted || !is_much) return at->seq;
     }
@@ -288,6 +293,7 @@ inline std::vector<Effect> World::listing_effects(scheduler::Unlisted others) co
         effect.at = now();
         effect.sink = name;
         effect.seq = sink_plan(name).from_earliest ? oldest : std::max(first_seq_, oldest);
+        effect.topics = sink_plan(name).topics;
         effects.push_back(std::move(effect));
     }
     for (const auto& [name, sink] : live_.sinks) {
@@ -374,7 +380,8 @@ inline scheduler::Outcome World::on_delivery(const std::string& name,
             require(first->first == delivery.event.seq, "a sink was given another dead letter");
             require(first->second.attempts + 1 == delivery.attempt, "it is another attempt");
         } else {
-            const ModelEvent* const next = live_.event_from(sink.seq);
+            const ModelEvent* const next = live_.event_from(sink.seq, {{}, sink.topics});
+            if (!sink.topics.empty()) marks_.hit("an event that a sink's topics have chosen");
             require(next, "a sink was given an event that there is not");
             const std::string wrong = event_difference(*next, delivery.event);
             if (!wrong.empty()) fail("sink " + name + ": " + wrong);
@@ -440,8 +447,14 @@ inline void World::observe_sinks() {
             log(std::move(unsettled->second));
             unsettled_.erase(unsettled);
         }
-        const ModelSink& sink = live_.sinks.at(status.name);
-        if (status.lag < live_.count_from(sink.seq)) pass_over(status.name, status);
+        ModelSink& sink = live_.sinks.at(status.name);
+        std::size_t lag = live_.count_from(sink.seq);
+        for (; status.lag < lag; --lag) {  // what its topics do not choose it has passed over
+            const ModelEvent* const next = live_.event_from(sink.seq);
+            if (sink.topics.empty() || sink.wants(*next)) break;
+            sink.seq = next->seq + 1;
+        }
+        if (status.lag < lag) pass_over(status.name, status);
     }
 }
 
