@@ -2,11 +2,11 @@
 //
 // task-scheduler: the one binary.  It instantiates what scheduler.hpp holds, as the
 // flags and the environment say (cli/flags.hpp), and waits for a signal; or it runs
-// one verb of the command line (cli/verbs.hpp).
+// one verb of the command line (cli/table.hpp).
 
 #include "cli/flags.hpp"
 #include "cli/logger.hpp"
-#include "cli/verbs.hpp"
+#include "cli/table.hpp"
 #include "scheduler.hpp"
 
 #include <sys/resource.h>

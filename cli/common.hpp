@@ -106,7 +106,8 @@ inline std::string suggestion(const std::string& word, const std::vector<std::st
 struct FlagForm {
     std::string name;  // with its dashes
     char letter = 0;
-    bool takes_value = false;
+    std::string value;  // what its value is called; empty: it takes none
+    std::string help;
     bool ends = false;  // words after it are not read, as with --help
 };
 
@@ -186,8 +187,8 @@ inline void ArgumentReader::read_name(const std::string& word) {
     const std::string name = word.substr(0, equals);
     const FlagForm& form = form_that([&](const auto& one) { return one.name == name; }, word, name);
     if (equals == std::string::npos) {
-        add(form, form.takes_value ? next_word(name) : "");
-    } else if (form.takes_value) {
+        add(form, form.value.empty() ? "" : next_word(name));
+    } else if (!form.value.empty()) {
         add(form, word.substr(equals + 1));
     } else {
         throw UsageError(name + " takes no value, but is given as " + word);
@@ -199,7 +200,7 @@ inline void ArgumentReader::read_letters(const std::string& word) {
         const char letter = word[i];
         const FlagForm& form =
             form_that([&](const auto& one) { return one.letter == letter; }, word, '-' + word);
-        if (!form.takes_value) {
+        if (form.value.empty()) {
             add(form, "");
             continue;
         }

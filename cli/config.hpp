@@ -106,10 +106,10 @@ inline void set_from_config(Settings& settings, const std::vector<ConfigLine>& l
 // Reads the server's options: of the file, of the environment, which stands above that, and of
 // the command line, which stands above both.  True: the program has nothing more to do.
 inline bool read_flags(int argc, char** argv, Settings& settings) {
-    std::vector<FlagForm> forms{{"--help", 'h', false, true}, {"--version", 0, false, true}};
+    std::vector<FlagForm> forms{{"--help", 'h', "", "", true}, {"--version", 0, "", "", true}};
     std::map<std::string, const Flag*> by_name;
     for (const Flag& flag : flags) {
-        forms.push_back({std::string("--") + flag.name, 0, flag.value != nullptr});
+        forms.push_back(form_of(flag));
         by_name[forms.back().name] = &flag;
     }
     const Arguments arguments = ArgumentReader(forms, {argv + 1, argv + argc}).read();

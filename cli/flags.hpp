@@ -130,24 +130,26 @@ inline const Flag flags[] = {
 inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_READ_SECRET",
                                               "SCHEDULER_URL"};
 
+inline FlagForm form_of(const Flag& flag) {
+    return {std::string("--") + flag.name, 0, flag.value ? flag.value : "", flag.help};
+}
+
 inline void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
         "       task-scheduler add|ls|show|rm|mv|events|sinks|status|pause|resume ...\n"
         "                            talks to a server; see help add\n"
+        "       task-scheduler help|man|completion ...   explains it; see help completion\n"
         "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"
         "  curl -d '{\"timestamp\":\"2026-08-21T04:29:00Z\",\"message\":{\"name\":\"Luke\"}}' \\\n"
         "       http://127.0.0.1:8080/schedule       schedules a message\n"
         "  curl -N http://127.0.0.1:8080/sse         shows messages as they are emitted\n\n");
-    for (const Flag& flag : flags) {
-        const std::string value = flag.value ? std::string(" ") + flag.value : "";
-        std::printf("  %-24s %s\n", ("--" + std::string(flag.name) + value).c_str(), flag.help);
-    }
+    for (const Flag& flag : flags) std::fputs(option_line(form_of(flag)).c_str(), stdout);
     std::printf(
         "  %-24s %s\n  %-24s %s\n\n"
         "Each option may also be given in the environment, --max-body as SCHEDULER_MAX_BODY and\n"
-        "so on, and in the file of --config, as max-body = 1000; secrets themselves as "
-        "SCHEDULER_SECRET and SCHEDULER_READ_SECRET.\n",
+        "so on, and in the file of --config, as max-body = 1000; secrets themselves only in the\n"
+        "environment, as SCHEDULER_SECRET and SCHEDULER_READ_SECRET.\n",
         "-h, --help", "show this help", "--version", "show the version");
 }
 

@@ -11,6 +11,7 @@
 
 #include <cerrno>
 #include <ctime>
+#include <sstream>
 
 namespace cli {
 
@@ -80,6 +81,42 @@ inline std::string shortened(std::string_view text) {
         if (count + 3 == longest) end = at;
     }
     return std::string(text);
+}
+
+// Words with line breaks between them, so that lines fit on a terminal; each line but the first
+// begins with so many blanks.
+inline std::string wrapped(const std::string& text, std::size_t indent) {
+    constexpr std::size_t width = 92;
+    std::string lines;
+    std::size_t column = indent;
+    std::istringstream words(text);
+    for (std::string word; words >> word;) {
+        if (!lines.empty() && column + 1 + word.size() > width) {
+            lines += '\n' + std::string(indent, ' ');
+            column = indent;
+        } else if (!lines.empty()) {
+            lines += ' ';
+            ++column;
+        }
+        lines += word;
+        column += word.size();
+    }
+    return lines;
+}
+
+// A flag's name, with its letter before it if it has one.
+inline std::string names_of(const FlagForm& flag) {
+    if (flag.letter == 0 || flag.name.size() == 2) return flag.name;
+    return std::string("-") + flag.letter + ", " + flag.name;
+}
+
+// What the help says of a flag.
+inline std::string option_line(const FlagForm& flag) {
+    constexpr std::size_t indent = 27;
+    std::string line = "  " + names_of(flag) + (flag.value.empty() ? "" : " ") + flag.value;
+    line += line.size() < indent ? std::string(indent - line.size(), ' ')
+                                 : '\n' + std::string(indent, ' ');
+    return line + wrapped(flag.help, indent) + '\n';
 }
 
 // A sentence for whoever started the program.

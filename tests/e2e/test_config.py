@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""The file of options, for the server and for the verbs of the command line."""
+"""The file of options, for the server and for the verbs of the command line; and what is made of
+the table of flags and verbs for people and their shells."""
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -103,3 +105,93 @@ class Config(TestCase):
         done = self.run_binary("ls", "--config", self.write("ulr = x\n"))
         self.assertEqual(done.returncode, 2)
         self.assertIn("did you mean url?", done.stderr)
+
+
+class Texts(TestCase):
+    """Help, manual page and completion name the same commands and options."""
+    OPTION = re.compile(r"(?m)^  (?:(-\w)(?:, )?)?(--[a-z][a-z-]*)?(?: ([A-Z]+))?(?:  |$)")
+
+    def output(self, *arguments):
+        done = subprocess.run([support.BINARY, *arguments], capture_output=True, text=True,
+                              timeout=20)
+        self.assertEqual((done.returncode, done.stderr), (0, ""), arguments)
+        return done.stdout
+
+    def options(self, *arguments):
+        """The names of the options in a help, each with what its value is called."""
+        found = {}
+        for letter, name, value in self.OPTION.findall(self.output(*arguments)):
+            for one in filter(None, (letter, name)):
+                found[one] = value
+        self.assertIn("--help", found)
+        return found
+
+    def verbs(self):
+        usage = self.output("--help").split("\n\n")[0]
+        verbs = "|".join(re.findall(r"task-scheduler ([a-z|]+)", usage)).split("|")
+        self.assertIn("add", verbs)
+        return verbs
+
+    def test_the_manual_page_names_every_command_and_option(self):
+        page = self.output("man")
+        if shutil.which("groff"):
+            done = subprocess.run(["groff", "-man", "-ww", "-z"], input=page, text=True,
+                                  capture_output=True, timeout=20)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+        page = page.replace("\\-", "-")
+        for verb in self.verbs():
+            self.assertIn(f"\n.SS {verb}\n", page)
+            for name in self.options("help", verb):
+                self.assertRegex(page, rf"{name}(, |\\fR)", verb)
+        for name in self.options("--help"):
+            self.assertRegex(page, rf"{name}(, |\\fR)")
+        for name in ("SCHEDULER_SECRET", "SCHEDULER_URL", "task-scheduler.conf", "SIGHUP"):
+            self.assertIn(name, page)
+
+    def complete(self, script, *words):
+        """What bash makes of the last of these words."""
+        quoted = " ".join(f"'{word}'" for word in words)
+        program = (f"{script}\nCOMP_WORDS=(task-scheduler {quoted}); COMP_CWORD={len(words)}\n"
+                   '_task_scheduler; printf "%s\\n" "${COMPREPLY[@]}"')
+        done = subprocess.run(["bash", "-c", program], capture_output=True, text=True, timeout=20)
+        self.assertEqual(done.stderr, "")
+        return set(done.stdout.split())
+
+    def test_bash_completes_every_command_and_option(self):
+        script = self.output("completion", "bash")
+        verbs = set(self.verbs())
+        self.assertEqual(self.complete(script, "")
+                         - set(self.options("--help")), verbs)
+        self.assertEqual(self.complete(script, "--"),
+                         {name for name in self.options("--help") if name.startswith("--")})
+        for verb in verbs:
+            options = self.options("help", verb)
+            self.assertEqual(self.complete(script, verb, "-"), set(options), verb)
+            for name, value in options.items():
+                if value:
+                    self.assertEqual(self.complete(script, verb, name, ""), set(), (verb, name))
+        self.assertEqual(self.complete(script, "sinks", "re"), {"redeliver", "resume"})
+        self.assertEqual(self.complete(script, "ls", "--gr"), {"--grep"})
+        self.assertEqual(self.complete(script, "help", "st"), {"status"})
+
+    def test_zsh_and_fish_are_told_of_every_command_and_option(self):
+        for shell, mark in (("zsh", "*{}"), ("fish", "-l {}")):
+            script = self.output("completion", shell)
+            if shutil.which(shell):
+                done = subprocess.run([shell, "-n"], input=script, text=True, capture_output=True,
+                                      timeout=20)
+                self.assertEqual((done.returncode, done.stderr), (0, ""), shell)
+            for verb in (None, *self.verbs()):
+                for name in self.options("help", verb) if verb else self.options("--help"):
+                    if name.startswith("--"):
+                        word = name if shell == "zsh" else name[2:]
+                        self.assertIn(mark.format(word), script)
+                if verb:
+                    self.assertRegex(script, rf"(?m)^ +'{verb}:|-a {verb} -d")
+
+    def test_a_shell_that_is_not_known_is_refused(self):
+        for arguments in (["completion"], ["completion", "tcsh"], ["completion", "bash", "zsh"],
+                          ["man", "ls"]):
+            done = subprocess.run([support.BINARY, *arguments], capture_output=True, text=True,
+                                  timeout=20)
+            self.assertEqual((done.returncode, done.stdout), (2, ""), arguments)
