@@ -6331,7 +6331,7 @@ private:
 
     void take(std::string_view line);
     void hand_over();
-    void apply(Batch& batch);
+    void apply(Batch& read);
     void apply_handed();
 
     State& state_;
@@ -6409,13 +6409,13 @@ inline void Store::Loader::apply_handed() {
     }
 }
 
-inline void Store::Loader::apply(Batch& batch) {
+inline void Store::Loader::apply(Batch& read) {
     std::vector<TaskRef>& tasks = std::get<ScheduleRecord>(tasks_).tasks;
     const auto end_run = [&] {
         state_.apply(tasks_);
         tasks.clear();
     };
-    for (auto& item : batch.items) {
+    for (auto& item : read.items) {
         if (const auto* const task = std::get_if<TaskParts>(&item)) {
             tasks.push_back(TaskRef::make(task->id, task->due, task->payload));
             continue;
@@ -6424,8 +6424,8 @@ inline void Store::Loader::apply(Batch& batch) {
         state_.apply(std::get<Record>(item));
     }
     end_run();
-    batch.items.clear();
-    batch.text.clear();
+    read.items.clear();
+    read.text.clear();
 }
 
 inline void Store::recover() {
@@ -10101,7 +10101,7 @@ inline void Sinks::join_done() {
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         const auto stay = std::stable_partition(
-            workers_.begin(), workers_.end(), [this](const std::shared_ptr<Worker>& worker) {
+            workers_.begin(), workers_.end(), [](const std::shared_ptr<Worker>& worker) {
                 return !worker->is_leaving || !(worker->done || !worker->thread.joinable());
             });
         ended.assign(stay, workers_.end());
