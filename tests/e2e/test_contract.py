@@ -193,12 +193,16 @@ class Read(TestCase):
             answer = server.call("GET", "/tasks/" + task)
             self.assertEqual(answer.status, 200)
             self.assertEqual(answer.header("Content-Type").split(";")[0], "application/json")
-            self.assertEqual(answer.json, {"id": task, "status": "pending", "due": stamp,
-                                           "payload": payload})
+            pending = answer.json
+            stored = pending.pop("stored_at")
+            self.assertRegex(stored, f"^{STAMP}$")
+            self.assertEqual(pending, {"id": task, "status": "pending", "due": stamp,
+                                       "payload": payload, "sinks": []})
             stream.next()
         shown = server.page("/tasks/" + task)
         emitted, late = shown.pop("emitted_at"), shown.pop("late_ms")
-        self.assertEqual(shown, {"id": task, "status": "emitted", "due": stamp, "payload": payload})
+        self.assertEqual(shown, {"id": task, "status": "emitted", "due": stamp, "payload": payload,
+                                 "stored_at": stored, "sinks": []})
         self.assertRegex(emitted, f"^{STAMP}$")
         self.assertEqual(millis(emitted) - millis(stamp), late)
         self.assertGreaterEqual(late, 0)
@@ -379,7 +383,8 @@ class Routes(TestCase):
             ("GET", "/schedule", {"POST"}), ("PUT", "/schedule", {"POST"}),
             ("DELETE", "/schedule", {"POST"}), ("PATCH", "/schedule", {"POST"}),
             ("GET", "/cancel", {"POST"}), ("POST", "/tasks/" + task, {"GET", "DELETE"}),
-            ("PUT", "/tasks/" + task, {"GET", "DELETE"}), ("POST", "/tasks", {"GET"}),
+            ("PUT", "/tasks", {"GET", "DELETE"}), ("POST", "/tasks", {"GET"}),
+            ("GET", "/pause", {"POST"}), ("PUT", "/resume", {"POST"}), ("POST", "/status", {"GET"}),
             ("PUT", "/events", {"GET"}), ("POST", "/sse", {"GET"}), ("DELETE", "/sse", {"GET"}),
             ("POST", "/healthz", {"GET"}),
         ):
@@ -403,7 +408,7 @@ class Routes(TestCase):
         answer = server.call("OPTIONS", "*")
         self.assertEqual(answer.status, 204, answer)
         self.assertEqual(set(answer.header("Allow").split(", ")),
-                         {"GET", "HEAD", "POST", "PATCH", "DELETE", "OPTIONS"})
+                         {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
     def test_head_is_get_without_the_body(self):
         server = self.server()
