@@ -253,15 +253,15 @@ class Starting(TestCase):
 
     def test_a_variable_that_means_nothing_is_told_with_the_nearest_that_does(self):
         server = self.server(env={"SCHEDULER_JOURNL": "x", "SCHEDULER_MAX_BODYS": "1",
-                                  "SCHEDULER_COLOUR": "red\x1b[31m", "SCHEDULER_URL": "http://x",
+                                  "SCHEDULER_FAVOURITE_COLOUR": "red\x1b[31m", "SCHEDULER_URL": "http://x",
                                   "SCHEDULER_HISTORY": "5", "SCHEDULERX": "1"})
-        server.until_logged("SCHEDULER_COLOUR")
+        server.until_logged("SCHEDULER_FAVOURITE_COLOUR")
         lines = [line for line in server.stderr().splitlines() if "SCHEDULER" in line]
         self.assertEqual(len(lines), 3, lines)
         said = "\n".join(lines)
         self.assertIn("did you mean SCHEDULER_JOURNAL?", said)
         self.assertIn("did you mean SCHEDULER_MAX_BODY?", said)
-        self.assertRegex(said, "(?m)SCHEDULER_COLOUR means nothing here$")
+        self.assertRegex(said, "(?m)SCHEDULER_FAVOURITE_COLOUR means nothing here$")
         self.assertNotIn("red", said)  # it may be a secret
 
     def test_a_command_that_cannot_be_run_is_told_at_the_start(self):
