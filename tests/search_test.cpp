@@ -70,7 +70,8 @@ using Ids = std::vector<TaskId>;
 }  // namespace
 
 TEST_SUITE("search") {
-    TEST_CASE("a search finds what holds the text in its payload or its id, as it stands there") {
+    TEST_CASE(
+        "a search finds what holds the text in its payload, its name or its id, as it stands") {
         House house;
         const TaskId luke = house.add(milliseconds(2'000), "Luke \"the\" Jedi");
         const TaskId leia = house.add(milliseconds(1'000), "Leia \xC3\xA9");
@@ -88,6 +89,11 @@ TEST_SUITE("search") {
         CHECK(found(luke.str().substr(9)) == Ids{luke});
         CHECK(found(luke.str() + ' ') == Ids{});
         CHECK(found(std::string(100'000, 'L')) == Ids{});
+        const TaskId named =
+            house.tasks->put("han-solo", {house.clock.now() + milliseconds(3'000), "\"x\""}).id;
+        CHECK(found("an-sol") == Ids{named});
+        CHECK(house.tasks->cancel({}, {"han-"}) == 1);
+        CHECK(found("han-solo") == Ids{});
     }
 
     TEST_CASE("pages of a search hold all that it chooses, once, and count it") {

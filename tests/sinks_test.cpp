@@ -485,6 +485,26 @@ TEST_SUITE("sinks") {
         CHECK(status_of(tasks).topics.empty());
     }
 
+    TEST_CASE("sinks that are replaced may have other topics, and lose nothing by that") {
+        const TempDir dir;
+        Scheduler tasks(options_for(dir));
+        auto notes = std::make_shared<Notes>();
+        SinkOptions chosen = sink("a", notes);
+        chosen.topics = {"a"};
+        Sinks sinks(tasks, {chosen});
+        std::vector<TaskId> wanted{emit(tasks, {"b", "a"})[1]};
+        CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        chosen.topics = {"b"};
+        sinks.replace({chosen});
+        CHECK(status_of(tasks).topics == std::vector<std::string>{"b"});
+        wanted.push_back(emit(tasks, {"b", "a"})[0]);
+        CHECK(eventually([&] { return status_of(tasks).lag == 0; }));
+        CHECK(notes->taken() == wanted);
+        chosen.topics = {"*b"};
+        CHECK(errc_of([&] { sinks.replace({chosen}); }) == Errc::invalid_argument);
+        CHECK(status_of(tasks).topics == std::vector<std::string>{"b"});
+    }
+
     TEST_CASE("of a sink with topics that is too far behind only what they choose is given up") {
         const TempDir dir;
         Options options = options_for(dir);
