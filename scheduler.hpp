@@ -3437,7 +3437,7 @@ struct LatenessMinute {
     TimePoint at{};            ///< when the minute began
     std::uint64_t events = 0;  ///< that were emitted in it
     milliseconds p50{0};       ///< half of them were at most so late, to a sixteenth of that
-    milliseconds p90{0};       ///< nine in ten of them
+    milliseconds p95{0};       ///< 19 in twenty of them
     milliseconds p99{0};       ///< 99 in a hundred
     milliseconds max{0};       ///< all of them
 };
@@ -3540,7 +3540,7 @@ inline milliseconds LatenessBook::quantile(std::uint64_t percent) const {
 }
 
 inline LatenessMinute LatenessBook::at_hand() const {
-    return {minute_, events_, quantile(50), quantile(90), quantile(99), max_};
+    return {minute_, events_, quantile(50), quantile(95), quantile(99), max_};
 }
 
 inline std::vector<LatenessMinute> LatenessBook::minutes() const {
@@ -11322,9 +11322,10 @@ inline const std::vector<ApiSchema>& api_schemas() {
             {"lateness", "LatenessMinute[]",
                 "How late events were, by the minute, as far as there were any."},
             {"marks", "Mark[]", "What explains that."},
-            {"streams", "{open:integer,limit:integer}"}}},
+            {"streams", "{open:integer,limit:integer}"},
+            {"access", "'all'|'read'", "What the secret of this request opens."}}},
         {"LatenessMinute",
-            "{at:time,events:integer,p50_ms:integer,p90_ms:integer,p99_ms:integer,"
+            "{at:time,events:integer,p50_ms:integer,p95_ms:integer,p99_ms:integer,"
             "max_ms:integer}"},
         {"Mark", "object", {
             {"at", "time"},
@@ -11597,7 +11598,7 @@ inline std::string minute_json(const LatenessMinute& minute) {
         .add_text("at", format_time(minute.at))
         .add("events", std::to_string(minute.events))
         .add("p50_ms", ms(minute.p50))
-        .add("p90_ms", ms(minute.p90))
+        .add("p95_ms", ms(minute.p95))
         .add("p99_ms", ms(minute.p99))
         .add("max_ms", ms(minute.max))
         .str();
@@ -11737,6 +11738,10 @@ struct HttpOptions {
     std::size_t max_streams = 1'024;
     /// After how long without an event a stream gets a comment.
     milliseconds keep_alive{15'000};
+    /// The HTML document that `GET /` answers, to anybody; empty: there is nothing at `/`.  The
+    /// binary's own is made of the files in `page/`; its addresses are relative, so that it works
+    /// behind a prefix too.
+    std::string page;
 
     /// `HttpServer`: how many bytes of large answers may be on their way at once.
     std::size_t max_answers = std::size_t{64} << 20;
@@ -13571,12 +13576,13 @@ private:
         void (HttpApi::*handler)(Call&);
     };
 
-    static const std::vector<Route>& routes();
+    static std::vector<Route> all_routes(bool with_page);
     static std::vector<Route> task_routes();
     static std::vector<Route> event_routes();
     static std::vector<Route> sink_routes();
     static std::vector<Route> state_routes();
-    static const Route* find_route(Call& call);
+    static Route page_route();
+    const Route* find_route(Call& call) const;
     detail::HttpAnswer answer(const detail::HttpRequest& request);
     static bool is_schedule(const detail::HttpRequest& request);
     void begin(const detail::HttpRequest& request, detail::HttpAnswer& answer,
@@ -13641,6 +13647,7 @@ private:
     void get_readyz(Call& call);
     void get_metrics(Call& call);
     void get_openapi(Call& call);
+    void get_page(Call& call);
 
     void cancel(Call& call, const std::string& text);
     template <class Fn>
@@ -13697,6 +13704,7 @@ private:
 
     Scheduler& scheduler_;
     const HttpOptions options_;
+    const std::vector<Route> routes_;
     mutable std::mutex secrets_mutex_;
     std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
     bool is_on_loopback_ = false;                     // an HttpServer's that listens there
@@ -13712,7 +13720,9 @@ private:
 };
 
 inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
-    : scheduler_(scheduler), options_(std::move(options)) {
+    : scheduler_(scheduler),
+      options_(std::move(options)),
+      routes_(all_routes(!options_.page.empty())) {
     options_.check();
     replace_secrets(options_.secrets, options_.read_secrets);
     const auto notify = [this] {
@@ -13747,15 +13757,13 @@ inline void HttpApi::stop() {
 
 // Adding to the interface takes an entry here and a handler.  The methods of a path stand
 // together.
-inline const std::vector<HttpApi::Route>& HttpApi::routes() {
-    static const std::vector<Route> all = [] {
-        std::vector<Route> routes;
-        for (const auto part : {task_routes, event_routes, sink_routes, state_routes}) {
-            for (Route& route : part()) routes.push_back(std::move(route));
-        }
-        return routes;
-    }();
-    return all;
+inline std::vector<HttpApi::Route> HttpApi::all_routes(bool with_page) {
+    std::vector<Route> routes;
+    for (const auto part : {task_routes, event_routes, sink_routes, state_routes}) {
+        for (Route& route : part()) routes.push_back(std::move(route));
+    }
+    if (with_page) routes.push_back(page_route());
+    return routes;
 }
 
 inline std::vector<HttpApi::Route> HttpApi::task_routes() {
@@ -13958,6 +13966,15 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
     };
 }
 
+inline HttpApi::Route HttpApi::page_route() {
+    return {detail::Operation("GET", "/", "page", "The page to look at and to work with.")
+                .without_secret()
+                .with_any_query()
+                .answers("string", "It holds no data: it asks for them as anybody does.",
+                         "text/html"),
+            &HttpApi::get_page};
+}
+
 // ---- On a foreign server ---------------------------------------------------
 
 inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
@@ -13976,7 +13993,7 @@ inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
         serve(prefix, from, to, &reader);
     };
     std::string_view last;
-    for (const Route& route : routes()) {
+    for (const Route& route : routes_) {
         if (last == route.operation.path) continue;  // the methods of a path stand together
         last = route.operation.path;
         const std::string pattern = detail::path_pattern(prefix + std::string(last));
@@ -14225,10 +14242,10 @@ inline void HttpApi::dispatch(Call& call) {
     (this->*route->handler)(call);
 }
 
-inline const HttpApi::Route* HttpApi::find_route(Call& call) {
+inline const HttpApi::Route* HttpApi::find_route(Call& call) const {
     const std::string path = call.request.path();
     const std::string_view method = call.request.method == "HEAD" ? "GET" : call.request.method;
-    for (const Route& route : routes()) {
+    for (const Route& route : routes_) {
         if (method == route.operation.method &&
             detail::matches(route.operation.path, path, call.id)) {
             return &route;
@@ -14243,7 +14260,7 @@ inline void HttpApi::answer_without_route(Call& call) const {
     const std::string path = call.request.path();
     const bool is_of_all = method == "OPTIONS" && path == "*";  // what the server knows at all
     std::string allow;
-    for (const Route& route : routes()) {
+    for (const Route& route : routes_) {
         const std::string list = detail::method_list(route.operation.method);
         if (!is_of_all && !detail::matches(route.operation.path, path, call.id)) continue;
         if (allow.find(list) == std::string::npos) allow += (allow.empty() ? "" : ", ") + list;
@@ -14353,7 +14370,7 @@ inline void HttpApi::preflight(Call& call, const std::string& allow) const {
     if (!is_listed_origin(call.request)) return;
     fields.emplace_back("Access-Control-Allow-Methods", allow);
     std::string headers = "Authorization, Content-Type, x-pd-secret";
-    for (const Route& route : routes()) {
+    for (const Route& route : routes_) {
         for (const auto& param : route.operation.params) {
             if (param.in == "header") headers.append(", ").append(param.what.name);
         }
@@ -14703,6 +14720,8 @@ inline void HttpApi::get_status(Call& call) {
                             .add("open", std::to_string(streams_))
                             .add("limit", std::to_string(options_.max_streams))
                             .str());
+    const bool reads = access_by_head(call.request, *secrets()) == detail::Access::read;
+    json.add_text("access", reads ? "read" : "all");
     answer(call, 200, json.str());
 }
 
@@ -14722,8 +14741,23 @@ inline void HttpApi::get_readyz(Call& call) {
 
 inline void HttpApi::get_openapi(Call& call) {
     std::vector<const detail::Operation*> operations;
-    for (const Route& route : routes()) operations.push_back(&route.operation);
+    for (const Route& route : routes_) operations.push_back(&route.operation);
     answer(call, 200, detail::openapi_text(operations, call.request.prefix));
+}
+
+// The document says itself which scripts and styles it has; no header of ours could know the
+// digests of an embedder's.  What follows cannot be said there.
+inline void HttpApi::get_page(Call& call) {
+    auto& fields = call.answer.fields;
+    fields.emplace_back("Cache-Control", "no-cache");
+    fields.emplace_back("Content-Security-Policy",
+                        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+                        "object-src 'none'");
+    fields.emplace_back("Cross-Origin-Opener-Policy", "same-origin");
+    fields.emplace_back("Referrer-Policy", "no-referrer");
+    fields.emplace_back("X-Content-Type-Options", "nosniff");
+    call.answer.type = "text/html; charset=utf-8";
+    call.answer.body = options_.page;
 }
 
 inline void HttpApi::get_metrics(Call& call) {

@@ -331,7 +331,7 @@ TEST_SUITE("http") {
             {"GET /readyz", "", 200, R"("paused":null)"},
             {"GET /metrics", "", 200, "\ntask_scheduler_paused 0\n"},
             {"GET /pause", "", 405, "it knows POST"},
-            {"GET /status", "", 200, R"("streams":{"open":0,"limit":1024}})"},
+            {"GET /status", "", 200, R"("streams":{"open":0,"limit":1024},"access":"all"})"},
             {"GET /status?x=1", "", 400, "takes none"},
             {"GET /healthz", "", 200, R"({"status":"ok"})"},
             {"GET /readyz", "", 200, R"("status":"ready")"},
@@ -1909,6 +1909,69 @@ TEST_SUITE("http") {
             CAPTURE(path);
             CHECK(status_of(ask(std::string("POST ") + path, later)) == 404);
         }
+        api.stop();
+        server.stop();
+        listening.join();
+    }
+
+    TEST_CASE("the page is answered to anybody, and only where there is one") {
+        HttpOptions http;
+        http.secrets = {"hidden"};
+        CHECK(status_of(Service(http).ask("GET /")) == 401);
+        http.page = "<!doctype html><title>page</title>";
+        Service service(http);
+        const std::string answer = service.ask("GET /?q=a&whatever=1");
+        CHECK(status_of(answer) == 200);
+        CHECK(answer.substr(answer.find("\r\n\r\n") + 4) == http.page);
+        for (const char* field :
+             {"Content-Type: text/html; charset=utf-8", "Cache-Control: no-cache",
+              "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer",
+              "frame-ancestors 'none'"}) {
+            CAPTURE(field);
+            CHECK(answer.find(field) != std::string::npos);
+        }
+        CHECK(status_of(service.ask("HEAD /")) == 200);
+        CHECK(status_of(service.ask("GET /", "", "Origin: http://evil.example\r\n")) == 403);
+        const std::string with = "x-pd-secret: hidden\r\n";
+        CHECK(status_of(service.ask("POST /", "", with)) == 405);
+        CHECK(service.ask("GET /openapi.json", "", with).find(R"("/":{"get")") !=
+              std::string::npos);
+        http.page.clear();
+        Service without(http);
+        CHECK(status_of(without.ask("GET /", "", with)) == 404);
+        CHECK(without.ask("GET /openapi.json", "", with).find(R"("/":{"get")") ==
+              std::string::npos);
+    }
+
+    TEST_CASE("a page asks the status what its secret opens") {
+        HttpOptions http;
+        http.secrets = {"all"};
+        http.read_secrets = {"read"};
+        Service service(http);
+        for (const std::string secret : {"all", "read"}) {
+            CAPTURE(secret);
+            CHECK(service.ask("GET /status", "", "x-pd-secret: " + secret + "\r\n")
+                      .find(R"("access":")" + secret + '"') != std::string::npos);
+        }
+    }
+
+    TEST_CASE("the page stands behind a prefix too, with the slash at its end") {
+        Scheduler tasks;
+        HttpOptions http;
+        http.page = "<!doctype html><title>page</title>";
+        HttpApi api(tasks, http);
+        httplib::Server server;
+        api.mount(server, "/scheduler");
+        const int port = server.bind_to_any_port("127.0.0.1");
+        std::thread listening([&] { server.listen_after_bind(); });
+        const auto ask = [&](const std::string& line) {
+            return Wire(port)
+                .say(line + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+                .hear_all();
+        };
+        CHECK(ask("GET /scheduler/?q=x").find(http.page) != std::string::npos);
+        CHECK(status_of(ask("HEAD /scheduler/")) == 200);
+        CHECK(status_of(ask("GET /")) == 404);
         api.stop();
         server.stop();
         listening.join();
