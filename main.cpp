@@ -6,6 +6,7 @@
 
 #include "cli/flags.hpp"
 #include "cli/logger.hpp"
+#include "cli/page.hpp"
 #include "cli/table.hpp"
 #include "scheduler.hpp"
 
@@ -51,6 +52,7 @@ void run(cli::Settings settings) {
     warn_if_open(settings, listener);
     scheduler::Scheduler tasks(settings.scheduler);
     scheduler::Sinks sinks(tasks, std::move(configured));
+    settings.http.page = cli::page();
     scheduler::HttpServer server(tasks, settings.http);
     server.listen(std::move(listener));
     std::printf("task-scheduler %s listening on %s, journal %s, %zu pending tasks recovered\n",
