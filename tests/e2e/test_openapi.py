@@ -89,6 +89,7 @@ class Description(TestCase):
         server.restart()
         self.document = server.ask('GET', '/openapi.json')[2]
         self.seen = set()
+        self.page = {'/'} & set(self.document['paths'])  # a binary without Meson has none
         self.exercise_tasks(server)
         self.exercise_events(server)
         self.exercise_sinks(server)
@@ -166,7 +167,7 @@ class Description(TestCase):
             go(server, 'get', path, path, 200)
         go(server, 'post', '/resume', '/resume', 200)
         go(server, 'post', '/resume', '/resume', 400, [])
-        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz', '/status'):
+        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz', '/status', *self.page):
             go(server, 'get', path, path, 200)
 
     def exercise_sinks(self, server):
@@ -213,7 +214,7 @@ class Description(TestCase):
     def exercise_unknown_parameter(self, server, method, template, operation, body):
         """The server knows the query parameters that are described, and no other."""
         path = self.concrete(template) + '?misspelt=1'
-        if template in ('/healthz', '/readyz', '/metrics', '/openapi.json'):
+        if template in ('/', '/healthz', '/readyz', '/metrics', '/openapi.json'):
             self.assertEqual(server.ask(method.upper(), path)[0], 200, path)
             return
         errors = self.exercise(server, method, path, template, 400, body)['errors']
