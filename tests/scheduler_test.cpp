@@ -307,7 +307,9 @@ TEST_SUITE("scheduler") {
             tasks.schedule(ahead, "\"x\"");
         }
         for (const std::size_t buckets : {1U, 7U, 24U, 500U}) {
-            for (const auto& [from, to] : {std::pair(0, 20'000), {2'000, 2'003}, {3'000, 9'999}}) {
+            for (const auto& span : {std::pair(0, 20'000), {2'000, 2'003}, {3'000, 9'999}}) {
+                const int from = span.first;
+                const int to = span.second;
                 CAPTURE(buckets);
                 CAPTURE(from);
                 const DueRange range{noon + milliseconds(from), noon + milliseconds(to)};
