@@ -263,6 +263,7 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
             options.url = url;
             sinks.emplace_back();
             sinks.back().name = scheduler::default_sink_name("webhook", url);
+            sinks.back().settings = url;
             sinks.back().sink = std::make_shared<scheduler::WebhookSink>(options);
         });
     }
@@ -276,6 +277,7 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
             };
             sinks.emplace_back();
             sinks.back().name = name;
+            sinks.back().settings = command;
             sinks.back().sink = std::make_shared<scheduler::CommandSink>(options);
             const std::string problem = scheduler::CommandSink::problem(options.command[0]);
             if (!problem.empty()) throw UsageError("--exec: " + problem);

@@ -153,6 +153,16 @@ class Reload(test_sinks.Sinks):
         server.call("DELETE", "/sinks/gone")
         self.assertNotIn("gone", [one["name"] for one in server.page("/sinks")["data"]])
 
+    def test_what_the_file_does_not_change_keeps_its_connection(self):
+        one, two, three = self.receiver(), self.receiver(), self.receiver()
+        server = self.serve(self.hook(one), self.hook(two, "b"), flags=("--webhook", three.url()))
+        for number in range(3):
+            task = self.emit(server, str(number))[0]
+            wait_for(lambda: all(receiver.ids[-1:] == [task] for receiver in (one, two, three)))
+            self.configure(self.hook(one), self.hook(two, "b", timeout=f"{number + 6}s"))
+            self.reload(server)
+        self.assertEqual([len(r.connections) for r in (one, two, three)], [1, 3, 1])
+
     def test_a_file_of_sinks_with_something_wrong_changes_nothing(self):
         receiver = self.receiver()
         token = self.write("token", "one\n")
