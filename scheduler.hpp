@@ -3902,7 +3902,8 @@ public:
 
     // While a journal is read, between these two, whatever a sink wants is kept.
     void begin_loading();
-    void end_loading();
+    // Returns how many tasks have lost their names to newer ones (Q7).
+    std::size_t end_loading();
 
     // Makes the room that applying the record takes, and holds the tasks that it changes or
     // ends.  Throws std::bad_alloc, and then has done nothing.
@@ -4025,7 +4026,7 @@ private:
     }
     void put(TaskRef task);
     void name(StoredTask* task);
-    void settle_names();
+    std::size_t settle_names();
     void take_out(StoredTask* task);
     void release(StoredTask* task);
     StoredTask* find_ending(const std::vector<TaskId>& ids, std::size_t i) const;
@@ -4150,14 +4151,15 @@ inline void State::begin_loading() {
     queue_.begin_filling();
 }
 
-inline void State::end_loading() {
+inline std::size_t State::end_loading() {
     loading_ = false;
     parts_.clear();
-    settle_names();
+    const std::size_t unnamed = settle_names();
     queue_.sort();
     history_.skip_to(first_free_seq_);
     // A crash may take away an emission and leave what a sink made of it.
     history_.skip_to(sinks_.next_seq());
+    return unnamed;
 }
 
 inline void State::apply(Record& record, const Breathe& breathe) {
@@ -4215,7 +4217,8 @@ inline void State::name(StoredTask* task) {
 
 // What is pending and has lost its name to a newer task goes on without, or gets it back if that
 // has ended.
-inline void State::settle_names() {
+inline std::size_t State::settle_names() {
+    std::size_t unnamed = 0;
     for (const TaskId id : std::exchange(unnamed_, {})) {
         StoredTask* const task = index_.find(id);
         if (!task || is_ended(task->stage) || !task->has_name()) continue;
@@ -4225,7 +4228,9 @@ inline void State::settle_names() {
         if (!meant || meant == task) continue;
         details.name = {};
         put(TaskRef::make(id, task->due, task->text(), details));
+        ++unnamed;
     }
+    return unnamed;
 }
 
 // Takes a pending task out of queue and index.
@@ -6432,7 +6437,8 @@ inline void Store::recover() {
     if (!keeps_) return;
     state_.begin_loading();
     bool replace_first = Loader(state_).load(*journal_, options_.drive == Drive::thread);
-    state_.end_loading();
+    const std::size_t unnamed = state_.end_loading();
+    if (unnamed > 0) notes_.add(unnamed, " tasks have lost their names to newer tasks");
     stats_.recovered = state_.pending();
     late_before_ = state_.late();
     last_stored_ = state_.ids().last();

@@ -55,6 +55,7 @@ inline std::string pending_difference(const Model& model, const Observed& observ
                missing->second.str() + ", and " + std::to_string(observed.pending.size()) + " are";
     }
     std::size_t i = 0;
+    std::set<std::string_view> names;
     for (const auto& [due, id] : model.order) {
         const Task& task = observed.pending[i++];
         if (task.id != id || task.due != due) {
@@ -65,11 +66,18 @@ inline std::string pending_difference(const Model& model, const Observed& observ
             return "task " + id.str() + " should have " + model.pending.at(id).payload +
                    ", and has " + task.payload.str();
         }
+        if (!model.shows(model.pending.at(id), task.topic(), task.name())) {
+            return "task " + id.str() + " has another topic or name";
+        }
+        if (!task.name().empty() && !names.insert(task.name()).second) {
+            return "name " + std::string(task.name()) + " means two tasks";
+        }
     }
     return "";
 }
 
-inline std::string event_difference(const ModelEvent& expected, const Event& event) {
+inline std::string event_difference(const Model& model, const ModelEvent& expected,
+                                    const Event& event) {
     const std::string name = "event " + std::to_string(expected.seq) + ' ' + expected.task.id.str();
     if (event.seq != expected.seq || event.id != expected.task.id) {
         return name + " should come next, and " + std::to_string(event.seq) + ' ' + event.id.str() +
@@ -77,6 +85,9 @@ inline std::string event_difference(const ModelEvent& expected, const Event& eve
     }
     if (event.text() != expected.task.payload) return name + " has another payload";
     if (event.due != expected.task.due) return name + " has another due time";
+    if (!model.shows(expected.task, event.topic(), event.name())) {
+        return name + " has another topic or name";
+    }
     if (event.emitted_at != expected.at) return name + " was emitted at another time";
     return "";
 }
@@ -91,7 +102,7 @@ inline std::string events_difference(const Model& model, const Observed& observe
         if (i == observed.events.size()) {
             return "event " + std::to_string(at->seq) + ' ' + at->task.id.str() + " is not there";
         }
-        const std::string difference = event_difference(*at, observed.events[i++]);
+        const std::string difference = event_difference(model, *at, observed.events[i++]);
         if (!difference.empty()) return difference;
     }
     if (i < observed.events.size()) {

@@ -17,7 +17,7 @@
 
 namespace sim {
 
-constexpr std::array<std::string_view, 59> mark_names{
+constexpr std::array<std::string_view, 63> mark_names{
     "a crash of the process inside a call",
     "a loss of power",
     "a loss of power that kept writes out of order",
@@ -65,6 +65,10 @@ constexpr std::array<std::string_view, 59> mark_names{
     "a pause that could not be stored",
     "a change that met a bulk cancel on its way",
     "a bulk cancel that took a task whose change was on its way",
+    "a put that made a task",
+    "a put that replaced a task",
+    "a put that met another change on its way",
+    "a put whose condition was not met",
     "events that were forgotten",
     "history that was trimmed",
     "a search that has found tasks",

@@ -31,6 +31,7 @@ struct ModelTask {
     std::string payload;
     std::optional<milliseconds> max_lateness{};  // of its own
     std::string topic{};
+    std::string name{};
 };
 
 // Whether one of these patterns is a task's topic, or stands for it.
@@ -47,6 +48,7 @@ inline bool has_topic(const std::vector<std::string>& patterns, const ModelTask&
 inline bool is_chosen(const scheduler::Filter& filter, const ModelTask& task) {
     return has_topic(filter.topics, task) &&
            (filter.text.empty() || task.payload.find(filter.text) != std::string::npos ||
+            task.name.find(filter.text) != std::string::npos ||
             task.id.str().find(filter.text) != std::string::npos);
 }
 
@@ -138,6 +140,7 @@ public:
     std::vector<ModelEvent> events;                // all that ever were, by seq
     std::map<TaskId, std::size_t> event_of;        // the index in `events`
     std::set<TaskId> missed;
+    std::map<std::string, TaskId> newest;  // task that was put by a name
     std::optional<ModelPause> paused;
     std::map<std::string, ModelKey> keys;
     std::map<std::string, ModelSink> sinks;
@@ -154,6 +157,18 @@ public:
     // Whether a key is known for certain: one of its tasks is pending, or it is younger than
     // a day.
     bool knows(const std::string& key, TimePoint now) const;
+    // Whether a task is shown with the topic and the name that it was put by.  It may have lost
+    // the name to a newer task, if its end was lost.
+    bool shows(const ModelTask& task, std::string_view topic, std::string_view name) const {
+        if (topic != task.topic) return false;
+        return name == task.name || (name.empty() && task.id < newest.at(task.name));
+    }
+    // Lets the name of a task mean it, if no newer one had it.
+    void name(const ModelTask& task) {
+        if (task.name.empty()) return;
+        TaskId& id = newest[task.name];
+        id = std::max(id, task.id);
+    }
     // How many events are remembered from `seq` on.
     std::size_t count_from(std::uint64_t seq) const;
 
@@ -167,6 +182,7 @@ private:
 };
 
 inline void Model::put(const ModelTask& task) {
+    name(task);
     pending[task.id] = task;
     order.emplace(task.due, task.id);
 }

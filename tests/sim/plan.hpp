@@ -23,6 +23,8 @@ enum class Act {
     begin_cancel,
     change,
     begin_change,
+    put,
+    begin_put,
     cancel_range,
     begin_cancel_range,
     forget,
@@ -129,6 +131,8 @@ inline void Plan::draw_acts(Random& random) {
     maybe(Act::begin_cancel, 2);
     maybe(Act::change, 2);
     maybe(Act::begin_change, 2);
+    maybe(Act::put, 2);
+    maybe(Act::begin_put, 2);
     maybe(Act::cancel_range, 0.3);
     maybe(Act::begin_cancel_range, 0.3);
     maybe(Act::forget, 0.5);
@@ -156,6 +160,7 @@ inline void Plan::draw_acts(Random& random) {
         weight(Act::batch) = 10;
         weight(Act::cancel_range) = 5;
         weight(Act::crash_inside) = 8;
+        weight(Act::put) = weight(Act::begin_put) = 0;
     }
     if (!sinks) return;
     maybe(Act::sink_state, 0.5);

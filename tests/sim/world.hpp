@@ -153,7 +153,6 @@ private:
     bool has_crashed() const { return disk_.has_crashed(); }
 
     // ---- Changes
-    ModelTask new_task(TimePoint due);
     std::string message(std::string& kept);
     TimePoint draw_due();
     std::string draw_topic();
@@ -171,6 +170,8 @@ private:
     void take_repeated(scheduler::Ticket ticket, const std::string& key, bool on_its_way);
     void cancel(bool wait);
     void change(bool wait);
+    void put(bool wait);
+    scheduler::NewTask new_task(Effect& effect, TimePoint due);
     void cancel_range(bool wait);
     void forget();
     void pause_or_resume(Effect::Kind kind);

@@ -87,6 +87,20 @@ inline std::optional<TaskId> World::draw_pending() {
     return at->first;
 }
 
+// A task to schedule, which the effect then tells of.
+inline scheduler::NewTask World::new_task(Effect& effect, TimePoint due) {
+    std::string kept;
+    scheduler::NewTask task;
+    task.message = message(kept);
+    task.due = due;
+    task.topic = draw_topic();
+    if (random_.chance(20)) task.max_lateness = milliseconds(random_.between(1'000, 600'000));
+    ModelTask model{TaskId(), due, payload_of(due, kept, task.topic, task.max_lateness),
+                    task.max_lateness, task.topic};
+    effect.tasks.push_back(std::move(model));
+    return task;
+}
+
 inline void World::schedule(std::size_t count, bool wait) {
     if (live_.pending.size() > (plan_.large ? 20'000U : 250U)) return;
     std::vector<scheduler::NewTask> tasks;
@@ -94,16 +108,7 @@ inline void World::schedule(std::size_t count, bool wait) {
     const bool same = random_.chance(30);
     const TimePoint due = draw_due();
     for (std::size_t i = 0; i < count; ++i) {
-        std::string kept;
-        scheduler::NewTask task;
-        task.message = message(kept);
-        task.due = same ? due : draw_due();
-        if (random_.chance(20)) task.max_lateness = milliseconds(random_.between(1'000, 600'000));
-        task.topic = draw_topic();
-        effect.tasks.push_back({TaskId(), task.due,
-                                payload_of(task.due, kept, task.topic, task.max_lateness),
-                                task.max_lateness, task.topic});
-        tasks.push_back(std::move(task));
+        tasks.push_back(new_task(effect, same ? due : draw_due()));
     }
     if (plan_.weight(Act::repeat_key) > 0 && random_.chance(40)) {
         effect.key = "key-" + std::to_string(++numbers_);
@@ -282,6 +287,49 @@ inline void World::check_search(const scheduler::DueRange& range, const schedule
     }
     require(found == chosen, "a search finds other tasks");
     if (!filter.is_open() && !found.empty()) marks_.hit("a search that has found tasks");
+}
+
+// Makes a task of one of a few names, or replaces it.
+inline void World::put(bool wait) {
+    update_trust();
+    const std::string name = "name-" + std::to_string(random_.below(4));
+    std::optional<TaskId> known;
+    for (const auto& [id, task] : live_.pending) {
+        if (task.name != name) continue;
+        // Of two, what the name means now and after a restart depends on how they end.
+        if (known || id != live_.newest.at(name)) return;
+        known = id;
+    }
+    const bool arrives = std::any_of(open_.begin(), open_.end(), [&name](const BegunRef& one) {
+        return one->effect.kind == Effect::Kind::schedule && one->effect.tasks.front().name == name;
+    });
+    const bool meets = arrives || (known && busy().count(*known) != 0);
+    const auto condition = static_cast<scheduler::PutIf>(random_.below(3));
+    Effect effect;
+    effect.at = now();
+    const scheduler::NewTask task = new_task(effect, draw_due());
+    effect.tasks.front().name = name;
+    std::optional<scheduler::Ticket> ticket;
+    const Result result = call([&] { ticket.emplace(tasks_->begin_put(name, task, condition)); });
+    if (result.code == Errc::condition_failed) {
+        const auto refused_if = known ? scheduler::PutIf::absent : scheduler::PutIf::present;
+        require(!meets && condition == refused_if, "a put says that its condition is not met");
+        return marks_.hit("a put whose condition was not met");
+    }
+    if (!result.ok) return refused(result, "putting");
+    if (!stamp_known_) trusted_ = tasks_->stats().clock_trusted;
+    require(ticket->again() == meets, "a put does not see that another change is on its way");
+    if (meets) {
+        marks_.hit("a put that met another change on its way");
+        return begun_or_met(std::move(*ticket), std::move(effect), known.value_or(TaskId()), wait);
+    }
+    require(ticket->creates() == !known, "a put makes a task, or replaces none");
+    marks_.hit(known ? "a put that replaced a task" : "a put that made a task");
+    if (!known) return take_submitted(std::move(*ticket), std::move(effect), wait);
+    require(ticket->ids().front() == *known, "a put replaces another task");
+    effect.kind = Effect::Kind::change;
+    effect.tasks.front().id = *known;
+    begun(std::move(*ticket), std::move(effect), wait);
 }
 
 inline void World::cancel_range(bool wait) {
@@ -845,6 +893,8 @@ inline void World::check_task(TaskId id) const {
         require(task && task->status == scheduler::Status::pending, "a task is not pending");
         require(task->due == pending->second.due, "a task has another due time");
         require(task->text() == pending->second.payload, "a task has another payload");
+        require(live_.shows(pending->second, task->topic(), task->name()),
+                "a task has another topic or name");
         return;
     }
     const auto event = live_.event_of.find(id);

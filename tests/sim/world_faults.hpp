@@ -378,6 +378,7 @@ inline Model World::scattered_model(const Observed& observed, std::size_t first)
             const auto before = model.pending.find(task.id);
             if (before != model.pending.end()) versions[task.id].push_back(before->second);
             versions[task.id].push_back(task);
+            model.name(task);  // it may have had the name, and be gone
             touched.insert(task.id);
         }
         if (effect.sink.empty()) touched.insert(effect.ids.begin(), effect.ids.end());
@@ -411,6 +412,7 @@ inline void World::add_scattered_tasks(Model& model, const Observed& observed,
         for (const ModelTask& version : known->second) {
             if (version.due != task.due || version.payload != task.text()) continue;
             model.pending[task.id] = version;
+            model.name(version);
             model.order.emplace(version.due, task.id);
             break;
         }

@@ -161,6 +161,10 @@ inline void World::change_something(Act what) {
             return change(true);
         case Act::begin_change:
             return change(false);
+        case Act::put:
+            return put(true);
+        case Act::begin_put:
+            return put(false);
         case Act::cancel_range:
             return cancel_range(true);
         case Act::begin_cancel_range:

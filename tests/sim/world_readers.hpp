@@ -101,7 +101,7 @@ inline void World::emit_expected(const std::vector<ModelTask>& due) {
         }
         if (i == page.events.size()) continue;
         const ModelEvent expected{task, now(), live_.next_seq + i, false};
-        const std::string wrong = event_difference(expected, page.events[i++]);
+        const std::string wrong = event_difference(live_, expected, page.events[i++]);
         if (!wrong.empty()) fail(wrong);
         emitted.ids.push_back(task.id);
     }
@@ -198,7 +198,7 @@ inline void World::on_read(Reader& reader, const Event& event) {
                 std::to_string(reader.next);
         return;
     }
-    const std::string wrong = event_difference(*expected, event);
+    const std::string wrong = event_difference(live_, *expected, event);
     if (!wrong.empty()) said_ = "a subscription: " + wrong;
     reader.next = event.seq + 1;
 }
@@ -383,7 +383,7 @@ inline scheduler::Outcome World::on_delivery(const std::string& name,
             const ModelEvent* const next = live_.event_from(sink.seq, {{}, sink.topics});
             if (!sink.topics.empty()) marks_.hit("an event that a sink's topics have chosen");
             require(next, "a sink was given an event that there is not");
-            const std::string wrong = event_difference(*next, delivery.event);
+            const std::string wrong = event_difference(live_, *next, delivery.event);
             if (!wrong.empty()) fail("sink " + name + ": " + wrong);
             require(sink.attempts + 1 == delivery.attempt, "it is another attempt of a sink");
         }
