@@ -13973,12 +13973,12 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
 }
 
 inline HttpApi::Route HttpApi::page_route() {
-    return {detail::Operation("GET", "/", "page", "The page to look at and to work with.")
-                .without_secret()
-                .with_any_query()
-                .answers("string", "It holds no data: it asks for them as anybody does.",
-                         "text/html"),
-            &HttpApi::get_page};
+    return {
+        detail::Operation("GET", "/", "page", "The page to look at and to work with.")
+            .without_secret()
+            .with_any_query()
+            .answers("string", "It holds no data: it asks for them as anybody does.", "text/html"),
+        &HttpApi::get_page};
 }
 
 // ---- On a foreign server ---------------------------------------------------

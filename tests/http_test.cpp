@@ -1923,10 +1923,9 @@ TEST_SUITE("http") {
         const std::string answer = service.ask("GET /?q=a&whatever=1");
         CHECK(status_of(answer) == 200);
         CHECK(answer.substr(answer.find("\r\n\r\n") + 4) == http.page);
-        for (const char* field :
-             {"Content-Type: text/html; charset=utf-8", "Cache-Control: no-cache",
-              "X-Content-Type-Options: nosniff", "Referrer-Policy: no-referrer",
-              "frame-ancestors 'none'"}) {
+        for (const char* field : {"Content-Type: text/html; charset=utf-8",
+                                  "Cache-Control: no-cache", "X-Content-Type-Options: nosniff",
+                                  "Referrer-Policy: no-referrer", "frame-ancestors 'none'"}) {
             CAPTURE(field);
             CHECK(answer.find(field) != std::string::npos);
         }
