@@ -41,13 +41,13 @@ function arrange(parent, items, keyOf, build, update) {
   parent.known = wanted;
 }
 
-/** Calls `fn` in the next frame, once however often it was asked for. */
-function inNextFrame(fn) {
+/** Calls `fn` in a frame soon, once however often it was asked for. */
+function soon(fn) {
   let asked = false;
   return () => {
     if (asked) return;
     asked = true;
-    requestAnimationFrame(() => {
+    setTimeout(requestAnimationFrame, 200, () => {
       asked = false;
       fn();
     });

@@ -187,7 +187,7 @@ function barText(first, last) {
 }
 
 function showBars() {
-  const most = Math.max(1, ...bars.counts);
+  const most = Math.max(...bars.counts);
   const build = (index) => make('div', { class: 'bar', role: 'option', id: `bar-${index}` }, make('i'));
   arrange($('bars'), bars.counts.map((_, index) => index), (index) => index, build, (bar, index) => {
     const count = bars.counts[index];

@@ -24,7 +24,8 @@ function problemsOf(status) {
       sink.lag > 1000 && `is ${plural(sink.lag, 'event')} behind`,
       sink.dead > 0 && `holds ${plural(sink.dead, 'dead letter')}`].filter(Boolean);
     if (wrong.length === 0) continue;
-    add(`sink ${sink.name}`, `The sink ${sink.name} ${wrong.join(', ')}. ${sink.last_error ?? ''}`);
+    const why = sink.last_error ? `: ${sink.last_error}` : '.';
+    add(`sink ${sink.name}`, `The sink ${sink.name} ${wrong.join(', ')}${why}`);
   }
   const soon = status.next_due && Date.parse(status.next_due) - serverNow() < 3600000;
   const listeners = status.streams.open - (isConnected ? 1 : 0);
@@ -99,7 +100,7 @@ function showSinks(sinks) {
     const [, state, facts, actions] = row.children;
     write(state, `${sink.state}, ${sink.kind} ${sink.target}`);
     const next = sink.next_attempt ? ` Next attempt: ${moment(sink.next_attempt)}.` : '';
-    const error = sink.last_error ? ` Last error: ${sink.last_error}` : '';
+    const error = sink.last_error ? ` Last error: ${sink.last_error}.` : '';
     write(facts, `${plural(sink.lag, 'event')} behind, ${number(sink.delivered)} delivered, ` +
         `${plural(sink.dead, 'dead letter')}.${error}${next}`);
     const [pauses, resumes, letters] = actions.children;

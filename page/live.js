@@ -2,7 +2,7 @@
 // Events as they come, and how late they were.
 'use strict';
 
-const mostLive = 50;
+const mostLive = 30;
 let recent = [];       // the newest events, the newest last
 let arrived = 0;       // since the rate was told last
 let isStale = true;    // the history knows more of them than is shown
@@ -25,7 +25,7 @@ function addLive(event) {
 }
 
 /** What the stream said, read where it is shown: of a thousand a second few are. */
-const showLiveSoon = inNextFrame(() => {
+const showLiveSoon = soon(() => {
   recent = recent.slice(-mostLive).map((event) => (event.emitted_at ? event : {
     ...readItem(`{"payload":${event.payload}}`), id: event.id, emitted_at: iso(serverNow()),
   }));

@@ -75,25 +75,23 @@ async function accessible(tab, where) {
 
 const scenarios = {
   async looks() {
-    for (const colorScheme of ['light', 'dark']) {
-      for (const options of [{}, narrow]) {
-        const tab = await open('/', { colorScheme, ...options });
-        await says(tab, 'found', /pending tasks/);
-        await tab.locator('.bar').first().waitFor();
-        await tab.locator('#lateness svg').waitFor();
-        await tab.locator('#sink-list li').first().waitFor();
-        await accessible(tab, `overview, ${colorScheme}`);
-        await isNoWiderThanTheScreen(tab);
-        await tab.click('#schedule');
-        await accessible(tab, `form, ${colorScheme}`);
-        await isNoWiderThanTheScreen(tab);
-        await tab.keyboard.press('Escape');
-        await rows(tab).first().locator('a').click();
-        await says(tab, 'message', /./);
-        await accessible(tab, `task, ${colorScheme}`);
-        await isNoWiderThanTheScreen(tab);
-        await tab.context().close();
-      }
+    for (const options of [{ colorScheme: 'light' }, { colorScheme: 'dark', ...narrow }]) {
+      const tab = await open('/', options);
+      await says(tab, 'found', /pending tasks/);
+      await tab.locator('.bar').first().waitFor();
+      await tab.locator('#lateness svg').waitFor();
+      await tab.locator('#sink-list li').first().waitFor();
+      await accessible(tab, `overview, ${options.colorScheme}`);
+      await isNoWiderThanTheScreen(tab);
+      await tab.click('#schedule');
+      await accessible(tab, `form, ${options.colorScheme}`);
+      await isNoWiderThanTheScreen(tab);
+      await tab.keyboard.press('Escape');
+      await rows(tab).first().locator('a').click();
+      await says(tab, 'message', /./);
+      await accessible(tab, `task, ${options.colorScheme}`);
+      await isNoWiderThanTheScreen(tab);
+      await tab.context().close();
     }
   },
 
