@@ -272,7 +272,9 @@ inline void Model::apply_to_sink(const Effect& effect) {
         sink.state = effect.state;
         if (effect.state == SinkState::active) sink.attempts = 0;
     } else if (effect.kind == Kind::sink_attempt) {
-        if (effect.seq >= sink.seq) sink.attempts = effect.attempts;
+        if (effect.seq < sink.seq) return;
+        sink.move(effect.seq);  // behind what its topics do not choose
+        sink.attempts = effect.attempts;
     } else if (effect.kind == Kind::sink_take) {
         for (const std::uint64_t letter : effect.letters) sink.dead.erase(letter);
         if (!effect.letters.empty()) return;

@@ -452,7 +452,7 @@ inline void World::observe_sinks() {
         for (; status.lag < lag; --lag) {  // what its topics do not choose it has passed over
             const ModelEvent* const next = live_.event_from(sink.seq);
             if (sink.topics.empty() || sink.wants(*next)) break;
-            sink.seq = next->seq + 1;
+            sink.move(next->seq + 1);
         }
         if (status.lag < lag) pass_over(status.name, status);
     }
