@@ -5,6 +5,7 @@
 // the server has two routes of its own.
 
 #include "../../cli/config.hpp"
+#include "../../cli/page.hpp"
 
 namespace {
 
@@ -23,6 +24,7 @@ void run(cli::Settings settings) {
     std::signal(SIGPIPE, SIG_IGN);
     const char* const prefix = std::getenv("TESTS_PREFIX");
     settings.http.check_host = settings.http.secrets.empty();
+    settings.http.page = cli::page();
 
     settings.source = "mounted";
     scheduler::Scheduler tasks(settings.scheduler);

@@ -22,7 +22,8 @@ class Page(TestCase):
         if server.ask("GET", "/")[0] == 404:
             raise unittest.SkipTest("this binary has no page: Meson makes it")
         shutil.copy(os.path.join(HERE, "page.mjs"), support.WORK)
-        program = Program("node", "page.mjs", scenario, server.url, *arguments)
+        url = f"http://127.0.0.1:{server.port}{server.prefix}"
+        program = Program("node", "page.mjs", scenario, url, *arguments)
         self.addCleanup(program.end)
         return program
 
@@ -76,6 +77,12 @@ class Page(TestCase):
 
     def test_a_span_of_its_picture_is_chosen_by_dragging_and_by_keys(self):
         server = self.server()
+        self.with_tasks(server)
+        self.ends_well(self.page("drags", server))
+
+    @unittest.skipUnless(support.MOUNTED, "no program with a mounted HttpApi was given: --mounted")
+    def test_it_works_behind_a_prefix_on_a_server_of_ones_own(self):
+        server = self.server(program=support.MOUNTED, prefix="/scheduler/v1.0")
         self.with_tasks(server)
         self.ends_well(self.page("drags", server))
 
