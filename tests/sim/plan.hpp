@@ -158,8 +158,8 @@ inline void Plan::draw_acts(Random& random) {
     if (weight(Act::fail_memory) > 0) options.sink_backlog = 100'000;
     if (large) {  // bulk calls of several parts, and crashes between these
         weight(Act::batch) = 10;
-        weight(Act::cancel_range) = 5;
-        weight(Act::crash_inside) = 8;
+        weight(Act::cancel_range) = 8;
+        weight(Act::crash_inside) = 12;
         weight(Act::put) = weight(Act::begin_put) = 0;
     }
     if (!sinks) return;
