@@ -44,7 +44,8 @@ $('secret').addEventListener('cancel', (event) => event.preventDefault());
 async function request(path, options) {
   for (;;) {
     const used = sessionStorage.getItem(secretKey);
-    const response = await fetch(path, { cache: 'no-store', ...options, headers: headers(options.headers) });
+    const response = await fetch(path, { cache: 'no-store', signal: AbortSignal.timeout(30000),
+      ...options, headers: headers(options.headers) });
     if (response.status !== 401) return response;
     if (used === sessionStorage.getItem(secretKey)) await askSecret();
   }
@@ -54,7 +55,7 @@ async function request(path, options) {
 async function ask(path, method = 'GET', body = undefined) {
   let response, text;
   try {
-    response = await request(path, { method, body, signal: AbortSignal.timeout(30000) });
+    response = await request(path, { method, body });
     text = await response.text();
   } catch {
     throw new Refusal(0, ['The server does not answer.']);

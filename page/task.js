@@ -56,13 +56,14 @@ function showTask() {
 function showMessage(of) {
   $('message').whole = of?.message;
   write($('message'), of?.message.slice(0, shownAtOnce) ?? '');
-  $('message-all').hidden = !(of?.message.length > shownAtOnce);
+  $('message-all').hidden = !(of?.payload.length > shownAtOnce);
   write($('payload'), of?.payload.slice(0, shownAtOnce) ?? '');
 }
 
 $('message-all').addEventListener('click', () => {
   $('message-all').hidden = true;
   write($('message'), task.message);
+  write($('payload'), task.payload);
 });
 $('copy-message').addEventListener('click', () => copy(task.message));
 $('task-edit').addEventListener('click', () => edit(task));
