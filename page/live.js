@@ -69,7 +69,7 @@ function startStream() {
 
 // ---- The chart of lateness ----
 
-const high = 170, side = 58, foot = 18;
+const high = 170, side = 66, foot = 18;
 const markName = ({ what }) => ({ clock_step: 'clock step', replacement: 'new journal' }[what] ?? what);
 
 /** The line of a percentile in two paths: what is over, and what leads to the unfinished minute. */
@@ -127,5 +127,5 @@ function showLateness({ lateness, marks, now: nowText }) {
   $('lateness').replaceChildren(chart);
   write($('lateness-now'), summary);
   $('marks').replaceChildren(...shown.slice(-5).map((mark) => make('li', {},
-    `${moment(mark.at)} ${markName(mark)}` + (mark.by_ms ? ` by ${mark.by_ms} ms` : ''))));
+    `${moment(mark.at)} ${markName(mark)}` + (mark.by_ms ? ` by ${number(mark.by_ms)} ms` : ''))));
 }
