@@ -469,8 +469,8 @@ inline int hex_number(const char* four) {
 
 }  // namespace detail
 
-/// The JSON text that a task carries: immutable, shared, cheap to copy, valid
-/// for as long as a copy of it lives.
+/// The JSON text that a task carries, and what else it was given: immutable, shared, cheap to
+/// copy, valid for as long as a copy of it lives.
 class Payload {
 public:
     /// An empty text.
@@ -483,8 +483,24 @@ public:
     /// A copy of the text.
     std::string str() const { return std::string(view()); }
 
+    /// The name that the task was put by; empty if it has none.
+    std::string_view name() const { return details().name; }
+    /// The topic that the text says; empty if it says none.
+    std::string_view topic() const { return details().topic; }
+    /// By how much the task may be late and is emitted all the same, if it says so itself.
+    std::optional<milliseconds> max_lateness() const {
+        const milliseconds most = details().max_lateness;
+        return most.count() > 0 ? std::optional(most) : std::nullopt;
+    }
+    /// The trace of the request that scheduled the task (W3C Trace Context), or empty.
+    std::string_view traceparent() const { return details().traceparent; }
+    /// What vendors added to that, or empty.
+    std::string_view tracestate() const { return details().tracestate; }
+
 private:
     friend struct detail::PayloadAccess;
+    detail::Details details() const { return task_ ? task_->details() : detail::Details(); }
+
     detail::TaskRef task_;
 };
 
@@ -499,9 +515,7 @@ struct PayloadAccess {
         return payload;
     }
     static const TaskRef& task_of(const Payload& payload) { return payload.task_; }
-    static Details details_of(const Payload& payload) {
-        return payload.task_ ? payload.task_->details() : Details();
-    }
+    static Details details_of(const Payload& payload) { return payload.details(); }
 };
 
 }  // namespace detail
@@ -516,26 +530,13 @@ struct Task {
     TimePoint ended_at{};             ///< when it was emitted or missed, if it was
     Payload payload;                  ///< what is emitted: a JSON object
 
-    /// The payload's text.
+    /// What its payload has: see `Payload`.
     std::string_view text() const { return payload.view(); }
-
-    /// The name that it was put by; empty if it has none.
-    std::string_view name() const { return detail::PayloadAccess::details_of(payload).name; }
-    /// The topic that its payload says; empty if that says none.
-    std::string_view topic() const { return detail::PayloadAccess::details_of(payload).topic; }
-    /// By how much it may be late and is emitted all the same, if it says so itself.
-    std::optional<milliseconds> max_lateness() const {
-        const milliseconds most = detail::PayloadAccess::details_of(payload).max_lateness;
-        return most.count() > 0 ? std::optional(most) : std::nullopt;
-    }
-    /// The trace of the request that scheduled it (W3C Trace Context), or empty.
-    std::string_view traceparent() const {
-        return detail::PayloadAccess::details_of(payload).traceparent;
-    }
-    /// What vendors added to that, or empty.
-    std::string_view tracestate() const {
-        return detail::PayloadAccess::details_of(payload).tracestate;
-    }
+    std::string_view name() const { return payload.name(); }
+    std::string_view topic() const { return payload.topic(); }
+    std::optional<milliseconds> max_lateness() const { return payload.max_lateness(); }
+    std::string_view traceparent() const { return payload.traceparent(); }
+    std::string_view tracestate() const { return payload.tracestate(); }
 };
 
 /// A task to schedule.
@@ -605,26 +606,13 @@ struct Event {
     std::uint64_t seq = 0;   ///< its place in the order of emission
     Payload payload;         ///< what is emitted: a JSON object
 
-    /// The payload's text.
+    /// What its payload has: see `Payload`.
     std::string_view text() const { return payload.view(); }
-
-    /// The name that it was put by; empty if it has none.
-    std::string_view name() const { return detail::PayloadAccess::details_of(payload).name; }
-    /// The topic that its payload says; empty if that says none.
-    std::string_view topic() const { return detail::PayloadAccess::details_of(payload).topic; }
-    /// By how much it may be late and is emitted all the same, if it says so itself.
-    std::optional<milliseconds> max_lateness() const {
-        const milliseconds most = detail::PayloadAccess::details_of(payload).max_lateness;
-        return most.count() > 0 ? std::optional(most) : std::nullopt;
-    }
-    /// The trace of the request that scheduled it (W3C Trace Context), or empty.
-    std::string_view traceparent() const {
-        return detail::PayloadAccess::details_of(payload).traceparent;
-    }
-    /// What vendors added to that, or empty.
-    std::string_view tracestate() const {
-        return detail::PayloadAccess::details_of(payload).tracestate;
-    }
+    std::string_view name() const { return payload.name(); }
+    std::string_view topic() const { return payload.topic(); }
+    std::optional<milliseconds> max_lateness() const { return payload.max_lateness(); }
+    std::string_view traceparent() const { return payload.traceparent(); }
+    std::string_view tracestate() const { return payload.tracestate(); }
 
     /// By how much it was emitted after it was due.
     milliseconds late() const { return emitted_at - due; }
