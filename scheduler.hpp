@@ -16015,7 +16015,6 @@ inline void HttpServer::take_spare(Exchanges& one) {
         one.emplace_back();
     } else {
         one.splice(one.end(), spare_, spare_.begin());
-        one.front() = Exchange();
     }
 }
 
@@ -16107,7 +16106,15 @@ inline void HttpServer::deliver(Exchanges& exchanges) {
             closed_.splice(closed_.end(), clients_, connection.self);
         }
     }
-    if (spare_.size() < max_spare) spare_.splice(spare_.end(), delivered);
+    while (!delivered.empty() && spare_.size() < max_spare) {
+        const bool is_large = delivered.front().answer.body.capacity() > max_uncounted;
+        if (is_large) {  // to assign to a string leaves it its room
+            delivered.pop_front();
+            continue;
+        }
+        delivered.front() = Exchange();
+        spare_.splice(spare_.end(), delivered, delivered.begin());
+    }
 }
 
 // Puts an answer behind those that go out already.  One that there is no memory for, or that
