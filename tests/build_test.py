@@ -208,7 +208,7 @@ class Surroundings(TestCase):
                          "find_if find_if_not for_each is_sorted lower_bound make_heap max "
                          "max_element merge min min_element minmax_element move_backward none_of "
                          "nth_element partition pop_heap push_heap remove remove_if reverse rotate "
-                         "sort stable_sort transform unique upper_bound",
+                         "sort stable_partition stable_sort transform unique upper_bound",
             "atomic": "atomic_flag memory_order_acq_rel memory_order_acquire memory_order_relaxed "
                       "memory_order_release memory_order_seq_cst",
             "charconv": "chars_format from_chars from_chars_result to_chars to_chars_result",
@@ -218,7 +218,7 @@ class Surroundings(TestCase):
             "cstdio": "FILE fclose fopen fprintf fwrite printf puts rename snprintf",
             "cstdlib": "abort atoi atoll calloc exit free getenv malloc realloc strtod strtol "
                        "strtoll strtoul strtoull",
-            "cstring": "memchr memcmp memcpy memmove memset strchr strcmp strerror strlen",
+            "cstring": "memchr memcmp memcpy memmove memset strchr strcmp strcspn strerror strlen",
             "ctime": "gmtime time_t tm",
             "exception": "current_exception exception_ptr make_exception_ptr rethrow_exception "
                          "terminate uncaught_exceptions",
