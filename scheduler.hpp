@@ -6018,7 +6018,8 @@ public:
     // Drops a sink that nobody delivers to.
     void forget_sink(const std::string& sink);
     // What a sink is to be given next, if anything: `most` events at once.
-    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1);
+    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1,
+                                          std::size_t retries = 0);
     // Remembers what became of a delivery.  A failed one without a time to wait is not tried
     // again.
     void settle(const Delivery& delivery, const Outcome& outcome);
@@ -7927,10 +7928,20 @@ inline bool Store::pass(Lock& lock, const std::string& name) {
     return next - first == most;
 }
 
+// How many events an attempt is of: all at first and one at the last, so that an event that
+// cannot be taken does not spoil the others of its batch, and in equal steps between.
+inline std::size_t batch_size(std::size_t most, std::uint32_t failed, std::size_t retries) {
+    std::size_t halvings = 0;
+    while (most >> halvings > 1) ++halvings;
+    const std::size_t steps = std::max<std::size_t>(retries, 1);
+    const std::size_t done = (std::min<std::size_t>(failed, steps) * halvings + steps - 1) / steps;
+    return most >> done;
+}
+
 // Letters that are to be delivered again go first, and do not wait for the event
-// that is being tried.  Each further attempt is of half as many events, so that one that cannot
-// be taken does not spoil all of a batch.
-inline std::optional<Delivery> Store::next_delivery(const std::string& name, std::size_t most) {
+// that is being tried.
+inline std::optional<Delivery> Store::next_delivery(const std::string& name, std::size_t most,
+                                                    std::size_t retries) {
     Lock lock(mutex_);
     while (pass(lock, name)) {
     }
@@ -7953,7 +7964,7 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name, std
     if (sink.next != TimePoint()) {
         delivery.wait = std::max(sink.next - now(), milliseconds(0));
     }
-    most >>= std::min<std::uint32_t>(sink.attempts, 32);
+    most = batch_size(most, sink.attempts, retries);
     std::size_t bytes = delivery.event.text().size();
     for (std::size_t i = index + 1; i < state_.history().size() && i - index < most; ++i) {
         if (!sink.wants(*state_.history().at(i))) continue;
@@ -8534,6 +8545,10 @@ inline void check_details(const Details& details) {
 
 // The payload of a task, as a request in JSON would have made it.
 inline std::string payload_of(const NewTask& task) {
+    check_details({{}, task.topic, task.max_lateness.value_or(milliseconds(0)), {}, {}});
+    if (task.max_lateness == milliseconds(0)) {
+        throw Error(Errc::invalid_argument, std::string("max_lateness ") + max_lateness_rule + '.');
+    }
     std::string payload = R"({"timestamp":")";
     append_time(payload, task.due);
     payload += R"(","message":)";
@@ -9103,9 +9118,10 @@ public:
     /// What a sink is to be given next.  Nothing: it has taken all there is, or is not
     /// active; `Companion::notify` tells when that may have changed.
     /// With `most`, up to so many events that wait, at the first attempt; each further one is
-    /// of half as many.
-    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1) {
-        return store_.next_delivery(sink, most);
+    /// of fewer, and the last of `retries` is of one.
+    std::optional<Delivery> next_delivery(const std::string& sink, std::size_t most = 1,
+                                          std::size_t retries = 0) {
+        return store_.next_delivery(sink, most, retries);
     }
     /// Remembers what became of a delivery.  A failure with a time to wait is one more
     /// failed attempt; without, the event, and each that went with it, is a dead letter, and the
@@ -10219,8 +10235,9 @@ inline bool Sinks::advance(Worker& worker) {
     try {
         if (!use_config(worker)) return false;
         if (!worker.outcome) {
-            worker.delivery = scheduler_.next_delivery(worker.used->setup.name,
-                                                       worker.used->options.sink->max_batch());
+            const SinkOptions& options = worker.used->options;
+            worker.delivery = scheduler_.next_delivery(
+                worker.used->setup.name, options.sink->max_batch(), options.retry.size());
             const bool ready = worker.delivery && is_ready(worker);
             if (!ready || !attempt(worker)) {
                 worker.pause = milliseconds(0);
@@ -17186,6 +17203,7 @@ inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_v
         draft.retry = all_of(value, place, duration_of);
     } else if (key == "topics") {
         draft.topics = all_of(value, place, string_of);
+        if (draft.topics.empty()) refuse(place, "must name a topic; leave it out for all events");
         const std::string problem = topics_problem(draft.topics);
         if (!problem.empty()) refuse(place, problem);
     } else if (key == "from") {
@@ -17314,14 +17332,22 @@ public:
     /// cpp-httplib needs flags that are missing.
     explicit Client(ClientOptions options = {});
 
+    /// Schedules a task.  A request with a key is made once, however often it is sent.
+    TaskId schedule(const NewTask& task, const std::string& key = "") const {
+        return schedule_body(detail::payload_of(task), key);
+    }
+    /// The same, for a moment that lies `delay` ahead by the server's clock, whatever `task.due`
+    /// says.
+    TaskId schedule(milliseconds delay, const NewTask& task, const std::string& key = "") const {
+        return schedule_body(delayed(delay, task), key);
+    }
     /// Schedules `message`, JSON text of an object, an array or a string.
     TaskId schedule(TimePoint due, std::string_view message, const std::string& key = "") const {
-        return schedule(R"({"timestamp":")" + format_time(due) + '"', message, key);
+        return schedule(NewTask{due, std::string(message)}, key);
     }
-    /// The same, for a moment that lies `delay` ahead by the server's clock.
     TaskId schedule(milliseconds delay, std::string_view message,
                     const std::string& key = "") const {
-        return schedule(R"({"delay":")" + std::to_string(delay.count()) + "ms\"", message, key);
+        return schedule(delay, NewTask{TimePoint(), std::string(message)}, key);
     }
     /// Cancels the pending tasks that are due in a range and that the filter chooses, all of
     /// them or none; returns how many.
@@ -17333,7 +17359,9 @@ public:
     /// The same, for a moment that lies `delay` ahead by the server's clock, whatever `task.due`
     /// says.
     PutResult put(std::string_view name, milliseconds delay, const NewTask& task,
-                  PutIf condition = PutIf::any) const;
+                  PutIf condition = PutIf::any) const {
+        return put_body(name, delayed(delay, task), condition);
+    }
     /// Cancels a task.  False: there is no such task.
     bool cancel(TaskId id) const { return cancel_path(path_of(id)); }
     /// Cancels the pending task that a name means.
@@ -17401,7 +17429,8 @@ private:
     std::string ask(const char* method, const std::string& path, const std::string& body = "",
                     const httplib::Headers& more = {}, int* status = nullptr) const;
     [[noreturn]] void refuse(int status, const std::string& body) const;
-    TaskId schedule(std::string body, std::string_view message, const std::string& key) const;
+    static std::string delayed(milliseconds delay, const NewTask& task);
+    TaskId schedule_body(const std::string& body, const std::string& key) const;
     PutResult put_body(std::string_view name, const std::string& body, PutIf condition) const;
     bool cancel_path(const std::string& path) const;
     Task move_path(const std::string& path, TimePoint due) const;
@@ -17682,11 +17711,17 @@ inline void check_key(std::string_view key) {
 
 }  // namespace detail
 
-inline TaskId Client::schedule(std::string body, std::string_view message,
-                               const std::string& key) const {
-    body += R"(,"message":)";
-    detail::append_message(body, message);
-    body += '}';
+// The request for a task that is due so far ahead.
+inline std::string Client::delayed(milliseconds delay, const NewTask& task) {
+    NewTask now = task;
+    now.due = TimePoint();
+    std::string body = detail::payload_of(now);
+    const std::string timestamp = R"("timestamp":")" + format_time(now.due) + '"';
+    return body.replace(1, timestamp.size(),
+                        R"("delay":")" + std::to_string(delay.count()) + "ms\"");
+}
+
+inline TaskId Client::schedule_body(const std::string& body, const std::string& key) const {
     httplib::Headers more;
     detail::check_key(key);
     if (!key.empty()) more.emplace("Idempotency-Key", key);
@@ -17699,16 +17734,6 @@ inline TaskId Client::schedule(std::string body, std::string_view message,
 inline std::string Client::path_of(std::string_view name) {
     if (!is_task_name(name)) throw Error(Errc::invalid_argument, detail::name_rule);
     return "/tasks/" + std::string(name);
-}
-
-inline PutResult Client::put(std::string_view name, milliseconds delay, const NewTask& task,
-                             PutIf condition) const {
-    NewTask now = task;
-    now.due = TimePoint();
-    std::string body = detail::payload_of(now);
-    const std::string timestamp = R"("timestamp":")" + format_time(now.due) + '"';
-    body.replace(1, timestamp.size(), R"("delay":")" + std::to_string(delay.count()) + "ms\"");
-    return put_body(name, body, condition);
 }
 
 inline PutResult Client::put_body(std::string_view name, const std::string& body,

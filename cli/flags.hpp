@@ -306,6 +306,7 @@ private:
     template <class Fn>
     void read(const std::string& path, Fn fn);
     void replace_secrets(const scheduler::HttpOptions& next);
+    bool replace_all_secrets();
 
     Settings& settings_;
     scheduler::HttpServer& server_;
@@ -315,16 +316,18 @@ private:
 
 inline void Reload::run() {
     any_ = false;
-    read(settings_.secret_file, [this] {
-        scheduler::HttpOptions next = settings_.http;
-        next.secrets = secrets_of(settings_);
-        replace_secrets(next);
-    });
-    read(settings_.read_secret_file, [this] {
-        scheduler::HttpOptions next = settings_.http;
-        next.read_secrets = read_secrets_of(settings_);
-        replace_secrets(next);
-    });
+    if (!replace_all_secrets()) {
+        read(settings_.secret_file, [this] {
+            scheduler::HttpOptions next = settings_.http;
+            next.secrets = secrets_of(settings_);
+            replace_secrets(next);
+        });
+        read(settings_.read_secret_file, [this] {
+            scheduler::HttpOptions next = settings_.http;
+            next.read_secrets = read_secrets_of(settings_);
+            replace_secrets(next);
+        });
+    }
     read(settings_.sinks_file, [this] { sinks_.replace(read_sinks(settings_)); });
     if (!any_) say("there is no file of secrets or sinks to read again; it goes on");
 }
@@ -339,6 +342,25 @@ void Reload::read(const std::string& path, Fn fn) {
     } catch (const std::exception& error) {
         say(std::string(error.what()) + "; what was read of " + path + " before stays");
     }
+}
+
+// Takes both files at once, as a secret may have gone from one to the other.  False: there are
+// not two, or something is wrong in one, so that each is taken by itself.
+inline bool Reload::replace_all_secrets() {
+    if (settings_.secret_file.empty() || settings_.read_secret_file.empty()) return false;
+    try {
+        scheduler::HttpOptions next = settings_.http;
+        next.secrets = secrets_of(settings_);
+        next.read_secrets = read_secrets_of(settings_);
+        replace_secrets(next);
+    } catch (const std::exception&) {
+        return false;
+    }
+    any_ = true;
+    for (const std::string& path : {settings_.secret_file, settings_.read_secret_file}) {
+        say(path + " has been read again");
+    }
+    return true;
 }
 
 inline void Reload::replace_secrets(const scheduler::HttpOptions& next) {

@@ -36,14 +36,18 @@ int help(const Arguments& arguments);
 inline const Verb verbs[] = {
     {"add",
      "",
-     "add --at TIMESTAMP|--in DURATION [--name NAME|--key KEY] MESSAGE",
+     "add --at TIMESTAMP|--in DURATION [--name NAME|--key KEY] [--topic TOPIC] MESSAGE",
      "Schedules a message and prints the task's id.\n\nMESSAGE is an object, an array or a string "
      "of JSON; text that does not begin with {, [ or \" is sent as a string. - reads it from "
      "standard input.",
      {{"--at", 0, "TIMESTAMP", "when, in ISO 8601, such as 2026-08-21T04:29:00Z"},
       {"--in", 0, "DURATION", "how far ahead: seconds, or such as 90s or 1h30m"},
       {"--name", 0, "NAME", "replaces the pending task of this name, if there is one"},
+      {"--only-new", 0, "", "with --name: only if no task of this name is pending"},
+      {"--only-pending", 0, "", "with --name: only if there is one to replace"},
       {"--key", 0, "KEY", "requests with the same key schedule one task"},
+      {"--topic", 0, "TOPIC", "what it is about, by which readers may choose"},
+      {"--max-lateness", 0, "DURATION", "later than this it is missed, and not emitted"},
       {"--text", 0, "", "MESSAGE is a plain string, whatever it begins with"}},
      add},
     {"ls",

@@ -124,6 +124,19 @@ inline void report_none(const Arguments& arguments, const std::string& sentence)
     if (!arguments.has("--json")) report(sentence);
 }
 
+// When add --name does what it says.
+inline scheduler::PutIf put_condition(const Arguments& arguments) {
+    const bool absent = arguments.has("--only-new");
+    const bool present = arguments.has("--only-pending");
+    if (absent && present) throw UsageError("give --only-new or --only-pending, not both");
+    if ((absent || present) && !arguments.has("--name")) {
+        throw UsageError("--only-new and --only-pending need --name");
+    }
+    return absent    ? scheduler::PutIf::absent
+           : present ? scheduler::PutIf::present
+                     : scheduler::PutIf::any;
+}
+
 inline int add(const Arguments& arguments) {
     if (arguments.rest.size() != 1) throw UsageError("add takes one MESSAGE, in quotes");
     if (arguments.has("--name") && arguments.has("--key")) {
@@ -132,23 +145,28 @@ inline int add(const Arguments& arguments) {
     if (arguments.has("--name") && !scheduler::is_task_name(arguments.get("--name"))) {
         throw UsageError("--name: '" + arguments.get("--name") + "' cannot be the name of a task");
     }
+    const scheduler::PutIf condition = put_condition(arguments);
     const When when = when_of(arguments);
     std::string text = arguments.rest[0] == "-" ? standard_input() : arguments.rest[0];
     if (arguments.rest[0] == "-" && !text.empty() && text.back() == '\n') text.pop_back();
-    const std::string message = message_json(text, arguments.has("--text"));
+    scheduler::NewTask task{when.at.value_or(scheduler::TimePoint()),
+                            message_json(text, arguments.has("--text"))};
+    task.topic = arguments.get("--topic");
+    if (arguments.has("--max-lateness")) {
+        task.max_lateness =
+            naming("--max-lateness", [&] { return duration(arguments.get("--max-lateness")); });
+    }
     const scheduler::Client client = client_for(arguments);
     const std::string key = arguments.get("--key");
+    const std::string name = arguments.get("--name");
     if (arguments.has("--name")) {
-        const scheduler::NewTask task{when.at.value_or(scheduler::TimePoint()), message};
-        const std::string name = arguments.get("--name");
-        const scheduler::PutResult put =
-            when.at ? client.put(name, task) : client.put(name, when.in, task);
-        print_line(put.id.str());
-        return 0;
+        print_line((when.at ? client.put(name, task, condition)
+                            : client.put(name, when.in, task, condition))
+                       .id.str());
+    } else {
+        print_line(
+            (when.at ? client.schedule(task, key) : client.schedule(when.in, task, key)).str());
     }
-    print_line(
-        (when.at ? client.schedule(*when.at, message, key) : client.schedule(when.in, message, key))
-            .str());
     return 0;
 }
 

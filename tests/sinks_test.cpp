@@ -530,17 +530,31 @@ TEST_SUITE("sinks") {
         CHECK(dead.letters[1].event.id == ids[2]);
     }
 
-    TEST_CASE("a batch that fails is cut in half, so that one bad event spoils no other") {
+    TEST_CASE("a batch that fails is cut until one bad event spoils no other") {
+        std::size_t most = 0;
+        std::size_t retries = 0;
+        SUBCASE("by half at each attempt") {
+            most = 8, retries = 3;
+        }
+        SUBCASE("by all but one at the only other attempt") {
+            most = 8, retries = 1;
+        }
+        SUBCASE("by more than half at each attempt") {
+            most = 1'000, retries = 6;
+        }
+        SUBCASE("at every second attempt") {
+            most = 4, retries = 4;
+        }
         const TempDir dir;
         Scheduler tasks(options_for(dir));
         TaskId bad;
-        auto batches = std::make_shared<Batches>(8, [&bad](const Delivery& delivery) {
+        auto batches = std::make_shared<Batches>(most, [&bad](const Delivery& delivery) {
             bool fails = delivery.event.id == bad;
             for (const Event& event : delivery.more) fails = fails || event.id == bad;
             return fails ? Outcome::failed("bad") : Outcome();
         });
-        const Sinks sinks(tasks,
-                          {sink("a", batches, std::vector<milliseconds>(3, milliseconds(1)))});
+        const Sinks sinks(
+            tasks, {sink("a", batches, std::vector<milliseconds>(retries, milliseconds(1)))});
         tasks.pause_sink("a");
         std::vector<TaskId> ids = emit(tasks, 20);
         bad = ids[10];
@@ -551,7 +565,7 @@ TEST_SUITE("sinks") {
         const DeadPage dead = tasks.dead_letters("a");
         REQUIRE(dead.letters.size() == 1);
         CHECK(dead.letters[0].event.id == bad);
-        CHECK(dead.letters[0].attempts == 4);
+        CHECK(dead.letters[0].attempts == retries + 1);
 
         bad = TaskId();
         tasks.redeliver("a");

@@ -51,6 +51,22 @@ class CommandLine(TestCase):
         self.assertEqual(status, 1)
         self.assertIn('no task', errors)
 
+    def test_a_task_is_added_with_a_topic_and_a_lateness_of_its_own(self):
+        one = self.add('--in', '1h', '--topic', 'garden/roses', '--max-lateness', '90s', 'water')
+        two = self.add('--in', '1h', '--name', 'valve', '--topic', 'garden', '--only-new', 'open')
+        listed = [json.loads(line) for line in self.run_verb('ls', '--topic', 'garden*', '--json')[1].splitlines()]
+        self.assertEqual([(task['id'], task['payload']['topic']) for task in listed],
+                         [(one, 'garden/roses'), (two, 'garden')])
+        self.assertEqual(listed[0]['payload']['max_lateness'], '90000ms')
+        again = ('add', '--in', '1h', '--name', 'valve', 'close')
+        self.assertEqual(self.run_verb(*again, '--only-new')[0], 1)
+        self.assertEqual(self.run_verb(*again, '--only-pending')[1].strip(), two)
+        for wrong in (['--topic', 'a b'], ['--max-lateness', '0'], ['--only-new'],
+                      ['--name', 'valve', '--only-new', '--only-pending']):
+            status, _, errors = self.run_verb('add', '--in', '1h', *wrong, 'x')
+            self.assertIn(status, (1, 2), wrong)
+            self.assertNotEqual(errors, '', wrong)
+
     def test_a_task_is_added_moved_and_removed_by_its_name(self):
         one = self.add('--name', 'valve', '--in', '2h', 'first')
         self.assertEqual(self.add('--name', 'valve', '--at', '2027-01-01', 'second'), one)

@@ -55,6 +55,16 @@ class Reload(test_sinks.Sinks):
         self.assertEqual(self.status(server, "old"), 401)
         self.assertEqual(self.status(server, "new"), 200)
 
+    def test_a_read_secret_becomes_the_secret_in_one_step(self):
+        server = self.guarded()
+        self.write("secret", "old-reader\n")
+        self.write("reader", "fresh")
+        self.reload(server, 2)
+        for secret, got in (("old", 401), ("old-reader", 200), ("fresh", 200)):
+            self.assertEqual(self.status(server, secret), got, secret)
+        self.assertEqual(self.status(server, "fresh", "OPTIONS"), 403)
+        self.assertEqual(self.status(server, "old-reader", "OPTIONS"), 204)
+
     def test_what_is_wrong_in_a_file_is_told_and_all_of_the_old_stays(self):
         server = self.guarded()
         self.write("reader", "second-reader")
