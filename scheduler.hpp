@@ -1331,6 +1331,14 @@ inline bool consists_of_alnum_and(std::string_view others, std::string_view text
     });
 }
 
+// Without blanks at its ends.
+inline std::string_view trimmed(std::string_view text) {
+    const auto blank = [](char c) { return c == ' ' || c == '\t'; };
+    while (!text.empty() && blank(text.front())) text.remove_prefix(1);
+    while (!text.empty() && blank(text.back())) text.remove_suffix(1);
+    return text;
+}
+
 // What is between the quotes of a string, as it stands.
 inline std::string_view inside(std::string_view token) {
     return token.size() < 2 ? std::string_view() : token.substr(1, token.size() - 2);
@@ -1357,16 +1365,9 @@ inline std::string printable(std::string_view text, std::size_t limit) {
 
 // ---- 3.2 Names, topics, traces and payloads --------------------------------
 
-inline bool is_ascii_alnum(char c) {
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-}
-
 // Whether a text consists of 1 to 128 letters, digits and characters of `others`.
 inline bool is_label(std::string_view text, std::string_view others) {
-    return !text.empty() && text.size() <= 128 &&
-           std::all_of(text.begin(), text.end(), [others](char c) {
-               return is_ascii_alnum(c) || others.find(c) != std::string_view::npos;
-           });
+    return !text.empty() && text.size() <= 128 && consists_of_alnum_and(others, text);
 }
 
 constexpr const char* name_rule =
@@ -1434,8 +1435,8 @@ inline bool is_tracestate_member(std::string_view text) {
                std::string_view("_-*/@").find(c) != std::string_view::npos;
     };
     const auto in_value = [](char c) { return c >= ' ' && c <= '~' && c != '='; };
-    return is_ascii_alnum(key.front()) && std::all_of(key.begin(), key.end(), in_key) &&
-           !value.empty() && value.size() <= 256 &&
+    return consists_of_alnum_and("", key.substr(0, 1)) &&
+           std::all_of(key.begin(), key.end(), in_key) && !value.empty() && value.size() <= 256 &&
            std::all_of(value.begin(), value.end(), in_value);
 }
 
@@ -1446,13 +1447,7 @@ inline bool is_tracestate(std::string_view text) {
     std::size_t members = 0;
     for (std::size_t at = 0; at <= text.size();) {
         const std::size_t comma = std::min(text.find(',', at), text.size());
-        std::string_view member = text.substr(at, comma - at);
-        while (!member.empty() && (member.front() == ' ' || member.front() == '\t')) {
-            member.remove_prefix(1);
-        }
-        while (!member.empty() && (member.back() == ' ' || member.back() == '\t')) {
-            member.remove_suffix(1);
-        }
+        const std::string_view member = trimmed(text.substr(at, comma - at));
         if (!member.empty() && (++members > most_members || !is_tracestate_member(member))) {
             return false;
         }
@@ -9213,7 +9208,7 @@ inline detail::TaskRef Scheduler::make_task(const NewTask& task, std::string_vie
     const milliseconds most = task.max_lateness.value_or(milliseconds(0));
     const detail::Details details{name, task.topic, most, {}, {}};
     detail::check_due(task.due, latest);
-    detail::check_details(details);
+    detail::check_details({name, {}, {}, {}, {}});  // payload_of() checks the others
     return detail::TaskRef::make(TaskId(), task.due, detail::payload_of(task), details);
 }
 
@@ -11806,14 +11801,6 @@ inline bool same_secret(std::string_view given, std::string_view secret) {
 
 // How much a request may do, by the secret that it carries.
 enum class Access { none, read, all };
-
-// Without blanks at its ends.
-inline std::string_view trimmed(std::string_view text) {
-    const auto blank = [](char c) { return c == ' ' || c == '\t'; };
-    while (!text.empty() && blank(text.front())) text.remove_prefix(1);
-    while (!text.empty() && blank(text.back())) text.remove_suffix(1);
-    return text;
-}
 
 // What a name in HTTP may hold (RFC 9110, 5.6.2).
 inline bool is_token(std::string_view text) {
@@ -14430,7 +14417,7 @@ inline int HttpApi::status_of(Errc code) {
     return 500;
 }
 
-// ---- What each request does ------------------------------------------------
+// ---- Changes of tasks and events
 
 inline void HttpApi::post_schedule(Call& call) {
     if (call.request.body.size() > large && leave_to_worker(call)) return;
@@ -14669,6 +14656,8 @@ inline void HttpApi::cancel(Call& call, const std::string& text) {
     answer(call, 200, json + '}');
 }
 
+// ---- A task, and how the scheduler stands
+
 inline void HttpApi::get_task(Call& call) {
     std::optional<TaskStory> story;
     with_key(call.id, [&](auto key) { story = scheduler_.story(key); });
@@ -14777,6 +14766,8 @@ inline void HttpApi::get_metrics(Call& call) {
         detail::metrics_text(scheduler_.stats(), scheduler_.paused(), scheduler_.sinks());
     refusals_.append(call.answer.body);
 }
+
+// ---- Pages
 
 // A number from 1 to `most`; 100 where there is none.
 inline std::size_t HttpApi::number_of(const Call& call, const char* name, std::size_t most,
@@ -14917,6 +14908,8 @@ inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
                                       : "; the oldest is " + oldest.events.front().id.str() + "."));
 }
 
+// ---- Sinks
+
 inline void HttpApi::get_sinks(Call& call) {
     std::string json = R"({"data":[)";
     for (const SinkStatus& sink : scheduler_.sinks()) {
@@ -15005,6 +14998,8 @@ inline void HttpApi::answer_sink(Call& call) const {
     }
     answer(call, 200, json);
 }
+
+// ---- Streams
 
 inline void HttpApi::get_sse(Call& call) {
     const std::vector<std::string> topics = call.request.all_params("topic");
