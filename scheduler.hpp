@@ -7201,8 +7201,10 @@ inline bool Store::try_store(const Ticket& ticket) {
     if (ticket.bulk_ || ticket.again_ || journal_->commit_waits()) return false;
     Lock lock(mutex_);
     while (!ticket.group_->settled) {
+        // A pause waits for the emission under way, which a slow disk may hold up.
+        const auto takes_a_write = [](const Group& one) { return one.is_written() && !one.pauses; };
         const bool is_quick =
-            ticket.group_->is_written() && (!committing_ || committing_->is_written());
+            takes_a_write(*ticket.group_) && (!committing_ || takes_a_write(*committing_));
         if (commits_paused_ || !is_quick) return false;
         if (committing_) {
             ticket.group_->changed.wait(lock);
