@@ -4638,7 +4638,9 @@ inline void check_topics(const std::vector<std::string>& patterns) {
 }
 
 // Whether one text holds another, in time that grows with their sizes and not with their product.
+// An empty view may have no address, which memmem() must not be given.
 inline bool holds(std::string_view text, std::string_view part) {
+    if (text.size() < part.size() || part.empty()) return part.empty();
     return ::memmem(text.data(), text.size(), part.data(), part.size()) != nullptr;
 }
 

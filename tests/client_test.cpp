@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+namespace client_test {
+
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
@@ -487,3 +489,5 @@ TEST_SUITE("client") {
         CHECK(tasks.find('[' + to_json(client.tasks().tasks.at(0)) + ']') != std::string::npos);
     }
 }
+
+}  // namespace client_test

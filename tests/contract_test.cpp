@@ -3,6 +3,8 @@
 // The promises of a Journal, kept by the file and by a journal that a user may write.
 #include "journal_contract.hpp"
 
+namespace contract_test {
+
 using namespace scheduler;
 using support::FailingFiles;
 using support::TempDir;
@@ -170,3 +172,5 @@ TEST_SUITE("contract") {
         contract::check_journal([] { return std::make_unique<ShelfPlace>(); });
     }
 }
+
+}  // namespace contract_test

@@ -8,6 +8,8 @@
 
 #include <random>
 
+namespace crash_test {
+
 using namespace scheduler;
 using support::TempDir;
 
@@ -96,3 +98,5 @@ TEST_SUITE("crash") {
         }
     }
 }
+
+}  // namespace crash_test

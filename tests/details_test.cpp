@@ -3,6 +3,8 @@
 // What a task has beside its time and message: topic, lateness, and the trace it came with.
 #include "support.hpp"
 
+namespace details_test {
+
 using namespace scheduler;
 using support::at;
 using support::errc_of;
@@ -148,3 +150,5 @@ TEST_SUITE("details") {
               }) == Errc::invalid_argument);
     }
 }
+
+}  // namespace details_test

@@ -4,6 +4,8 @@
 // without any thread.
 #include "support.hpp"
 
+namespace drive_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -558,3 +560,5 @@ TEST_SUITE("drive") {
         CHECK(tasks.find(id)->ended_at == tasks.now());
     }
 }
+
+}  // namespace drive_test

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+namespace files_test {
+
 using namespace scheduler;
 using scheduler::detail::File;
 
@@ -213,3 +215,5 @@ TEST_SUITE("files") {
         CHECK((file.status().st_mode & 0777U) == 0600U);
     }
 }
+
+}  // namespace files_test

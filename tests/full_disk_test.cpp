@@ -5,6 +5,8 @@
 
 #include <filesystem>
 
+namespace full_disk_test {
+
 using namespace scheduler;
 using support::errc_of;
 using support::TempDir;
@@ -153,3 +155,5 @@ TEST_SUITE("full disk") {
         CHECK(tasks.stats().retained == count + 50);
     }
 }
+
+}  // namespace full_disk_test

@@ -4,6 +4,8 @@
 #include <deque>
 #include <random>
 
+namespace history_test {
+
 using namespace scheduler;
 using namespace scheduler::detail;
 
@@ -170,3 +172,5 @@ TEST_SUITE("history") {
         }
     }
 }
+
+}  // namespace history_test

@@ -3,6 +3,8 @@
 
 #include <ctime>
 
+namespace http_test {
+
 using namespace scheduler;
 using support::eventually;
 using support::FailingFiles;
@@ -2018,3 +2020,5 @@ TEST_SUITE("http") {
         listening.join();
     }
 }
+
+}  // namespace http_test

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+namespace journal_test {
+
 using namespace scheduler;
 using support::TempDir;
 
@@ -443,3 +445,5 @@ TEST_SUITE("journal") {
         CHECK(tasks.stats().pending == 2);
     }
 }
+
+}  // namespace journal_test

@@ -7,6 +7,8 @@
 
 #include "scheduler.hpp"
 
+namespace messages_test {
+
 using scheduler::detail::MessageReader;
 using Kind = MessageReader::Kind;
 using Step = MessageReader::Step;
@@ -192,3 +194,5 @@ TEST_CASE("a body that is given up leaves a request without one, and no next one
     CHECK(reader.request().body_status == 503);
     CHECK(!reader.can_go_on());
 }
+
+}  // namespace messages_test

@@ -3,6 +3,8 @@
 // Tasks that were too late to be emitted: which they are, and where they are found.
 #include "support.hpp"
 
+namespace missed_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -179,3 +181,5 @@ TEST_SUITE("missed") {
               }) == Errc::unknown_task);
     }
 }
+
+}  // namespace missed_test

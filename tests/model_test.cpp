@@ -5,6 +5,8 @@
 
 #include <random>
 
+namespace model_test {
+
 using namespace scheduler;
 using support::TestClock;
 using support::TempDir;
@@ -111,3 +113,5 @@ TEST_SUITE("model") {
         }
     }
 }
+
+}  // namespace model_test

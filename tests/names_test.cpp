@@ -5,6 +5,8 @@
 
 #include <random>
 
+namespace names_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -327,3 +329,5 @@ TEST_SUITE("names") {
         CHECK_FALSE(tasks.find("valve"));
     }
 }
+
+}  // namespace names_test

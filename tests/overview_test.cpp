@@ -3,6 +3,8 @@
 // What a scheduler tells of itself: what is overdue, how late events were, what explains that.
 #include "support.hpp"
 
+namespace overview_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -169,3 +171,5 @@ TEST_SUITE("overview") {
         CHECK_FALSE(tasks.story(TaskId(1, 2)));
     }
 }
+
+}  // namespace overview_test

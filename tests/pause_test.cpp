@@ -8,6 +8,8 @@
 
 #include <random>
 
+namespace pause_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -417,3 +419,5 @@ TEST_SUITE("crash") {
         }
     }
 }
+
+}  // namespace pause_test

@@ -4,6 +4,8 @@
 // replacing the journal, syncing and logging.
 #include "support.hpp"
 
+namespace promises_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -377,10 +379,10 @@ TEST_SUITE("promises") {
     TEST_CASE("while tasks are cancelled in bulk they are shown, and everything else goes on") {
         Asked asked;
         Gate gate;
+        std::atomic<int> written{0};  // lives longer than the thread that syncs
         Scheduler tasks(asked.options());
         const TaskId other = tasks.schedule(std::chrono::minutes(30), R"("other")");
         const std::vector<TaskId> ids = schedule_many(tasks, many);
-        std::atomic<int> written{0};
         asked.files->ask([&](const AskingFiles::Call& call) {  // a slow sync, when all is written
             if (ends_tasks(call)) ++written;
             if (call.name == "fdatasync" && written == 3) gate.pass();
@@ -558,3 +560,5 @@ TEST_SUITE("promises") {
         }
     }
 }
+
+}  // namespace promises_test

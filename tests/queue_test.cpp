@@ -3,6 +3,8 @@
 
 #include <random>
 
+namespace queue_test {
+
 using namespace scheduler;
 using namespace scheduler::detail;
 
@@ -456,3 +458,5 @@ TEST_SUITE("queue") {
         }
     }
 }
+
+}  // namespace queue_test

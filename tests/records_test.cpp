@@ -5,6 +5,8 @@
 
 #include <random>
 
+namespace records_test {
+
 using namespace scheduler;
 using namespace scheduler::detail;
 using support::at;
@@ -710,3 +712,5 @@ TEST_SUITE("records") {
         check_same(record.tasks.at(0), task);
     }
 }
+
+}  // namespace records_test

@@ -5,6 +5,8 @@
 
 #include <random>
 
+namespace recovery_test {
+
 using namespace scheduler;
 using support::FailingFiles;
 using support::Gate;
@@ -1316,3 +1318,5 @@ TEST_SUITE("recovery") {
         CHECK(missing > runs.size());
     }
 }
+
+}  // namespace recovery_test

@@ -3,6 +3,8 @@
 
 #include <future>
 
+namespace scheduler_test {
+
 using namespace scheduler;
 using support::at;
 using support::errc_of;
@@ -813,3 +815,5 @@ TEST_SUITE("scheduler") {
         CHECK(tasks.stats().pending == 1);
     }
 }
+
+}  // namespace scheduler_test

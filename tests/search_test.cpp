@@ -5,6 +5,8 @@
 
 #include <random>
 
+namespace search_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -392,3 +394,5 @@ TEST_SUITE("search") {
         CHECK(tasks.stats().emitted + cancelled == 3'000);
     }
 }
+
+}  // namespace search_test

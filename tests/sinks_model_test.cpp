@@ -7,6 +7,8 @@
 
 #include <random>
 
+namespace sinks_model_test {
+
 using namespace scheduler;
 using support::eventually;
 using support::TestClock;
@@ -270,3 +272,5 @@ TEST_SUITE("sinks") {
         }
     }
 }
+
+}  // namespace sinks_model_test

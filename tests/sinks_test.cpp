@@ -3,6 +3,8 @@
 
 #include <random>
 
+namespace sinks_test {
+
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
@@ -1578,3 +1580,5 @@ TEST_SUITE("commands") {
         CHECK(shell.output.back() == "(more is not shown)");
     }
 }
+
+}  // namespace sinks_test

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+namespace streams_test {
+
 using namespace scheduler;
 using scheduler::detail::Frames;
 using scheduler::detail::keep_alive_comment;
@@ -333,3 +335,5 @@ TEST_SUITE("streams") {
         CHECK(service.goes_on(client, 12, 30));
     }
 }
+
+}  // namespace streams_test

@@ -228,9 +228,12 @@ public:
     };
     using Ask = std::function<int(const Call&)>;
 
+    // Null: nothing is asked any more, and whatever was being asked has been answered when this
+    // returns, so that what an Ask refers to may end.
     void ask(Ask ask) {
-        const std::lock_guard<std::mutex> guard(mutex_);
+        std::unique_lock<std::mutex> lock(mutex_);
         ask_ = std::move(ask);
+        if (!ask_) answered_.wait(lock, [this] { return being_asked_ == 0; });
     }
     int open(const char* path, int flags, mode_t mode) override {
         const int fd = FileOps::open(path, flags, mode);
@@ -268,13 +271,21 @@ private:
             const std::lock_guard<std::mutex> guard(mutex_);
             ask = ask_;
             path = paths_[fd];
+            ++being_asked_;
         }
         const int error = ask ? ask({call, path, text}) : 0;
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            --being_asked_;
+        }
+        answered_.notify_all();
         errno = error;
         return error != 0;
     }
 
     std::mutex mutex_;
+    std::condition_variable answered_;
+    int being_asked_ = 0;
     Ask ask_;
     std::map<int, std::string> paths_;
 };

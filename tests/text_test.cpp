@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+namespace text_test {
+
 using scheduler::detail::JsonReader;
 
 namespace {
@@ -450,3 +452,5 @@ TEST_SUITE("text") {
         CHECK(message_of("").empty());
     }
 }
+
+}  // namespace text_test

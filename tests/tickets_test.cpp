@@ -6,6 +6,8 @@
 
 #include <random>
 
+namespace tickets_test {
+
 using namespace scheduler;
 using namespace support;
 
@@ -665,3 +667,5 @@ TEST_SUITE("tickets") {
         CHECK(again.stats().pending == kept);
     }
 }
+
+}  // namespace tickets_test

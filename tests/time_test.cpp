@@ -4,6 +4,8 @@
 #include <ctime>
 #include <random>
 
+namespace time_test {
+
 using namespace scheduler;
 using support::at;
 
@@ -377,3 +379,5 @@ TEST_SUITE("time") {
         CHECK(to_system_time<std::int64_t>(at("2040-01-01")) == at("2040-01-01"));
     }
 }
+
+}  // namespace time_test

@@ -4,6 +4,8 @@
 #include <scheduler.hpp>
 #include <string>
 
+namespace version_test {
+
 TEST_CASE("the header's version is the build's") {
     const std::string build = SCHEDULER_BUILD_VERSION;
     CHECK(build == SCHEDULER_VERSION);
@@ -11,3 +13,5 @@ TEST_CASE("the header's version is the build's") {
                        std::to_string(SCHEDULER_VERSION_MINOR) + "." +
                        std::to_string(SCHEDULER_VERSION_PATCH));
 }
+
+}  // namespace version_test

@@ -7,6 +7,8 @@
 #include <openssl/x509v3.h>
 #endif
 
+namespace webhook_test {
+
 using namespace scheduler;
 using support::errc_of;
 using support::eventually;
@@ -893,3 +895,5 @@ TEST_SUITE("sinks from a file") {
         }
     }
 }
+
+}  // namespace webhook_test

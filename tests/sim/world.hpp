@@ -286,7 +286,6 @@ private:
     void doubt_keys(std::size_t from);
     void mark_lost(const std::vector<Logged>& kept);
 
-    const std::uint64_t seed_;
     Marks& marks_;
     const bool trace_;
     Random random_;

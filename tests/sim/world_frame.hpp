@@ -10,8 +10,7 @@
 namespace sim {
 
 inline World::World(std::uint64_t seed, Marks& marks, bool traced)
-    : seed_(seed),
-      marks_(marks),
+    : marks_(marks),
       trace_(traced),
       random_(seed),
       plan_(random_),
