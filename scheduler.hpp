@@ -160,6 +160,7 @@
 #include <sys/epoll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
 #include <openssl/err.h>
@@ -12052,6 +12053,7 @@ struct HttpRequest : HttpMessage {
     int body_status = 200;    // or why there is no body
     std::string body_error;
     bool lacks_room = false;  // that is why: too many bodies are on their way
+    bool is_by_loopback = false;  // it came by an address of the loopback to an HttpServer
 
     // The path behind the prefix, decoded.
     std::string path() const {
@@ -13709,7 +13711,6 @@ private:
     const std::vector<Route> routes_;
     mutable std::mutex secrets_mutex_;
     std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
-    bool is_on_loopback_ = false;                     // an HttpServer's that listens there
     std::atomic<std::size_t> streams_{0};
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
     detail::Refusals refusals_;
@@ -14331,7 +14332,8 @@ inline detail::Access HttpApi::access_by_body(const detail::HttpRequest& request
 // request of its own nor by a name that it has pointed here (DNS rebinding).
 inline bool HttpApi::from_allowed_origin(Call& call) const {
     const auto host = call.request.field("Host");
-    const bool checks_host = options_.check_host || (is_on_loopback_ && secrets()->all.empty());
+    const bool checks_host =
+        options_.check_host || (call.request.is_by_loopback && secrets()->all.empty());
     if (checks_host && host && !is_allowed_host(*host)) {
         call.answer.refusal = detail::Refusal::host;
         refuse(call, 403,
@@ -15082,7 +15084,7 @@ inline std::string HttpApi::next_text(detail::StreamStart& stream) {
     return detail::cursor_text(scheduler_, stream.seq);
 }
 
-// ---- 13.6 The server -------------------------------------------------------
+// ---- 13.6 Listeners --------------------------------------------------------
 
 /// An address that is taken, for an `HttpServer` that is made later.  Who connects
 /// meanwhile waits, and is answered when it listens.
@@ -15095,30 +15097,95 @@ class HttpListener {
 public:
     /// Takes an address; port 0 takes a free one.  Blocks only while a name is looked up.
     /// Throws `std::runtime_error` if it cannot be had.
-    HttpListener(const std::string& host, int port);
-    HttpListener(HttpListener&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    HttpListener(const std::string& host, int port) { listen_on(host, port); }
+    /// The same for an address as it is written: `127.0.0.1:8080`, `localhost:0`, `[::1]:8080`, or
+    /// `unix:/path` for a socket in the file system.  That belongs to this process's user and group
+    /// and lets only them connect (mode 0660); it takes the place of one that nobody listens at any
+    /// more, and is removed with the listener.  Throws also `Error` with `invalid_argument`, if the
+    /// text is no address.
+    explicit HttpListener(const std::string& address);
+    /// Takes over a socket that listens already, as a service manager hands it over.  Others may
+    /// have it as well: it is closed here at the end, but not ended.  Throws `std::runtime_error`
+    /// if it is no such socket, which is then still the caller's.
+    static HttpListener adopt(int fd);
+    HttpListener(HttpListener&& other) noexcept;
     HttpListener& operator=(HttpListener&&) = delete;
-    ~HttpListener() {
-        if (fd_ >= 0) ::close(fd_);
-    }
+    ~HttpListener();
 
     /// Whether it has one, which it gives away when it is moved from.
     bool has_address() const { return fd_ >= 0; }
-    /// The port that it has.
+    /// The port that it has; 0: it has none, see `is_unix()`.
     int port() const;
+    /// The address, as it is written: with the port that it has, and the host that was given.
+    std::string address() const;
     /// Whether only this machine can connect to it.
     bool is_loopback() const;
-    /// Gives up the socket, which is the caller's to close.
-    int release() { return std::exchange(fd_, -1); }
+    /// Whether it is a socket in the file system, which no browser can connect to.
+    bool is_unix() const { return at_.ss_family == AF_UNIX; }
+    /// The socket, which stays the listener's.
+    int fd() const { return fd_; }
+    /// Lets nobody connect any more, unless the socket was adopted.
+    void stop();
+    /// Gives up the socket, which is the caller's to close, with its place in the file system.
+    int release();
 
 private:
-    sockaddr_storage address() const;
+    HttpListener() = default;
+    void take(int fd);
+    void listen_on(const std::string& host, int port);
+    void listen_at(const std::string& path);
     static int open(const addrinfo& at);
+    static void remove_stale(const sockaddr_un& at, const std::string& refusal);
 
     int fd_ = -1;
+    sockaddr_storage at_{};  // where the socket is
+    bool is_adopted_ = false;
+    std::string host_;     // as it was given
+    std::string path_;     // of a socket that is removed at the end
+    struct stat made_ {};  // what was found there when it was made
 };
 
-inline HttpListener::HttpListener(const std::string& host, int port) {
+inline HttpListener::HttpListener(const std::string& address) {
+    constexpr std::string_view unix_prefix = "unix:";
+    if (address.compare(0, unix_prefix.size(), unix_prefix) == 0) {
+        listen_at(address.substr(unix_prefix.size()));
+        return;
+    }
+    const std::size_t colon = std::min(address.rfind(':'), address.size());
+    std::string host = address.substr(0, colon);
+    const std::string port = address.substr(std::min(colon + 1, address.size()));
+    const bool is_v6 = detail::is_ipv6_in_brackets(host);
+    const bool good_port = !port.empty() && port.size() <= 5 &&
+                           port.find_first_not_of("0123456789") == std::string::npos;
+    if (host.empty() || !good_port || (host.find_first_of(":[]") != std::string::npos && !is_v6)) {
+        throw Error(Errc::invalid_argument,
+                    "'" + detail::printable(address, 128) +
+                        "' is no address to listen on; give ADDRESS:PORT, [ADDRESS]:PORT for "
+                        "IPv6, or unix:/PATH");
+    }
+    if (is_v6) host = host.substr(1, host.size() - 2);
+    listen_on(host, std::stoi(port));
+}
+
+inline HttpListener::HttpListener(HttpListener&& other) noexcept
+    : fd_(std::exchange(other.fd_, -1)),
+      at_(other.at_),
+      is_adopted_(other.is_adopted_),
+      host_(std::move(other.host_)),
+      path_(std::exchange(other.path_, {})),
+      made_(other.made_) {}
+
+// What another process has put there since is left alone.
+inline HttpListener::~HttpListener() {
+    struct stat found {};
+    if (!path_.empty() && ::lstat(path_.c_str(), &found) == 0 && found.st_ino == made_.st_ino &&
+        found.st_dev == made_.st_dev) {
+        ::unlink(path_.c_str());
+    }
+    if (fd_ >= 0) ::close(fd_);
+}
+
+inline void HttpListener::listen_on(const std::string& host, int port) {
     if (port < 0 || port > 65'535) throw std::runtime_error("a port must be from 0 to 65535");
     addrinfo hints{};
     hints.ai_socktype = SOCK_STREAM;
@@ -15130,15 +15197,24 @@ inline HttpListener::HttpListener(const std::string& host, int port) {
         throw std::runtime_error("cannot listen on " + where + ": " + ::gai_strerror(unknown));
     }
     const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
+    host_ = host;
+    int fd = -1;
     int error = 0;
-    for (const addrinfo* at = found; at && fd_ < 0; at = at->ai_next) {
-        fd_ = open(*at);
-        if (fd_ < 0) error = errno;
+    for (const addrinfo* at = found; at && fd < 0; at = at->ai_next) {
+        fd = open(*at);
+        if (fd < 0) error = errno;
     }
-    if (fd_ < 0) {
+    if (fd < 0) {
         throw std::runtime_error("cannot listen on " + where + ": " +
                                  std::generic_category().message(error));
     }
+    take(fd);
+}
+
+inline void HttpListener::take(int fd) {
+    socklen_t size = sizeof at_;
+    ::getsockname(fd, reinterpret_cast<sockaddr*>(&at_), &size);
+    fd_ = fd;
 }
 
 // It listens at once: what is only bound may be taken by another process, too.
@@ -15156,25 +15232,119 @@ inline int HttpListener::open(const addrinfo& at) {
     return -1;
 }
 
-inline sockaddr_storage HttpListener::address() const {
-    sockaddr_storage address{};
-    socklen_t size = sizeof address;
-    ::getsockname(fd_, reinterpret_cast<sockaddr*>(&address), &size);
-    return address;
+// Nobody can connect before listen(), so its mode is the right one from the first client on.
+inline void HttpListener::listen_at(const std::string& path) {
+    const std::string refusal =
+        "cannot listen on unix:" + detail::printable(path, sizeof(sockaddr_un)) + ": ";
+    sockaddr_un at{};
+    at.sun_family = AF_UNIX;
+    if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos) {
+        throw Error(Errc::invalid_argument, refusal + "the path must begin with a slash");
+    }
+    if (path.size() >= sizeof at.sun_path) {
+        throw Error(Errc::invalid_argument, refusal + "the path has " +
+                                                std::to_string(path.size()) +
+                                                " bytes, and that of a socket may have " +
+                                                std::to_string(sizeof at.sun_path - 1));
+    }
+    path.copy(at.sun_path, path.size());
+    detail::Descriptor fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    const auto bind = [&] {
+        return ::bind(fd.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0;
+    };
+    bool is_bound = bind();
+    if (!is_bound && errno == EADDRINUSE) {
+        remove_stale(at, refusal);
+        is_bound = bind();
+    }
+    if (!is_bound || ::chmod(at.sun_path, 0660) != 0 || ::lstat(at.sun_path, &made_) != 0 ||
+        ::listen(fd.get(), 1'024) != 0) {
+        const int error = errno;
+        if (is_bound) ::unlink(at.sun_path);
+        throw std::runtime_error(refusal + std::generic_category().message(error));
+    }
+    path_ = path;
+    take(fd.release());
+}
+
+// Removes a socket that its process has left behind.
+inline void HttpListener::remove_stale(const sockaddr_un& at, const std::string& refusal) {
+    struct stat found {};
+    if (::lstat(at.sun_path, &found) == 0 && !S_ISSOCK(found.st_mode)) {
+        throw std::runtime_error(refusal + "there is a file of this name, which is no socket");
+    }
+    const detail::Descriptor probe(
+        ::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+    if (::connect(probe.get(), reinterpret_cast<const sockaddr*>(&at), sizeof at) == 0 ||
+        errno == EAGAIN) {
+        throw std::runtime_error(refusal + "another process listens there");
+    }
+    if (errno == ECONNREFUSED) ::unlink(at.sun_path);
+}
+
+inline HttpListener HttpListener::adopt(int fd) {
+    const auto option = [fd](int name) {
+        int value = -1;
+        socklen_t size = sizeof value;
+        return ::getsockopt(fd, SOL_SOCKET, name, &value, &size) == 0 ? value : -1;
+    };
+    const int domain = option(SO_DOMAIN);
+    const bool is_inet = domain == AF_INET || domain == AF_INET6;
+    if (option(SO_TYPE) != SOCK_STREAM || option(SO_ACCEPTCONN) != 1 ||
+        !(is_inet || domain == AF_UNIX)) {
+        throw std::runtime_error("the descriptor " + std::to_string(fd) +
+                                 " is no stream socket that listens");
+    }
+    const int on = 1;
+    if (is_inet) ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+    ::fcntl(fd, F_SETFL, ::fcntl(fd, F_GETFL) | O_NONBLOCK);
+    HttpListener listener;
+    listener.take(fd);
+    listener.is_adopted_ = true;
+    return listener;
 }
 
 inline int HttpListener::port() const {
-    const sockaddr_storage at = address();
-    return ntohs(at.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&at)->sin6_port
-                                          : reinterpret_cast<const sockaddr_in*>(&at)->sin_port);
+    if (at_.ss_family == AF_UNIX) return 0;
+    return ntohs(at_.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&at_)->sin6_port
+                                           : reinterpret_cast<const sockaddr_in*>(&at_)->sin_port);
+}
+
+inline std::string HttpListener::address() const {
+    if (at_.ss_family == AF_UNIX) {
+        const char* const path = reinterpret_cast<const sockaddr_un*>(&at_)->sun_path;
+        return std::string("unix:") + (*path ? path : "");
+    }
+    std::array<char, INET6_ADDRSTRLEN> text{};
+    const bool is_v6 = at_.ss_family == AF_INET6;
+    const void* const number =
+        is_v6 ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6*>(&at_)->sin6_addr)
+              : &reinterpret_cast<const sockaddr_in*>(&at_)->sin_addr;
+    ::inet_ntop(at_.ss_family, number, text.data(), text.size());
+    const std::string host = host_.empty() ? text.data() : host_;
+    return (host.find(':') != std::string::npos ? '[' + host + ']' : host) + ':' +
+           std::to_string(port());
 }
 
 inline bool HttpListener::is_loopback() const {
-    const sockaddr_storage at = address();
-    return at.ss_family == AF_INET6
-               ? detail::is_loopback(reinterpret_cast<const sockaddr_in6*>(&at)->sin6_addr)
-               : detail::is_loopback(reinterpret_cast<const sockaddr_in*>(&at)->sin_addr);
+    if (at_.ss_family == AF_UNIX) return true;
+    return at_.ss_family == AF_INET6
+               ? detail::is_loopback(reinterpret_cast<const sockaddr_in6*>(&at_)->sin6_addr)
+               : detail::is_loopback(reinterpret_cast<const sockaddr_in*>(&at_)->sin_addr);
 }
+
+// A child that is just being started may still have a copy of the socket.
+inline void HttpListener::stop() {
+    if (fd_ >= 0 && !is_adopted_) ::shutdown(fd_, SHUT_RDWR);
+}
+
+inline int HttpListener::release() {
+    path_.clear();
+    return std::exchange(fd_, -1);
+}
+
+// ---- 13.7 The server -------------------------------------------------------
 
 namespace detail {
 
@@ -15306,6 +15476,7 @@ struct Connection {
     bool has_request = false;  // one is whole in the reader, and not begun
     bool is_last = false;      // nothing is read after the answer that is begun
     bool is_ready = false;     // it is in HttpServer::ready_
+    bool is_by_loopback = false;  // it was accepted at an address of the loopback
     int receives = 0;          // in this round
     std::size_t begun = 0;     // its exchanges that are on their way
     std::size_t counted = 0;   // bytes of its reader that are counted for all
@@ -15399,8 +15570,10 @@ public:
     /// Starts to answer at this address; port 0 takes a free one.  Returns the
     /// port and does not block.  Throws `std::runtime_error` if that cannot be.
     int listen(const std::string& host, int port) { return listen(HttpListener(host, port)); }
-    /// The same at an address that was taken before.
+    /// The same at an address that was taken before; the port is 0 if it has none.
     int listen(HttpListener listener);
+    /// The same at all of these, of which there is one at least.
+    void listen(std::vector<HttpListener> listeners);
     /// As `HttpApi::replace_secrets()`.
     void replace_secrets(std::vector<std::string> secrets,
                          std::vector<std::string> read_secrets = {}) {
@@ -15427,10 +15600,10 @@ private:
     void meet_deadlines();
     void release_memory() noexcept;
     void begin_to_end();
-    bool watch_listener(int operation);
-    void accept_some();
+    bool watch_listeners(int operation);
+    void accept_some(const HttpListener& listener);
     bool leaves_descriptors(int fd) const;
-    void adopt(int fd);
+    void adopt(int fd, const HttpListener& listener);
     void reject(int fd);
 
     // A client:
@@ -15481,7 +15654,7 @@ private:
     std::size_t companion_;
     const detail::Descriptor epoll_;
     const detail::Descriptor wake_;  // an eventfd, for the loop
-    detail::Descriptor listener_;
+    std::vector<HttpListener> listeners_;
     std::size_t sinks_ = 0;  // when it began to listen
     std::atomic<bool> stopping_{false};
     std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
@@ -15522,23 +15695,31 @@ inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
 
 inline int HttpServer::listen(HttpListener listener) {
+    const int port = listener.has_address() ? listener.port() : 0;
+    std::vector<HttpListener> one;
+    one.push_back(std::move(listener));
+    listen(std::move(one));
+    return port;
+}
+
+inline void HttpServer::listen(std::vector<HttpListener> listeners) {
     if (loop_.joinable() || stopping_) throw std::runtime_error("this server has listened before");
-    if (!listener.has_address()) throw std::runtime_error("this listener has no address any more");
-    const int port = listener.port();
+    const auto has_address = [](const HttpListener& one) { return one.has_address(); };
+    if (listeners.empty() || !std::all_of(listeners.begin(), listeners.end(), has_address)) {
+        throw std::runtime_error("this listener has no address any more");
+    }
     sinks_ = scheduler_.sinks().size();
-    api_.is_on_loopback_ = listener.is_loopback();
-    listener_.reset(listener.release());
+    listeners_ = std::move(listeners);
     epoll_event event{};
     event.events = EPOLLIN | EPOLLET;  // so that it need not be read
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0 ||
-        !watch_listener(EPOLL_CTL_ADD)) {
+        !watch_listeners(EPOLL_CTL_ADD)) {
         throw std::runtime_error("cannot watch connections: " +
                                  std::generic_category().message(errno));
     }
     committer_.start([this](Exchanges& exchanges) { commit(exchanges); });
     worker_.start([this](Exchanges& exchanges) { work(exchanges); });
     loop_ = std::thread([this] { loop(); });
-    return port;
 }
 
 inline void HttpServer::stop() {
@@ -15547,7 +15728,7 @@ inline void HttpServer::stop() {
     if (loop_.joinable()) loop_.join();
     worker_.stop();
     committer_.stop();
-    listener_.reset();
+    listeners_.clear();
     scheduler_.remove_companion(companion_);
     streams_.stop();
 }
@@ -15600,7 +15781,9 @@ inline void HttpServer::read_clocks() {
 // left to be read, or no room to write.
 inline void HttpServer::take_news(const epoll_event& event) {
     if (!event.data.ptr) return;  // give_back() or stop(), which are looked at anyway
-    if (event.data.ptr == &listener_) return accept_some();
+    for (const HttpListener& listener : listeners_) {
+        if (event.data.ptr == &listener) return accept_some(listener);
+    }
     Connection& connection = *static_cast<Connection*>(event.data.ptr);
     connection.may_read = connection.may_read || event.events != EPOLLOUT;
     connection.has_ended =
@@ -15623,7 +15806,7 @@ inline int HttpServer::timeout() const {
 inline void HttpServer::meet_deadlines() {
     if (accepts_again_ && *accepts_again_ <= now_) {
         accepts_again_ = std::nullopt;
-        if (!watch_listener(EPOLL_CTL_ADD)) accepts_again_ = now_ + milliseconds(100);
+        if (!watch_listeners(EPOLL_CTL_ADD)) accepts_again_ = now_ + milliseconds(100);
     }
     while (!timers_.empty() && timers_.begin()->first <= now_) {
         auto node = timers_.extract(timers_.begin());
@@ -15656,36 +15839,43 @@ inline void HttpServer::release_memory() noexcept {
 inline void HttpServer::begin_to_end() {
     ends_at_ = now_ + end_time;
     accepts_again_ = std::nullopt;
-    ::shutdown(listener_.get(), SHUT_RDWR);
-    watch_listener(EPOLL_CTL_DEL);
+    for (HttpListener& listener : listeners_) listener.stop();
+    watch_listeners(EPOLL_CTL_DEL);
     for (Connection& connection : clients_) {
         connection.may_read = true;
         make_ready(connection);
     }
 }
 
-inline bool HttpServer::watch_listener(int operation) {
-    epoll_event event{};
-    event.events = EPOLLIN;
-    event.data.ptr = &listener_;
-    return ::epoll_ctl(epoll_.get(), operation, listener_.get(), &event) == 0;
+// False: one of them cannot be watched.
+inline bool HttpServer::watch_listeners(int operation) {
+    bool well = true;
+    for (HttpListener& listener : listeners_) {
+        epoll_event event{};
+        event.events = EPOLLIN;
+        event.data.ptr = &listener;
+        well =
+            (::epoll_ctl(epoll_.get(), operation, listener.fd(), &event) == 0 || errno == EEXIST) &&
+            well;
+    }
+    return well;
 }
 
 // A client that there is no descriptor for is told so by means of the one in reserve.
 // Any other lack passes when connections end, or by itself.
-inline void HttpServer::accept_some() {
+inline void HttpServer::accept_some(const HttpListener& listener) {
     constexpr int most = 64;
     constexpr int flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
     if (reserve_.get() < 0) reserve_.reset(::eventfd(0, EFD_CLOEXEC));
     for (int i = 0; i < most && !stopping_; ++i) {
-        int fd = ::accept4(listener_.get(), nullptr, nullptr, flags);
+        int fd = ::accept4(listener.fd(), nullptr, nullptr, flags);
         if (fd >= 0) {
-            adopt(fd);
+            adopt(fd, listener);
             continue;
         }
         if ((errno == EMFILE || errno == ENFILE) && reserve_.get() >= 0) {
             reserve_.reset();
-            fd = ::accept4(listener_.get(), nullptr, nullptr, flags);
+            fd = ::accept4(listener.fd(), nullptr, nullptr, flags);
             const int error = errno;
             if (fd >= 0) reject(fd);
             reserve_.reset(::eventfd(0, EFD_CLOEXEC));
@@ -15694,7 +15884,7 @@ inline void HttpServer::accept_some() {
         }
         if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM) {
             accepts_again_ = now_ + milliseconds(100);
-            watch_listener(EPOLL_CTL_DEL);
+            watch_listeners(EPOLL_CTL_DEL);
         }
         return;
     }
@@ -15709,7 +15899,7 @@ inline bool HttpServer::leaves_descriptors(int fd) const {
     return static_cast<rlim_t>(fd) + kept < limit.rlim_cur;
 }
 
-inline void HttpServer::adopt(int fd) {
+inline void HttpServer::adopt(int fd, const HttpListener& listener) {
     if (clients_.size() >= options_.max_connections || !leaves_descriptors(fd)) return reject(fd);
     std::list<Connection> one;
     try {
@@ -15723,6 +15913,7 @@ inline void HttpServer::adopt(int fd) {
     }
     Connection& connection = one.front();
     connection.socket.reset(fd);
+    connection.is_by_loopback = listener.is_loopback() && !listener.is_unix();
     connection.self = one.begin();
     clients_.splice(clients_.end(), one);
     epoll_event event{};
@@ -15863,7 +16054,8 @@ inline bool HttpServer::give_up(Connection& connection, int status, const char* 
 
 // Begins what the request at hand asks for.
 inline bool HttpServer::begin(Connection& connection) {
-    const detail::HttpRequest& request = connection.reader.request();
+    detail::HttpRequest& request = connection.reader.request();
+    request.is_by_loopback = connection.is_by_loopback;
     Exchanges one;  // before anything is begun
     take_spare(one);
     Exchange& exchange = one.front();
