@@ -24,10 +24,13 @@ void raise_descriptor_limit() {
 
 void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& listener) {
     if (listener.is_loopback() || !settings.http.secrets.empty()) return;
-    settings.scheduler.log("warning: at the address " + settings.host +
-                           " there is no secret, so everybody who can reach this machine over the "
-                           "network can read, schedule and cancel tasks; set a secret with "
-                           "--secret-file, or listen on 127.0.0.1 only");
+    settings.scheduler.log({scheduler::LogLevel::warning,
+                            "server.open",
+                            "warning: at the address " + settings.host +
+                                " there is no secret, so everybody who can reach this machine over "
+                                "the network can read, schedule and cancel tasks; set a secret "
+                                "with --secret-file, or listen on 127.0.0.1 only",
+                            {}});
 }
 
 std::string url_of(const std::string& host, int port) {
@@ -42,7 +45,9 @@ void run(cli::Settings settings) {
     std::signal(SIGXFSZ, SIG_IGN);
     raise_descriptor_limit();
     cli::Logger logger;
-    settings.scheduler.log = [&logger](const std::string& line) { logger.say(line); };
+    settings.scheduler.log = [&logger](const scheduler::LogRecord& record) {
+        logger.say(record.text);
+    };
 
     // Before the journal, of which nothing is made if the port is taken.
     scheduler::HttpListener listener(settings.host, settings.port);
@@ -77,10 +82,10 @@ int main(int argc, char** argv) {
         if (const auto status = cli::run_verb(argc, argv)) return *status;
         cli::Settings settings;
         settings.scheduler.journal = "tasks.jsonl";
-        settings.scheduler.log = cli::report;
+        settings.scheduler.log = [](const auto& record) { cli::report(record.text); };
         if (cli::read_flags(argc, argv, settings)) return 0;
         cli::read_secrets(settings);
-        for (const std::string& line : cli::unknown_variables()) settings.scheduler.log(line);
+        for (const std::string& line : cli::unknown_variables()) cli::report(line);
         run(std::move(settings));
         return 0;
     });

@@ -836,6 +836,44 @@ struct Stats {
     std::uint64_t payload_accepted = 0;  ///< bytes of payload of the tasks stored
 };
 
+/// How much a record of the log matters.
+enum class LogLevel {
+    debug,    ///< every request
+    info,     ///< what is as it should be, such as a replacement of the journal
+    warning,  ///< what somebody should look at
+    error,    ///< what does not work
+};
+
+/// Something that happened, for `Options::log`.  It holds neither a payload nor a secret.
+struct LogRecord {
+    /// A detail that the sentence names too, for machines.
+    struct Field {
+        std::string name;        ///< such as `sink`
+        std::string value;       ///< as the sentence has it
+        bool is_number = false;  ///< the value is digits, and JSON needs no quotes around it
+    };
+    LogLevel level = LogLevel::info;
+    std::string event;          ///< such as `journal.replaced`; each kind has its own
+    std::string text;           ///< a sentence for people, which may have any characters
+    std::vector<Field> fields;  ///< of the sentence
+};
+
+/// The name of a level, such as `warning`.
+inline const char* name_of(LogLevel level) {
+    constexpr std::array<const char*, 4> names{"debug", "info", "warning", "error"};
+    return names[static_cast<std::size_t>(level)];
+}
+
+/// A record as one line of text: level, event and sentence, such as
+/// `info journal.replaced: the journal …`.  Control characters become question marks.
+inline std::string to_line(const LogRecord& record) {
+    std::string line = std::string(name_of(record.level)) + ' ' + record.event + ": " + record.text;
+    for (char& c : line) {
+        if (static_cast<unsigned char>(c) < 0x20 || c == 0x7F) c = '?';
+    }
+    return line;
+}
+
 /// When a record counts as stored; the names are those of Redis.
 enum class Fsync {
     always,    ///< when fdatasync has returned: survives the loss of power
@@ -885,29 +923,57 @@ inline void append_number(std::string& out, std::uint64_t number) {
                std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr);
 }
 
-// Adds texts and numbers to a line, one after the other.
+// A part of a sentence of the log that is also a field of its record.
+template <class Value>
+struct Named {
+    const char* name;
+    const Value& value;
+};
+
+template <class Value>
+Named<Value> named(const char* name, const Value& value) {
+    return {name, value};
+}
+
+// Adds texts, numbers and fields to a record, one after the other.
 template <class Part>
-void append_part(std::string& line, const Part& part) {
+void append_part(LogRecord& record, const Part& part) {
     if constexpr (std::is_integral_v<Part>) {
-        append_number(line, static_cast<std::uint64_t>(part));
+        append_number(record.text, static_cast<std::uint64_t>(part));
     } else {
-        line += part;
+        record.text += part;
     }
 }
 
-// Hands a sentence that is made of parts to a log, if there is one.  For handlers of
+template <class Value>
+void append_part(LogRecord& record, const Named<Value>& part) {
+    const std::size_t begin = record.text.size();
+    append_part(record, part.value);
+    record.fields.push_back({part.name, record.text.substr(begin), std::is_integral_v<Value>});
+}
+
+// A record whose sentence is made of parts.
+template <class... Parts>
+LogRecord make_record(LogLevel level, const char* event, const Parts&... parts) {
+    LogRecord record;
+    record.level = level;
+    record.event = event;
+    (append_part(record, parts), ...);
+    return record;
+}
+
+// Hands a record whose sentence is made of parts to a log, if there is one.  For handlers of
 // failures: it does not throw.  Without memory for the sentence, what is said is short enough
 // to take none.
 template <class... Parts>
-void tell(const std::function<void(const std::string&)>& log, const Parts&... parts) noexcept {
+void tell(const std::function<void(const LogRecord&)>& log, LogLevel level, const char* event,
+          const Parts&... parts) noexcept {
     if (!log) return;
     try {
         try {
-            std::string line;
-            (append_part(line, parts), ...);
-            log(line);
+            log(make_record(level, event, parts...));
         } catch (const std::bad_alloc&) {
-            log("out of memory");
+            log({LogLevel::error, "memory", "out of memory", {}});
         }
     } catch (...) {  // there is nobody left to tell
     }
@@ -4742,8 +4808,8 @@ class Journal {
 public:
     /// Called with each record, without its newline.
     using Take = std::function<void(std::string_view line)>;
-    /// Hands over a line for the log.
-    using Log = std::function<void(const std::string&)>;
+    /// Hands over a record for the log.
+    using Log = std::function<void(const LogRecord&)>;
     /// What a replacement is made of; the scheduler implements it.
     class Source {
     public:
@@ -5228,8 +5294,9 @@ inline bool FileJournal::read(const Take& take) {
         damaged ? std::max(reader.good_end(), reader.damaged().back().end) : reader.good_end();
     torn_bytes_ = file_size - std::min(file_size, last);
     if (torn_bytes_ > 0 && !reader.is_empty()) {
-        log_("the journal " + path_ + " ended in " + std::to_string(torn_bytes_) +
-             " bytes that are no whole record; they were cut off");
+        log_(make_record(LogLevel::warning, "journal.cut", "the journal ", named("journal", path_),
+                         " ended in ", named("bytes", torn_bytes_),
+                         " bytes that are no whole record; they were cut off"));
     }
     if (damaged || reader.is_unfinished() || reader.records() == 0) return true;
     // A process that crashed may have left what was never synced, the file's name included, and
@@ -5239,7 +5306,7 @@ inline bool FileJournal::read(const Take& take) {
         if (fsync_ != Fsync::no || file_size != reader.good_end()) file_->sync();
         if (fsync_ != Fsync::no) sync_directory_of(*ops_, path_);
     } catch (const Error& error) {
-        log_(error.what());
+        log_(make_record(LogLevel::error, "journal.failed", error.what()));
         return true;
     }
     return false;
@@ -5260,8 +5327,9 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     }
     aside.sync();
     sync_directory_of(*ops_, path_);
-    log_("the journal " + path_ + " has " + std::to_string(damaged.size()) +
-         " damaged line(s), moved to " + path);
+    log_(make_record(LogLevel::error, "journal.damaged", "the journal ", named("journal", path_),
+                     " has ", named("lines", damaged.size()), " damaged line(s), moved to ",
+                     named("moved_to", path)));
 }
 
 // ---- 8.5 Writing -----------------------------------------------------------
@@ -5615,11 +5683,14 @@ struct Options {
     /// Whether the scheduler has threads, or the caller runs what is due.
     Drive drive = Drive::thread;
 
-    /// Called with a sentence about what was repaired, dropped or failed, without a lock and
+    /// Called with a record of what was repaired, dropped, refused or failed, without a lock and
     /// after its effect is shown: on the thread where it happened, which waits for it, or, for
     /// what the emitting thread has to say, on the journal's.  It may ask the scheduler; several
-    /// threads may call it at once.  Default: silence.
-    std::function<void(const std::string&)> log;
+    /// threads may call it at once; what it throws is lost.  The record ends with the call.
+    /// Default: silence.
+    std::function<void(const LogRecord&)> log;
+    /// Records below this level are not made; see `Scheduler::set_log_level`.
+    LogLevel log_level = LogLevel::info;
     /// Called when a callback of `on_event` throws, on the callback's thread.
     std::function<void(std::exception_ptr)> on_error;
 
@@ -5700,60 +5771,82 @@ inline std::string digest_of(std::string_view text) {
 
 constexpr std::size_t max_pause_reason = 500;  // in bytes
 
-// Sentences for the log, from any thread, to be handed over where no lock is held.
+// Records for the log, from any thread, to be handed over where no lock is held.
 class Notes {
 public:
-    // Keeps a sentence that is made of parts; one for which there is no room or memory is
+    using Log = std::function<void(const LogRecord&)>;
+
+    // Keeps a record whose sentence is made of parts; one for which there is no room or memory is
     // counted.
     template <class... Parts>
-    void add(const Parts&... parts) noexcept {
+    void add(LogLevel level, const char* event, const Parts&... parts) noexcept {
+        if (!wants(level)) return;
         try {
-            std::string line;
-            (append_part(line, parts), ...);
-            const std::lock_guard<std::mutex> guard(mutex_);
-            any_ = true;
-            if (lines_.size() < most) return lines_.push_back(std::move(line));
+            return keep(make_record(level, event, parts...));
         } catch (...) {
         }
         ++lost_;
         any_ = true;
     }
+    void keep(LogRecord record) noexcept;
     bool empty() const { return !any_; }
-    // Calls the log with what is kept.  What it throws is lost with its line.
-    void hand_over(const std::function<void(const std::string&)>& log) noexcept;
+    bool wants(LogLevel level) const { return level >= least_.load(std::memory_order_relaxed); }
+    void set_level(LogLevel level) { least_ = level; }
+    // Calls the log with what is kept.  What it throws is lost with its record.
+    void hand_over(const Log& log) noexcept;
     // Hands over at the end of a scope; it is declared before what locks.
     class AtEnd {
     public:
-        AtEnd(Notes& notes, const std::function<void(const std::string&)>& log)
-            : notes_(notes), log_(log) {}
+        AtEnd(Notes& notes, const Log& log) : notes_(notes), log_(log) {}
         ~AtEnd() { notes_.hand_over(log_); }
         AtEnd(const AtEnd&) = delete;
         AtEnd& operator=(const AtEnd&) = delete;
 
     private:
         Notes& notes_;
-        const std::function<void(const std::string&)>& log_;
+        const Log& log_;
     };
 
 private:
     static constexpr std::size_t most = 1'000;
 
     std::mutex mutex_;
-    std::vector<std::string> lines_;  // guarded by mutex_
+    std::vector<LogRecord> records_;  // guarded by mutex_
     std::atomic<std::size_t> lost_{0};
     std::atomic<bool> any_{false};  // whether some wait, without the mutex
+    std::atomic<LogLevel> least_{LogLevel::info};
 };
 
-inline void Notes::hand_over(const std::function<void(const std::string&)>& log) noexcept {
+inline void Notes::keep(LogRecord record) noexcept {
+    if (!wants(record.level)) return;
+    try {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        any_ = true;
+        if (records_.size() < most) return records_.push_back(std::move(record));
+    } catch (...) {
+    }
+    ++lost_;
+    any_ = true;
+}
+
+inline void Notes::hand_over(const Log& log) noexcept {
     if (!any_.exchange(false)) return;
-    std::vector<std::string> lines;
+    std::vector<LogRecord> records;
     {
         const std::lock_guard<std::mutex> guard(mutex_);
-        lines.swap(lines_);
+        records.swap(records_);
     }
-    for (const std::string& line : lines) tell(log, line);
+    for (const LogRecord& record : records) {
+        try {
+            if (log) log(record);
+        } catch (...) {  // there is nobody left to tell
+        }
+    }
     const std::size_t lost = lost_.exchange(0);
-    if (lost > 0) tell(log, lost, " lines of the log were lost");
+    if (lost > 0) {
+        tell(log, LogLevel::warning, "log.lost", named("lines", lost),
+             " lines of the log were lost");
+    }
 }
 
 // What a group of changes, or a call that cancels many tasks, has come to.
@@ -5780,9 +5873,10 @@ inline void Fate::tell_failure() const noexcept {
     try {
         std::rethrow_exception(error);
     } catch (const std::exception& reason) {
-        notes->add(what, reason.what());
+        notes->add(LogLevel::error, "change.unstored", what, reason.what());
     } catch (...) {
-        notes->add(what, "the journal has thrown what is no std::exception");
+        notes->add(LogLevel::error, "change.unstored", what,
+                   "the journal has thrown what is no std::exception");
     }
 }
 
@@ -6043,8 +6137,10 @@ public:
     }
     const Options& options() const { return options_; }
     std::mutex& mutex() const { return mutex_; }
-    // Hands a sentence to the log, which is not to be done under a lock.
-    void say(std::string_view line) noexcept;
+    // Hands a record to the log, which is not to be done under a lock.
+    void say(LogRecord record) noexcept;
+    bool logs(LogLevel level) const { return options_.log && notes_.wants(level); }
+    void set_log_level(LogLevel level) { notes_.set_level(level); }
     // Called under the lock when next_wake_locked() may have become earlier.
     std::function<void()> on_due_changed;
 
@@ -6264,6 +6360,7 @@ inline Store::Store(Options options)
     emitted_.ids.reserve(batch);
     missed_.ids.reserve(batch);
     emission_lines_.reserve(batch * 40 + 256);
+    notes_.set_level(options_.log_level);
     const Notes::AtEnd told(notes_, options_.log);
     state_.lateness().mark({Mark::Kind::start, started_at_});
     journal_ = make_journal();
@@ -6298,7 +6395,7 @@ inline std::unique_ptr<Journal> Store::make_journal() {
     auto files = options_.files ? options_.files : std::make_shared<FileOps>();
     return std::make_unique<FileJournal>(
         options_.journal, options_.fsync, std::move(files),
-        [this](const std::string& line) { notes_.add(line); }, options_.drive != Drive::caller);
+        [this](const LogRecord& record) { notes_.keep(record); }, options_.drive != Drive::caller);
 }
 
 // Reads the journal on a thread of its own, if there may be one, and applies batch by batch, on
@@ -6425,15 +6522,19 @@ inline void Store::recover() {
     state_.begin_loading();
     bool replace_first = Loader(state_).load(*journal_, options_.drive == Drive::thread);
     const std::size_t unnamed = state_.end_loading();
-    if (unnamed > 0) notes_.add(unnamed, " tasks have lost their names to newer tasks");
+    if (unnamed > 0) {
+        notes_.add(LogLevel::warning, "journal.names_lost", named("tasks", unnamed),
+                   " tasks have lost their names to newer tasks");
+    }
     stats_.recovered = state_.pending();
     late_before_ = state_.late();
     last_stored_ = state_.ids().last();
     judge_clock(replace_first);
     for (const auto& [name, sink] : state_.sinks().all()) tell_of_locked(name);
     if (const auto& paused = state_.paused()) {
-        notes_.add("nothing is emitted until resumed: it was paused at ",
-                   format_time(paused->since), paused->reason.empty() ? "" : ": ",
+        notes_.add(LogLevel::warning, "scheduler.paused",
+                   "nothing is emitted until resumed: it was paused at ",
+                   named("since", format_time(paused->since)), paused->reason.empty() ? "" : ": ",
                    printable(paused->reason, max_pause_reason));
     }
     state_.drop_answers(now(), ~std::size_t{0});
@@ -6457,11 +6558,12 @@ inline void Store::judge_clock(bool& replace_first) {
     const std::string times = "the clock says " + format_time(at) +
                               ", but the journal was written at " + format_time(newest);
     if (options_.trust_clock) {
-        notes_.add(times, "; the clock is trusted, as was asked for");
+        notes_.add(LogLevel::warning, "clock.behind", times,
+                   "; the clock is trusted, as was asked for");
         state_.set_newest_stamp(at);
         replace_first = true;  // which writes a clock record
     } else {
-        notes_.add(times,
+        notes_.add(LogLevel::error, "clock.untrusted", times,
                    "; nothing is emitted and tasks are refused until the clock has passed that");
         clock_trusted_ = false;
     }
@@ -7125,10 +7227,12 @@ inline void Store::settle_group(Lock& lock, Group& group) {
 }
 
 inline void Store::tell_of_pause_locked(bool was_paused) noexcept {
-    if (was_paused) return notes_.add("resumed: tasks are emitted again");
-    const Pause& paused = *state_.paused();
-    notes_.add("paused: nothing is emitted until resumed", paused.reason.empty() ? "" : ": ",
-               paused.reason);
+    if (was_paused) {
+        return notes_.add(LogLevel::info, "scheduler.resumed", "resumed: tasks are emitted again");
+    }
+    const std::string& reason = state_.paused()->reason;
+    notes_.add(LogLevel::warning, "scheduler.paused", "paused: nothing is emitted until resumed",
+               reason.empty() ? "" : ": ", named("reason", reason));
 }
 
 // The room that a group took, unless it is large, serves the next one.
@@ -7271,11 +7375,12 @@ inline Ends Store::write_emission(std::uint64_t pending) noexcept {
     } catch (const std::bad_alloc&) {
     }
     if (!missed_.ids.empty()) {
-        notes_.add(missed_.ids.size(),
+        notes_.add(LogLevel::warning, "tasks.missed", named("tasks", missed_.ids.size()),
                    " tasks were later than the largest lateness allowed; they are missed");
     }
     if (ends == Ends::unwritable) {
-        notes_.add("the journal cannot be written; tasks are emitted all the same");
+        notes_.add(LogLevel::error, "journal.unwritable",
+                   "the journal cannot be written; tasks are emitted all the same");
     }
     return ends;
 }
@@ -7308,7 +7413,8 @@ inline void Store::watch_clock_locked(TimePoint at) noexcept {
 inline bool Store::is_clock_trusted_locked(TimePoint at) {
     if (!clock_trusted_ && at >= state_.newest_stamp()) {
         clock_trusted_ = true;
-        notes_.add("the clock has caught up with the journal; tasks are emitted again");
+        notes_.add(LogLevel::info, "clock.trusted",
+                   "the clock has caught up with the journal; tasks are emitted again");
     }
     return clock_trusted_;
 }
@@ -7339,7 +7445,7 @@ inline void Store::overflow(Lock& lock, TimePoint at) {
         const SinkBook::Sink& sink = *state_.sinks().find(record->sink);
         const std::uint64_t before = sink.seq;
         if (!sink.overflowing) {
-            notes_.add("sink ", record->sink,
+            notes_.add(LogLevel::warning, "sink.overflowing", "sink ", named("sink", record->sink),
                        " is too far behind; its oldest events become dead letters");
         }
         state_.apply(*record);
@@ -7806,7 +7912,8 @@ inline void Store::write_behind(Lock& lock) noexcept {
     } catch (const std::exception& error) {
         lock.lock();
         if (std::exchange(told_of_behind_, true)) return;
-        notes_.add("what sinks have taken cannot be written and is kept in memory: ", error.what());
+        notes_.add(LogLevel::error, "sinks.unwritten",
+                   "what sinks have taken cannot be written and is kept in memory: ", error.what());
     }
 }
 
@@ -7814,8 +7921,8 @@ inline void Store::write_behind(Lock& lock) noexcept {
 inline void Store::tell_of_locked(const std::string& name) {
     SinkBook::Sink* const sink = state_.sinks().find(name);
     if (!sink || sink->dropped == 0 || std::exchange(sink->told_dropped, true)) return;
-    notes_.add("sink ", name, " has more than ", options_.max_dead,
-               " dead letters; the oldest are dropped");
+    notes_.add(LogLevel::warning, "sink.dropping", "sink ", named("sink", name), " has more than ",
+               named("most", options_.max_dead), " dead letters; the oldest are dropped");
 }
 
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newest,
@@ -7869,7 +7976,8 @@ inline void Store::unlist(Lock& lock, const std::string& name, Unlisted others, 
     if (!sink) return;  // it was forgotten meanwhile
     const bool keep = others == Unlisted::keep;
     if (keep && sink->listing == SinkBook::Listing::unlisted) return;
-    notes_.add("sink ", name, " is not configured: its cursor and ", sink->letters.size(),
+    notes_.add(LogLevel::warning, "sink.unlisted", "sink ", named("sink", name),
+               " is not configured: its cursor and ", named("dead", sink->letters.size()),
                " dead letters are ",
                keep ? "kept until it is configured again or forgotten" : "forgotten");
     if (keep) {
@@ -8131,8 +8239,8 @@ inline std::optional<TimePoint> Store::next_tending_locked() const {
     return next ? std::min(*next, sync) : sync;
 }
 
-inline void Store::say(std::string_view line) noexcept {
-    notes_.add(line);
+inline void Store::say(LogRecord record) noexcept {
+    notes_.keep(std::move(record));
     notes_.hand_over(options_.log);
 }
 
@@ -8212,7 +8320,7 @@ inline void Store::sync(Lock& lock) {
         journal_->sync();
         lock.lock();
     } catch (const std::exception& error) {
-        notes_.add(error.what());
+        notes_.add(LogLevel::error, "journal.failed", error.what());
         lock.lock();
         asked_ = true;  // it is to be replaced
     }
@@ -8414,7 +8522,7 @@ inline void Store::replace(Lock& lock) {
         replace_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
         state_.lateness().mark({Mark::Kind::replacement, now()});
     } catch (const std::exception& error) {
-        notes_.add(error.what());
+        notes_.add(LogLevel::error, "journal.replace_failed", error.what());
         if (!lock.owns_lock()) lock.lock();
         const std::uint64_t size = journal_->figures().bytes;
         replace_above_ = size + size / 4;
@@ -9129,8 +9237,13 @@ public:
     void settle(const Delivery& delivery, const Outcome& outcome) {
         store_.settle(delivery, outcome);
     }
-    /// Hands a sentence to `Options::log`.  Does not throw.
-    void log(std::string_view line) noexcept { store_.say(line); }
+    /// Hands a record to `Options::log`, if it wants its level.  Not to be called under a lock
+    /// that the log takes.  Does not throw.
+    void log(LogRecord record) noexcept { store_.say(std::move(record)); }
+    /// Whether `Options::log` is called with records of this level.  Any thread.
+    bool logs(LogLevel level) const noexcept { return store_.logs(level); }
+    /// Records below this level are not made from here on.  Any thread.
+    void set_log_level(LogLevel level) noexcept { store_.set_log_level(level); }
     /// Whether the caller runs what is due.
     Drive drive() const { return store_.options().drive; }
     /// Adds what runs beside this; returns a handle to remove it by.
@@ -9400,7 +9513,8 @@ inline bool Scheduler::emit_due(bool& emitted) noexcept {
     } catch (const std::exception& error) {
         emitted = true;  // it may be
         well = false;
-        store_.say(error.what());
+        const auto log = [this](const LogRecord& record) { store_.say(record); };
+        detail::tell(log, LogLevel::error, "emission.failed", error.what());
     }
     if (emitted) wake_readers();
     return well;
@@ -9612,7 +9726,8 @@ inline bool Scheduler::read_on(const std::shared_ptr<detail::Reader>& reader) {
         page.next = query.from;
     }
     if (page.lost && query.from != Cursor::earliest()) {
-        log("a callback was too slow; events that it had not taken are gone");
+        log(detail::make_record(LogLevel::warning, "callback.lagged",
+                                "a callback was too slow; events that it had not taken are gone"));
     }
     for (const Event& event : page.events) {
         {
@@ -9897,7 +10012,7 @@ private:
     struct Config {
         SinkOptions options;
         SinkSetup setup;
-        std::string shown;  // in the log: the name, and where to
+        std::string where;  // for the log: the target in brackets, if there is one
         bool is_same_as(const Config& other) const;
     };
     using Configs = std::vector<std::shared_ptr<const Config>>;
@@ -9914,6 +10029,7 @@ private:
         // How long to wait because something could not be done here (K5); 0: nothing is wrong.
         std::atomic<milliseconds> pause{milliseconds(0)};
         bool postponed = false;  // no attempt could be made, as the log was told
+        std::uint64_t failed = 0;  // attempts in a row, of which the log was told
         // The delivery that is waited for, and until when: a clock that is stepped back
         // does not lengthen the wait.
         std::uint64_t seq = 0;
@@ -9950,11 +10066,13 @@ private:
     Outcome deliver(const Worker& worker) const;
     void judge_failure(Worker& worker, Outcome& outcome) const;
     template <class... Parts>
-    void say(const Parts&... parts) const noexcept {
-        detail::tell([this](const std::string& line) { scheduler_.log(line); }, parts...);
+    void say(LogLevel level, const char* event, const Parts&... parts) const noexcept {
+        detail::tell([this](const LogRecord& record) { scheduler_.log(record); }, level, event,
+                     parts...);
     }
-    void say_failure(const Worker& worker, const Outcome& outcome,
+    void say_failure(const Worker& worker, const char* event, const Outcome& outcome,
                      const char* what_now) const noexcept;
+    void say_if_recovered(Worker& worker, const Outcome& outcome) const noexcept;
     bool is_stopping() {
         const std::lock_guard<std::mutex> guard(mutex_);
         return stopping_;
@@ -10025,7 +10143,7 @@ inline Sinks::Configs Sinks::read(std::vector<SinkOptions> sinks) {
         const int number = ++targets[target];
         if (number > 1 && !target.empty()) target += " (" + std::to_string(number) + ")";
         Config config;
-        config.shown = options.name + (target.empty() ? "" : " (" + target + ")");
+        config.where = target.empty() ? "" : " (" + target + ")";
         config.setup = {options.name, options.sink->kind(), std::move(target),
                         options.from_earliest, options.topics};
         config.options = std::move(options);
@@ -10246,18 +10364,21 @@ inline bool Sinks::advance(Worker& worker) {
         }
         scheduler_.settle(*worker.delivery, *worker.outcome);
         const Outcome outcome = *std::exchange(worker.outcome, std::nullopt);
+        say_if_recovered(worker, outcome);
         if (outcome.result != Outcome::Result::postponed) {
             worker.postponed = false;
             worker.pause = milliseconds(0);
             return true;
         }
         if (!std::exchange(worker.postponed, true)) {
-            say("sink ", worker.used->shown,
+            say(LogLevel::warning, "sink.postponed", "sink ",
+                detail::named("sink", worker.used->setup.name), worker.used->where,
                 ": no attempt can be made, so it waits until one can: ",
                 detail::printable(outcome.error, 200));
         }
     } catch (const std::exception& error) {  // there is no memory, for instance
-        say("sink ", worker.used->setup.name, ": ", error.what());
+        say(LogLevel::error, "sink.failed", "sink ", detail::named("sink", worker.used->setup.name),
+            ": ", error.what());
     }
     worker.pause = std::clamp(worker.pause.load() * 2, first_pause, longest_pause);
     return false;
@@ -10325,35 +10446,50 @@ inline Outcome Sinks::deliver(const Worker& worker) const {
 
 // How long a failed delivery waits, if it is tried again, and what the log says.
 inline void Sinks::judge_failure(Worker& worker, Outcome& outcome) const {
+    ++worker.failed;
     if (outcome.result == Outcome::Result::disabled) {
-        return say_failure(worker, outcome, "; it is disabled until it is resumed");
+        return say_failure(worker, "sink.disabled", outcome,
+                           "; it is disabled until it is resumed");
     }
     const Delivery& delivery = *worker.delivery;
     const auto& retry = worker.used->options.retry;
     if (delivery.again || delivery.attempt > retry.size()) {
         outcome.wait.reset();
-        return say_failure(worker, outcome, "; it is a dead letter now");
+        return say_failure(worker, "sink.dead_letter", outcome, "; it is a dead letter now");
     }
     const milliseconds::rep base = retry[delivery.attempt - 1].count();
     std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
     const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), max_retry_after);
     outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
-    say_failure(worker, outcome, "; the next is in ");
+    say_failure(worker, "sink.attempt_failed", outcome, "; the next is in ");
 }
 
-inline void Sinks::say_failure(const Worker& worker, const Outcome& outcome,
+inline void Sinks::say_if_recovered(Worker& worker, const Outcome& outcome) const noexcept {
+    if (outcome.result != Outcome::Result::delivered || worker.failed == 0) return;
+    say(LogLevel::info, "sink.recovered", "sink ", detail::named("sink", worker.used->setup.name),
+        worker.used->where, ": delivers again after ", detail::named("failed", worker.failed),
+        " failed attempts");
+    worker.failed = 0;
+}
+
+inline void Sinks::say_failure(const Worker& worker, const char* event, const Outcome& outcome,
                                const char* what_now) const noexcept {
+    const LogLevel level = outcome.wait ? LogLevel::warning : LogLevel::error;
+    const auto sink = detail::named("sink", worker.used->setup.name);
     try {
         const Delivery& delivery = *worker.delivery;
+        const bool is_disabled = outcome.result == Outcome::Result::disabled;
         const std::string wait =
             outcome.wait ? std::to_string(outcome.wait->count()) + " ms" : std::string();
         const std::string others =
             delivery.more.empty() ? "" : " and " + std::to_string(delivery.more.size()) + " more";
-        say("sink ", worker.used->shown, ": attempt ", delivery.attempt, " at ",
-            delivery.event.id.str(), others, " has failed: ", detail::printable(outcome.error, 200),
-            what_now, outcome.result == Outcome::Result::disabled ? "" : wait.c_str());
+        say(level, event, "sink ", sink, worker.used->where, ": attempt ",
+            detail::named("attempt", delivery.attempt), " at ",
+            detail::named("id", delivery.event.id.str()), others,
+            " has failed: ", detail::named("error", detail::printable(outcome.error, 200)),
+            what_now, is_disabled ? "" : wait.c_str());
     } catch (const std::bad_alloc&) {
-        say("sink ", worker.used->shown, ": an attempt has failed", what_now);
+        say(level, event, "sink ", sink, worker.used->where, ": an attempt has failed", what_now);
     }
 }
 
@@ -10619,6 +10755,15 @@ inline void CommandSink::read_output(int output, std::string& line, std::size_t&
             if (c == '\n' || line.size() == longest) log_line(line, lines);
         }
     }
+}
+
+/// For `CommandOptions::log`: hands what the command of this sink writes to a log of records.
+inline std::function<void(const std::string&)> command_log(
+    std::function<void(const LogRecord&)> log, std::string sink) {
+    return [log = std::move(log), sink = std::move(sink)](const std::string& line) {
+        detail::tell(log, LogLevel::info, "command.output", "sink ", detail::named("sink", sink),
+                     ": ", line);
+    };
 }
 
 inline void CommandSink::log_line(std::string& line, std::size_t& lines) const {
@@ -17199,7 +17344,7 @@ namespace detail {
 // Reads sinks from JSON.  What is wrong is thrown with the place where it is.
 class SinkReader {
 public:
-    SinkReader(std::function<void(const std::string&)> log, std::string source)
+    SinkReader(std::function<void(const LogRecord&)> log, std::string source)
         : log_(std::move(log)), source_(std::move(source)) {}
     std::vector<SinkOptions> read(std::string_view json);
 
@@ -17243,7 +17388,7 @@ private:
     std::string settings_of(std::string_view json, const Draft& draft) const;
     std::shared_ptr<Sink> make(const Draft& draft) const;
 
-    const std::function<void(const std::string&)> log_;
+    const std::function<void(const LogRecord&)> log_;
     const std::string source_;  // of CloudEvents
 };
 
@@ -17458,15 +17603,14 @@ inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
     CommandOptions options;
     options.command = *draft.command;
     options.timeout = draft.timeout.value_or(options.timeout);
-    if (log_) {
-        options.log = [log = log_, name = draft.name](const std::string& line) {
-            log("sink " + name + ": " + line);
-        };
-    }
+    if (log_) options.log = command_log(log_, draft.name);
     auto sink = std::make_shared<CommandSink>(std::move(options));
     // It may be there when it is needed; until then its events are tried again.
     const std::string problem = CommandSink::problem(sink->target());
-    if (log_ && !problem.empty()) log_("sink " + draft.name + ": " + problem);
+    if (!problem.empty()) {
+        tell(log_, LogLevel::warning, "command.missing", "sink ", named("sink", draft.name), ": ",
+             problem);
+    }
     return sink;
 }
 
@@ -17484,7 +17628,7 @@ inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
 /// `log` gets what commands write, and `source` is that of CloudEvents.  Files are read at
 /// once.  Throws `Error` with `invalid_argument`, which names the place where the text is wrong.
 inline std::vector<SinkOptions> parse_sinks(std::string_view json,
-                                            std::function<void(const std::string&)> log = nullptr,
+                                            std::function<void(const LogRecord&)> log = nullptr,
                                             std::string source = "task-scheduler") {
     return detail::SinkReader(std::move(log), std::move(source)).read(json);
 }

@@ -272,9 +272,7 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
             const std::string name = scheduler::default_sink_name("exec", command);
             scheduler::CommandOptions options;
             options.command = split_at_blanks(command);
-            options.log = [log, name](const std::string& line) {
-                log("sink " + name + ": " + line);
-            };
+            options.log = scheduler::command_log(log, name);
             sinks.emplace_back();
             sinks.back().name = name;
             sinks.back().settings = command;
@@ -302,7 +300,9 @@ public:
     void run();
 
 private:
-    void say(const std::string& sentence) const { settings_.scheduler.log("SIGHUP: " + sentence); }
+    void say(scheduler::LogLevel level, const char* event, const std::string& sentence) const {
+        settings_.scheduler.log({level, event, "SIGHUP: " + sentence, {}});
+    }
     template <class Fn>
     void read(const std::string& path, Fn fn);
     void replace_secrets(const scheduler::HttpOptions& next);
@@ -329,7 +329,9 @@ inline void Reload::run() {
         });
     }
     read(settings_.sinks_file, [this] { sinks_.replace(read_sinks(settings_)); });
-    if (!any_) say("there is no file of secrets or sinks to read again; it goes on");
+    if (!any_)
+        say(scheduler::LogLevel::info, "reload.nothing",
+            "there is no file of secrets or sinks to read again; it goes on");
 }
 
 template <class Fn>
@@ -338,9 +340,10 @@ void Reload::read(const std::string& path, Fn fn) {
     any_ = true;
     try {
         fn();
-        say(path + " has been read again");
+        say(scheduler::LogLevel::info, "reload.done", path + " has been read again");
     } catch (const std::exception& error) {
-        say(std::string(error.what()) + "; what was read of " + path + " before stays");
+        say(scheduler::LogLevel::error, "reload.failed",
+            std::string(error.what()) + "; what was read of " + path + " before stays");
     }
 }
 
@@ -358,7 +361,7 @@ inline bool Reload::replace_all_secrets() {
     }
     any_ = true;
     for (const std::string& path : {settings_.secret_file, settings_.read_secret_file}) {
-        say(path + " has been read again");
+        say(scheduler::LogLevel::info, "reload.done", path + " has been read again");
     }
     return true;
 }

@@ -18,7 +18,8 @@ Options options_for(const TempDir& dir, std::string* log = nullptr) {
     Options options;
     options.journal = dir.journal();
     options.now = [] { return support::at("2026-03-01T12:00:00Z"); };
-    if (log) options.log = [log](const std::string& line) { *log += line + '\n'; };
+    if (log)
+        options.log = [log](const scheduler::LogRecord& record) { *log += record.text + '\n'; };
     return options;
 }
 
@@ -371,7 +372,7 @@ TEST_SUITE("journal") {
         REQUIRE(::mkdir((dir.journal() + ".new").c_str(), 0700) == 0);
         Options options = options_for(dir);
         std::string said;
-        options.log = [&said](const std::string& line) { said += line + '\n'; };
+        options.log = [&said](const scheduler::LogRecord& record) { said += record.text + '\n'; };
         CHECK(support::errc_of([&] { Scheduler tasks(options); }) == Errc::journal_failed);
         CHECK(said.find(dir.journal() + ": Is a directory") != std::string::npos);
         CHECK(said.find(".new") == std::string::npos);

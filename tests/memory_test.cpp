@@ -124,8 +124,8 @@ public:
         options_.journal = dir_.journal();
         options_.now = clock.source();
         options_.files = files;
-        options_.log = [](const std::string& line) {  // as a log does that needs memory
-            const std::string copy = line + " is what happened, and it takes some room";
+        options_.log = [](const scheduler::LogRecord& record) {  // as a log does that needs memory
+            const std::string copy = record.text + " is what happened, and it takes some room";
             if (copy.empty()) std::abort();
         };
         taken_.reserve(10'000);

@@ -254,9 +254,9 @@ TEST_SUITE("pause") {
         std::mutex mutex;
         std::string said;
         Options options = house.options();
-        options.log = [&](const std::string& line) {
+        options.log = [&](const scheduler::LogRecord& record) {
             const std::lock_guard<std::mutex> guard(mutex);
-            said += line + '\n';
+            said += record.text + '\n';
         };
         {
             Scheduler tasks(options);

@@ -263,8 +263,8 @@ TEST_SUITE("promises") {
             tasks.schedule(milliseconds(0), "{}");
             REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
         }
-        options.log = [&asker](const std::string& line) {
-            if (asker.tasks) asker.ask(line);
+        options.log = [&asker](const scheduler::LogRecord& record) {
+            if (asker.tasks) asker.ask(record.text);
         };
         options.max_dead = 1;
         options.history = 1;
@@ -304,7 +304,7 @@ TEST_SUITE("promises") {
         Gate gate;
         Options options = asked.options();
         options.max_lateness = std::chrono::minutes(1);
-        options.log = [&gate](const std::string&) { gate.pass(); };
+        options.log = [&gate](const scheduler::LogRecord&) { gate.pass(); };
         Scheduler tasks(options);
         tasks.schedule(std::chrono::hours(1), R"("missed")");
         tasks.schedule(std::chrono::hours(2), R"("shown")");

@@ -708,9 +708,9 @@ TEST_SUITE("sinks") {
         std::mutex mutex;
         std::vector<std::string> said;
         Options options;
-        options.log = [&](const std::string& line) {
+        options.log = [&](const scheduler::LogRecord& record) {
             const std::lock_guard<std::mutex> guard(mutex);
-            said.push_back(line);
+            said.push_back(record.text);
         };
         Scheduler tasks(options);
         std::atomic<bool> short_of_it{true};
@@ -794,9 +794,9 @@ TEST_SUITE("sinks") {
         options.min_retention = milliseconds(0);
         options.sink_backlog = 10;
         options.max_dead = 20;
-        options.log = [&](const std::string& line) {
+        options.log = [&](const scheduler::LogRecord& record) {
             const std::lock_guard<std::mutex> guard(mutex);
-            last_said = line;
+            last_said = record.text;
         };
         std::vector<TaskId> ids;
         const auto check = [&](const Scheduler& tasks) {
@@ -831,7 +831,7 @@ TEST_SUITE("sinks") {
         const TempDir dir;
         std::vector<std::string> said;
         Options options = options_for(dir);
-        options.log = [&said](const std::string& line) { said.push_back(line); };
+        options.log = [&said](const scheduler::LogRecord& record) { said.push_back(record.text); };
         std::vector<TaskId> ids;
         {
             Scheduler tasks(options);

@@ -28,9 +28,9 @@ struct Disk {
         options.now = clock.source();
         options.files = files;
         options.drive = drive;
-        options.log = [this](const std::string& line) {
+        options.log = [this](const scheduler::LogRecord& record) {
             const std::lock_guard<std::mutex> guard(mutex);
-            said.push_back(line);
+            said.push_back(record.text);
         };
         return options;
     }

@@ -61,7 +61,7 @@ int main(int argc, char** argv) {
     return cli::guarded("--help", [&] {
         cli::Settings settings;
         settings.scheduler.journal = "tasks.jsonl";
-        settings.scheduler.log = cli::report;
+        settings.scheduler.log = [](const auto& record) { cli::report(record.text); };
         if (cli::read_flags(argc, argv, settings)) return 0;
         cli::read_secrets(settings);
         run(std::move(settings));

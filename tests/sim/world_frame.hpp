@@ -17,10 +17,10 @@ inline World::World(std::uint64_t seed, Marks& marks, bool traced)
       clock_(scheduler::parse_time("2026-03-01T12:00:00Z").value()),
       disk_(random_) {
     plan_.options.now = clock_.source();
-    plan_.options.log = [this](const std::string& line) {
+    plan_.options.log = [this](const scheduler::LogRecord& record) {
         const Memory::Pause pause;
-        last_log_ = line;
-        if (trace_) trace("log: " + line);
+        last_log_ = record.text;
+        if (trace_) trace("log: " + record.text);
     };
     if (plan_.tight) disk_.largest_reserve = 400'000;
     base_.max_dead = live_.max_dead = plan_.options.max_dead;
