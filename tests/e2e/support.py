@@ -43,6 +43,11 @@ def configure(binary, work, long, seed, mounted=None):
                     for name in (b"__asan_init", b"__tsan_init"))
 
 
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return taken.getsockname()[1]
+
+
 def end_with_parent(soft_files=None, hard_files=None):
     """What a child does before it becomes its program: it dies with us, however we end."""
     libc = ctypes.CDLL(None)
@@ -327,8 +332,8 @@ class Server:
     another program that takes its flags, and has its paths behind a prefix."""
 
     def __init__(self, *flags, env=None, soft_files=None, hard_files=None, errors=None,
-                 program=None, prefix=""):
-        self.program, self.prefix = program or BINARY, prefix
+                 program=None, prefix="", before=()):
+        self.program, self.prefix, self.before = program or BINARY, prefix, before
         self.dir = tempfile.mkdtemp(prefix="server-", dir=WORK)
         self.flags, self.env = flags, dict(env or {})
         self.limits = (soft_files, hard_files)
@@ -344,7 +349,8 @@ class Server:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SCHEDULER_")}
         with open(os.path.join(self.dir, "stderr"), "ab") as errors:
             self.process = subprocess.Popen(
-                [self.program, "--port", str(self.port), *self.flags, *flags], cwd=self.dir,
+                [self.program, *self.before, "--port", str(self.port), *self.flags, *flags],
+                cwd=self.dir,
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                 stderr=errors if self.errors is None else self.errors,
                 env={**environment, "TESTS_PREFIX": self.prefix, **self.env},

@@ -27,16 +27,11 @@ def documented(language):
     return re.search(rf"```{language}\n(.*?)```", text, re.S)[1]
 
 
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
-
-
 class Proxy:
     """A proxy before a server, in the foreground, unprivileged, on a port of the loopback."""
 
     def __init__(self, directory, upstream):
-        self.directory, self.upstream, self.port = directory, upstream, free_port()
+        self.directory, self.upstream, self.port = directory, upstream, support.free_port()
         if os.getuid() == 0:
             os.chown(directory, NOBODY, NOBODY)
         path = os.path.join(directory, "config")
