@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""HTTP through nginx and HAProxy, as docs/operate.md configures them: what is answered through
+"""HTTP through nginx, Caddy and HAProxy, as docs/operate.md configures them: what is answered through
 them is what is answered without, and no request is ever taken for a part of another."""
 import collections
 import contextlib
@@ -29,6 +29,8 @@ def documented(language):
 
 class Proxy:
     """A proxy before a server, in the foreground, unprivileged, on a port of the loopback."""
+
+    needed = True  # where the proxies are to be there
 
     def __init__(self, directory, upstream):
         self.directory, self.upstream, self.port = directory, upstream, support.free_port()
@@ -97,6 +99,19 @@ class HAProxy(Proxy):
         return [shutil.which("haproxy", path=PATH), "-f", path, "-db"]
 
 
+class Caddy(Proxy):
+    program, needed = "caddy", False
+
+    def configuration(self):
+        return "{\n    admin off\n}\n" + self.replaced(
+            documented("caddy"), (r"^tasks\.example", f"http://127.0.0.1:{self.port}"))
+
+    def command(self, path):
+        # It keeps certificates, and what it was last told, in its home.
+        return ["env", f"HOME={self.directory}", "XDG_DATA_HOME=", "XDG_CONFIG_HOME=",
+                shutil.which("caddy", path=PATH), "run", "--adapter", "caddyfile", "--config", path]
+
+
 class Through:
     """The tests of one proxy."""
     proxy = None
@@ -104,7 +119,7 @@ class Through:
     def setUp(self):
         super().setUp()
         if not shutil.which(self.proxy.program, path=PATH):
-            if os.environ.get("TESTS_PROXIES"):
+            if self.proxy.needed and os.environ.get("TESTS_PROXIES"):
                 self.fail(f"{self.proxy.program} is not installed")
             self.skipTest(f"{self.proxy.program} is not installed")
         self.target = self.server()
@@ -328,6 +343,10 @@ def attacks():
 
 class ThroughNginx(Through, TestCase):
     proxy = Nginx
+
+
+class ThroughCaddy(Through, TestCase):
+    proxy = Caddy
 
 
 class ThroughHAProxy(Through, TestCase):
