@@ -9266,6 +9266,11 @@ private:
     bool cancel_one(Key key);
     void run();
     bool emit_due(bool& emitted) noexcept;
+    // Hands a record to the log; without memory for it, that is said instead.
+    void say(LogLevel level, const char* event, const char* sentence) noexcept {
+        detail::tell([this](const LogRecord& record) { store_.say(record); }, level, event,
+                     sentence);
+    }
     auto take_turn();
     void check_outside(const char* call) const;
     void call_readers();
@@ -9513,8 +9518,7 @@ inline bool Scheduler::emit_due(bool& emitted) noexcept {
     } catch (const std::exception& error) {
         emitted = true;  // it may be
         well = false;
-        const auto log = [this](const LogRecord& record) { store_.say(record); };
-        detail::tell(log, LogLevel::error, "emission.failed", error.what());
+        say(LogLevel::error, "emission.failed", error.what());
     }
     if (emitted) wake_readers();
     return well;
@@ -9726,8 +9730,8 @@ inline bool Scheduler::read_on(const std::shared_ptr<detail::Reader>& reader) {
         page.next = query.from;
     }
     if (page.lost && query.from != Cursor::earliest()) {
-        log(detail::make_record(LogLevel::warning, "callback.lagged",
-                                "a callback was too slow; events that it had not taken are gone"));
+        say(LogLevel::warning, "callback.lagged",
+            "a callback was too slow; events that it had not taken are gone");
     }
     for (const Event& event : page.events) {
         {
