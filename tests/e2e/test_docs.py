@@ -177,3 +177,34 @@ class Pages(TestCase):
                         decoder, rest = json.JSONDecoder(), text.strip()
                         while rest:
                             rest = rest[decoder.raw_decode(rest)[1]:].lstrip()
+
+
+class Contract(TestCase):
+    """docs/http.md and what the server says of itself."""
+
+    def rows(self, heading):
+        text = (DOCS / "http.md").read_text(encoding="utf-8")
+        table = text[text.index(heading):].split("\n\n")[0]
+        return [row.strip("| ").split(" | ") for row in table.splitlines()[2:]]
+
+    def test_every_error_of_every_request_is_on_the_page(self):
+        shown = {}
+        for requests, statuses in self.rows("| request | answers |"):
+            for request in re.findall("`([^`]*)`", requests):
+                shown[request] = set(statuses.split(", "))
+        server, given = self.server(), {}
+        for path, methods in server.page("/openapi.json")["paths"].items():
+            for method, operation in methods.items():
+                if method in ("get", "post", "put", "patch", "delete"):
+                    errors = {s for s in operation["responses"] if s >= "404"} - {"413", "415"}
+                    if errors:
+                        given[f"{method.upper()} {path}"] = errors
+        self.assertEqual(shown, given)
+
+    def test_every_status_is_on_the_page(self):
+        header = (DOCS.parent / "scheduler.hpp").read_text(encoding="utf-8")
+        known = header[header.index("constexpr StatusLine known[]"):].split("};")[0]
+        statuses = {s for s in re.findall(r"\{(\d{3}), ", known) if s >= "400"}
+        shown = {s for row in self.rows("| status | meaning | send it again? |")
+                 for s in row[0].split(", ")}
+        self.assertEqual(shown, statuses)
