@@ -139,6 +139,7 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/sysmacros.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -2092,6 +2093,12 @@ inline std::string directory_of(const std::string& path) {
     return slash == std::string::npos ? "." : path.substr(0, slash + 1);
 }
 
+// What a path means behind symbolic links; the path itself if there is nothing.
+inline std::string real_path(const std::string& path) {
+    const std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), std::free);
+    return real ? real.get() : path;
+}
+
 // Makes the name of a new or renamed file durable.
 inline void sync_directory_of(FileOps& ops, const std::string& path) {
     const std::string directory = directory_of(path);
@@ -2102,6 +2109,65 @@ inline void sync_directory_of(FileOps& ops, const std::string& path) {
     ops.close(fd);
     // A file system that does not know how (EINVAL) has no need to.
     if (result != 0 && error != EINVAL) File::fail("cannot sync", directory, error);
+}
+
+// A file that takes its name only when it is whole: it is written beside that, synced and renamed.
+// What is not finished leaves nothing.
+class NewFile {
+public:
+    // Throws if there is a file of this name already, unless it may be overwritten, or if there
+    // is something else.
+    NewFile(FileOps& ops, const std::string& path, bool overwrite);
+    ~NewFile() {
+        if (file_) ops_.unlink(file_->path().c_str());
+    }
+    NewFile(const NewFile&) = delete;
+    NewFile& operator=(const NewFile&) = delete;
+
+    void append(std::string_view text) {
+        file_->write(text, size_);
+        size_ += text.size();
+    }
+    std::uint64_t size() const { return size_; }
+    void finish();
+
+private:
+    void check_target() const;
+
+    FileOps& ops_;
+    std::string path_;
+    const bool overwrite_;
+    std::unique_ptr<File> file_;
+    std::uint64_t size_ = 0;
+};
+
+// A name that is a symbolic link stays one.
+inline NewFile::NewFile(FileOps& ops, const std::string& path, bool overwrite)
+    : ops_(ops), path_(real_path(path)), overwrite_(overwrite) {
+    check_target();
+    const std::string beside = path_ + ".part-" + std::to_string(::getpid());
+    file_ = std::make_unique<File>(ops_, beside, O_WRONLY | O_CREAT | O_TRUNC, path_);
+}
+
+inline void NewFile::check_target() const {
+    struct stat known {};
+    if (::stat(path_.c_str(), &known) != 0) return;
+    if (!S_ISREG(known.st_mode)) {
+        throw Error(Errc::invalid_argument, path_ + " is not a regular file");
+    }
+    if (overwrite_) return;
+    throw Error(Errc::invalid_argument,
+                path_ + " is there already; to overwrite it has to be asked for (--force)");
+}
+
+inline void NewFile::finish() {
+    file_->sync();
+    check_target();
+    if (ops_.rename(file_->path().c_str(), path_.c_str()) != 0) {
+        file_->fail("cannot rename", errno);
+    }
+    file_.reset();
+    sync_directory_of(ops_, path_);
 }
 
 }  // namespace detail
@@ -3431,6 +3497,8 @@ public:
         if (found != tasks_.end() && found->second == task) tasks_.erase(found);
     }
 
+    std::size_t size() const { return tasks_.size(); }
+
 private:
     std::map<std::string_view, StoredTask*> tasks_;
 };
@@ -4013,6 +4081,7 @@ public:
     std::optional<TimePoint> next_due() const;
     // For how long the earliest pending task is overdue.
     milliseconds overdue(TimePoint now) const;
+    std::size_t names() const { return names_.size(); }
     // Calls fn(task) for pending tasks in order, from the first that is not before `from` on,
     // until it returns false.
     template <class Fn>
@@ -4028,6 +4097,7 @@ public:
     const KeyBook& keys() const { return keys_; }
     const SinkBook& sinks() const { return sinks_; }
     SinkBook& sinks() { return sinks_; }
+    std::vector<SinkStatus> sink_statuses() const;
     IdSource& ids() { return ids_; }
     const IdSource& ids() const { return ids_; }
     // How many events were emitted later than a second after they were due.
@@ -4667,6 +4737,21 @@ inline std::size_t State::count(const DueRange& range) const {
     return count;
 }
 
+inline std::vector<SinkStatus> State::sink_statuses() const {
+    std::vector<SinkStatus> all;
+    for (const auto& [name, sink] : sinks_.all()) {
+        SinkStatus& status = all.emplace_back(sink);
+        const std::size_t index = history_.index_of(sink.seq);
+        status.name = name;
+        if (sink.listing == SinkBook::Listing::unlisted) status.state = SinkState::unlisted;
+        if (index > 0) status.cursor = history_.at(index - 1)->id;
+        status.lag = history_.size() - index;
+        if (sink.next != TimePoint()) status.next_attempt = sink.next;
+        status.dead = sink.letters.size();
+    }
+    return all;
+}
+
 inline Histogram State::histogram(const DueRange& range, std::size_t buckets, TimePoint now) const {
     constexpr milliseconds tick{1};
     std::optional<TimePoint> first;
@@ -4783,6 +4868,18 @@ struct JournalFigures {
     std::uint64_t torn_bytes = 0;     ///< bytes cut off its end
 };
 
+/// What a journal held at one moment: whole records, which stay as they were whatever becomes of
+/// the journal.  It holds the disk's space for them for as long as it lives.
+class JournalSnapshot {
+public:
+    virtual ~JournalSnapshot() = default;
+    /// How many bytes it has.
+    virtual std::uint64_t size() const = 0;
+    /// Reads `size` bytes from byte `at` on, fewer only at the end, and returns how many they
+    /// were.  May wait for the disk.  Any thread may call this.  Throws `Error`.
+    virtual std::size_t read(char* to, std::size_t size, std::uint64_t at) const = 0;
+};
+
 /// Keeps records: whole lines of JSON, each ended by a newline, which it need not
 /// understand.  A scheduler calls it; `Options::make_journal` takes one of your own.
 ///
@@ -4868,6 +4965,9 @@ public:
     virtual bool is_owner() const { return true; }
     /// Asks for what others do; called once, before read().
     virtual void follow(Follower) {}
+    /// What is stored at this moment, to be copied.  May wait for a commit that is under way.
+    /// Null: this journal is no file that could be copied.  Throws `Error` with `journal_failed`.
+    virtual std::shared_ptr<const JournalSnapshot> snapshot() { return nullptr; }
 };
 
 namespace detail {
@@ -4970,6 +5070,9 @@ public:
     struct Range {
         std::uint64_t begin;
         std::uint64_t end;
+        std::uint64_t line;   // its number, from 1 on
+        const char* problem;  // a part of a sentence
+        std::size_t kept;     // whole records that were found in it
     };
     JournalReader(File& file, const Journal::Take& take, std::launch policy)
         : file_(file), take_(take), policy_(policy) {}
@@ -4980,6 +5083,12 @@ public:
     const std::vector<Range>& damaged() const { return damaged_; }
     // The place in the file behind the last whole record.
     std::uint64_t good_end() const { return good_end_; }
+    // The place behind everything but a torn tail.
+    std::uint64_t end() const {
+        return damaged_.empty() ? good_end_ : std::max(good_end_, damaged_.back().end);
+    }
+    // The number of the last line that was taken, from 1 on.
+    std::uint64_t line() const { return line_; }
     // Whether the last record that counts has no newline.
     bool is_unfinished() const { return unfinished_; }
     bool is_empty() const { return !any_; }
@@ -5004,12 +5113,14 @@ private:
     void take_damaged(const Line& line);
     void take_record(std::string_view record, const Line& line, bool has_newline);
     static bool is_plausible(const Line& line);
+    static const char* problem_of(std::string_view line, std::size_t kept);
 
     File& file_;
     const Journal::Take& take_;
     const std::launch policy_;
     std::vector<Range> damaged_;
     std::uint64_t records_ = 0;
+    std::uint64_t line_ = 0;
     std::uint64_t good_end_ = 0;
     bool unfinished_ = false;
     bool any_ = false;
@@ -5066,13 +5177,19 @@ inline void JournalReader::read() {
 
 inline void JournalReader::take_record(std::string_view record, const Line& line,
                                        bool has_newline) {
-    take_(record);
+    try {
+        take_(record);
+    } catch (const Error& error) {
+        if (error.code() != Errc::journal_unreadable) throw;
+        throw Error(error.code(), "line " + std::to_string(line_) + ": " + error.what());
+    }
     ++records_;
     good_end_ = line.end;
     unfinished_ = !has_newline;
 }
 
 inline void JournalReader::take_line(const Line& line) {
+    ++line_;
     if (!line.is_intact) return take_damaged(line);
     any_ = plausible_ = true;
     take_record(line.text, line, line.has_newline);
@@ -5085,8 +5202,18 @@ inline void JournalReader::take_damaged(const Line& line) {
     plausible_ = plausible_ || is_plausible(line);
     const std::vector<std::string_view> parts = intact_parts(line.text);
     if (!line.has_newline && parts.empty()) return;  // a torn tail
-    damaged_.push_back({line.begin, line.end});
+    damaged_.push_back(
+        {line.begin, line.end, line_, problem_of(line.text, parts.size()), parts.size()});
     for (const std::string_view part : parts) take_record(part, line, true);
+}
+
+// What damage has done to a line, as far as that tells.
+inline const char* JournalReader::problem_of(std::string_view line, std::size_t kept) {
+    if (kept > 1) return "the newline between records is damaged";
+    if (kept == 1) return "there are other bytes beside a whole record";
+    if (looks_sealed(line)) return "the checksum does not match";
+    if (line.find('\0') != std::string_view::npos) return "it holds bytes that are zero";
+    return line.front() == '{' ? "its end is missing" : "it does not begin as a record does";
 }
 
 // A file that only looks a little like a journal is damaged; one that does not at all is
@@ -5119,8 +5246,18 @@ public:
     void replace(Source& source) override;
     bool failed() const override { return failed_.load(); }
     JournalFigures figures() const override;
+    std::shared_ptr<const JournalSnapshot> snapshot() override;
 
 private:
+    // A part of a file that is not written any more, even if the file is not the journal's now.
+    struct Snapshot : JournalSnapshot {
+        std::shared_ptr<File> file;
+        std::uint64_t end = 0;
+        std::uint64_t size() const override { return end; }
+        std::size_t read(char* to, std::size_t size, std::uint64_t at) const override {
+            return file->read(to, std::min<std::uint64_t>(size, end - std::min(end, at)), at);
+        }
+    };
     // The new file while it is written; removed unless it has taken the journal's name.
     struct Replacement {
         Replacement(FileOps& files, const std::string& name, const std::string& replaced)
@@ -5134,10 +5271,8 @@ private:
         std::uint64_t size = 0;
     };
 
-    static std::string resolve(const std::string& path);
     void lock();
     void name_holder();
-    std::string holder() const;
     void open_existing();
     void keep_damaged(const std::vector<JournalReader::Range>& damaged);
     void append(File& file, std::uint64_t& size, std::string_view lines);
@@ -5188,9 +5323,26 @@ private:
 
 // ---- 8.4 Opening -----------------------------------------------------------
 
+// Who holds the lock, as the file says; the one that holds it has written that.
+inline std::string named_holder(File& lock) {
+    std::array<char, 512> buffer;
+    std::string_view text;
+    try {
+        text = {buffer.data(), lock.read(buffer.data(), buffer.size(), 0)};
+    } catch (const Error&) {  // then nobody is named
+    }
+    text = text.substr(0, text.find('\n') == std::string_view::npos ? 0 : text.find('\n'));
+    const std::size_t blank = text.find_first_not_of("0123456789");
+    const bool good = blank != std::string_view::npos && blank > 0 && text[blank] == ' ';
+    const std::string_view host = good ? text.substr(blank + 1) : std::string_view();
+    const auto is_plain = [](char c) { return c > 0x20 && c < 0x7F; };
+    if (host.empty() || !std::all_of(host.begin(), host.end(), is_plain)) return "another process";
+    return "process " + std::string(text.substr(0, blank)) + " on " + std::string(host);
+}
+
 inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
                                 Log log, bool threads)
-    : path_(resolve(path)),
+    : path_(real_path(path)),
       next_path_(path_ + ".new"),
       fsync_(fsync),
       threads_(threads),
@@ -5198,12 +5350,6 @@ inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::share
       log_(std::move(log)) {
     lock();
     open_existing();
-}
-
-// A journal behind a symbolic link stays there when it is replaced.
-inline std::string FileJournal::resolve(const std::string& path) {
-    const std::unique_ptr<char, void (*)(void*)> real(::realpath(path.c_str(), nullptr), std::free);
-    return real ? real.get() : path;
 }
 
 // The lock is a file of its own, as one on the journal would not survive a rename.
@@ -5220,7 +5366,8 @@ inline void FileJournal::lock() {
     while (ops_->flock(lock_->fd(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) continue;
         if (errno == EWOULDBLOCK) {
-            throw Error(Errc::journal_busy, "the journal " + path_ + " is in use by " + holder());
+            throw Error(Errc::journal_busy,
+                        "the journal " + path_ + " is in use by " + named_holder(*lock_));
         }
         throw Error(Errc::journal_unreadable,
                     "cannot lock " + name + ": " + std::generic_category().message(errno));
@@ -5239,23 +5386,6 @@ inline void FileJournal::name_holder() {
         lock_->truncate(text.size());
     } catch (const Error&) {  // the lock holds without it
     }
-}
-
-// Who holds the lock, as the file says; the one that holds it has written that.
-inline std::string FileJournal::holder() const {
-    std::array<char, 512> buffer;
-    std::string_view text;
-    try {
-        text = {buffer.data(), lock_->read(buffer.data(), buffer.size(), 0)};
-    } catch (const Error&) {  // then nobody is named
-    }
-    text = text.substr(0, text.find('\n') == std::string_view::npos ? 0 : text.find('\n'));
-    const std::size_t blank = text.find_first_not_of("0123456789");
-    const bool good = blank != std::string_view::npos && blank > 0 && text[blank] == ' ';
-    const std::string_view host = good ? text.substr(blank + 1) : std::string_view();
-    const auto is_plain = [](char c) { return c > 0x20 && c < 0x7F; };
-    if (host.empty() || !std::all_of(host.begin(), host.end(), is_plain)) return "another process";
-    return "process " + std::string(text.substr(0, blank)) + " on " + std::string(host);
 }
 
 inline void FileJournal::open_existing() {
@@ -5290,9 +5420,7 @@ inline bool FileJournal::read(const Take& take) {
     const bool damaged = !reader.damaged().empty();
     if (damaged) keep_damaged(reader.damaged());
     size_ = reader.good_end();
-    const std::uint64_t last =
-        damaged ? std::max(reader.good_end(), reader.damaged().back().end) : reader.good_end();
-    torn_bytes_ = file_size - std::min(file_size, last);
+    torn_bytes_ = file_size - std::min(file_size, reader.end());
     if (torn_bytes_ > 0 && !reader.is_empty()) {
         log_(make_record(LogLevel::warning, "journal.cut", "the journal ", named("journal", path_),
                          " ended in ", named("bytes", torn_bytes_),
@@ -5612,6 +5740,21 @@ inline void FileJournal::finish(Replacement& next) {
 
 inline JournalFigures FileJournal::figures() const {
     return {failed_, size_, written_, syncs_, replacements_, damaged_lines_, torn_bytes_};
+}
+
+// No group is on its way then, so that none is in it that is going to be refused.
+inline std::shared_ptr<const JournalSnapshot> FileJournal::snapshot() {
+    auto taken = std::make_shared<Snapshot>();
+    const std::lock_guard<std::mutex> no_commit(commit_mutex_);
+    const std::lock_guard<std::mutex> guard(file_mutex_);
+    if (failed_) {
+        throw Error(Errc::journal_failed, "the journal " + path_ +
+                                              " has failed, and cannot be copied until it is "
+                                              "replaced");
+    }
+    taken->file = file_;
+    taken->end = size_;
+    return taken;
 }
 
 }  // namespace detail
@@ -6129,6 +6272,14 @@ public:
     }
     // When tend_now() has something to do, if ever.
     std::optional<TimePoint> next_tending_locked() const;
+    // Has the journal replaced by what is remembered, less what the limits do not keep.
+    void compact();
+    std::shared_ptr<const JournalSnapshot> snapshot() { return journal_->snapshot(); }
+    JournalFigures journal_figures() const { return journal_->figures(); }
+    std::size_t pending() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return state_.pending();
+    }
 
     // The clock's time, within what a journal can say even a year later.
     TimePoint now() const {
@@ -8171,19 +8322,7 @@ inline std::size_t Store::redeliver(const std::string& name, std::optional<TaskI
 
 inline std::vector<SinkStatus> Store::sinks() const {
     const std::lock_guard<std::mutex> guard(mutex_);
-    const History& history = state_.history();
-    std::vector<SinkStatus> all;
-    for (const auto& [name, sink] : state_.sinks().all()) {
-        SinkStatus& status = all.emplace_back(sink);
-        const std::size_t index = history.index_of(sink.seq);
-        status.name = name;
-        if (sink.listing == SinkBook::Listing::unlisted) status.state = SinkState::unlisted;
-        if (index > 0) status.cursor = history.at(index - 1)->id;
-        status.lag = history.size() - index;
-        if (sink.next != TimePoint()) status.next_attempt = sink.next;
-        status.dead = sink.letters.size();
-    }
-    return all;
+    return state_.sink_statuses();
 }
 
 inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskId> after,
@@ -8533,6 +8672,14 @@ inline void Store::replace(Lock& lock) {
     settled_.notify_all();
 }
 
+inline void Store::compact() {
+    Lock lock(mutex_);
+    state_.trim(now());
+    lock.unlock();
+    Copy copy(*this, lock);
+    journal_->replace(copy);
+}
+
 }  // namespace detail
 
 inline void Ticket::swap(Ticket& other) noexcept {
@@ -8580,6 +8727,209 @@ inline void Ticket::abandon() noexcept {
     if (!store_ || again_ || told_) return;
     if (!fate().settled) return store_->abandon(*this);
     if (fate().error) fate().tell_failure();
+}
+
+// ---- 9.14 Journals without a scheduler -------------------------------------
+
+/// A line of a journal that is damaged.
+struct JournalDamage {
+    std::uint64_t line;   ///< its number, from 1 on
+    std::uint64_t at;     ///< where it begins, in bytes
+    std::uint64_t bytes;  ///< its size
+    std::string problem;  ///< what is wrong with it, such as "the checksum does not match"
+    std::size_t kept;     ///< whole records that are in it, and are kept
+};
+
+/// What a journal holds, see `verify_journal()`.
+struct JournalReport {
+    std::string path;
+    std::uint64_t bytes = 0;    ///< its size
+    std::uint64_t records = 0;  ///< whole records
+    /// How many of these there are of each operation; `head` is what a journal begins with.
+    std::map<std::string, std::uint64_t> operations;
+    std::size_t pending = 0;            ///< tasks that are pending
+    std::size_t named = 0;              ///< those of them that have names
+    std::size_t emitted = 0;            ///< past events
+    std::size_t missed = 0;             ///< tasks that were too late to be emitted
+    std::uint64_t cancelled = 0;        ///< tasks that its records cancel
+    std::size_t keys = 0;               ///< idempotency keys that are still known
+    std::optional<TimePoint> next_due;  ///< when the first pending task is due
+    std::optional<TimePoint> newest;    ///< the latest moment that its records tell of
+    std::optional<Pause> paused;        ///< since when and why nothing is emitted
+    std::vector<SinkStatus> sinks;      ///< how each sink stands
+    std::vector<JournalDamage> damage;  ///< in order
+    std::uint64_t torn_bytes = 0;       ///< at its end, as a crash leaves them: no damage
+    std::string used_by;                ///< the process that has it open, if that is known
+
+    /// Whether it is as a scheduler leaves it, be it by a crash.
+    bool is_sound() const { return damage.empty() && (records > 0 || bytes == 0); }
+};
+
+/// Reads a journal as a scheduler does that opens it, and tells what is in it.  Changes
+/// nothing and locks nothing, so a scheduler may have it open.  Takes as much memory as a
+/// scheduler with it.  Throws `Error` with `journal_unreadable` if the file is missing, may not be
+/// read, is no journal or holds what a newer version has written.
+inline JournalReport verify_journal(const std::string& path,
+                                    std::shared_ptr<FileOps> files = nullptr);
+
+/// What compact_journal() has done.
+struct CompactResult {
+    std::uint64_t before = 0;  ///< its size, in bytes
+    std::uint64_t after = 0;   ///< its size, in bytes
+    std::size_t pending = 0;   ///< tasks in it
+};
+
+/// Replaces the journal that `options` names by the shortest one that says the same, in which
+/// there are no more past events than `options.history` and the sinks want.  It is opened as by a
+/// scheduler, which mends damage.  If this fails the old one stands.  Throws `Error`: with
+/// `journal_busy` if a scheduler has it open, or with `journal_unreadable`, `disk_full` or
+/// `journal_failed`.
+inline CompactResult compact_journal(Options options);
+
+namespace detail {
+
+inline std::unique_ptr<File> open_journal_to_read(FileOps& ops, const std::string& path) {
+    try {
+        auto file = std::make_unique<File>(ops, path, O_RDONLY | O_NONBLOCK);
+        if (S_ISREG(file->status().st_mode)) return file;
+    } catch (const Error& error) {
+        throw Error(Errc::journal_unreadable, error.what());
+    }
+    throw Error(Errc::journal_unreadable, path + " is not a regular file");
+}
+
+// Whether somebody has locked a file, as /proc/locks tells: to try it would keep a scheduler out
+// that starts at this moment.  The kernel may show the file's device by another number than
+// stat(), and then the holder that the file names decides.
+inline bool is_locked(const struct stat& file, const std::string& holder) {
+    char device[32];
+    std::snprintf(device, sizeof device, "%02x:%02x", major(file.st_dev), minor(file.st_dev));
+    const std::string inode = ':' + std::to_string(file.st_ino) + ' ';
+    const std::string place = ' ' + std::string(device) + inode;
+    const std::string locks = read_file("/proc/locks");
+    for (std::size_t at = 0, end; at < locks.size(); at = end + 1) {
+        end = std::min(locks.find('\n', at), locks.size());
+        const std::string line = locks.substr(at, end - at);
+        const std::size_t found = line.find(inode);
+        if (found == std::string::npos || line.find(" FLOCK ") == std::string::npos) continue;
+        if (line.find(place) != std::string::npos) return true;
+        const std::size_t space = line.rfind(' ', found);
+        const std::size_t before = space == 0 ? 0 : line.rfind(' ', space - 1) + 1;
+        const std::string process = line.substr(before, space - before);
+        if (holder.rfind("process " + process + ' ', 0) == 0) return true;
+    }
+    return false;
+}
+
+// Who has a journal open.  Empty: nobody, as far as that can be known.
+inline std::string user_of_journal(FileOps& ops, const std::string& path) {
+    try {
+        File lock(ops, real_path(path) + ".lock", O_RDONLY | O_NONBLOCK);
+        const std::string holder = named_holder(lock);
+        return is_locked(lock.status(), holder) ? holder : "";
+    } catch (const Error&) {  // it was never locked, or we may not know
+        return "";
+    }
+}
+
+// A scheduler that has a file open would go on with what is not there any more.
+inline void check_unused(FileOps& ops, const std::string& path) {
+    const std::string user = user_of_journal(ops, path);
+    if (user.empty()) return;
+    throw Error(Errc::journal_busy, path + " is a journal that is in use by " + user);
+}
+
+// Reads a journal and counts what it says.
+class JournalVerifier {
+public:
+    JournalReport report;
+
+    void read(File& file);
+
+private:
+    void take(std::string_view line);
+    void tell_state();
+
+    static constexpr std::size_t any = ~std::size_t{0};
+    State state_{{any, longest_wait, any, any, any}};
+};
+
+inline void JournalVerifier::read(File& file) {
+    const Journal::Take take = [this](std::string_view line) { this->take(line); };
+    JournalReader reader(file, take, std::launch::deferred);
+    report.bytes = static_cast<std::uint64_t>(file.status().st_size);
+    state_.begin_loading();
+    reader.read();
+    state_.end_loading();
+    report.records = reader.records();
+    for (const JournalReader::Range& range : reader.damaged()) {
+        report.damage.push_back(
+            {range.line, range.begin, range.end - range.begin, range.problem, range.kept});
+    }
+    report.torn_bytes = report.bytes - std::min(report.bytes, reader.end());
+    tell_state();
+}
+
+inline void JournalVerifier::take(std::string_view line) {
+    Record record = read_record(line);
+    const auto count = [this](const auto& one) {
+        using R = std::decay_t<decltype(one)>;
+        ++report.operations[std::is_same_v<R, HeadRecord> ? "head" : std::string(R::op)];
+        if constexpr (std::is_same_v<R, CancelRecord> || std::is_same_v<R, PartRecord>) {
+            report.cancelled += one.ids.size();
+        }
+    };
+    std::visit(count, record);
+    state_.apply(record);
+}
+
+inline void JournalVerifier::tell_state() {
+    state_.drop_answers(wall_clock(), any);
+    report.pending = state_.pending();
+    report.named = state_.names();
+    report.emitted = state_.history().size();
+    report.missed = state_.missed().size();
+    report.keys = state_.keys().all().size();
+    report.next_due = state_.next_due();
+    if (state_.newest_stamp() != TimePoint()) report.newest = state_.newest_stamp();
+    report.paused = state_.paused();
+    report.sinks = state_.sink_statuses();
+}
+
+}  // namespace detail
+
+inline JournalReport verify_journal(const std::string& path, std::shared_ptr<FileOps> files) {
+    if (!files) files = std::make_shared<FileOps>();
+    const std::unique_ptr<detail::File> file = detail::open_journal_to_read(*files, path);
+    detail::JournalVerifier verifier;
+    verifier.report.path = path;
+    verifier.report.used_by = detail::user_of_journal(*files, path);
+    try {
+        verifier.read(*file);
+    } catch (const Error& error) {  // a file that cannot be read is none that was damaged
+        const std::string what = error.what();
+        const bool names_it = what.find(path) != std::string::npos;
+        throw Error(Errc::journal_unreadable, names_it ? what : path + ": " + what);
+    }
+    return std::move(verifier.report);
+}
+
+inline CompactResult compact_journal(Options options) {
+    if (!options.files) options.files = std::make_shared<FileOps>();
+    options.drive = Drive::caller;
+    detail::open_journal_to_read(*options.files, options.journal);  // or it would be made
+    CompactResult result;
+    const auto size = [&options] {
+        const auto file = detail::open_journal_to_read(*options.files, options.journal);
+        return static_cast<std::uint64_t>(file->status().st_size);
+    };
+    result.before = size();
+    detail::Store store(options);
+    store.compact();
+    result.pending = store.pending();
+    store.close();
+    result.after = size();
+    return result;
 }
 
 // ============================================================================
@@ -9153,6 +9503,19 @@ public:
     /// wait for itself, and under `Drive::caller` with a clock that you set, which does not go
     /// by itself.
     bool drain();
+
+    // ---- The journal
+
+    /// What is stored at this moment, to be copied.  May wait for a commit that is under way, and
+    /// nothing waits for what is done with it.  Null: there is no file.  Throws `Error` with
+    /// `journal_failed`.
+    std::shared_ptr<const JournalSnapshot> snapshot() { return store_.snapshot(); }
+    /// Writes what is stored at this moment to a file of its own, which is a journal, and
+    /// returns its size.  It gets its name when it is whole and synced.  Blocks; nothing else waits
+    /// for it.  Throws `Error`: with `invalid_argument` if there is no journal, or if there is such
+    /// a file and it may not be overwritten, with `journal_busy` if a scheduler has it
+    /// open, or with `disk_full` or `journal_failed`.
+    std::uint64_t backup(const std::string& path, bool overwrite = false);
 
     // ---- Time and threads
 
@@ -9863,7 +10226,25 @@ inline void Scheduler::set_sink_state(const std::string& sink, SinkState state) 
     notify_companions();
 }
 
-// ---- 10.8 The end ----------------------------------------------------------
+// ---- 10.8 Backups ----------------------------------------------------------
+
+inline std::uint64_t Scheduler::backup(const std::string& path, bool overwrite) {
+    FileOps ops;
+    detail::check_unused(ops, path);
+    detail::NewFile copy(ops, path, overwrite);
+    const auto taken = snapshot();
+    if (!taken) throw Error(Errc::invalid_argument, "there is no journal that could be copied");
+    std::vector<char> room(std::size_t{1} << 18);
+    while (copy.size() < taken->size()) {
+        const std::size_t size = taken->read(room.data(), room.size(), copy.size());
+        if (size == 0) throw Error(Errc::journal_failed, "the journal is shorter than it was");
+        copy.append({room.data(), size});
+    }
+    copy.finish();
+    return copy.size();
+}
+
+// ---- 10.9 The end ----------------------------------------------------------
 
 inline void Scheduler::clock_changed() {
     const std::lock_guard<std::mutex> guard(store_.mutex());
@@ -10984,6 +11365,60 @@ inline void append_story(std::string& json, const TaskStory& story) {
 }
 
 }  // namespace detail
+
+namespace detail {
+
+inline std::string damage_json(const JournalDamage& damage) {
+    std::string json = "{\"line\":" + std::to_string(damage.line);
+    json += ",\"at\":" + std::to_string(damage.at);
+    json += ",\"bytes\":" + std::to_string(damage.bytes);
+    append_member(json, "problem", damage.problem);
+    return json + ",\"kept\":" + std::to_string(damage.kept) + '}';
+}
+
+}  // namespace detail
+
+/// What a journal holds: a JSON object.
+inline std::string to_json(const JournalReport& report) {
+    const auto time = [](const std::optional<TimePoint>& at) {
+        return at ? '"' + format_time(*at) + '"' : "null";
+    };
+    std::string json = "{";
+    const auto number = [&json](const char* name, std::uint64_t value) {
+        json.append(",\"").append(name).append("\":").append(std::to_string(value));
+    };
+    detail::append_member(json, "journal", report.path);
+    json.append(",\"sound\":").append(report.is_sound() ? "true" : "false");
+    json += ",\"used_by\":" + (report.used_by.empty() ? "null" : quote_json(report.used_by));
+    number("bytes", report.bytes);
+    number("records", report.records);
+    json += ",\"operations\":{";
+    for (const auto& [name, count] : report.operations) {
+        if (json.back() != '{') json += ',';
+        json += quote_json(name) + ':' + std::to_string(count);
+    }
+    json += '}';
+    number("pending", report.pending);
+    number("named", report.named);
+    number("emitted", report.emitted);
+    number("missed", report.missed);
+    number("cancelled", report.cancelled);
+    number("keys", report.keys);
+    json += ",\"next_due\":" + time(report.next_due) + ",\"newest\":" + time(report.newest);
+    json += ",\"paused\":" + detail::pause_json(report.paused) + ",\"sinks\":[";
+    for (const SinkStatus& sink : report.sinks) {
+        if (json.back() != '[') json += ',';
+        detail::append_sink(json, sink);
+    }
+    json += "],\"damage\":[";
+    for (const JournalDamage& damage : report.damage) {
+        if (json.back() != '[') json += ',';
+        json += detail::damage_json(damage);
+    }
+    json += ']';
+    number("torn_bytes", report.torn_bytes);
+    return json + '}';
+}
 
 /// The task as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const Task& task) {
@@ -12913,6 +13348,28 @@ private:
     std::size_t size_ = 0;
 };
 
+// A copy of the journal on its way to a client, piece by piece.
+struct Transfer {
+    std::shared_ptr<const JournalSnapshot> snapshot;
+    Share share;           // of how many there may be at once
+    std::uint64_t at = 0;  // what comes before this was read
+
+    static constexpr std::size_t most = 4;              // at once
+    static constexpr std::size_t piece_size = 262'144;  // bytes
+
+    bool is_over() const { return at == snapshot->size(); }
+    // The next piece.  Throws.
+    std::string next() {
+        std::string piece(std::min<std::uint64_t>(piece_size, snapshot->size() - at), '\0');
+        piece.resize(snapshot->read(&piece[0], piece.size(), at));
+        if (piece.empty() && !is_over()) {
+            throw Error(Errc::journal_failed, "the journal is shorter than it was");
+        }
+        at += piece.size();
+        return piece;
+    }
+};
+
 // What the API answers.
 struct HttpAnswer {
     int status = 200;
@@ -12920,6 +13377,7 @@ struct HttpAnswer {
     std::vector<std::pair<std::string_view, std::string>> fields;
     std::string body;
     std::optional<StreamStart> stream;  // what follows the head, in place of a body
+    std::unique_ptr<Transfer> transfer;  // likewise
     bool closes = false;                // the connection ends behind it
     std::optional<Ticket> ticket;       // what it tells of, see HttpApi::finish()
     bool is_begun = false;           // what was asked for may be stored: no error may be answered
@@ -13796,6 +14254,7 @@ private:
     void post_pause(Call& call);
     void post_resume(Call& call);
     void get_status(Call& call);
+    void get_backup(Call& call);
     void get_healthz(Call& call);
     void get_readyz(Call& call);
     void get_metrics(Call& call);
@@ -13826,6 +14285,7 @@ private:
     void answer_and_end(httplib::Response& response, detail::HttpAnswer& made);
     static void end_without_answer(httplib::Response& response);
     void stream_here(httplib::Response& response, detail::StreamStart start);
+    static void transfer_here(httplib::Response& response, detail::HttpAnswer& made);
     std::string next_text(detail::StreamStart& stream);
     void count_stream_out() { --streams_; }
 
@@ -13862,6 +14322,7 @@ private:
     std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
     std::atomic<std::size_t> streams_{0};
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
+    std::atomic<std::size_t> backups_{0};  // on their way
     detail::Refusals refusals_;
 
     // The streams on foreign servers wait here.
@@ -14096,6 +14557,12 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
                    "How it stands: what is overdue, how late events were, journal, sinks, limits.")
              .answers("Status", "How it stands."),
          &HttpApi::get_status},
+        {Operation("GET", "/backup", "backup",
+                   "The journal as it stands at this moment, which is a journal by itself.")
+             .answers("string", "Lines of JSON, a record each.", "application/jsonl")
+             .refuses(404, "There is no journal that is a file.")
+             .refuses({503}),
+         &HttpApi::get_backup},
         {Operation("GET", "/healthz", "alive", "Whether it is alive.")
              .without_secret()
              .with_any_query()
@@ -14187,6 +14654,8 @@ inline void HttpApi::serve(const std::string& prefix, const httplib::Request& fr
             answer_and_end(to, made);
         } else if (made.stream && request.method != "HEAD") {
             stream_here(to, *made.stream);
+        } else if (made.transfer) {
+            transfer_here(to, made);
         } else if (made.status != 204) {
             to.set_content(std::move(made.body), std::string(made.type));
         }
@@ -14250,6 +14719,22 @@ inline void HttpApi::answer_and_end(httplib::Response& response, detail::HttpAns
             return false;
         });
     if (made.stream) --streams_;
+}
+
+// The library writes the size, and asks for nothing where only that is wanted.
+inline void HttpApi::transfer_here(httplib::Response& response, detail::HttpAnswer& made) {
+    const std::size_t size = static_cast<std::size_t>(made.transfer->snapshot->size());
+    const std::shared_ptr<detail::Transfer> transfer = std::move(made.transfer);
+    response.set_content_provider(size, std::string(made.type),
+                                  [transfer](std::size_t at, std::size_t, httplib::DataSink& sink) {
+                                      try {
+                                          transfer->at = at;
+                                          const std::string piece = transfer->next();
+                                          return sink.write(piece.data(), piece.size());
+                                      } catch (const std::exception&) {
+                                          return false;
+                                      }
+                                  });
 }
 
 // What cannot be read is noted, and judged after the secret.  False: there may be more of it.
@@ -14866,6 +15351,26 @@ inline void HttpApi::post_resume(Call& call) {
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     call.answer.ticket = call.made(scheduler_.begin_resume());
     answer(call, 200, R"({"message":"Resumed"})");
+}
+
+// Where a commit is under way, the copy begins behind it: another thread waits for that.
+inline void HttpApi::get_backup(Call& call) {
+    if (leave_to_worker(call)) return;
+    detail::Share share(backups_, 1);
+    if (backups_ > detail::Transfer::most) {
+        call.answer.refusal = detail::Refusal::answers;
+        return refuse(call, 503, "Too many copies of the journal are on their way; try later.");
+    }
+    auto snapshot = scheduler_.snapshot();
+    if (!snapshot) {
+        return refuse(call, 404,
+                      "There is no file to copy: the tasks are not kept in one; GET /tasks lists "
+                      "what is pending.");
+    }
+    call.answer.transfer =
+        std::make_unique<detail::Transfer>(detail::Transfer{std::move(snapshot), std::move(share)});
+    call.answer.type = "application/jsonl";
+    call.answer.fields.emplace_back("Cache-Control", "no-store");
 }
 
 inline void HttpApi::get_status(Call& call) {
@@ -15580,7 +16085,8 @@ inline void write_head(std::string& text, const HttpAnswer& answer, std::string_
     for (const auto& [name, value] : answer.fields) field(name, value);
     if (answer.status != 204) field("Content-Type", answer.type);
     if (answer.has_length && answer.status != 204) {
-        field("Content-Length", std::to_string(answer.body.size()));
+        const auto size = answer.transfer ? answer.transfer->snapshot->size() : answer.body.size();
+        field("Content-Length", std::to_string(size));
     }
     if (is_last) field("Connection", "close");
     if (!is_last && is_old) field("Connection", "keep-alive");
@@ -15619,6 +16125,7 @@ struct Connection {
     MessageReader reader;
     OutBuffer out;
     Share large;  // of the limit of answers, until `out` is sent
+    std::unique_ptr<Transfer> transfer;  // what its answer goes on with
     State state = State::reading;
     bool may_read = true;      // there may be bytes that were not received
     bool has_ended = false;    // the client sends no more
@@ -15642,6 +16149,7 @@ struct Exchange {
     bool is_last = false;  // the connection ends behind it
     bool is_old = false;   // HTTP/1.0
     bool is_head = false;
+    bool is_piece = false;  // the answer has gone out, but for a transfer
 };
 
 using Exchanges = std::list<Exchange>;
@@ -15769,6 +16277,7 @@ private:
     bool begin_another(Connection& connection);
     bool refuse(Connection& connection, int status, const char* error);
     bool write_on(Connection& connection);
+    bool transfer_on(Connection& connection);
     bool linger(Connection& connection);
     bool hand_over(Connection& connection, Exchange& exchange);
     void count(Connection& connection, std::size_t size);
@@ -15780,6 +16289,7 @@ private:
     void take_spare(Exchanges& one);
     bool store_here();
     void work(Exchanges& exchanges);
+    static void read_piece(Exchange& exchange) noexcept;
     void commit(Exchanges& exchanges);
     void note_write(SteadyTime since);
     void give_back(Exchanges& exchanges);
@@ -16122,7 +16632,7 @@ inline bool HttpServer::step(Connection& connection) {
 }
 
 inline bool HttpServer::read_on(Connection& connection) {
-    if (connection.is_last || connection.out.is_full()) {
+    if (connection.is_last || connection.transfer || connection.out.is_full()) {
         connection.state = State::writing;
         return true;
     }
@@ -16266,6 +16776,7 @@ inline bool HttpServer::write_on(Connection& connection) {
         return false;
     }
     connection.large = {};
+    if (connection.transfer) return transfer_on(connection);
     connection.state = connection.is_last ? State::lingering : State::reading;
     if (connection.is_last) {
         ::shutdown(connection.socket.get(), SHUT_WR);
@@ -16273,6 +16784,24 @@ inline bool HttpServer::write_on(Connection& connection) {
         wait_for(connection, Wait::linger);
     }
     return true;
+}
+
+// The worker reads the next piece, which may have to come from the disk.
+inline bool HttpServer::transfer_on(Connection& connection) {
+    if (connection.transfer->is_over()) {
+        connection.transfer.reset();
+        return true;
+    }
+    Exchanges one;
+    take_spare(one);
+    one.front().connection = &connection;
+    one.front().is_piece = true;
+    one.front().is_last = connection.is_last;
+    connection.state = State::waiting;
+    ++connection.begun;
+    wait_for(connection, Wait::nothing);
+    worker_.push(one);
+    return false;
 }
 
 // To close a connection with input that was not read would reset it, which may take the
@@ -16362,6 +16891,7 @@ inline void HttpServer::close(Connection& connection) {
     timers_.erase(connection.timer);
     count(connection, 0);
     connection.large = {};
+    if (connection.begun == 0) connection.transfer.reset();
     if (connection.begun == 0) closed_.splice(closed_.end(), clients_, connection.self);
 }
 
@@ -16401,6 +16931,11 @@ inline void HttpServer::work(Exchanges& exchanges) {
 #endif
             continue;
         }
+        if (exchange.is_piece) {
+            read_piece(exchange);
+            give_back(one);
+            continue;
+        }
         exchange.answer = detail::HttpAnswer();
         api_.begin(exchange.connection->reader.request(), exchange.answer, true);
         if (exchange.answer.ticket) {
@@ -16409,6 +16944,15 @@ inline void HttpServer::work(Exchanges& exchanges) {
             api_.finish(exchange.answer);
             give_back(one);
         }
+    }
+}
+
+// What cannot be read ends the connection, by which the client knows that it has not got all.
+inline void HttpServer::read_piece(Exchange& exchange) noexcept {
+    try {
+        exchange.answer.body = exchange.connection->transfer->next();
+    } catch (const std::exception&) {
+        exchange.answer.is_silent = true;
     }
 }
 
@@ -16480,16 +17024,20 @@ inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
     detail::HttpAnswer& made = exchange.answer;
     connection.is_last = exchange.is_last || ends_at_;
     try {
-        if (!made.is_silent) {
+        if (!made.is_silent && exchange.is_piece) {
+            connection.out.append({}, std::move(made.body));
+        } else if (!made.is_silent) {
             detail::write_head(head_, made, date_, connection.is_last, exchange.is_old);
             if (exchange.is_head) made.body.clear();
             connection.out.append(head_, std::move(made.body));
             connection.large = std::move(made.share);
+            if (!exchange.is_head) connection.transfer = std::move(made.transfer);
         }
     } catch (const std::bad_alloc&) {
         made.is_silent = true;
     }
     connection.is_last = connection.is_last || made.is_silent;
+    if (made.is_silent) connection.transfer.reset();
 }
 
 // ============================================================================
@@ -17734,6 +18282,22 @@ public:
     std::optional<Pause> paused() const;
     /// How the server stands, as `GET /status` tells it: a JSON object.
     std::string status() const { return ask("GET", "/status"); }
+    /// Schedules what is written as requests, in JSON, as `POST /schedule` takes them: all of them
+    /// or none, up to 10,000.  With a key, as schedule().
+    std::vector<TaskId> submit(const std::vector<std::string>& requests,
+                               const std::string& key = "") const;
+    /// As put(), with the task written as a request in JSON.
+    PutResult put_request(std::string_view name, const std::string& request,
+                          PutIf condition = PutIf::any) const {
+        return put_body(name, request, condition);
+    }
+    /// Hands over the server's journal as it stands at this moment, piece by piece, and returns
+    /// its size.  Throws `Error` with `unreachable` if it does not come whole, and with
+    /// `refused` if the server has none that is a file.
+    std::uint64_t backup(const std::function<void(std::string_view piece)>& take) const;
+    /// Writes it to a file, which gets its name when it is whole and synced.  Throws `Error` also
+    /// with what `Scheduler::backup` throws.
+    std::uint64_t backup(const std::string& path, bool overwrite = false) const;
     /// How each sink stands.
     std::vector<SinkStatus> sinks() const;
     /// Dead letters of a sink, in order of emission, behind the one with the id `after`;
@@ -17768,6 +18332,7 @@ private:
     std::string ask(const char* method, const std::string& path, const std::string& body = "",
                     const httplib::Headers& more = {}, int* status = nullptr) const;
     [[noreturn]] void refuse(int status, const std::string& body) const;
+    [[noreturn]] void throw_unreachable(httplib::Error error) const;
     static std::string delayed(milliseconds delay, const NewTask& task);
     TaskId schedule_body(const std::string& body, const std::string& key) const;
     PutResult put_body(std::string_view name, const std::string& body, PutIf condition) const;
@@ -17988,17 +18553,18 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
     if (!body.empty()) request.headers.emplace("Content-Type", "application/json");
     httplib::Client client = connection();
     const httplib::Result result = client.send(request);
-    if (!result) {
-        const bool refused = result.error() == httplib::Error::Connection;
-        throw Error(Errc::unreachable,
-                    "cannot reach " + options_.url +
-                        (refused ? "; is the server running?"
-                                 : " (" + httplib::to_string(result.error()) + ")"));
-    }
+    if (!result) throw_unreachable(result.error());
     const bool is_good = result->status == 200 || (status && result->status == 201);
     if (!is_good) refuse(result->status, result->body);
     if (status) *status = result->status;
     return result->body;
+}
+
+inline void Client::throw_unreachable(httplib::Error error) const {
+    const bool refused = error == httplib::Error::Connection;
+    throw Error(Errc::unreachable, "cannot reach " + options_.url +
+                                       (refused ? "; is the server running?"
+                                                : " (" + httplib::to_string(error) + ")"));
 }
 
 inline void Client::refuse(int status, const std::string& body) const {
@@ -18068,6 +18634,101 @@ inline TaskId Client::schedule_body(const std::string& body, const std::string& 
     const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
     if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
     return *parsed;
+}
+
+inline std::vector<TaskId> Client::submit(const std::vector<std::string>& requests,
+                                          const std::string& key) const {
+    httplib::Headers more;
+    detail::check_key(key);
+    if (!key.empty()) more.emplace("Idempotency-Key", key);
+    std::string body = "[";
+    for (const std::string& request : requests) {
+        if (body.size() > 1) body += ',';
+        body += request;
+    }
+    std::vector<TaskId> ids;
+    detail::for_each_member(
+        ask("POST", "/schedule", body + ']', more), [&](std::string_view name, auto value) {
+            if (name != "ids") return;
+            detail::for_each_element(value, [&ids](std::string_view id) {
+                ids.push_back(TaskId::parse(detail::inside(id)).value_or(TaskId()));
+            });
+        });
+    if (ids.size() == requests.size()) return ids;
+    throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+}
+
+namespace detail {
+
+// Takes in what a server answers when it is asked for its journal.
+struct BackupReceiver {
+    const std::function<void(std::string_view)>& take;
+    int status = 0;
+    std::string refusal = {};
+    std::uint64_t size = 0;
+    bool is_journal = true;
+    std::exception_ptr failure = nullptr;  // what `take` has thrown, which ends the connection
+
+    // False: no more is wanted.
+    bool receive(std::string_view piece);
+};
+
+inline bool BackupReceiver::receive(std::string_view piece) {
+    constexpr std::size_t longest = 65'536;
+    if (status != 200) {
+        refusal += piece.substr(0, longest - std::min(longest, refusal.size()));
+        return true;
+    }
+    if (size == 0) {
+        const std::size_t known = std::min(piece.size(), journal_mark.size());
+        is_journal = piece.substr(0, known) == journal_mark.substr(0, known);
+    }
+    size += piece.size();
+    try {
+        if (is_journal) take(piece);
+    } catch (...) {
+        failure = std::current_exception();
+    }
+    return is_journal && !failure;
+}
+
+}  // namespace detail
+
+inline std::uint64_t Client::backup(const std::function<void(std::string_view)>& take) const {
+    detail::BackupReceiver receiver{take};
+    httplib::Client client = connection();
+    const httplib::Result result = client.Get(
+        "/backup", headers(),
+        [&receiver](const httplib::Response& head) {
+            receiver.status = head.status;
+            return true;
+        },
+        [&receiver](const char* data, std::size_t size) {
+            return receiver.receive({data, size});
+        });
+    if (receiver.failure) std::rethrow_exception(receiver.failure);
+    if (!receiver.is_journal) throw Error(Errc::unreachable, "the answer is not a journal");
+    if (!result && receiver.size > 0) {
+        throw Error(Errc::unreachable, "the copy of the journal broke off after " +
+                                           std::to_string(receiver.size) + " bytes");
+    }
+    if (!result) throw_unreachable(result.error());
+    if (receiver.status == 200) return receiver.size;
+    try {
+        refuse(receiver.status, receiver.refusal);
+    } catch (const Error& error) {
+        if (error.code() != Errc::unknown_task) throw;
+        throw Error(Errc::refused, error.what());
+    }
+}
+
+inline std::uint64_t Client::backup(const std::string& path, bool overwrite) const {
+    FileOps ops;
+    detail::check_unused(ops, path);
+    detail::NewFile copy(ops, path, overwrite);
+    backup([&copy](std::string_view piece) { copy.append(piece); });
+    copy.finish();
+    return copy.size();
 }
 
 inline std::string Client::path_of(std::string_view name) {

@@ -488,6 +488,58 @@ TEST_SUITE("client") {
         const std::string tasks = wire.Get("/tasks")->body;
         CHECK(tasks.find('[' + to_json(client.tasks().tasks.at(0)) + ']') != std::string::npos);
     }
+
+    TEST_CASE("a server's journal is copied to a file here, and holds what was pending") {
+        const support::TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        Scheduler tasks(options);
+        HttpOptions http;
+        http.secrets = {"all"};
+        http.read_secrets = {"read"};
+        HttpServer server(tasks, http);
+        ClientOptions there;
+        there.url = "http://127.0.0.1:" + std::to_string(server.listen("127.0.0.1", 0));
+        CHECK(errc_of([&] { Client(there).backup(dir.path("copy.jsonl")); }) == Errc::refused);
+        there.secret = "read";
+        const Client client(there);
+        const std::string message = '"' + std::string(100'000, 'x') + '"';
+        for (int i = 0; i < 12; ++i) tasks.schedule(std::chrono::hours(1), message);  // pieces
+        const std::uint64_t size = client.backup(dir.path("copy.jsonl"));
+        CHECK(size == dir.read("copy.jsonl").size());
+        CHECK(dir.read("copy.jsonl") == dir.read("tasks.jsonl"));
+        CHECK(verify_journal(dir.path("copy.jsonl")).pending == 12);
+        CHECK(errc_of([&] { client.backup(dir.path("copy.jsonl")); }) == Errc::invalid_argument);
+        CHECK(errc_of([&] { client.backup(dir.journal(), true); }) == Errc::journal_busy);
+        CHECK(client.backup(dir.path("copy.jsonl"), true) == size);
+        CHECK(errc_of([&] {
+                  client.backup([](std::string_view) { throw Error(Errc::disk_full, "full"); });
+              }) == Errc::disk_full);
+        CHECK(dir.names("copy.jsonl").size() == 1);
+    }
+
+    TEST_CASE("a server that keeps its tasks in memory says that there is no journal to copy") {
+        const Service service;
+        const support::TempDir dir;
+        CHECK(errc_of([&] { service.client().backup(dir.path("copy.jsonl")); }) == Errc::refused);
+        CHECK(dir.names().empty());
+    }
+
+    TEST_CASE("requests are made as they are written, all of them or none") {
+        Service service;
+        const Client client = service.client();
+        const std::string one = R"({"timestamp":"2026-04-01T02:00:00+02:00","message":{"n":1.10}})";
+        const std::string bad = R"({"timestamp":"2026-04-01","message":7})";
+        const auto ids = client.submit({one, one}, "key");
+        REQUIRE(ids.size() == 2);
+        CHECK(client.submit({one, one}, "key") == ids);
+        CHECK(client.find(ids[1])->payload.str() == one);
+        CHECK(errc_of([&] { client.submit({one, bad}); }) == Errc::invalid_argument);
+        CHECK(errc_of([&] { client.submit({one}, "key"); }) == Errc::key_reused);
+        CHECK(client.put_request("valve", one).created);
+        CHECK(client.find("valve")->payload.str() == one);
+        CHECK(client.tasks().total == 3);
+    }
 }
 
 }  // namespace client_test

@@ -16,7 +16,7 @@ from test_clients import install
 # What only a failing disk or a stopping server answers; the unit tests provoke it.
 NOT_PROVOKED = {('/cancel', 'post', '503'), ('/tasks', 'delete', '503'),
                 ('/tasks/{id}', 'patch', '503'), ('/tasks/{id}', 'delete', '503'),
-                ('/events', 'delete', '503'),
+                ('/events', 'delete', '503'), ('/backup', 'get', '404'), ('/backup', 'get', '503'),
                 *(('/sinks/{name}/' + deed, 'post', status)
                   for deed in ('redeliver', 'pause', 'resume') for status in ('503', '507')),
                 *(('/sinks/{name}', 'delete', status) for status in ('503', '507')),
@@ -167,7 +167,8 @@ class Description(TestCase):
             go(server, 'get', path, path, 200)
         go(server, 'post', '/resume', '/resume', 200)
         go(server, 'post', '/resume', '/resume', 400, [])
-        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz', '/status', *self.page):
+        for path in ('/openapi.json', '/metrics', '/healthz', '/readyz', '/status', '/backup',
+                     *self.page):
             go(server, 'get', path, path, 200)
 
     def exercise_sinks(self, server):
