@@ -139,7 +139,6 @@
 #include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -8802,8 +8801,11 @@ inline std::unique_ptr<File> open_journal_to_read(FileOps& ops, const std::strin
 // that starts at this moment.  The kernel may show the file's device by another number than
 // stat(), and then the holder that the file names decides.
 inline bool is_locked(const struct stat& file, const std::string& holder) {
+    const auto number = static_cast<std::uint64_t>(file.st_dev);  // as makedev() puts it together
+    const auto major = static_cast<unsigned>((number >> 8 & 0xFFFU) | (number >> 32 & ~0xFFFU));
+    const auto minor = static_cast<unsigned>((number & 0xFFU) | (number >> 12 & ~0xFFU));
     char device[32];
-    std::snprintf(device, sizeof device, "%02x:%02x", major(file.st_dev), minor(file.st_dev));
+    std::snprintf(device, sizeof device, "%02x:%02x", major, minor);
     const std::string inode = ':' + std::to_string(file.st_ino) + ' ';
     const std::string place = ' ' + std::string(device) + inode;
     const std::string locks = read_file("/proc/locks");
