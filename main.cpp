@@ -26,11 +26,16 @@ void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& 
     if (listener.is_loopback() || !settings.http.secrets.empty()) return;
     settings.scheduler.log({scheduler::LogLevel::warning,
                             "server.open",
-                            "warning: at the address " + settings.host +
+                            "at the address " + settings.host +
                                 " there is no secret, so everybody who can reach this machine over "
                                 "the network can read, schedule and cancel tasks; set a secret "
                                 "with --secret-file, or listen on 127.0.0.1 only",
                             {}});
+}
+
+void say(scheduler::Scheduler& tasks, const char* event, std::string text,
+         std::vector<scheduler::LogRecord::Field> fields = {}) {
+    tasks.log({scheduler::LogLevel::info, event, std::move(text), std::move(fields)});
 }
 
 std::string url_of(const std::string& host, int port) {
@@ -44,10 +49,8 @@ void run(cli::Settings settings) {
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
     raise_descriptor_limit();
-    cli::Logger logger;
-    settings.scheduler.log = [&logger](const scheduler::LogRecord& record) {
-        logger.say(record.text);
-    };
+    cli::Logger logger(settings.scheduler.log_level, settings.log_format);
+    settings.scheduler.log = [&logger](const auto& record) { logger.say(record); };
 
     // Before the journal, of which nothing is made if the port is taken.
     scheduler::HttpListener listener(settings.host, settings.port);
@@ -64,14 +67,25 @@ void run(cli::Settings settings) {
                 SCHEDULER_VERSION, url.c_str(), settings.scheduler.journal.c_str(),
                 tasks.stats().recovered);
     std::fflush(stdout);
+    const std::string recovered = std::to_string(tasks.stats().recovered);
+    say(tasks, "server.started",
+        "listening on " + url + ", journal " + settings.scheduler.journal + ", " + recovered +
+            " pending tasks recovered",
+        {{"url", url},
+         {"version", SCHEDULER_VERSION},
+         {"journal", settings.scheduler.journal},
+         {"recovered", recovered, true}});
 
-    for (int signal = SIGHUP; signal == SIGHUP;) {
+    int signal = SIGHUP;
+    while (signal == SIGHUP) {
         sigwait(&signals, &signal);
-        if (signal == SIGHUP) cli::Reload(settings, server, sinks).run();
+        if (signal == SIGHUP) cli::Reload(settings, tasks, logger, server, sinks).run();
     }
+    say(tasks, "server.stopping", std::string("stopping: ") + strsignal(signal));
     server.stop();
     sinks.stop();
     tasks.stop();
+    say(tasks, "server.stopped", "stopped: whatever was accepted is stored");
 }
 
 }  // namespace

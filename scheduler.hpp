@@ -7556,6 +7556,9 @@ inline void Store::watch_clock_locked(TimePoint at) noexcept {
     seen_steady_ = steady;
     if (by < -least || (by > least && !options_.now)) {
         state_.lateness().mark({Mark::Kind::clock_step, at, by});
+        notes_.add(LogLevel::warning, "clock.stepped", "the clock was set ",
+                   by < milliseconds(0) ? "back by " : "forward by ",
+                   named("ms", std::abs(by.count())), " ms");
     }
 }
 
@@ -8659,6 +8662,10 @@ inline void Store::replace(Lock& lock) {
         const std::uint64_t size = copy.size();
         replace_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
         state_.lateness().mark({Mark::Kind::replacement, now()});
+        if (before > 0) {
+            notes_.add(LogLevel::info, "journal.replaced", "the journal was replaced: of ",
+                       named("before", before), " bytes ", named("after", size), " were live");
+        }
     } catch (const std::exception& error) {
         notes_.add(LogLevel::error, "journal.replace_failed", error.what());
         if (!lock.owns_lock()) lock.lock();
@@ -12640,6 +12647,7 @@ struct HttpRequest : HttpMessage {
     std::string body_error;
     bool lacks_room = false;  // that is why: too many bodies are on their way
     bool is_by_loopback = false;  // it came by an address of the loopback to an HttpServer
+    std::string peer;             // who has sent it, where that is known
 
     // The path behind the prefix, decoded.
     std::string path() const {
@@ -13425,29 +13433,145 @@ inline StatusLine status_line(int status) {
     return {status, "Unknown", Refusal::failure};
 }
 
-// How many requests were refused, by reason.  Any thread.
+inline Refusal refusal_of(const HttpAnswer& answer) {
+    return answer.refusal.value_or(status_line(answer.status).refusal);
+}
+
+// How much the log makes of a refusal.  What a good client may meet is told with its request.
+inline LogLevel level_of(Refusal why) {
+    switch (why) {
+        case Refusal::not_found:
+        case Refusal::conflict:
+        case Refusal::none:
+            return LogLevel::debug;
+        case Refusal::invalid:
+        case Refusal::method:
+        case Refusal::timeout:
+        case Refusal::too_large:
+        case Refusal::target_too_long:
+        case Refusal::encoding:
+        case Refusal::key_reused:
+        case Refusal::head_too_large:
+            return LogLevel::info;
+        case Refusal::failure:
+            return LogLevel::error;
+        default:
+            return LogLevel::warning;
+    }
+}
+
+// How many requests were refused, by reason, and of how many the log is still to tell: for each
+// reason it does so at once, and then not for a while, however many there are.  Any thread.
 class Refusals {
 public:
+    using SteadyTime = std::chrono::steady_clock::time_point;
+
     void count(Refusal why) {
-        if (why != Refusal::none) ++counts_[static_cast<std::size_t>(why)];
+        if (why == Refusal::none) return;
+        ++reasons_[static_cast<std::size_t>(why)].count;
+        any_ = true;
     }
-    void count(const HttpAnswer& answer) {
-        count(answer.refusal.value_or(status_line(answer.status).refusal));
-    }
+    void count(const HttpAnswer& answer) { count(refusal_of(answer)); }
+    // How many the log is to be told of now; 0: none, or not yet.
+    std::uint64_t take_untold(Refusal why, SteadyTime now);
+    // The same for all reasons, with fn(why, how many).
+    template <class Fn>
+    void take_all_untold(SteadyTime now, Fn fn);
+    // When the log is to be told of more.
+    std::optional<SteadyTime> next_telling() const;
     // In Prometheus's text format.
     void append(std::string& text) const {
         text +=
             "# HELP task_scheduler_requests_refused_total HTTP requests refused.\n"
             "# TYPE task_scheduler_requests_refused_total counter\n";
-        for (std::size_t i = 0; i < counts_.size(); ++i) {
+        for (std::size_t i = 0; i < reasons_.size(); ++i) {
             text.append("task_scheduler_requests_refused_total{reason=\"").append(refusal_names[i]);
-            text.append("\"} ").append(std::to_string(counts_[i].load())) += '\n';
+            text.append("\"} ").append(std::to_string(reasons_[i].count.load())) += '\n';
         }
     }
 
 private:
-    std::array<std::atomic<std::uint64_t>, refusal_names.size()> counts_{};
+    static constexpr std::chrono::seconds quiet{10};
+
+    struct Reason {
+        std::atomic<std::uint64_t> count{0};
+        std::atomic<std::uint64_t> told{0};
+        std::atomic<SteadyTime> tells_again{SteadyTime::min()};
+    };
+    bool has_untold(std::size_t i) const {
+        return level_of(static_cast<Refusal>(i)) != LogLevel::debug &&
+               reasons_[i].count > reasons_[i].told;
+    }
+    std::array<Reason, refusal_names.size()> reasons_{};
+    std::atomic<bool> any_{false};
 };
+
+inline std::uint64_t Refusals::take_untold(Refusal why, SteadyTime now) {
+    if (why == Refusal::none || !has_untold(static_cast<std::size_t>(why))) return 0;
+    Reason& reason = reasons_[static_cast<std::size_t>(why)];
+    SteadyTime again = reason.tells_again;
+    if (now < again) return 0;
+    if (!reason.tells_again.compare_exchange_strong(again, now + quiet)) return 0;
+    const std::uint64_t count = reason.count;
+    return count - reason.told.exchange(count);
+}
+
+template <class Fn>
+void Refusals::take_all_untold(SteadyTime now, Fn fn) {
+    for (std::size_t i = 0; i < reasons_.size(); ++i) {
+        const auto why = static_cast<Refusal>(i);
+        const std::uint64_t untold = take_untold(why, now);
+        if (untold > 0) fn(why, untold);
+    }
+}
+
+inline std::optional<Refusals::SteadyTime> Refusals::next_telling() const {
+    std::optional<SteadyTime> next;
+    for (std::size_t i = 0; any_ && i < reasons_.size(); ++i) {
+        const SteadyTime again = reasons_[i].tells_again;
+        if (has_untold(i) && (!next || again < *next)) next = again;
+    }
+    return next;
+}
+
+// Whether a parameter of this name may hold a secret, or a part of a message.
+inline bool is_hidden_param(std::string name) {
+    for (char& c : name) {
+        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
+    }
+    return name == "q" || name.find("secret") != std::string::npos;
+}
+
+// A request's target as the log shows it: without what it must not tell, and not too long.
+inline std::string shown_target(const HttpRequest& request) {
+    std::string shown(request.target.substr(0, request.target.find('?')));
+    char separator = '?';
+    request.for_each_param([&](const std::string& name, std::string_view value) {
+        shown.append(1, separator).append(name).append("=");
+        shown.append(is_hidden_param(name) ? "***" : value);
+        separator = '&';
+    });
+    return printable(shown, 256);
+}
+
+// What the log tells of a request when it is answered.
+struct Asked {
+    explicit Asked(const HttpRequest& request)
+        : method(printable(request.method, 32)), target(shown_target(request)) {}
+    std::string method;
+    std::string target;
+    std::chrono::steady_clock::time_point at = std::chrono::steady_clock::now();
+};
+
+// Of a request that is refused, and that nothing was noted of so far.
+inline void note_if_refused(std::unique_ptr<Asked>& asked, const HttpRequest& request,
+                            const HttpAnswer& answer) noexcept {
+    if (asked || level_of(refusal_of(answer)) == LogLevel::debug) return;
+    try {
+        asked = std::make_unique<Asked>(request);
+    } catch (const std::bad_alloc&) {  // then the log tells less of it
+    }
+}
 
 // ---- 13.4 Event streams ----------------------------------------------------
 //
@@ -14197,6 +14321,16 @@ private:
     static Route page_route();
     const Route* find_route(Call& call) const;
     detail::HttpAnswer answer(const detail::HttpRequest& request);
+    template <class PeerOf>
+    void tell_of(const detail::Asked* asked, const detail::HttpAnswer& answer,
+                 PeerOf peer_of) noexcept;
+    void tell_of_refusals(std::chrono::steady_clock::time_point now) noexcept;
+    template <class... Parts>
+    void say(LogLevel level, const char* event, const Parts&... parts) noexcept {
+        if (!scheduler_.logs(level)) return;
+        detail::tell([this](const LogRecord& record) { scheduler_.log(record); }, level, event,
+                     parts...);
+    }
     static bool is_schedule(const detail::HttpRequest& request);
     void begin(const detail::HttpRequest& request, detail::HttpAnswer& answer,
                bool may_block) noexcept;
@@ -14639,6 +14773,7 @@ inline void HttpApi::serve(const std::string& prefix, const httplib::Request& fr
         request.method = from.method;
         request.target = from.target;
         request.prefix = prefix;
+        request.peer = from.remote_addr;
         for (const auto& field : from.headers) {
             request.fields.emplace_back(field.first, field.second);
         }
@@ -14765,10 +14900,52 @@ inline bool HttpApi::read_body(detail::HttpRequest& request,
 // ---- Answering -------------------------------------------------------------
 
 inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
+    std::unique_ptr<detail::Asked> asked;
+    if (scheduler_.logs(LogLevel::debug)) asked = std::make_unique<detail::Asked>(request);
     detail::HttpAnswer made;
     begin(request, made, true);
     finish(made);
+    detail::note_if_refused(asked, request, made);
+    tell_of(asked.get(), made, [&request] { return request.peer; });
     return made;
+}
+
+// Tells the log of an answer: of each at debug, and of refusals as Refusals has it.
+template <class PeerOf>
+void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answer,
+                      PeerOf peer_of) noexcept {
+    using detail::named;
+    const detail::Refusal why = detail::refusal_of(answer);
+    const auto now = std::chrono::steady_clock::now();
+    try {
+        if (asked && scheduler_.logs(LogLevel::debug)) {
+            const auto spent =
+                std::chrono::duration_cast<std::chrono::microseconds>(now - asked->at);
+            say(LogLevel::debug, "request", named("method", asked->method), " ",
+                named("path", asked->target), ": ", named("status", answer.status), ", ",
+                named("bytes", answer.body.size()), " bytes, ", named("us", spent.count()), " us, ",
+                named("peer", peer_of()));
+        }
+        const std::uint64_t untold = refusals_.take_untold(why, now);
+        if (untold == 0 || !scheduler_.logs(detail::level_of(why))) return;
+        const std::string request =
+            asked ? asked->method + ' ' + asked->target : std::string("a request");
+        const std::string more =
+            untold == 1 ? "" : ", and " + std::to_string(untold - 1) + " more for this reason";
+        say(detail::level_of(why), "request.refused", "refused ", named("request", request), " of ",
+            named("peer", peer_of()), ": ", named("status", answer.status), ", ",
+            named("reason", detail::refusal_names[static_cast<std::size_t>(why)]), more);
+    } catch (const std::bad_alloc&) {  // it is counted all the same
+    }
+}
+
+// Tells the log how many more were refused for the reasons that it has heard of.
+inline void HttpApi::tell_of_refusals(std::chrono::steady_clock::time_point now) noexcept {
+    refusals_.take_all_untold(now, [this](detail::Refusal why, std::uint64_t untold) {
+        say(detail::level_of(why), "requests.refused", detail::named("requests", untold),
+            " more requests were refused: ",
+            detail::named("reason", detail::refusal_names[static_cast<std::size_t>(why)]));
+    });
 }
 
 // Whether this is a request to schedule that begin() makes short work of.
@@ -16097,6 +16274,22 @@ inline void write_head(std::string& text, const HttpAnswer& answer, std::string_
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
+// Who is at the other end of a socket, for the log.
+inline std::string peer_of(int fd) {
+    sockaddr_storage at{};
+    socklen_t size = sizeof at;
+    if (::getpeername(fd, reinterpret_cast<sockaddr*>(&at), &size) != 0) return "a client";
+    std::array<char, INET6_ADDRSTRLEN> host{};
+    std::array<char, 8> port{};
+    if (::getnameinfo(reinterpret_cast<sockaddr*>(&at), size, host.data(), host.size(), port.data(),
+                      port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0 ||
+        at.ss_family == AF_UNIX) {
+        return "a local client";
+    }
+    const bool is_v6 = at.ss_family == AF_INET6;
+    return (is_v6 ? "[" : "") + std::string(host.data()) + (is_v6 ? "]:" : ":") + port.data();
+}
+
 // A connection of an HttpServer.
 //
 //                     +------------------- the answer is sent ------------------+
@@ -16152,6 +16345,7 @@ struct Exchange {
     bool is_old = false;   // HTTP/1.0
     bool is_head = false;
     bool is_piece = false;  // the answer has gone out, but for a transfer
+    std::unique_ptr<Asked> asked;  // if the log is told of it
 };
 
 using Exchanges = std::list<Exchange>;
@@ -16298,6 +16492,7 @@ private:
     void take_back();
     void deliver(Exchanges& exchanges);
     void answer(Connection& connection, Exchange& exchange);
+    void tell_of(const Connection& connection, const Exchange& exchange) noexcept;
 
     static constexpr std::size_t max_begun = 64;          // requests of a client at once
     static constexpr std::size_t max_spare = 64;          // exchanges that are kept
@@ -16389,6 +16584,7 @@ inline void HttpServer::stop() {
     if (loop_.joinable()) loop_.join();
     worker_.stop();
     committer_.stop();
+    api_.tell_of_refusals(std::chrono::steady_clock::now() + std::chrono::hours(1));  // of all
     listeners_.clear();
     scheduler_.remove_companion(companion_);
     streams_.stop();
@@ -16458,6 +16654,7 @@ inline int HttpServer::timeout() const {
     SteadyTime next = timers_.empty() ? SteadyTime::max() : timers_.begin()->first;
     if (accepts_again_) next = std::min(next, *accepts_again_);
     if (ends_at_ && *ends_at_ > now_) next = std::min(next, *ends_at_);
+    if (const auto telling = api_.refusals_.next_telling()) next = std::min(next, *telling);
     if (next == SteadyTime::max()) return -1;
     const auto left = next - std::chrono::steady_clock::now() + milliseconds(1);
     const auto ms = std::chrono::duration_cast<milliseconds>(left).count();
@@ -16476,6 +16673,9 @@ inline void HttpServer::meet_deadlines() {
         node.key() = is_over ? SteadyTime::max() : connection.deadline;
         connection.timer = timers_.insert(std::move(node));
         if (is_over) expire(connection);
+    }
+    if (const auto telling = api_.refusals_.next_telling(); telling && *telling <= now_) {
+        api_.tell_of_refusals(now_);
     }
     if (!ends_at_ || now_ < *ends_at_) return;
     for (auto connection = clients_.begin(); connection != clients_.end();) close(*connection++);
@@ -16584,9 +16784,13 @@ inline void HttpServer::adopt(int fd, const HttpListener& listener) {
     wait_for(connection, Wait::idle);
 }
 
-// It takes no memory, which may be what there is not.
+// What it answers takes no memory, which may be what there is not.
 inline void HttpServer::reject(int fd) {
-    api_.refusals_.count(detail::Refusal::connections);
+    detail::HttpAnswer answer;
+    answer.status = 503;
+    answer.refusal = detail::Refusal::connections;
+    api_.refusals_.count(answer);
+    api_.tell_of(nullptr, answer, [fd] { return detail::peer_of(fd); });
     constexpr std::string_view text =
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
         "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
@@ -16727,6 +16931,7 @@ inline bool HttpServer::begin(Connection& connection) {
     connection.has_request = false;
     wait_for(connection, Wait::nothing);
     const bool is_schedule = HttpApi::is_schedule(request);
+    if (scheduler_.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
     api_.begin(request, exchange.answer, false);
     if (exchange.answer.stream) return hand_over(connection, exchange);
     exchange.is_last = exchange.is_last || exchange.answer.closes;
@@ -16739,6 +16944,7 @@ inline bool HttpServer::begin(Connection& connection) {
     }
     if (!exchange.answer.ticket && connection.begun == 0) {
         api_.finish(exchange.answer);
+        detail::note_if_refused(exchange.asked, request, exchange.answer);
         answer(connection, exchange);
         return true;
     }
@@ -16823,6 +17029,7 @@ inline bool HttpServer::linger(Connection& connection) {
 
 // From here on the socket is the stream writer's.
 inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
+    tell_of(connection, exchange);
     try {
         detail::write_head(head_, exchange.answer, date_, true, false);
         std::string head = connection.out.take() + head_ + exchange.answer.stream->preamble;
@@ -17020,11 +17227,19 @@ inline void HttpServer::deliver(Exchanges& exchanges) {
     }
 }
 
+inline void HttpServer::tell_of(const Connection& connection, const Exchange& exchange) noexcept {
+    const detail::HttpAnswer& answer = exchange.answer;
+    if (!exchange.asked && answer.status < 400 && !answer.refusal) return;
+    api_.tell_of(exchange.asked.get(), answer,
+                 [&connection] { return detail::peer_of(connection.socket.get()); });
+}
+
 // Puts an answer behind those that go out already.  One that there is no memory for, or that
 // cannot be given, is none: the connection ends in its place.
 inline void HttpServer::answer(Connection& connection, Exchange& exchange) {
     detail::HttpAnswer& made = exchange.answer;
     connection.is_last = exchange.is_last || ends_at_;
+    tell_of(connection, exchange);
     try {
         if (!made.is_silent && exchange.is_piece) {
             connection.out.append({}, std::move(made.body));

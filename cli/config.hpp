@@ -120,11 +120,19 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
         return true;
     }
     if (!arguments.rest.empty()) throw UsageError("unexpected argument " + arguments.rest[0]);
-    set_from_config(settings, find_config(arguments));
-    read_variables(settings);
-    for (const auto& [name, value] : arguments.flags) {
-        naming(name, [&, &text = value, flag = by_name.at(name)] { flag->set(settings, text); });
-    }
+    const auto read = [arguments, by_name](Settings& to) {
+        set_from_config(to, find_config(arguments));
+        read_variables(to);
+        for (const auto& [name, value] : arguments.flags) {
+            naming(name, [&, &text = value, flag = by_name.at(name)] { flag->set(to, text); });
+        }
+    };
+    read(settings);
+    settings.read_again = [read] {
+        Settings again;
+        read(again);
+        return again;
+    };
     return false;
 }
 

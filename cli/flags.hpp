@@ -4,7 +4,7 @@
 
 #pragma once
 
-#include "terminal.hpp"
+#include "logger.hpp"
 
 #include <cctype>
 #include <cstring>
@@ -27,6 +27,9 @@ struct Settings {
     std::vector<std::string> commands;
     scheduler::Options scheduler;
     scheduler::HttpOptions http;
+    LogFormat log_format = LogFormat::text;
+    // Reads the options again, as they are in the file by now.
+    std::function<Settings()> read_again;
 };
 
 inline scheduler::Fsync fsync_policy(const std::string& text) {
@@ -34,6 +37,21 @@ inline scheduler::Fsync fsync_policy(const std::string& text) {
     if (text == "everysec") return scheduler::Fsync::everysec;
     if (text == "no") return scheduler::Fsync::no;
     throw UsageError("must be always, everysec or no, not '" + text + "'");
+}
+
+inline scheduler::LogLevel log_level(const std::string& text) {
+    using scheduler::LogLevel;
+    for (const auto level : {LogLevel::debug, LogLevel::info, LogLevel::warning, LogLevel::error}) {
+        if (text == name_of(level)) return level;
+    }
+    throw UsageError("must be debug, info, warning or error, not '" + text + "'");
+}
+
+inline LogFormat log_format(const std::string& text) {
+    if (text == "text") return LogFormat::text;
+    if (text == "logfmt") return LogFormat::logfmt;
+    if (text == "json") return LogFormat::json;
+    throw UsageError("must be text, logfmt or json, not '" + text + "'");
 }
 
 inline void check(const scheduler::HttpOptions& options) {
@@ -118,6 +136,10 @@ inline const Flag flags[] = {
          s.http.allowed_hosts.push_back(v);
          check(s.http);
      }},
+    {"log-level", "LEVEL", "least that is logged: debug, info, warning or error (default info)",
+     [](Settings& s, const std::string& v) { s.scheduler.log_level = log_level(v); }},
+    {"log-format", "FORMAT", "text, logfmt or json (default text)",
+     [](Settings& s, const std::string& v) { s.log_format = log_format(v); }},
     {"trust-clock", nullptr, "believe the clock although it is behind the journal's newest record",
      [](Settings& s, const std::string& v) { s.scheduler.trust_clock = is_yes(v); }},
     {"config", "FILE",
@@ -290,13 +312,15 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
     return sinks;
 }
 
-// What SIGHUP asks for: the files of secrets and sinks are read again while the server goes on.
+// What SIGHUP asks for: the files of secrets and sinks are read again while the server goes on,
+// and what the file of options says of the log.
 // Each file counts as a whole; of one with something wrong, that is told, and what was read
 // before stays.
 class Reload {
 public:
-    Reload(Settings& settings, scheduler::HttpServer& server, scheduler::Sinks& sinks)
-        : settings_(settings), server_(server), sinks_(sinks) {}
+    Reload(Settings& settings, scheduler::Scheduler& tasks, Logger& logger,
+           scheduler::HttpServer& server, scheduler::Sinks& sinks)
+        : settings_(settings), tasks_(tasks), logger_(logger), server_(server), sinks_(sinks) {}
     void run();
 
 private:
@@ -307,8 +331,11 @@ private:
     void read(const std::string& path, Fn fn);
     void replace_secrets(const scheduler::HttpOptions& next);
     bool replace_all_secrets();
+    void read_log_options();
 
     Settings& settings_;
+    scheduler::Scheduler& tasks_;
+    Logger& logger_;
     scheduler::HttpServer& server_;
     scheduler::Sinks& sinks_;
     bool any_ = false;
@@ -316,6 +343,7 @@ private:
 
 inline void Reload::run() {
     any_ = false;
+    read_log_options();
     if (!replace_all_secrets()) {
         read(settings_.secret_file, [this] {
             scheduler::HttpOptions next = settings_.http;
@@ -332,6 +360,27 @@ inline void Reload::run() {
     if (!any_)
         say(scheduler::LogLevel::info, "reload.nothing",
             "there is no file of secrets or sinks to read again; it goes on");
+}
+
+// The change is told at the lower one of both levels.
+inline void Reload::read_log_options() {
+    try {
+        const Settings next = settings_.read_again();
+        scheduler::LogLevel& level = settings_.scheduler.log_level;
+        const scheduler::LogLevel before = std::exchange(level, next.scheduler.log_level);
+        if (level == before && next.log_format == settings_.log_format) return;
+        any_ = true;
+        settings_.log_format = next.log_format;
+        logger_.set(std::min(before, level), next.log_format);
+        say(std::max(std::min(before, level), scheduler::LogLevel::info), "reload.done",
+            std::string("the log is written from the level ") + name_of(level) + " on");
+        logger_.set(level, next.log_format);
+        tasks_.set_log_level(level);
+    } catch (const std::exception& error) {
+        any_ = true;
+        say(scheduler::LogLevel::error, "reload.failed",
+            std::string(error.what()) + "; the log stays as it was");
+    }
 }
 
 template <class Fn>

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: MIT
 //
-// The server's log: sentences on standard error, which nobody has to read.
+// The server's log: a line for each record on standard error, which nobody has to read.
 
 #pragma once
 
-#include "terminal.hpp"
+#include "log_format.hpp"
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <memory>
@@ -14,26 +15,38 @@
 
 namespace cli {
 
-// Writes sentences to standard error on a thread of its own, so that whoever says one never
+// Writes lines to standard error on a thread of its own, so that whoever says one never
 // waits: not for a pipe that nobody reads, nor for a terminal that was stopped.  What does not
 // fit into the queue meanwhile is dropped, counted, and told when there is room again.
 class Logger {
 public:
-    Logger() : thread_([queue = queue_] { run(*queue); }) {}
+    explicit Logger(scheduler::LogLevel least, LogFormat format)
+        : queue_(std::make_shared<Queue>()), thread_([queue = queue_] { run(*queue); }) {
+        set(least, format);
+    }
     // Waits for what is still to be written, for a second at most.  A thread that cannot go on
     // is left behind and ends with the process.
     ~Logger();
     Logger(const Logger&) = delete;
     Logger& operator=(const Logger&) = delete;
 
-    // Any thread may call this.  It does not throw.
-    void say(const std::string& sentence) noexcept;
+    // Any thread may call these.  They do not throw.
+    void say(const scheduler::LogRecord& record) noexcept;
+    void set(scheduler::LogLevel least, LogFormat format) noexcept {
+        queue_->least = least;
+        queue_->format = format;
+    }
 
 private:
     static constexpr std::size_t most = 1'000;  // lines
 
     // Shared with the thread, which may outlive the logger.
     struct Queue {
+        std::string line_of(const scheduler::LogRecord& record) const;
+
+        std::atomic<scheduler::LogLevel> least{scheduler::LogLevel::info};
+        std::atomic<LogFormat> format{LogFormat::text};
+        const bool is_for_journald = is_read_by_journald();
         std::mutex mutex;
         std::condition_variable changed;
         std::deque<std::string> lines;  // guarded by mutex
@@ -46,7 +59,7 @@ private:
     static void write_next(Queue& queue, std::unique_lock<std::mutex>& lock);
     static void write(std::string_view text);
 
-    const std::shared_ptr<Queue> queue_ = std::make_shared<Queue>();
+    const std::shared_ptr<Queue> queue_;
     std::thread thread_;  // last: starts when all the above exists
 };
 
@@ -62,11 +75,19 @@ inline Logger::~Logger() {
     }
 }
 
-inline void Logger::say(const std::string& sentence) noexcept {
+inline std::string Logger::Queue::line_of(const scheduler::LogRecord& record) const {
+    if (is_for_journald) {
+        return priority_prefix(record.level) + log_line(record, format, std::nullopt) + '\n';
+    }
+    return log_line(record, format, scheduler::wall_clock()) + '\n';
+}
+
+inline void Logger::say(const scheduler::LogRecord& record) noexcept {
+    if (record.level < queue_->least) return;
     const std::lock_guard<std::mutex> guard(queue_->mutex);
     try {
         if (queue_->lines.size() < most && queue_->dropped == 0) {
-            queue_->lines.push_back("task-scheduler: " + visible(sentence) + '\n');
+            queue_->lines.push_back(queue_->line_of(record));
         } else {
             ++queue_->dropped;
         }
@@ -96,13 +117,16 @@ inline void Logger::write_next(Queue& queue, std::unique_lock<std::mutex>& lock)
         lock.unlock();
         write(line);
     } else {
-        char line[96];
-        const int size =
-            std::snprintf(line, sizeof line,
-                          "task-scheduler: %zu lines of this log were dropped, as nobody read it\n",
-                          std::exchange(queue.dropped, 0));
+        const std::string number = std::to_string(std::exchange(queue.dropped, 0));
         lock.unlock();
-        write({line, static_cast<std::size_t>(size)});
+        try {
+            write(queue.line_of({scheduler::LogLevel::warning,
+                                 "log.dropped",
+                                 number + " lines of this log were dropped, as nobody read it",
+                                 {{"lines", number, true}}}));
+        } catch (const std::bad_alloc&) {
+            write("task-scheduler: lines of this log were dropped\n");
+        }
     }
     lock.lock();
 }

@@ -1978,6 +1978,84 @@ TEST_SUITE("http") {
         listening.join();
     }
 
+    TEST_CASE("at debug each request is a record, which holds neither a secret nor a payload") {
+        std::mutex mutex;
+        std::vector<LogRecord> records;
+        Options options;
+        options.log_level = LogLevel::debug;
+        options.log = [&](const LogRecord& record) {
+            const std::lock_guard<std::mutex> guard(mutex);
+            records.push_back(record);
+        };
+        HttpOptions http;
+        http.secrets = {"s3cret-one"};
+        Service service(http, options);
+        const std::string header = "x-pd-secret: s3cret-one\r\n";
+        service.ask("POST /schedule", good, header);
+        service.ask("POST /schedule",
+                    R"({"timestamp":"2026-03-01T13:00:00Z","message":"hidden-text",)"
+                    R"("secret":"s3cret-one"})");
+        service.ask("GET /tasks?limit=3", "", header);
+        service.ask("GET /sse?secret=s3cret-wrong");
+        service.ask("GET /sse?%73ecret=s3cret-wrong&topic=a");
+        service.ask("GET /tasks?SECRET=s3cret-one&my_secret=s3cret-one");
+        service.ask("GET /tasks", "", "Authorization: Bearer s3cret-wrong\r\n");
+        Wire stream(service.port);
+        stream.say(stream_request("?secret=s3cret-one")).hear("\n\n");
+        Wire(service.port).say("s3cret-one\r\n\r\n").hear_all();
+        service.server.stop();
+
+        REQUIRE(records.size() > 8);
+        std::vector<std::string> paths;
+        for (const LogRecord& record : records) {
+            std::string all = to_line(record);
+            for (const LogRecord::Field& field : record.fields) all += field.value;
+            CAPTURE(all);
+            CHECK(all.find("s3cret") == std::string::npos);
+            CHECK(all.find("hidden-text") == std::string::npos);
+            if (record.event == "request") CHECK(all.find("127.0.0.1:") != std::string::npos);
+            for (const LogRecord::Field& field : record.fields) {
+                if (record.event == "request" && field.name == "path") paths.push_back(field.value);
+            }
+        }
+        const std::vector<std::string> expected{"/schedule",
+                                                "/schedule",
+                                                "/tasks?limit=3",
+                                                "/sse?secret=***",
+                                                "/sse?secret=***&topic=a",
+                                                "/tasks?SECRET=***&my_secret=***",
+                                                "/tasks",
+                                                "/sse?secret=***"};
+        CHECK(paths == expected);
+    }
+
+    TEST_CASE("a flood of refusals is a line for each reason, and their number in the end") {
+        std::mutex mutex;
+        std::vector<LogRecord> records;
+        Options options;
+        options.log = [&](const LogRecord& record) {
+            const std::lock_guard<std::mutex> guard(mutex);
+            records.push_back(record);
+        };
+        HttpOptions http;
+        http.secrets = {"s3cret-one"};
+        Service service(http, options);
+        for (int i = 0; i < 50; ++i) service.ask("GET /tasks");
+        for (int i = 0; i < 5; ++i) service.ask("GET /nothing", "", "x-pd-secret: s3cret-one\r\n");
+        Wire(service.port).say("nonsense\r\n\r\n").hear_all();
+        service.server.stop();
+
+        REQUIRE(records.size() == 3);
+        CHECK(records[0].event == "request.refused");
+        CHECK(records[0].level == LogLevel::warning);
+        CHECK(records[0].text.find("refused GET /tasks of 127.0.0.1:") == 0);
+        CHECK(records[0].text.find(": 401, secret") != std::string::npos);
+        CHECK(records[1].level == LogLevel::info);
+        CHECK(records[1].text.find(": 400, invalid") != std::string::npos);
+        CHECK(to_line(records[2]) ==
+              "warning requests.refused: 49 more requests were refused: secret");
+    }
+
     TEST_CASE("the API stands on any httplib::Server, streams and all") {
         TestClock clock;
         Options options;

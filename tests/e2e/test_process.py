@@ -168,7 +168,7 @@ class Starting(TestCase):
             self.assertEqual(done.returncode, 1, done)
             if "cannot listen" in done.stderr:  # no IPv6
                 return None
-            return [line for line in done.stderr.splitlines() if "warning" in line]
+            return [line for line in done.stderr.splitlines() if " warning " in line]
 
         for host in ("0.0.0.0", "::", "0", "::ffff:0.0.0.0"):
             with self.subTest(host):
@@ -176,7 +176,7 @@ class Starting(TestCase):
                 if found is None:
                     continue
                 self.assertEqual(len(found), 1, found)
-                self.assertRegex(found[0], "^task-scheduler: warning: ")
+                self.assertRegex(found[0], r"^\S+ warning server\.open: ")
                 for words in (host, "no secret", "read, schedule and cancel", "--secret-file",
                               "127.0.0.1"):
                     self.assertIn(words, found[0])
@@ -602,8 +602,8 @@ class Log(TestCase):
         while b"were dropped" not in text or not text.endswith(b"\n"):
             self.assertTrue(select.select([reading], [], [], 10)[0], text[-1000:])
             text += os.read(reading, 65536)
-        shown = re.findall(rb"^task-scheduler: sink \S+: \d+$", text, re.M)
-        dropped = re.search(rb"task-scheduler: (\d+) lines of this log were dropped", text)
+        shown = re.findall(rb"^\S+ info command.output: sink \S+: \d+$", text, re.M)
+        dropped = re.search(rb"warning log.dropped: (\d+) lines of this log were dropped", text)
         self.assertEqual(len(shown) + int(dropped[1]), 5 * self.LINES)
         self.emit(server, 5)
         wait_for(lambda: self.delivered(server) == 10, what="ten deliveries")
