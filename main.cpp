@@ -38,9 +38,11 @@ void say(scheduler::Scheduler& tasks, const char* event, std::string text,
     tasks.log({scheduler::LogLevel::info, event, std::move(text), std::move(fields)});
 }
 
-std::string url_of(const std::string& host, int port) {
+std::string url_of(const cli::Settings& settings, int port) {
+    const std::string& host = settings.host;
     const bool six = host.find(':') != std::string::npos;
-    return "http://" + (six ? '[' + host + ']' : host) + ':' + std::to_string(port);
+    const std::string scheme = settings.http.tls_certificate.empty() ? "http://" : "https://";
+    return scheme + (six ? '[' + host + ']' : host) + ':' + std::to_string(port);
 }
 
 void run(cli::Settings settings) {
@@ -54,7 +56,7 @@ void run(cli::Settings settings) {
 
     // Before the journal, of which nothing is made if the port is taken.
     scheduler::HttpListener listener(settings.host, settings.port);
-    const std::string url = url_of(settings.host, listener.port());
+    const std::string url = url_of(settings, listener.port());
     if (settings.source.empty()) settings.source = url;
     std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
     warn_if_open(settings, listener);

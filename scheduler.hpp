@@ -166,7 +166,9 @@
 #include <openssl/err.h>
 #include <openssl/evp.h>
 #include <openssl/hmac.h>
+#include <openssl/pem.h>
 #include <openssl/ssl.h>
+#include <openssl/x509.h>
 #endif
 #endif
 
@@ -12347,6 +12349,15 @@ struct HttpOptions {
     /// behind a prefix too.
     std::string page;
 
+    /// `HttpServer`: files of the certificate, with those between it and its authority behind
+    /// it, and of its key, in PEM.  With both it speaks TLS, 1.3 or 1.2, and nothing else, but for
+    /// sockets in the file system.  It needs a build with OpenSSL.
+    std::string tls_certificate;
+    std::string tls_key;
+    /// `HttpServer`: a file of authorities, in PEM.  With it every client must show a certificate
+    /// that one of them has signed.
+    std::string tls_client_ca;
+
     /// `HttpServer`: how many bytes of large answers may be on their way at once.
     std::size_t max_answers = std::size_t{64} << 20;
     /// `HttpServer`: how many bytes of large bodies may be on their way at once.
@@ -12359,8 +12370,8 @@ struct HttpOptions {
     /// `HttpServer`: how long a connection may be idle between requests.
     milliseconds idle_timeout{60'000};
 
-    /// Throws `Error` with `invalid_argument` if a secret, an origin or a host cannot be
-    /// one.  `HttpApi` and `HttpServer` do so when they are made.
+    /// Throws `Error` with `invalid_argument` if a secret, an origin or a host cannot be one, or
+    /// a file of TLS cannot be used.  `HttpApi` and `HttpServer` do so when they are made.
     void check() const;
 };
 
@@ -12536,27 +12547,6 @@ inline void Secrets::check() const {
         refuse("a read secret must not be the same as a secret, which opens everything");
     }
 }
-
-}  // namespace detail
-
-inline void HttpOptions::check() const {
-    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
-    detail::Secrets{secrets, read_secrets}.check();
-    for (const std::string& origin : cors_origins) {
-        if (detail::is_origin(origin)) continue;
-        refuse("the origin \"" + detail::printable(origin, 128) +
-               "\" must be as browsers send it, such as https://example.org: scheme and host in "
-               "small letters, a port only where it is not the scheme's, and no path");
-    }
-    for (const std::string& host : allowed_hosts) {
-        if (detail::parse_authority(host)) continue;
-        refuse("the host \"" + detail::printable(host, 128) +
-               "\" must be a name such as tasks.example or tasks.example:8080, without scheme and "
-               "path, or an address, of IPv6 in brackets");
-    }
-}
-
-namespace detail {
 
 // Whether a path is like a pattern, in which a name in braces may stand for a segment: `id`.
 inline bool matches(std::string_view pattern, std::string_view path, std::string& id) {
@@ -13086,7 +13076,8 @@ inline bool MessageReader::judge_request_line(std::string_view line) {
 }
 
 inline bool MessageReader::judge_target(std::string_view target) {
-    constexpr std::string_view scheme = "http://";
+    std::string_view scheme = "http://";
+    if (equal_ignoring_case(target.substr(0, 8), "https://")) scheme = "https://";
     if (message_.method == "CONNECT" && target.substr(0, 1) != "/") {  // RFC 9112, 3.2.3
         const auto authority = parse_authority(target);
         if (!authority || authority->port.empty()) {
@@ -13326,6 +13317,7 @@ enum class Refusal {
     bodies,
     answers,
     limit,
+    handshake,
     none,  // the last
 };
 
@@ -13333,7 +13325,8 @@ inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::
     refusal_names{"invalid",     "secret",     "host",           "origin",    "not_found",
                   "method",      "timeout",    "conflict",       "too_large", "target_too_long",
                   "encoding",    "key_reused", "head_too_large", "failure",   "unavailable",
-                  "connections", "streams",    "bodies",         "answers",   "limit"};
+                  "connections", "streams",    "bodies",         "answers",   "limit",
+                  "handshake"};
 
 // A share of a limit that all connections have together, for as long as it lives.
 class Share {
@@ -13452,6 +13445,7 @@ inline LogLevel level_of(Refusal why) {
         case Refusal::encoding:
         case Refusal::key_reused:
         case Refusal::head_too_large:
+        case Refusal::handshake:
             return LogLevel::info;
         case Refusal::failure:
             return LogLevel::error;
@@ -13573,7 +13567,471 @@ inline void note_if_refused(std::unique_ptr<Asked>& asked, const HttpRequest& re
     }
 }
 
-// ---- 13.4 Event streams ----------------------------------------------------
+// ---- 13.4 TLS --------------------------------------------------------------
+//
+// A TlsSession behaves as a socket does that does not block.  What it has taken to send and the
+// socket does not take stays in the session, at most a record of it, so that nothing is ever
+// handed to it twice.  It is used by one thread at a time: the loop's, and from when it becomes
+// an event stream on the writer's.
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+
+// Calls the function of OpenSSL that frees a thing.
+struct TlsFree {
+    void operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
+    void operator()(SSL* session) const { ::SSL_free(session); }
+    void operator()(BIO_METHOD* method) const { ::BIO_meth_free(method); }
+    void operator()(BIO* bio) const { ::BIO_free(bio); }
+    void operator()(X509* certificate) const { ::X509_free(certificate); }
+    void operator()(EVP_PKEY* key) const { ::EVP_PKEY_free(key); }
+};
+template <class T>
+using TlsPointer = std::unique_ptr<T, TlsFree>;
+
+// What OpenSSL says of the call that has just failed.
+inline std::string tls_reason() {
+    const char* const reason = ::ERR_reason_error_string(::ERR_peek_last_error());
+    ::ERR_clear_error();
+    return reason ? reason : "OpenSSL does not say why";
+}
+
+// The server's side of TLS on the socket of one connection, which is not its own.
+class TlsSession {
+public:
+    // Throws std::bad_alloc.
+    TlsSession(SSL_CTX* context, int fd);
+    TlsSession(const TlsSession&) = delete;
+    TlsSession& operator=(const TlsSession&) = delete;
+
+    // As recv() and send(): -1 with EAGAIN, or EPROTO, behind which there is nothing more.  With
+    // EINTR, receive() has had its share for now.  The first calls shake hands.
+    ssize_t receive(char* to, std::size_t size);
+    ssize_t send(std::string_view text);
+    // Sends what the socket has not taken.  False: not all of it, see errno.
+    bool flush();
+    bool has_unsent() const { return !unsent_.empty(); }
+    // Whether all that has come was received.
+    bool is_drained() const { return is_drained_ && ::SSL_has_pending(session_.get()) == 0; }
+    // Whether hands have been shaken.
+    bool is_established() const { return ::SSL_is_init_finished(session_.get()) == 1; }
+    // Whether anything has come.
+    bool has_begun() const { return has_begun_; }
+    // Whether what came first was a request without TLS.
+    bool is_plain() const { return is_plain_; }
+    // Tells the client, if it can be told, that nothing more follows.
+    void end();
+
+private:
+    ssize_t failure(int result);
+    static const BIO_METHOD* socket_method();
+    static int write_socket(BIO* bio, const char* from, int size);
+    static int read_socket(BIO* bio, char* to, int size);
+    static long control_socket(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH; }
+
+    static constexpr std::size_t share = 65'536;  // bytes that one receive() takes from the socket
+
+    const int fd_;
+    std::size_t left_ = 0;  // of the share
+    bool has_begun_ = false;
+    bool is_plain_ = false;
+    bool is_drained_ = false;
+    bool has_failed_ = false;
+    std::string unsent_;
+    TlsPointer<SSL> session_;
+};
+
+inline TlsSession::TlsSession(SSL_CTX* context, int fd) : fd_(fd), session_(::SSL_new(context)) {
+    BIO* const bio = session_ ? ::BIO_new(socket_method()) : nullptr;
+    if (!bio) throw std::bad_alloc();
+    ::BIO_set_data(bio, this);
+    ::BIO_set_init(bio, 1);
+    ::SSL_set_bio(session_.get(), bio, bio);  // the session's from here on
+    ::SSL_set_accept_state(session_.get());
+}
+
+inline ssize_t TlsSession::receive(char* to, std::size_t size) {
+    if (!flush()) return -1;  // so that what it answers by itself is bounded
+    std::size_t done = 0;
+    left_ = share;
+    ::ERR_clear_error();
+    const int result = ::SSL_read_ex(session_.get(), to, size, &done);
+    return result == 1 ? static_cast<ssize_t>(done) : failure(result);
+}
+
+inline ssize_t TlsSession::send(std::string_view text) {
+    if (!flush()) return -1;
+    std::size_t sent = 0;
+    left_ = share;
+    while (sent < text.size() && unsent_.empty()) {
+        std::size_t done = 0;
+        ::ERR_clear_error();
+        const int result =
+            ::SSL_write_ex(session_.get(), text.data() + sent, text.size() - sent, &done);
+        if (result != 1) return sent > 0 ? static_cast<ssize_t>(sent) : failure(result);
+        sent += done;
+    }
+    return static_cast<ssize_t>(sent);
+}
+
+inline bool TlsSession::flush() {
+    while (!unsent_.empty()) {
+        const ssize_t n = ::send(fd_, unsent_.data(), unsent_.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return false;
+        unsent_.erase(0, static_cast<std::size_t>(n));
+        if (unsent_.empty()) unsent_.shrink_to_fit();
+    }
+    return true;
+}
+
+inline void TlsSession::end() {
+    ::ERR_clear_error();
+    if (!has_failed_ && is_established()) ::SSL_shutdown(session_.get());
+    ::ERR_clear_error();
+}
+
+inline ssize_t TlsSession::failure(int result) {
+    const int error = ::SSL_get_error(session_.get(), result);
+    if (error == SSL_ERROR_ZERO_RETURN) return 0;
+    const bool waits = error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE;
+    has_failed_ = has_failed_ || !waits;
+    ::ERR_clear_error();
+    errno = !waits ? EPROTO : left_ == 0 ? EINTR : EAGAIN;
+    return -1;
+}
+
+// Unlike OpenSSL's own BIO of a socket, it takes all that is written, and raises no SIGPIPE.
+inline const BIO_METHOD* TlsSession::socket_method() {
+    static const TlsPointer<BIO_METHOD> method = [] {
+        TlsPointer<BIO_METHOD> made(
+            ::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "server socket"));
+        if (!made) throw std::bad_alloc();
+        ::BIO_meth_set_write(made.get(), write_socket);
+        ::BIO_meth_set_read(made.get(), read_socket);
+        ::BIO_meth_set_ctrl(made.get(), control_socket);
+        return made;
+    }();
+    return method.get();
+}
+
+inline int TlsSession::write_socket(BIO* bio, const char* from, int size) {
+    TlsSession& tls = *static_cast<TlsSession*>(::BIO_get_data(bio));
+    std::string_view text(from, static_cast<std::size_t>(size));
+    ::BIO_clear_retry_flags(bio);
+    if (tls.unsent_.empty()) {
+        const ssize_t n = ::send(tls.fd_, from, text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno != EAGAIN && errno != EINTR) return -1;
+        if (n > 0) text.remove_prefix(static_cast<std::size_t>(n));
+    }
+    try {
+        tls.unsent_ += text;
+    } catch (const std::bad_alloc&) {
+        return -1;
+    }
+    return size;
+}
+
+// A record begins with its type, which is no letter; a request without TLS does.
+inline int TlsSession::read_socket(BIO* bio, char* to, int size) {
+    TlsSession& tls = *static_cast<TlsSession*>(::BIO_get_data(bio));
+    ::BIO_clear_retry_flags(bio);
+    const std::size_t most = std::min(static_cast<std::size_t>(size), tls.left_);
+    const ssize_t n = most == 0 ? -1 : ::recv(tls.fd_, to, most, MSG_DONTWAIT);
+    if (n < 0 && (most == 0 || errno == EAGAIN || errno == EINTR)) ::BIO_set_retry_read(bio);
+    tls.is_drained_ = n < size && most == static_cast<std::size_t>(size);
+    if (n <= 0) return static_cast<int>(n);
+    tls.left_ -= static_cast<std::size_t>(n);
+    tls.is_plain_ = !std::exchange(tls.has_begun_, true) && to[0] >= 'A' && to[0] <= 'Z';
+    return tls.is_plain_ ? -1 : static_cast<int>(n);
+}
+
+// A server's certificate and key, and what it asks of clients, as they were read from files.
+// Any thread.
+class TlsContext {
+public:
+    // Throws `Error` with `invalid_argument` and a sentence that names the file.
+    TlsContext(const std::string& certificate, const std::string& key,
+               const std::string& client_ca);
+    std::unique_ptr<TlsSession> accept(int fd) const {
+        return std::make_unique<TlsSession>(context_.get(), fd);
+    }
+    // Until when the certificate is good.
+    TimePoint expiry() const { return end_; }
+    // What is wrong with the certificate's time, in a sentence; or nothing.
+    std::string problem(TimePoint now) const;
+
+private:
+    void set_up();
+    void use_certificate();
+    void use_key(const std::string& path);
+    void use_client_ca(const std::string& path);
+    template <class Take>
+    static std::size_t read_certificates(const std::string& path, Take take);
+    static std::string read_pem(const std::string& path);
+    static TimePoint time_of(const ASN1_TIME* time);
+    static int choose_protocol(SSL*, const unsigned char** chosen, unsigned char* size,
+                               const unsigned char* offered, unsigned offered_size, void*);
+    [[noreturn]] static void refuse(const std::string& path, const std::string& why) {
+        throw Error(Errc::invalid_argument, "TLS: " + path + ' ' + why);
+    }
+
+    const std::string certificate_;  // its file
+    TlsPointer<SSL_CTX> context_;
+    TimePoint begin_;
+    TimePoint end_;
+};
+
+inline TlsContext::TlsContext(const std::string& certificate, const std::string& key,
+                              const std::string& client_ca)
+    : certificate_(certificate), context_(::SSL_CTX_new(TLS_server_method())) {
+    if (!context_) throw std::bad_alloc();
+    set_up();
+    use_certificate();
+    use_key(key);
+    if (!client_ca.empty()) use_client_ca(client_ca);
+}
+
+// A session is resumed by what the client keeps of it; here nothing is kept.
+inline void TlsContext::set_up() {
+    SSL_CTX* const context = context_.get();
+    ::SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
+    ::SSL_CTX_set_cipher_list(context, "ECDHE+AESGCM:ECDHE+CHACHA20");  // of TLS 1.2
+    ::SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
+#ifdef SSL_OP_IGNORE_UNEXPECTED_EOF
+    ::SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+#endif
+    ::SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_RELEASE_BUFFERS);
+    ::SSL_CTX_set_read_ahead(context, 1);
+    ::SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    ::SSL_CTX_set_num_tickets(context, 1);
+    constexpr std::string_view name = "task-scheduler";
+    ::SSL_CTX_set_session_id_context(context, reinterpret_cast<const unsigned char*>(name.data()),
+                                     static_cast<unsigned>(name.size()));
+    ::SSL_CTX_set_alpn_select_cb(context, choose_protocol, nullptr);
+}
+
+// HTTP/1.1, or an alert to a client that would rather have something else.
+inline int TlsContext::choose_protocol(SSL*, const unsigned char** chosen, unsigned char* size,
+                                       const unsigned char* offered, unsigned offered_size, void*) {
+    constexpr std::string_view ours = "http/1.1";
+    const std::string_view all(reinterpret_cast<const char*>(offered), offered_size);
+    for (std::size_t at = 0; at < all.size(); at += 1 + offered[at]) {
+        if (all.substr(at + 1, offered[at]) != ours) continue;
+        *chosen = offered + at + 1;
+        *size = static_cast<unsigned char>(ours.size());
+        return SSL_TLSEXT_ERR_OK;
+    }
+    return SSL_TLSEXT_ERR_ALERT_FATAL;
+}
+
+inline std::string TlsContext::read_pem(const std::string& path) {
+    std::string text = read_file(path);
+    if (text.empty()) refuse(path, "is empty");
+    return text;
+}
+
+// Calls take(certificate) for each in a file; returns how many there are.
+template <class Take>
+std::size_t TlsContext::read_certificates(const std::string& path, Take take) {
+    const std::string text = read_pem(path);
+    const TlsPointer<BIO> bio(::BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+    if (!bio) throw std::bad_alloc();
+    ::ERR_clear_error();
+    for (std::size_t count = 0;; ++count) {
+        TlsPointer<X509> one(::PEM_read_bio_X509(bio.get(), nullptr, nullptr, nullptr));
+        if (one) {
+            if (!take(std::move(one))) refuse(path, "cannot be used: " + tls_reason());
+            continue;
+        }
+        const bool is_end = ERR_GET_REASON(::ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+        if (count == 0 && is_end) refuse(path, "holds no certificate in PEM");
+        if (!is_end) refuse(path, "holds a damaged certificate: " + tls_reason());
+        ::ERR_clear_error();
+        return count;
+    }
+}
+
+inline void TlsContext::use_certificate() {
+    bool is_first = true;
+    read_certificates(certificate_, [&](TlsPointer<X509> one) {
+        if (std::exchange(is_first, false)) {
+            begin_ = time_of(::X509_get0_notBefore(one.get()));
+            end_ = time_of(::X509_get0_notAfter(one.get()));
+            return ::SSL_CTX_use_certificate(context_.get(), one.get()) == 1;
+        }
+        if (::SSL_CTX_add0_chain_cert(context_.get(), one.get()) != 1) return false;
+        one.release();  // the context's
+        return true;
+    });
+}
+
+inline void TlsContext::use_key(const std::string& path) {
+    const std::string text = read_pem(path);
+    const TlsPointer<BIO> bio(::BIO_new_mem_buf(text.data(), static_cast<int>(text.size())));
+    if (!bio) throw std::bad_alloc();
+    bool is_locked = false;
+    const auto no_passphrase = [](char*, int, int, void* flag) {
+        *static_cast<bool*>(flag) = true;
+        return -1;
+    };
+    ::ERR_clear_error();
+    const TlsPointer<EVP_PKEY> key(
+        ::PEM_read_bio_PrivateKey(bio.get(), nullptr, no_passphrase, &is_locked));
+    if (is_locked) refuse(path, "is locked by a passphrase; give a key without one");
+    if (!key) refuse(path, "holds no private key in PEM that can be read");
+    if (::X509_check_private_key(::SSL_CTX_get0_certificate(context_.get()), key.get()) != 1) {
+        refuse(path, "is not the key of the certificate in " + certificate_);
+    }
+    if (::SSL_CTX_use_PrivateKey(context_.get(), key.get()) != 1) {
+        refuse(path, "cannot be used: " + tls_reason());
+    }
+    ::ERR_clear_error();
+}
+
+inline void TlsContext::use_client_ca(const std::string& path) {
+    read_certificates(path, [this](const TlsPointer<X509>& one) {
+        return ::X509_STORE_add_cert(::SSL_CTX_get_cert_store(context_.get()), one.get()) == 1 &&
+               ::SSL_CTX_add_client_CA(context_.get(), one.get()) == 1;
+    });
+    ::SSL_CTX_set_verify(context_.get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
+                         nullptr);
+}
+
+inline TimePoint TlsContext::time_of(const ASN1_TIME* time) {
+    std::tm parts{};
+    if (::ASN1_TIME_to_tm(time, &parts) != 1) return TimePoint::max();
+    return TimePoint(std::chrono::seconds(::timegm(&parts)));
+}
+
+inline std::string TlsContext::problem(TimePoint now) const {
+    if (now > end_) {
+        return "the certificate in " + certificate_ + " has expired, on " + format_time(end_) +
+               ": clients will not trust it";
+    }
+    if (now >= begin_) return "";
+    return "the certificate in " + certificate_ + " is good only from " + format_time(begin_) +
+           ": clients will not trust it before";
+}
+
+#else
+
+// Without OpenSSL nobody makes one.
+class TlsSession {
+public:
+    ssize_t receive(char*, std::size_t) { return 0; }
+    ssize_t send(std::string_view) { return -1; }
+    bool flush() { return true; }
+    bool has_unsent() const { return false; }
+    bool is_drained() const { return true; }
+    bool is_established() const { return true; }
+    bool has_begun() const { return true; }
+    bool is_plain() const { return false; }
+    void end() {}
+};
+
+class TlsContext {
+public:
+    TlsContext(const std::string&, const std::string&, const std::string&) {
+        throw Error(Errc::invalid_argument,
+                    "TLS (--tls-cert and --tls-key) needs a build with OpenSSL");
+    }
+    std::unique_ptr<TlsSession> accept(int) const { return nullptr; }
+    TimePoint expiry() const { return {}; }
+    std::string problem(TimePoint) const { return ""; }
+};
+
+#endif
+
+// The TLS of a server, if it has any.  Its files may be read again while it runs.  Any thread.
+class ServerTls {
+public:
+    explicit ServerTls(const HttpOptions& options);
+    // Null: it speaks without TLS.
+    std::shared_ptr<const TlsContext> context() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return context_;
+    }
+    // Reads the files again.  Throws, and keeps what there is.
+    void reload();
+    void append_metrics(std::string& text) const;
+
+private:
+    std::shared_ptr<const TlsContext> read() const {
+        return std::make_shared<const TlsContext>(certificate_, key_, client_ca_);
+    }
+
+    const std::string certificate_;
+    const std::string key_;
+    const std::string client_ca_;
+    std::atomic<std::uint64_t> failures_{0};
+    mutable std::mutex mutex_;
+    std::shared_ptr<const TlsContext> context_;  // guarded by mutex_
+};
+
+inline ServerTls::ServerTls(const HttpOptions& options)
+    : certificate_(options.tls_certificate),
+      key_(options.tls_key),
+      client_ca_(options.tls_client_ca) {
+    if (certificate_.empty() && key_.empty() && client_ca_.empty()) return;
+    if (certificate_.empty() || key_.empty()) {
+        throw Error(Errc::invalid_argument,
+                    "TLS needs a certificate and its key (--tls-cert and --tls-key)");
+    }
+    context_ = read();
+}
+
+inline void ServerTls::reload() {
+    if (!context()) throw Error(Errc::invalid_argument, "this server does not speak TLS");
+    try {
+        auto next = read();
+        const std::lock_guard<std::mutex> guard(mutex_);
+        context_.swap(next);
+    } catch (const std::exception&) {
+        ++failures_;
+        throw;
+    }
+}
+
+inline void ServerTls::append_metrics(std::string& text) const {
+    const auto now = context();
+    if (!now) return;
+    const std::int64_t expiry = now->expiry().time_since_epoch().count() / 1'000;
+    text.append(
+        "# HELP task_scheduler_tls_certificate_expiry_timestamp_seconds Until when the "
+        "certificate is good, in seconds since 1970.\n"
+        "# TYPE task_scheduler_tls_certificate_expiry_timestamp_seconds gauge\n"
+        "task_scheduler_tls_certificate_expiry_timestamp_seconds ");
+    text.append(std::to_string(expiry));
+    text.append(
+        "\n# HELP task_scheduler_tls_reload_failures_total Times the files of TLS could not be "
+        "read again.\n# TYPE task_scheduler_tls_reload_failures_total counter\n"
+        "task_scheduler_tls_reload_failures_total ");
+    text.append(std::to_string(failures_)) += '\n';
+}
+
+}  // namespace detail
+
+inline void HttpOptions::check() const {
+    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    detail::Secrets{secrets, read_secrets}.check();
+    for (const std::string& origin : cors_origins) {
+        if (detail::is_origin(origin)) continue;
+        refuse("the origin \"" + detail::printable(origin, 128) +
+               "\" must be as browsers send it, such as https://example.org: scheme and host in "
+               "small letters, a port only where it is not the scheme's, and no path");
+    }
+    for (const std::string& host : allowed_hosts) {
+        if (detail::parse_authority(host)) continue;
+        refuse("the host \"" + detail::printable(host, 128) +
+               "\" must be a name such as tasks.example or tasks.example:8080, without scheme and "
+               "path, or an address, of IPv6 in brackets");
+    }
+    detail::ServerTls{*this};
+}
+
+namespace detail {
+
+// ---- 13.5 Event streams ----------------------------------------------------
 //
 // A stream is a socket and a cursor over the history.  A StreamWriter has many of them, and one
 // thread; HttpServer has one writer, and from some thousand streams on one for each processor.
@@ -13711,7 +14169,9 @@ public:
     // Takes over a socket: `head` goes out first, then the events from the cursor `seq` on, those
     // alone that the topics choose if there are any.  Where there is no memory for the stream, or
     // the writer has stopped, it ends at once.  Any thread.
-    void adopt(int fd, std::string head, std::uint64_t seq, Topics topics = {}) noexcept;
+    // With TLS, it goes out by this session, which is used by nobody else from here on.
+    void adopt(int fd, std::string head, std::uint64_t seq, Topics topics = {},
+               std::unique_ptr<TlsSession> tls = nullptr) noexcept;
     // How many streams it has.  Any thread.
     std::size_t size() const { return size_; }
     // There may be new events.  For the thread that has emitted them: a few for a few streams
@@ -13724,11 +14184,13 @@ public:
 private:
     enum class Place { idle, live, behind, blocked, closed };
     struct Stream {
-        Stream(int socket, std::string first, std::uint64_t at, Topics chosen)
-            : fd(socket), head(std::move(first)), seq(at) {
+        Stream(int socket, std::string first, std::uint64_t at, Topics chosen,
+               std::unique_ptr<TlsSession> session)
+            : fd(socket), tls(std::move(session)), head(std::move(first)), seq(at) {
             if (!chosen.empty()) topics = std::make_unique<const Topics>(std::move(chosen));
         }
         int fd;
+        std::unique_ptr<TlsSession> tls;  // null: without
         Place place = Place::idle;
         bool is_live = false;         // or was before its socket took no more
         bool is_half_closed = false;  // the client sends nothing more
@@ -13761,6 +14223,7 @@ private:
     void write_comment(Stream& stream);
     void write_cursor(Stream& stream, const std::string& text);
     std::optional<std::size_t> send(Stream& stream, std::string_view text);
+    bool flush(Stream& stream);
     const Frames& page_at(std::uint64_t seq);
     void drop_pages();
     void settle(Stream& stream);
@@ -13820,12 +14283,12 @@ inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_
 
 // ---- From other threads
 
-inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq,
-                                Topics topics) noexcept {
+inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq, Topics topics,
+                                std::unique_ptr<TlsSession> tls) noexcept {
     bool taken = false;
     try {
         Streams one;
-        one.emplace_back(fd, std::move(head), seq, std::move(topics));
+        one.emplace_back(fd, std::move(head), seq, std::move(topics), std::move(tls));
         const std::lock_guard<std::mutex> guard(adopted_mutex_);
         taken = !ended_;
         if (taken) {
@@ -13969,7 +14432,7 @@ inline void StreamWriter::on_socket(Stream& stream, std::uint32_t events) {
         stream.place == Place::idle) {
         write_comment(stream);  // E5
     }
-    if ((events & EPOLLOUT) && stream.place == Place::blocked) settle(stream);
+    if ((events & EPOLLOUT) && stream.place == Place::blocked && flush(stream)) settle(stream);
 }
 
 inline void StreamWriter::find_new_events() {
@@ -14083,9 +14546,8 @@ inline bool StreamWriter::write_head(Stream& stream) {
     const auto sent = send(stream, stream.head);
     if (!sent) return false;
     stream.head.erase(0, *sent);
-    if (!stream.head.empty()) return false;
-    stream.head.shrink_to_fit();
-    return true;
+    if (stream.head.empty()) stream.head.shrink_to_fit();
+    return stream.place != Place::blocked;
 }
 
 // The frames of a page from where the stream stands up to before the frame `last`.
@@ -14147,15 +14609,24 @@ inline void StreamWriter::write_comment(Stream& stream) {
 inline std::optional<std::size_t> StreamWriter::send(Stream& stream, std::string_view text) {
     ssize_t n = 0;
     do {
-        n = ::send(stream.fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        n = stream.tls ? stream.tls->send(text)
+                       : ::send(stream.fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     } while (n < 0 && errno == EINTR);
     if (n < 0 && errno != EAGAIN) {
         close(stream);
         return std::nullopt;
     }
     const std::size_t sent = n < 0 ? 0 : static_cast<std::size_t>(n);
-    if (sent < text.size()) move(stream, Place::blocked);
+    const bool is_full = sent < text.size() || (stream.tls && stream.tls->has_unsent());
+    if (is_full) move(stream, Place::blocked);
     return sent;
+}
+
+// Sends what the session holds back.  False: the socket does not take it all.
+inline bool StreamWriter::flush(Stream& stream) {
+    if (!stream.tls || stream.tls->flush()) return true;
+    if (errno != EAGAIN) close(stream);
+    return false;
 }
 
 // The page that holds an event, or begins behind it if that was trimmed.
@@ -14195,6 +14666,7 @@ inline void StreamWriter::move(Stream& stream, Place place) {
 
 inline void StreamWriter::close(Stream& stream) {
     ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, stream.fd, nullptr);
+    if (stream.tls) stream.tls->end();
     end(stream.fd);
     move(stream, Place::closed);
     --size_;
@@ -14219,8 +14691,8 @@ public:
         writers_[0] = make_();
     }
     // As those of StreamWriter.
-    void adopt(int fd, std::string head, std::uint64_t seq,
-               StreamWriter::Topics topics = {}) noexcept;
+    void adopt(int fd, std::string head, std::uint64_t seq, StreamWriter::Topics topics = {},
+               std::unique_ptr<TlsSession> tls = nullptr) noexcept;
     void write_or_wake() noexcept {
         for (std::size_t i = 0; i < count_; ++i) writers_[i]->write_or_wake();
     }
@@ -14239,7 +14711,8 @@ private:
 };
 
 inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq,
-                                 StreamWriter::Topics topics) noexcept {
+                                 StreamWriter::Topics topics,
+                                 std::unique_ptr<TlsSession> tls) noexcept {
     const std::lock_guard<std::mutex> guard(adopting_mutex_);
     const auto least = [this] {
         return std::min_element(writers_.begin(),
@@ -14255,12 +14728,12 @@ inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq,
         } catch (const std::exception&) {  // those that are there go on
         }
     }
-    (*least())->adopt(fd, std::move(head), seq, std::move(topics));
+    (*least())->adopt(fd, std::move(head), seq, std::move(topics), std::move(tls));
 }
 
 }  // namespace detail
 
-// ---- 13.5 The API ----------------------------------------------------------
+// ---- 13.6 The API ----------------------------------------------------------
 
 /// Answers the HTTP requests of a scheduler, on any `httplib::Server`.
 ///
@@ -14460,6 +14933,7 @@ private:
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
     std::atomic<std::size_t> backups_{0};  // on their way
     detail::Refusals refusals_;
+    detail::ServerTls tls_;  // an HttpServer's
 
     // The streams on foreign servers wait here.
     std::mutex mutex_;
@@ -14471,7 +14945,8 @@ private:
 inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
     : scheduler_(scheduler),
       options_(std::move(options)),
-      routes_(all_routes(!options_.page.empty())) {
+      routes_(all_routes(!options_.page.empty())),
+      tls_(options_) {
     options_.check();
     replace_secrets(options_.secrets, options_.read_secrets);
     const auto notify = [this] {
@@ -14734,6 +15209,10 @@ inline HttpApi::Route HttpApi::page_route() {
 
 inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
     detail::check_httplib();
+    if (tls_.context()) {
+        throw Error(Errc::invalid_argument,
+                    "TLS is the business of the server that the routes are mounted on");
+    }
     if (!detail::is_prefix(prefix)) {
         throw Error(Errc::invalid_argument,
                     "the prefix \"" + detail::printable(prefix, 128) +
@@ -15604,6 +16083,7 @@ inline void HttpApi::get_metrics(Call& call) {
     call.answer.body =
         detail::metrics_text(scheduler_.stats(), scheduler_.paused(), scheduler_.sinks());
     refusals_.append(call.answer.body);
+    tls_.append_metrics(call.answer.body);
 }
 
 // ---- Pages
@@ -15917,7 +16397,7 @@ inline std::string HttpApi::next_text(detail::StreamStart& stream) {
     return detail::cursor_text(scheduler_, stream.seq);
 }
 
-// ---- 13.6 Listeners --------------------------------------------------------
+// ---- 13.7 Listeners --------------------------------------------------------
 
 /// An address that is taken, for an `HttpServer` that is made later.  Who connects
 /// meanwhile waits, and is answered when it listens.
@@ -16177,7 +16657,7 @@ inline int HttpListener::release() {
     return std::exchange(fd_, -1);
 }
 
-// ---- 13.7 The server -------------------------------------------------------
+// ---- 13.8 The server -------------------------------------------------------
 
 namespace detail {
 
@@ -16192,8 +16672,9 @@ public:
     bool is_full() const { return !large_.empty() || text_.size() > large; }
     // Puts an answer behind what is there: all of it or, when memory fails, nothing.
     void append(const std::string& head, std::string&& body);
-    // Sends what the socket takes.  False: the connection has failed.
-    bool send(int fd);
+    // Sends what the socket takes, by the session if there is one.  False: the connection has
+    // failed.
+    bool send(int fd, TlsSession* tls);
     // What has not been sent, taken out.
     std::string take() { return std::exchange(text_, {}).substr(std::exchange(sent_, 0)); }
 
@@ -16214,7 +16695,8 @@ inline void OutBuffer::append(const std::string& head, std::string&& body) {
     }
 }
 
-inline bool OutBuffer::send(int fd) {
+inline bool OutBuffer::send(int fd, TlsSession* tls) {
+    if (tls && !tls->flush()) return errno == EAGAIN;
     while (!empty()) {
         std::string_view part = text_;
         std::size_t from = sent_;
@@ -16224,7 +16706,8 @@ inline bool OutBuffer::send(int fd) {
             part = large_;
             from -= text_.size();
         }
-        const ssize_t n = ::send(fd, part.data() + from, part.size() - from, flags);
+        part.remove_prefix(from);
+        const ssize_t n = tls ? tls->send(part) : ::send(fd, part.data(), part.size(), flags);
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return errno == EAGAIN;
         sent_ += static_cast<std::size_t>(n);
@@ -16317,6 +16800,7 @@ struct Connection {
     explicit Connection(std::size_t max_body) : reader(MessageReader::Kind::requests, max_body) {}
 
     Descriptor socket;
+    std::unique_ptr<TlsSession> tls;  // null: without
     MessageReader reader;
     OutBuffer out;
     Share large;  // of the limit of answers, until `out` is sent
@@ -16335,6 +16819,9 @@ struct Connection {
     SteadyTime deadline;                                     // of what it waits for
     std::multimap<SteadyTime, Connection*>::iterator timer;  // not later than that
     std::list<Connection>::iterator self;
+
+    // Whether it cannot speak before hands are shaken.
+    bool shakes_hands() const { return tls && !tls->is_established(); }
 };
 
 // A request that was begun, and its answer.
@@ -16432,6 +16919,10 @@ public:
                          std::vector<std::string> read_secrets = {}) {
         api_.replace_secrets(std::move(secrets), std::move(read_secrets));
     }
+    /// Reads the files of TLS again, for every connection that comes from here on.  Any thread
+    /// may call this.  Throws `Error` with `invalid_argument`, which names the file, and changes
+    /// nothing, if one of them cannot be used.
+    void reload_tls();
     /// Refuses new connections, lets requests finish, and ends event streams.
     /// Blocks until that is done, half a second for slow clients.
     void stop();
@@ -16457,7 +16948,10 @@ private:
     void accept_some(const HttpListener& listener);
     bool leaves_descriptors(int fd) const;
     void adopt(int fd, const HttpListener& listener);
-    void reject(int fd);
+    void reject(int fd, const HttpListener& listener);
+    void count_refusal(detail::Refusal why, int status, int fd);
+    std::shared_ptr<const detail::TlsContext> tls_at(const HttpListener& listener) const;
+    void warn_of_certificate();
 
     // A client:
     void make_ready(Connection& connection);
@@ -16466,6 +16960,8 @@ private:
     bool read_on(Connection& connection);
     bool holds_too_much(const Connection& connection) const;
     bool receive(Connection& connection);
+    ssize_t receive_tls(Connection& connection, char* to, std::size_t size);
+    bool end_tls(Connection& connection);
     bool end_of_input(Connection& connection);
     bool pause(Connection& connection);
     bool give_up(Connection& connection, int status, const char* error);
@@ -16499,6 +16995,7 @@ private:
     static constexpr std::size_t max_uncounted = 16'384;  // bytes that a client's reader holds
     static constexpr int max_receives = 4;                // of a client in a round
     static constexpr milliseconds slow_write{40};
+    static constexpr milliseconds shaking_time{2};  // of handshakes in a round
     static constexpr milliseconds wary_time{10'000};
     static constexpr milliseconds linger_time{2'000};
     static constexpr milliseconds end_time{500};
@@ -16527,7 +17024,8 @@ private:
     std::string date_;            // the time of that, as answers tell it
     std::int64_t date_at_ = -1;   // of date_, in seconds
     std::string head_;            // of the answer at hand
-    std::size_t bodies_ = 0;      // bytes that the readers hold of large messages
+    std::chrono::nanoseconds shaken_{0};  // for handshakes, in this round
+    std::size_t bodies_ = 0;              // bytes that the readers hold of large messages
     std::size_t most_held_ = 0;   // bytes that clients held at once, since it was half of that
     detail::Descriptor reserve_;  // given up to take a client that is told there is none
     std::optional<SteadyTime> accepts_again_;
@@ -16564,6 +17062,7 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
     if (listeners.empty() || !std::all_of(listeners.begin(), listeners.end(), has_address)) {
         throw std::runtime_error("this listener has no address any more");
     }
+    warn_of_certificate();
     sinks_ = scheduler_.sinks().size();
     listeners_ = std::move(listeners);
     epoll_event event{};
@@ -16576,6 +17075,25 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
     committer_.start([this](Exchanges& exchanges) { commit(exchanges); });
     worker_.start([this](Exchanges& exchanges) { work(exchanges); });
     loop_ = std::thread([this] { loop(); });
+}
+
+inline void HttpServer::reload_tls() {
+    api_.tls_.reload();
+    warn_of_certificate();
+}
+
+// Sockets in the file system speak without TLS: what they carry leaves no machine.
+inline std::shared_ptr<const detail::TlsContext> HttpServer::tls_at(
+    const HttpListener& listener) const {
+    return listener.is_unix() ? nullptr : api_.tls_.context();
+}
+
+inline void HttpServer::warn_of_certificate() {
+    const auto tls = api_.tls_.context();
+    const std::string problem = tls ? tls->problem(wall_clock()) : "";
+    if (problem.empty()) return;
+    detail::tell([this](const LogRecord& record) { scheduler_.log(record); }, LogLevel::warning,
+                 "tls.certificate", problem);
 }
 
 inline void HttpServer::stop() {
@@ -16602,6 +17120,7 @@ inline void HttpServer::loop() {
         take_back();
         if (stopping_ && !ends_at_) begin_to_end();
         turn_.swap(ready_);
+        shaken_ = {};
         for (Connection* connection : turn_) {
             connection->is_ready = false;
             advance(*connection);
@@ -16642,7 +17161,7 @@ inline void HttpServer::take_news(const epoll_event& event) {
         if (event.data.ptr == &listener) return accept_some(listener);
     }
     Connection& connection = *static_cast<Connection*>(event.data.ptr);
-    connection.may_read = connection.may_read || event.events != EPOLLOUT;
+    connection.may_read = connection.may_read || event.events != EPOLLOUT || connection.tls;
     connection.has_ended =
         connection.has_ended || (event.events & (EPOLLRDHUP | EPOLLHUP | EPOLLERR)) != 0;
     make_ready(connection);
@@ -16738,7 +17257,7 @@ inline void HttpServer::accept_some(const HttpListener& listener) {
             reserve_.reset();
             fd = ::accept4(listener.fd(), nullptr, nullptr, flags);
             const int error = errno;
-            if (fd >= 0) reject(fd);
+            if (fd >= 0) reject(fd, listener);
             reserve_.reset(::eventfd(0, EFD_CLOEXEC));
             if (fd >= 0) continue;
             errno = error;
@@ -16761,16 +17280,19 @@ inline bool HttpServer::leaves_descriptors(int fd) const {
 }
 
 inline void HttpServer::adopt(int fd, const HttpListener& listener) {
-    if (clients_.size() >= options_.max_connections || !leaves_descriptors(fd)) return reject(fd);
+    if (clients_.size() >= options_.max_connections || !leaves_descriptors(fd)) {
+        return reject(fd, listener);
+    }
     std::list<Connection> one;
     try {
         for (auto* list : {&ready_, &turn_}) {  // make_ready() cannot fail
             if (list->capacity() <= clients_.size()) list->reserve(2 * clients_.size() + 16);
         }
         one.emplace_back(options_.max_body);
+        if (const auto tls = tls_at(listener)) one.front().tls = tls->accept(fd);
         one.front().timer = timers_.emplace(SteadyTime::max(), &one.front());
     } catch (const std::bad_alloc&) {
-        return reject(fd);
+        return reject(fd, listener);
     }
     Connection& connection = one.front();
     connection.socket.reset(fd);
@@ -16781,25 +17303,33 @@ inline void HttpServer::adopt(int fd, const HttpListener& listener) {
     event.events = EPOLLIN | EPOLLOUT | EPOLLRDHUP | EPOLLET;
     event.data.ptr = &connection;
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, fd, &event) != 0) return close(connection);
-    wait_for(connection, Wait::idle);
+    wait_for(connection, connection.tls ? Wait::request : Wait::idle);
 }
 
-// What it answers takes no memory, which may be what there is not.
-inline void HttpServer::reject(int fd) {
-    detail::HttpAnswer answer;
-    answer.status = 503;
-    answer.refusal = detail::Refusal::connections;
-    api_.refusals_.count(answer);
-    api_.tell_of(nullptr, answer, [fd] { return detail::peer_of(fd); });
-    constexpr std::string_view text =
+// What it answers takes no memory, which may be what there is not.  In TLS it is an alert, as hands
+// were not shaken.
+inline void HttpServer::reject(int fd, const HttpListener& listener) {
+    count_refusal(detail::Refusal::connections, 503, fd);
+    constexpr std::string_view alert("\x15\x03\x03\0\x02\x02\x50", 7);
+    constexpr std::string_view sentence =
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
         "Content-Type: application/json\r\nContent-Length: 62\r\nConnection: close\r\n\r\n"
         R"({"errors":["Too many connections are open; try again later."]})";
     std::array<char, 4'096> ignored;
+    const std::string_view text = tls_at(listener) ? alert : sentence;
     ::send(fd, text.data(), text.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
     ::shutdown(fd, SHUT_WR);
     [[maybe_unused]] const ssize_t n = ::recv(fd, ignored.data(), ignored.size(), MSG_DONTWAIT);
     ::close(fd);
+}
+
+// What is refused before there is a request.
+inline void HttpServer::count_refusal(detail::Refusal why, int status, int fd) {
+    detail::HttpAnswer answer;
+    answer.status = status;
+    answer.refusal = why;
+    api_.refusals_.count(answer);
+    api_.tell_of(nullptr, answer, [fd] { return detail::peer_of(fd); });
 }
 
 // ---- A client
@@ -16874,14 +17404,49 @@ inline bool HttpServer::receive(Connection& connection) {
         return false;
     }
     std::array<char, 16'384> buffer;
-    const ssize_t n = ::recv(connection.socket.get(), buffer.data(), buffer.size(), 0);
+    const ssize_t n = connection.tls
+                          ? receive_tls(connection, buffer.data(), buffer.size())
+                          : ::recv(connection.socket.get(), buffer.data(), buffer.size(), 0);
     if (n > 0) {
-        connection.may_read = connection.has_ended || n == static_cast<ssize_t>(buffer.size());
+        const bool is_all =
+            connection.tls ? connection.tls->is_drained() : n < static_cast<ssize_t>(buffer.size());
+        connection.may_read = connection.has_ended || !is_all;
         connection.reader.feed({buffer.data(), static_cast<std::size_t>(n)});
         return true;
     }
-    connection.may_read = false;
+    connection.may_read = n < 0 && errno == EINTR;
+    if (connection.may_read) make_ready(connection);  // for the next round, too
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
+    return n < 0 && connection.tls ? end_tls(connection) : end_of_input(connection);
+}
+
+// Handshakes cost much more than requests: in a round they have a share of time, so that others
+// are served meanwhile.  What is left over has its turn in the next.
+inline ssize_t HttpServer::receive_tls(Connection& connection, char* to, std::size_t size) {
+    const bool shakes_hands = connection.shakes_hands();
+    ssize_t n = -1;
+    errno = EINTR;
+    if (!shakes_hands) {
+        n = connection.tls->receive(to, size);
+    } else if (shaken_ < shaking_time) {
+        const SteadyTime start = std::chrono::steady_clock::now();
+        n = connection.tls->receive(to, size);
+        const int error = errno;
+        shaken_ += std::chrono::steady_clock::now() - start;
+        errno = error;
+    }
+    return n;
+}
+
+// A client that speaks without TLS is answered likewise.
+inline bool HttpServer::end_tls(Connection& connection) {
+    if (connection.tls->is_plain()) {
+        connection.tls.reset();
+        return refuse(connection, 400, "This port speaks TLS; begin its URL with https://.");
+    }
+    if (connection.shakes_hands() && connection.tls->has_begun()) {
+        count_refusal(detail::Refusal::handshake, 400, connection.socket.get());
+    }
     return end_of_input(connection);
 }
 
@@ -16906,7 +17471,8 @@ inline bool HttpServer::pause(Connection& connection) {
         }
         return give_up(connection, 503, "The server is shutting down; send the request again.");
     }
-    wait_for(connection, connection.reader.has_begun() ? Wait::request : Wait::idle);
+    const bool has_begun = connection.reader.has_begun() || connection.shakes_hands();
+    wait_for(connection, has_begun ? Wait::request : Wait::idle);
     return false;
 }
 
@@ -16975,11 +17541,12 @@ inline bool HttpServer::refuse(Connection& connection, int status, const char* e
 }
 
 inline bool HttpServer::write_on(Connection& connection) {
-    if (!connection.out.send(connection.socket.get())) {
+    detail::TlsSession* const tls = connection.tls.get();
+    if (!connection.out.send(connection.socket.get(), tls)) {
         close(connection);
         return false;
     }
-    if (!connection.out.empty()) {
+    if (!connection.out.empty() || (tls && tls->has_unsent())) {
         wait_for(connection, Wait::write);
         return false;
     }
@@ -16987,6 +17554,7 @@ inline bool HttpServer::write_on(Connection& connection) {
     if (connection.transfer) return transfer_on(connection);
     connection.state = connection.is_last ? State::lingering : State::reading;
     if (connection.is_last) {
+        if (tls) tls->end();
         ::shutdown(connection.socket.get(), SHUT_WR);
         connection.may_read = true;
         wait_for(connection, Wait::linger);
@@ -17013,7 +17581,7 @@ inline bool HttpServer::transfer_on(Connection& connection) {
 }
 
 // To close a connection with input that was not read would reset it, which may take the
-// answer from the client: so the rest is read first.
+// answer from the client: so the rest is read first, of TLS as it comes.
 inline bool HttpServer::linger(Connection& connection) {
     std::array<char, 16'384> ignored;
     for (int i = 0; connection.may_read && i < max_receives; ++i) {
@@ -17035,7 +17603,7 @@ inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
         std::string head = connection.out.take() + head_ + exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
         streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq,
-                       std::move(exchange.answer.stream->topics));
+                       std::move(exchange.answer.stream->topics), std::move(connection.tls));
     } catch (const std::bad_alloc&) {
         api_.count_stream_out();
     }
@@ -17077,6 +17645,10 @@ inline void HttpServer::wait_for(Connection& connection, Wait wait) {
 }
 
 inline void HttpServer::expire(Connection& connection) {
+    if (connection.shakes_hands()) {
+        count_refusal(detail::Refusal::handshake, 408, connection.socket.get());
+        return close(connection);
+    }
     if (connection.wait != Wait::request) return close(connection);
     if (connection.reader.has_head()) {
         give_up(connection, 408, "The body took too long to arrive; send the request again.");
@@ -17093,6 +17665,7 @@ inline void HttpServer::close(Connection& connection) {
     connection.state = State::closed;
     if (connection.socket.get() >= 0) {
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
+        if (connection.tls) connection.tls->end();
         ::shutdown(connection.socket.get(), SHUT_RDWR);
         connection.socket.reset();
     }
@@ -18414,6 +18987,12 @@ struct ClientOptions {
     std::string secret;
     /// How long a connection, and an answer, may take.
     milliseconds timeout{15'000};
+    /// For https: a file of authorities, in PEM, that the server's certificate is checked against;
+    /// empty: the system's, or `SSL_CERT_FILE`.
+    std::string ca_file;
+    /// For https: files of the client's certificate and its key, in PEM, where the server asks.
+    std::string certificate;
+    std::string key;
 };
 
 /// Which events to list: the newest, or those right after or before one.
@@ -18432,8 +19011,8 @@ public:
     /// Called with an event's id and payload, on the subscription's thread.
     using OnEvent = std::function<void(TaskId, std::string_view payload)>;
 
-    /// Throws `Error` with `invalid_argument` if the URL cannot be one, or if an installed
-    /// cpp-httplib needs flags that are missing.
+    /// Throws `Error` with `invalid_argument` if the URL cannot be one, if a file cannot be read,
+    /// or if an installed cpp-httplib needs flags that are missing.
     explicit Client(ClientOptions options = {});
 
     /// Schedules a task.  A request with a key is made once, however often it is sent.
@@ -18548,6 +19127,7 @@ private:
     httplib::Headers headers() const;
     std::string ask(const char* method, const std::string& path, const std::string& body = "",
                     const httplib::Headers& more = {}, int* status = nullptr) const;
+    std::string reason_of(httplib::Error error) const;
     [[noreturn]] void refuse(int status, const std::string& body) const;
     [[noreturn]] void throw_unreachable(httplib::Error error) const;
     static std::string delayed(milliseconds delay, const NewTask& task);
@@ -18724,6 +19304,49 @@ inline bool is_server_url(std::string_view url) {
     return port.size() <= 5 && read_digits(port).value_or(65'536) <= 65'535;
 }
 
+// While it lives, this thread gets no SIGPIPE, which cpp-httplib raises where it ends a connection
+// with TLS that the server has ended already.
+class NoBrokenPipe {
+public:
+    NoBrokenPipe() {
+        sigset_t pending;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        ::sigpending(&pending);
+        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    }
+    ~NoBrokenPipe() {
+        const timespec at_once{};
+        if (!was_pending_) ::sigtimedwait(&pipe_, nullptr, &at_once);
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    }
+    NoBrokenPipe(const NoBrokenPipe&) = delete;
+    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
+
+private:
+    sigset_t pipe_;
+    sigset_t before_;
+    bool was_pending_ = false;
+};
+
+inline bool is_secure(const std::string& url) {
+    return url.rfind("https://", 0) == 0;
+}
+
+// Whether the files of TLS can be read at all.  Throws, naming the one that cannot.
+inline void check_client_files(const ClientOptions& options) {
+    for (const std::string* path : {&options.ca_file, &options.certificate, &options.key}) {
+        if (!path->empty() && read_file(*path).empty()) {
+            throw Error(Errc::invalid_argument, *path + " is empty");
+        }
+    }
+    if (options.certificate.empty() != options.key.empty()) {
+        throw Error(Errc::invalid_argument,
+                    "a client's certificate and its key must be given together");
+    }
+}
+
 }  // namespace detail
 
 // ---- Calls -----------------------------------------------------------------
@@ -18735,8 +19358,17 @@ inline ClientOptions Client::checked(ClientOptions options) {
     std::string& url = options.url;
     if (!url.empty() && url.back() == '/') url.pop_back();
     std::string reason = "it must be like http://127.0.0.1:8080";
+    if (detail::is_secure(url)) {
+        if (!detail::has_openssl)
+            throw Error(Errc::invalid_argument, url + " needs a build with OpenSSL");
+        detail::check_client_files(options);
+    }
     try {
-        if (detail::is_server_url(url) && httplib::Client(url).is_valid()) return options;
+        if (detail::is_server_url(url) &&
+            httplib::Client(url, options.certificate, options.key).is_valid()) {
+            return options;
+        }
+        if (!options.certificate.empty()) reason = "the client's certificate or key is not good";
     } catch (const std::exception& error) {
         reason = error.what();
     }
@@ -18744,7 +19376,10 @@ inline ClientOptions Client::checked(ClientOptions options) {
 }
 
 inline httplib::Client Client::connection() const {
-    httplib::Client client(options_.url);
+    httplib::Client client(options_.url, options_.certificate, options_.key);
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    if (!options_.ca_file.empty()) client.set_ca_cert_path(options_.ca_file.c_str());
+#endif
     const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
     const auto rest = static_cast<time_t>(options_.timeout.count() % 1'000 * 1'000);
     client.set_connection_timeout(seconds, rest);
@@ -18768,6 +19403,7 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
     for (const auto& field : more) request.headers.emplace(field.first, field.second);
     request.body = body;
     if (!body.empty()) request.headers.emplace("Content-Type", "application/json");
+    const detail::NoBrokenPipe quiet;
     httplib::Client client = connection();
     const httplib::Result result = client.send(request);
     if (!result) throw_unreachable(result.error());
@@ -18778,10 +19414,23 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
 }
 
 inline void Client::throw_unreachable(httplib::Error error) const {
-    const bool refused = error == httplib::Error::Connection;
-    throw Error(Errc::unreachable, "cannot reach " + options_.url +
-                                       (refused ? "; is the server running?"
-                                                : " (" + httplib::to_string(error) + ")"));
+    throw Error(Errc::unreachable, "cannot reach " + options_.url + reason_of(error));
+}
+
+// Why there is no answer, behind a sentence that says so.
+inline std::string Client::reason_of(httplib::Error error) const {
+    if (error == httplib::Error::Connection) return "; is the server running?";
+    std::string reason = " (" + httplib::to_string(error) + ")";
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+    if (error == httplib::Error::SSLServerVerification) {
+        return ": its certificate is not one for this host that a known authority has signed; name "
+               "the authority's file with --ca-file, or ClientOptions::ca_file";
+    }
+    if (error == httplib::Error::SSLConnection) {
+        reason += "; it may not speak TLS, or ask for a certificate (--client-cert)";
+    }
+#endif
+    return reason;
 }
 
 inline void Client::refuse(int status, const std::string& body) const {
@@ -18913,6 +19562,7 @@ inline bool BackupReceiver::receive(std::string_view piece) {
 
 inline std::uint64_t Client::backup(const std::function<void(std::string_view)>& take) const {
     detail::BackupReceiver receiver{take};
+    const detail::NoBrokenPipe quiet;
     httplib::Client client = connection();
     const httplib::Result result = client.Get(
         "/backup", headers(),
@@ -19327,6 +19977,7 @@ inline void Client::Subscription::run() {
 }
 
 inline void Client::Subscription::follow() {
+    const detail::NoBrokenPipe quiet;
     httplib::Client connection = client_.connection();
     connection.set_read_timeout(60);  // several keep-alives
     httplib::Headers headers = client_.headers();
@@ -19356,7 +20007,7 @@ inline void Client::Subscription::follow() {
     if (status != 0 && status != 200) {
         report("the server answers " + std::to_string(status));
     } else if (!result) {
-        report("the connection ended (" + httplib::to_string(result.error()) + ")");
+        report("the connection ended" + client_.reason_of(result.error()));
     }
 }
 

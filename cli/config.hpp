@@ -27,7 +27,7 @@ inline std::string trimmed(const std::string& text) {
 // What a file may name: every option of the server but the one for the file itself, and what the
 // verbs read.
 inline std::vector<std::string> config_names() {
-    std::vector<std::string> names{"url"};
+    std::vector<std::string> names{"url", "ca-file", "client-cert", "client-key"};
     for (const Flag& flag : flags) {
         if (flag.name != std::string_view("config")) names.emplace_back(flag.name);
     }

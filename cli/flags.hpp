@@ -62,6 +62,12 @@ inline void check(const scheduler::HttpOptions& options) {
     }
 }
 
+// The name of a file, which must be given.
+inline const std::string& named(const std::string& path) {
+    if (path.empty()) throw UsageError("must name a file");
+    return path;
+}
+
 // What a switch is set to; nothing: it was given as a flag.
 inline bool is_yes(const std::string& text) {
     const auto is_one_of = [&text](std::initializer_list<const char*> words) {
@@ -87,10 +93,7 @@ inline const Flag flags[] = {
     {"port", "PORT", "port to listen on; 0 takes a free one (default 8080)",
      [](Settings& s, const std::string& v) { set_number(s.port, v, 0, 65'535); }},
     {"journal", "FILE", "where tasks are kept (default tasks.jsonl)",
-     [](Settings& s, const std::string& v) {
-         if (v.empty()) throw UsageError("must name a file");
-         s.scheduler.journal = v;
-     }},
+     [](Settings& s, const std::string& v) { s.scheduler.journal = named(v); }},
     {"fsync", "POLICY", "always, everysec or no: when a task counts as stored (default always)",
      [](Settings& s, const std::string& v) { s.scheduler.fsync = fsync_policy(v); }},
     {"secret-file", "FILE",
@@ -99,6 +102,14 @@ inline const Flag flags[] = {
     {"read-secret-file", "FILE",
      "file with a secret that opens GET and HEAD only, or two, a line each",
      [](Settings& s, const std::string& v) { s.read_secret_file = v; }},
+    {"tls-cert", "FILE",
+     "speak TLS, with this certificate in PEM, and those that signed it behind it",
+     [](Settings& s, const std::string& v) { s.http.tls_certificate = named(v); }},
+    {"tls-key", "FILE", "the key of the certificate, in PEM",
+     [](Settings& s, const std::string& v) { s.http.tls_key = named(v); }},
+    {"tls-client-ca", "FILE",
+     "let in only clients with a certificate that an authority in this file has signed",
+     [](Settings& s, const std::string& v) { s.http.tls_client_ca = named(v); }},
     {"history", "N", "past events that are kept, each for 60 s at least (default 10000)",
      [](Settings& s, const std::string& v) { set_number(s.scheduler.history, v, 0, any_size); }},
     {"max-body", "BYTES", "largest request body (default 1048576)",
@@ -128,13 +139,17 @@ inline const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.source = v; }},
     {"cors-origin", "ORIGIN", "origin whose pages may call the server; may be repeated",
      [](Settings& s, const std::string& v) {
+         scheduler::HttpOptions alone;
+         alone.cors_origins = {v};
+         check(alone);
          s.http.cors_origins.push_back(v);
-         check(s.http);
      }},
     {"allowed-host", "HOST", "name by which the server may be called on loopback; may be repeated",
      [](Settings& s, const std::string& v) {
+         scheduler::HttpOptions alone;
+         alone.allowed_hosts = {v};
+         check(alone);
          s.http.allowed_hosts.push_back(v);
-         check(s.http);
      }},
     {"log-level", "LEVEL", "least that is logged: debug, info, warning or error (default info)",
      [](Settings& s, const std::string& v) { s.scheduler.log_level = log_level(v); }},
@@ -150,7 +165,7 @@ inline const Flag flags[] = {
 
 // Variables that are no flag's: the server's, and those that are only for the verbs.
 inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_READ_SECRET",
-                                              "SCHEDULER_URL"};
+                                              "SCHEDULER_URL", "SCHEDULER_CA_FILE"};
 
 inline FlagForm form_of(const Flag& flag) {
     return {std::string("--") + flag.name, 0, flag.value ? flag.value : "", flag.help};
@@ -312,8 +327,8 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
     return sinks;
 }
 
-// What SIGHUP asks for: the files of secrets and sinks are read again while the server goes on,
-// and what the file of options says of the log.
+// What SIGHUP asks for: the files of secrets, of TLS and of sinks are read again while the server
+// goes on, and what the file of options says of the log.
 // Each file counts as a whole; of one with something wrong, that is told, and what was read
 // before stays.
 class Reload {
@@ -356,10 +371,11 @@ inline void Reload::run() {
             replace_secrets(next);
         });
     }
+    read(settings_.http.tls_certificate, [this] { server_.reload_tls(); });
     read(settings_.sinks_file, [this] { sinks_.replace(read_sinks(settings_)); });
     if (!any_)
         say(scheduler::LogLevel::info, "reload.nothing",
-            "there is no file of secrets or sinks to read again; it goes on");
+            "there is no file of secrets, TLS or sinks to read again; it goes on");
 }
 
 // The change is told at the lower one of both levels.

@@ -24,6 +24,12 @@ inline const FlagForm common_flags[] = {
     {"--url", 0, "URL", "the server (default http://127.0.0.1:8080, or SCHEDULER_URL)"},
     {"--secret-file", 0, "FILE",
      "file with the secret (or SCHEDULER_SECRET_FILE, or the secret itself in SCHEDULER_SECRET)"},
+    {"--ca-file", 0, "FILE",
+     "for https: file of authorities that the server's certificate is checked against (or "
+     "SCHEDULER_CA_FILE; default: the system's)"},
+    {"--client-cert", 0, "FILE",
+     "for https: the client's certificate, where the server asks for one"},
+    {"--client-key", 0, "FILE", "for https: its key"},
     {"--config", 0, "FILE", "file of options, such as url = http://127.0.0.1:8080"},
 };
 
@@ -447,7 +453,9 @@ inline int man(const Arguments& arguments) {
         "\\fB\\-\\-max\\-body\\fR as \\fBSCHEDULER_MAX_BODY\\fR and so on.\n";
     for (const char* const variable : other_variables) {
         text += ".TP\n.B " + troff(variable) + '\n';
-        text += std::strstr(variable, "URL")    ? "where the commands find the server\n"
+        text += std::strstr(variable, "URL") ? "where the commands find the server\n"
+                : std::strstr(variable, "CA")
+                    ? "authorities that they check its certificate against\n"
                 : std::strstr(variable, "READ") ? "a secret that opens GET and HEAD only\n"
                                                 : "the secret itself\n";
     }
@@ -455,7 +463,7 @@ inline int man(const Arguments& arguments) {
         ".SH FILES\n.TP\n.I ~/.config/task\\-scheduler/config\n.TQ\n.I /etc/task\\-scheduler.conf\n"
         "options, a line NAME = VALUE each, for the server and for the commands\n"
         ".SH SIGNALS\nSIGTERM and SIGINT end the server cleanly. SIGHUP has it read the files of "
-        "secrets and sinks again.\n.SH EXIT STATUS\n" +
+        "secrets, TLS and sinks again.\n.SH EXIT STATUS\n" +
         troff(exit_statuses) + '\n';
     std::fputs(text.c_str(), stdout);
     return 0;

@@ -43,11 +43,17 @@ inline std::string secret_of(const Arguments& arguments, const std::vector<Confi
 inline scheduler::Client client_for(const Arguments& arguments) {
     const std::vector<ConfigLine> config = find_config(arguments);
     scheduler::ClientOptions options;
-    for (const ConfigLine& line : config) {
-        if (line.name == "url") options.url = line.value;
-    }
-    const char* url = std::getenv("SCHEDULER_URL");
-    options.url = arguments.get("--url", url && *url ? url : options.url);
+    const auto choose = [&](const char* name, const char* variable, std::string& value) {
+        for (const ConfigLine& line : config) {
+            if (line.name == name) value = line.value;
+        }
+        const char* const set = variable ? std::getenv(variable) : nullptr;
+        value = arguments.get(std::string("--") + name, set && *set ? set : value);
+    };
+    choose("url", "SCHEDULER_URL", options.url);
+    choose("ca-file", "SCHEDULER_CA_FILE", options.ca_file);
+    choose("client-cert", nullptr, options.certificate);
+    choose("client-key", nullptr, options.key);
     options.secret = secret_of(arguments, config);
     try {
         return scheduler::Client(options);

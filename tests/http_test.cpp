@@ -1809,7 +1809,7 @@ TEST_SUITE("http") {
         ++expected["unavailable"];
         CHECK(status_of(kept.say(get("/readyz")).answer()) == 503);
         const std::string text = kept.say(get("/metrics")).answer();
-        for (const char* none : {"secret", "timeout", "failure"}) expected[none] = 0;
+        for (const char* none : {"secret", "timeout", "failure", "handshake"}) expected[none] = 0;
         for (const auto& [name, count] : expected) {
             const std::string reason = name;
             CAPTURE(reason);
