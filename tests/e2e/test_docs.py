@@ -36,6 +36,7 @@ NOT_TRIED_HERE = {
         "install -d -m 700 /etc/task-scheduler": BOOTS,
         "install -m 755 packaging/openrc": BOOTS,
         "docker build": ENGINE,
+        "$ task-scheduler --webhook": "it shows what the log says, each time at another time",
     },
 }
 

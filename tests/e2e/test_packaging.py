@@ -180,7 +180,7 @@ class BusyBox(TestCase):
         (self.folder / "secret").write_text("second\n")
         self.assertEqual(self.say("reload"), (0, "reads its files again"))
         wait_for(lambda: self.status("second") == 200, what="the new secret")
-        self.assertIn("has been read again", self.log.read_text())
+        wait_for(lambda: "has been read again" in self.log.read_text(), what="the log")
         self.assertEqual(self.say("restart"), (0, "stopped\ntask-scheduler: started"))
         self.assertNotEqual(int((self.folder / "pid").read_text()), process)
         self.assertEqual(self.say("stop"), (0, "stopped"))
@@ -204,7 +204,7 @@ class BusyBox(TestCase):
         (self.folder / "config").write_text("port = nonsense\n")
         status, said = self.say("start")
         self.assertEqual((status, said), (1, "did not start; its log says why"))
-        self.assertIn("nonsense", self.log.read_text())
+        wait_for(lambda: "nonsense" in self.log.read_text(), what="the log")
         self.assertEqual(self.say("status"), (3, "does not run"))
 
     def test_a_number_that_was_left_over_is_not_taken_for_the_server(self):
