@@ -17,7 +17,7 @@ public:
     explicit FilePlace(Fsync fsync) : fsync_(fsync) {}
     std::unique_ptr<Journal> open() override {
         return std::make_unique<detail::FileJournal>(dir_.journal(), fsync_, files_,
-                                                     [](const std::string&) {});
+                                                     [](const LogRecord&) {});
     }
     bool can_fail() const override { return true; }
     void fail_call(std::size_t number) override { files_->fail_call(number, ENOSPC); }
