@@ -25,7 +25,7 @@ def run(*command, **options):
                           stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, timeout=1800,
                           **options)
     if done.returncode:
-        raise AssertionError(f"{command} says:\n{done.stdout[-6000:]}")
+        raise AssertionError(f"{done.stdout[-1000:]}\nsaid by {command}")
     return done.stdout
 
 
@@ -97,9 +97,10 @@ class Packages(TestInDebian):
             debian = Debian(self, "build")
             checkout(debian.path / "src/task-scheduler")
             script = written("apt-get install -y --no-install-recommends dpkg-dev")
+            # A failed build is told by the first test, and not tried again by the others.
+            Packages.debs = pathlib.Path(support.WORK) / "debs"
             debian.run("apt-get -q update\n" + script + "task-scheduler --version\n",
                        folder="/src/task-scheduler")
-            Packages.debs = pathlib.Path(support.WORK) / "debs"
             shutil.rmtree(Packages.debs, ignore_errors=True)
             Packages.debs.mkdir()
             for built in (debian.path / "src").iterdir():
