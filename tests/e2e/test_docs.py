@@ -31,7 +31,7 @@ BOOTS = "it needs a system that boots: the long form of test_packaging.py types 
 ENGINE = "it needs a container engine: the long form of test_packaging.py runs the image's steps"
 NOT_TRIED_HERE = {
     "operate.md": {
-        "apt-get install -y --no-install-recommends dpkg-dev": BOOTS,
+        "apt-get install -y --no-install-recommends build-essential": BOOTS,
         "task-scheduler add --secret-file /etc": BOOTS,
         "install -d -m 700 /etc/task-scheduler": BOOTS,
         "install -m 755 packaging/openrc": BOOTS,
