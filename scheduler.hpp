@@ -9246,6 +9246,66 @@ inline void TaskRequest::check_due(TimePoint now) {
     if (due_known_ && due > latest) errors.push_back(detail::too_far_ahead(latest));
 }
 
+/// A line of an export: a request to schedule a task, in JSON, with the member `name` where the
+/// task has a name.  A payload that has such a member itself comes behind a `name` that is null.
+struct ExportLine {
+    std::string name;     ///< of the task, or empty
+    std::string request;  ///< what `POST /schedule` takes, each token as it stands in the line
+
+    /// The line of a task, without a newline.  The trace that it was part of is left out.
+    static std::string write(const Task& task);
+    /// Throws `Error` with `invalid_argument` if the line is no JSON object, or if its first
+    /// member `name` is neither null nor the name of a task.
+    static ExportLine read(std::string_view line);
+};
+
+inline std::string ExportLine::write(const Task& task) {
+    const std::string_view payload = task.text();
+    detail::JsonReader reader(payload, detail::JsonReader::outer_depth);
+    std::string_view key;
+    std::string_view value;
+    bool has_name = false;
+    reader.enter_object();
+    while (!has_name && reader.next_member(key) && reader.value(value)) {
+        has_name = detail::is_named(key, "name");
+    }
+    std::string line = "{";
+    if (!task.name().empty()) {
+        line += "\"name\":" + quote_json(task.name()) + ',';
+    } else if (has_name) {
+        line += "\"name\":null,";
+    }
+    return line.append(payload.substr(1));  // a payload has two members at least
+}
+
+inline ExportLine ExportLine::read(std::string_view line) {
+    detail::JsonReader reader(line, detail::JsonReader::outer_depth);
+    std::string_view key;
+    std::string_view value;
+    std::optional<std::string_view> name;
+    ExportLine read{"", "{"};
+    const bool is_object = reader.enter_object();
+    if (!is_object) reader.value(value);
+    while (is_object && reader.next_member(key) && reader.value(value)) {
+        if (!name && detail::is_named(key, "name")) {
+            name = value;
+            continue;
+        }
+        if (read.request.size() > 1) read.request += ',';
+        read.request.append("\"").append(key).append("\":").append(value);
+    }
+    read.request += '}';
+    if (!reader.finish()) {
+        throw Error(Errc::invalid_argument, "it is not valid JSON: " + reader.problem());
+    }
+    if (!is_object) throw Error(Errc::invalid_argument, "it is not a JSON object");
+    if (!name || *name == "null") return read;
+    read.name = detail::read_string(*name).value_or("");
+    if (is_task_name(read.name)) return read;
+    throw Error(Errc::invalid_argument,
+                "its first member \"name\" is not the name of a task, nor null");
+}
+
 class Scheduler;
 
 namespace detail {

@@ -5,13 +5,13 @@
 
 #pragma once
 
-#include "verbs.hpp"
+#include "journals.hpp"
 
 namespace cli {
 
 struct Verb {
     const char* name;
-    const char* words;  // what may follow it; null: the name of a verb
+    const char* words;  // what may follow it; null: the name of a verb; FILE: that of a file
     const char* usage;  // each way to call it on a line
     const char* about;
     std::vector<FlagForm> flags;
@@ -136,6 +136,51 @@ inline const Verb verbs[] = {
      "that the server was started without, and that is kept until it is configured again.",
      {{"--json", 0, "", "one JSON object a line"}},
      sinks},
+    {"export",
+     "",
+     "export [--due DURATION] [--topic TOPIC]... [--grep TEXT]",
+     "Prints pending tasks as lines of JSON, the earliest first, each the request that would "
+     "schedule it; name is that of the task, where it has one.",
+     {{"--due", 0, "DURATION", "only what is due within it, such as 1h"},
+      {"--topic", 0, "TOPIC",
+       "only what has this topic, or one that begins so where it ends with a *; may be repeated"},
+      {"--grep", 0, "TEXT", "only what holds this in its payload, its name or its id"}},
+     export_tasks},
+    {"import",
+     "FILE",
+     "import [--skip-past] [--keep-going] [--idempotency-prefix TEXT] FILE",
+     "Schedules what lines of JSON ask for, as export prints them, and prints how many there "
+     "were. A line with a name makes the task of this name, or replaces it. Importing the same "
+     "lines again changes nothing for a day, and while their tasks are pending. - reads standard "
+     "input.",
+     {{"--skip-past", 0, "", "leave out what is past, which would be emitted at once"},
+      {"--keep-going", 0, "", "go on behind a line that is refused"},
+      {"--idempotency-prefix", 0, "TEXT",
+       "what the keys of the requests begin with (default import); with another, the same lines "
+       "are scheduled again"}},
+     import_tasks},
+    {"backup",
+     "",
+     "backup --to FILE [--force]",
+     "Copies the server's journal, as it stands at this moment, to a file that a server can be "
+     "started with. The file is there when it is whole.",
+     {{"--to", 0, "FILE", "where to"}, {"--force", 0, "", "overwrite the file, if it is there"}},
+     backup},
+    {"verify",
+     "FILE",
+     "verify FILE [--json]",
+     "Tells what is in a journal, and whether it is damaged, where and how. Changes nothing; a "
+     "server may have it open.\n\nExit status: 0 sound, 1 damaged, 2 cannot be read.",
+     {{"--json", 0, "", "one JSON object"}},
+     verify,
+     true},
+    {"compact",
+     "FILE",
+     "compact FILE [--history N]",
+     "Replaces a journal by the shortest one that says the same, while no server has it open.",
+     {{"--history", 0, "N", "keep so many past events, and those that sinks want (default all)"}},
+     compact,
+     true},
     {"completion",
      "bash zsh fish",
      "completion bash|zsh|fish",
@@ -222,8 +267,13 @@ inline int help(const Arguments& arguments) {
 
 // ---- What shells complete ----------------------------------------------------
 
+inline bool takes_file(const Verb& verb) {
+    return verb.words && std::strcmp(verb.words, "FILE") == 0;
+}
+
 // The words that may follow a verb, flags not among them.
 inline std::vector<std::string> words_of(const Verb& verb) {
+    if (takes_file(verb)) return {};
     if (verb.words) return split_at_blanks(verb.words);
     std::vector<std::string> names;
     for (const Verb& one : verbs) names.emplace_back(one.name);
@@ -302,7 +352,8 @@ inline std::string bash_completion() {
 }
 
 // What zsh's _arguments reads.
-inline std::string zsh_specs(const std::vector<FlagForm>& all, const std::string& words) {
+inline std::string zsh_specs(const std::vector<FlagForm>& all, const std::string& words,
+                             bool takes_file = false) {
     std::string specs;
     const auto add = [&specs](const std::string& spec) {
         specs += " \\\n                " + shell_quoted(spec, "'\\''");
@@ -318,6 +369,7 @@ inline std::string zsh_specs(const std::vector<FlagForm>& all, const std::string
         if (flag.letter != 0) add(std::string("*-") + flag.letter + rest);
     }
     if (!words.empty()) add("*:word:(" + words + ")");
+    if (takes_file) add("*:file:_files");
     return specs;
 }
 
@@ -328,7 +380,7 @@ inline std::string zsh_completion() {
         const std::string about = brief(verb);
         names += "        " + shell_quoted(std::string(verb.name) + ':' + about, "'\\''") + '\n';
         cases += std::string("        ") + verb.name + ")\n            _arguments" +
-                 zsh_specs(flags_of(verb), joined(words_of(verb))) + " ;;\n";
+                 zsh_specs(flags_of(verb), joined(words_of(verb)), takes_file(verb)) + " ;;\n";
     }
     return "#compdef task-scheduler\n"
            "_task_scheduler() {\n"
@@ -380,6 +432,7 @@ inline std::string fish_completion() {
         add("__fish_use_subcommand", std::string(" -a ") + verb.name, brief(verb));
         add_flags(seen, flags_of(verb));
         for (const std::string& word : words_of(verb)) add(seen, " -a " + word, verb.name);
+        if (takes_file(verb)) add(seen, " -F", verb.name);
     }
     add_flags("not __fish_seen_subcommand_from " + joined(names), server_flags());
     return text;
@@ -438,7 +491,7 @@ inline int man(const Arguments& arguments) {
     }
     text +=
         ".SH DESCRIPTION\nWithout a command it is the server. The commands talk to a server that "
-        "runs.\n.SH OPTIONS OF THE SERVER\n" +
+        "runs, but for those that look at a journal.\n.SH OPTIONS OF THE SERVER\n" +
         troff_flags(server_flags()) + ".SH COMMANDS\n";
     for (const Verb& verb : verbs) {
         text += ".SS " + troff(verb.name) + '\n';

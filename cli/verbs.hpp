@@ -460,13 +460,17 @@ inline int events(const Arguments& arguments) {
     return 0;
 }
 
-inline std::string sink_line(const scheduler::SinkStatus& sink) {
+inline std::string sink_state(const scheduler::SinkStatus& sink) {
     static const char* const states[] = {"active", "paused", "disabled", "unlisted"};
+    return states[static_cast<int>(sink.state)];
+}
+
+inline std::string sink_line(const scheduler::SinkStatus& sink) {
     const std::string separator = on_terminal() ? "  " : "\t";
-    std::string line = sink.name + separator + sink.kind + separator +
-                       states[static_cast<int>(sink.state)] + separator + "delivered " +
-                       std::to_string(sink.delivered) + separator + "lag " +
-                       std::to_string(sink.lag) + separator + "dead " + std::to_string(sink.dead);
+    std::string line = sink.name + separator + sink.kind + separator + sink_state(sink) +
+                       separator + "delivered " + std::to_string(sink.delivered) + separator +
+                       "lag " + std::to_string(sink.lag) + separator + "dead " +
+                       std::to_string(sink.dead);
     if (sink.next_attempt) line += separator + "next attempt " + until(*sink.next_attempt);
     if (!sink.last_error.empty()) line += separator + "last error: " + visible(sink.last_error);
     return line;

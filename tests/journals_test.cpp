@@ -118,7 +118,8 @@ TEST_SUITE("journals") {
         CHECK(report.sinks[0].last_error == "no water");
     }
 
-    TEST_CASE("damage is told by its line and what is wrong with it, and all that is whole counts") {
+    TEST_CASE(
+        "damage is told by its line and what is wrong with it, and all that is whole counts") {
         std::vector<std::string> lines = lines_of(mixed_journal());
         const auto text = [&lines] {
             std::string all;
@@ -186,7 +187,8 @@ TEST_SUITE("journals") {
         CHECK_FALSE(report_of(R"({"journal":"task-scheduler","ver)").is_sound());
     }
 
-    TEST_CASE("what is no journal that this version can read is refused, and the sentence says why") {
+    TEST_CASE(
+        "what is no journal that this version can read is refused, and the sentence says why") {
         const std::string whole = mixed_journal();
         std::string line;
         const auto with = [&line](const std::string& before) {
@@ -340,7 +342,9 @@ TEST_SUITE("journals") {
         CHECK(taken->read(&text[0], 10, taken->size() + 5) == 0);
     }
 
-    TEST_CASE("a backup takes no other file's place unless it is to, and never that of a journal in use") {
+    TEST_CASE(
+        "a backup takes no other file's place unless it is to, and never that of a journal in "
+        "use") {
         const TempDir dir;
         dir.write("copy.jsonl", "precious");
         Scheduler tasks(options_for(dir));
@@ -359,6 +363,45 @@ TEST_SUITE("journals") {
         CHECK_FALSE(tasks.snapshot());
         CHECK(errc_of([&] { tasks.backup(dir.path("copy.jsonl")); }) == Errc::invalid_argument);
         CHECK(dir.names("").empty());
+    }
+
+    TEST_CASE("what is exported is read back to the letter, with the name apart from the request") {
+        const TestClock clock;
+        Options options;
+        options.now = [&clock] { return clock.now(); };
+        Scheduler tasks(options);
+        const auto line_of = [&tasks](const char* request, const char* name) {
+            const auto parsed = TaskRequest::parse(request, tasks.now());
+            CAPTURE(request);
+            REQUIRE(parsed.errors.empty());
+            if (*name) {
+                tasks.begin_put(name, parsed).wait();
+                return ExportLine::write(*tasks.find(name));
+            }
+            Ticket ticket = tasks.submit({parsed});
+            ticket.wait();
+            return ExportLine::write(*tasks.find(ticket.ids().front()));
+        };
+        const char* const requests[] = {
+            R"({"timestamp":"2026-04-01","message":{"n":12345678901234567890,"f":1.10}})",
+            R"({"z":1,"a":2,"z":3,"message":"\u00e9\/","timestamp":"2026-04-01T02:00+02:00"})",
+            R"({"timestamp":"2026-04-01","message":[],"name":"valve"})",
+            R"({"n\u0061me":7,"timestamp":"2026-04-01","message":[]})",
+        };
+        for (const char* request : requests) {
+            for (const char* name : {"", "valve"}) {
+                CAPTURE(name);
+                const ExportLine read = ExportLine::read(line_of(request, name));
+                CHECK(read.name == name);
+                CHECK(read.request == request);
+            }
+        }
+        CHECK(ExportLine::read(R"( {"message": 1, "name": "a.b" } )").request ==
+              R"({"message":1})");
+        for (const char* bad : {"", "7", "{", R"({"name":"no name"})", R"({"name":7})", "{} {}"}) {
+            CAPTURE(bad);
+            CHECK(errc_of([&] { ExportLine::read(bad); }) == Errc::invalid_argument);
+        }
     }
 }
 

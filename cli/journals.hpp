@@ -1,0 +1,377 @@
+// SPDX-License-Identifier: MIT
+//
+// The verbs for what is kept: a journal's file is verified or compacted, a server's is copied; and
+// pending tasks go out and come in as lines of JSON.
+
+#pragma once
+
+#include "verbs.hpp"
+
+#include <stdio.h>  // getline()
+
+namespace cli {
+
+// What a verb is given that takes one file.
+inline const std::string& only_file(const Arguments& arguments, const std::string& verb) {
+    if (arguments.rest.size() == 1) return arguments.rest[0];
+    throw UsageError(verb + " takes one FILE");
+}
+
+// "1 task", "2 tasks"
+inline std::string counted(std::uint64_t count, const std::string& what) {
+    return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
+}
+
+// ---- Verifying -------------------------------------------------------------
+
+inline std::string damage_text(const scheduler::JournalDamage& damage) {
+    const std::string kept =
+        damage.kept == 0 ? "" : "; " + counted(damage.kept, "whole record") + " in it kept";
+    return damage.problem + " (" + counted(damage.bytes, "byte") + " from byte " +
+           std::to_string(damage.at) + " on" + kept + ')';
+}
+
+inline std::string operations_text(const scheduler::JournalReport& report) {
+    std::string text = std::to_string(report.records);
+    for (const auto& [name, count] : report.operations) {
+        text += (&name == &report.operations.begin()->first ? ": " : ", ") + name + ' ' +
+                std::to_string(count);
+    }
+    return text;
+}
+
+inline std::string verdict_text(const scheduler::JournalReport& report) {
+    if (!report.damage.empty()) {
+        return "DAMAGED: " + counted(report.damage.size(), "line") +
+               "; a server that opens it keeps all that is whole, and puts the rest aside";
+    }
+    if (!report.is_sound()) return "DAMAGED: it has no whole record";
+    return report.bytes == 0 ? "sound: it is empty, as a new one is" : "sound";
+}
+
+inline std::string pending_text(const scheduler::JournalReport& report) {
+    std::string text = std::to_string(report.pending);
+    if (report.named > 0) text += ", " + std::to_string(report.named) + " of them with a name";
+    if (!report.next_due) return text;
+    const bool is_over = *report.next_due <= scheduler::wall_clock();
+    return text + "; the earliest due " + moment(*report.next_due) + " (" +
+           (is_over ? "overdue" : until(*report.next_due)) + ')';
+}
+
+inline std::string kept_sink_text(const scheduler::SinkStatus& sink) {
+    const std::string cursor = sink.cursor ? ", cursor " + sink.cursor->str() : "";
+    return sink_state(sink) + cursor + ", lag " + std::to_string(sink.lag) + ", dead " +
+           std::to_string(sink.dead);
+}
+
+inline void add_damage(Lines& lines, const scheduler::JournalReport& report) {
+    constexpr std::size_t most = 20;
+    if (report.torn_bytes > 0) {
+        lines.emplace_back("torn tail", counted(report.torn_bytes, "byte") +
+                                            " of no whole record, as a crash leaves them");
+    }
+    for (std::size_t i = 0; i < std::min(most, report.damage.size()); ++i) {
+        const scheduler::JournalDamage& damage = report.damage[i];
+        lines.emplace_back("line " + std::to_string(damage.line), damage_text(damage));
+    }
+    if (report.damage.size() > most) {
+        const std::string more = std::to_string(report.damage.size() - most);
+        lines.emplace_back("...", more + " more damaged lines; --json has them all");
+    }
+}
+
+inline Lines report_lines(const scheduler::JournalReport& report) {
+    Lines lines{{"journal", verdict_text(report)}};
+    if (!report.used_by.empty()) lines.emplace_back("in use", "by " + report.used_by);
+    lines.emplace_back("bytes", std::to_string(report.bytes));
+    lines.emplace_back("records", operations_text(report));
+    lines.emplace_back("pending", pending_text(report));
+    lines.emplace_back("emitted", std::to_string(report.emitted) + " kept");
+    lines.emplace_back("missed", std::to_string(report.missed) + " kept");
+    lines.emplace_back("cancelled", std::to_string(report.cancelled));
+    lines.emplace_back("keys", std::to_string(report.keys));
+    if (report.newest) lines.emplace_back("newest", moment(*report.newest));
+    if (report.paused) {
+        const std::string& reason = report.paused->reason;
+        lines.emplace_back("paused", "since " + moment(report.paused->since) +
+                                         (reason.empty() ? "" : ": " + reason));
+    }
+    for (const scheduler::SinkStatus& sink : report.sinks) {
+        lines.emplace_back("sink " + sink.name, kept_sink_text(sink));
+    }
+    add_damage(lines, report);
+    return lines;
+}
+
+inline int verify(const Arguments& arguments) {
+    const std::string& file = only_file(arguments, "verify");
+    scheduler::JournalReport found;
+    try {
+        found = scheduler::verify_journal(file);
+    } catch (const std::exception& error) {
+        report(error.what());
+        return 2;
+    }
+    if (arguments.has("--json")) {
+        print_line(scheduler::to_json(found));
+    } else {
+        print_lines(report_lines(found));
+    }
+    return found.is_sound() ? 0 : 1;
+}
+
+// ---- Compacting and copying ------------------------------------------------
+
+inline int compact(const Arguments& arguments) {
+    scheduler::Options options;
+    options.journal = only_file(arguments, "compact");
+    options.history = std::numeric_limits<std::size_t>::max();
+    if (arguments.has("--history")) {
+        naming("--history",
+               [&] { set_number(options.history, arguments.get("--history"), 0, any_size); });
+    }
+    options.log = [](const scheduler::LogRecord& record) {
+        if (record.level >= scheduler::LogLevel::warning) report(record.text);
+    };
+    const scheduler::CompactResult done = scheduler::compact_journal(options);
+    print_line(counted(done.before, "byte") + " before, " + std::to_string(done.after) +
+               " after, with " + counted(done.pending, "pending task"));
+    return 0;
+}
+
+inline int backup(const Arguments& arguments) {
+    check_no_rest(arguments, "backup");
+    if (!arguments.has("--to")) throw UsageError("backup needs --to FILE");
+    const scheduler::Client client = client_for(arguments);
+    const std::uint64_t size = client.backup(arguments.get("--to"), arguments.has("--force"));
+    print_line(counted(size, "byte") + " in " + arguments.get("--to"));
+    return 0;
+}
+
+// ---- Out and in as lines of JSON -------------------------------------------
+
+inline int export_tasks(const Arguments& arguments) {
+    check_no_rest(arguments, "export");
+    scheduler::TaskQuery query = chosen_tasks(arguments);
+    query.limit = 1'000;
+    const scheduler::Client client = client_for(arguments);
+    for (bool more = true; more;) {
+        const scheduler::TaskPage page = client.tasks(query);
+        for (const scheduler::Task& task : page.tasks) {
+            print_line(scheduler::ExportLine::write(task));
+        }
+        flush_output();
+        more = page.more;
+        query.after = page.next;
+    }
+    return 0;
+}
+
+// A file that is read line by line; - is standard input.
+class LineReader {
+public:
+    explicit LineReader(const std::string& path)
+        : file_(path == "-" ? stdin : std::fopen(path.c_str(), "re")) {
+        if (!file_) fail(path);
+        path_ = path;
+    }
+    ~LineReader() {
+        std::free(line_);
+        if (file_ != stdin) std::fclose(file_);
+    }
+    LineReader(const LineReader&) = delete;
+    LineReader& operator=(const LineReader&) = delete;
+
+    // The next line, without its end; nothing at the end of the file.
+    std::optional<std::string> next() {
+        const ssize_t size = ::getline(&line_, &room_, file_);
+        if (size < 0 && std::ferror(file_)) fail(path_);
+        if (size < 0) return std::nullopt;
+        std::string line(line_, static_cast<std::size_t>(size));
+        if (line.back() == '\n') line.pop_back();
+        return line;
+    }
+
+private:
+    [[noreturn]] static void fail(const std::string& path) {
+        throw std::runtime_error("cannot read " + path + ": " +
+                                 std::generic_category().message(errno));
+    }
+
+    std::FILE* file_;
+    std::string path_;
+    char* line_ = nullptr;
+    std::size_t room_ = 0;
+};
+
+// Schedules what lines of JSON ask for.  Those without a name go in slices, each all or nothing,
+// under a key that follows from where the slice begins and from what all its lines say: so a
+// slice that has come before changes nothing.
+class Importer {
+public:
+    Importer(const scheduler::Client& client, const Arguments& arguments)
+        : client_(client),
+          prefix_(arguments.get("--idempotency-prefix", "import")),
+          skips_past_(arguments.has("--skip-past")),
+          keeps_going_(arguments.has("--keep-going")) {}
+
+    void run(LineReader& lines);
+    bool has_refused() const { return refused_ > 0; }
+    std::string summary() const;
+
+private:
+    // Why no more is read.
+    struct Stopped {};
+
+    void take(const std::string& line);
+    void take_task(const std::string& line);
+    void put(const scheduler::ExportLine& task);
+    void send_slice();
+    void refuse(const std::string& where, std::size_t count, const std::string& why);
+    std::string key() const;
+    std::string done() const;
+
+    static constexpr std::size_t most_lines = 500;
+    static constexpr std::size_t most_bytes = 65'536;
+
+    const scheduler::Client& client_;
+    const std::string prefix_;
+    const bool skips_past_;
+    const bool keeps_going_;
+    std::uint64_t line_ = 0;  // the number of the one that was read last
+    std::uint64_t done_ = 0;  // everything up to this line was dealt with
+    std::uint64_t imported_ = 0;
+    std::uint64_t past_ = 0;
+    std::uint64_t refused_ = 0;
+    std::uint64_t known_ = 0;  // in slices that came before with another choice of tasks
+
+    // Of the slice at hand:
+    std::uint64_t first_ = 0;  // its first line
+    std::uint64_t last_ = 0;   // its last line so far
+    std::size_t lines_ = 0;
+    std::size_t bytes_ = 0;
+    std::uint64_t hash_ = 0;
+    std::vector<std::string> requests_;
+};
+
+inline void Importer::run(LineReader& lines) {
+    try {
+        while (const auto line = lines.next()) take(*line);
+        send_slice();
+    } catch (const Stopped&) {
+        report("stopped: " + done() + ", and nothing behind that");
+    } catch (...) {
+        report(done() +
+               "; what follows may have been, and is not imported twice if this is run again");
+        throw;
+    }
+}
+
+inline std::string Importer::done() const {
+    if (done_ == 0) return "nothing was imported";
+    return "lines 1 to " + std::to_string(done_) + " were imported";
+}
+
+inline std::string Importer::summary() const {
+    std::string text = counted(imported_, "task") + " imported";
+    if (past_ > 0) text += "; " + std::to_string(past_) + " skipped, being past";
+    if (known_ > 0) {
+        text += "; " + std::to_string(known_) +
+                " left as they were imported before, with others "
+                "beside them";
+    }
+    if (refused_ > 0) text += "; " + std::to_string(refused_) + " refused";
+    return text;
+}
+
+inline void Importer::refuse(const std::string& where, std::size_t count, const std::string& why) {
+    report(where + ": " + why);
+    refused_ += count;
+    if (!keeps_going_) throw Stopped();
+}
+
+inline void Importer::take(const std::string& line) {
+    ++line_;
+    if (line.find_first_not_of(" \t\r") == std::string::npos) return;
+    try {
+        take_task(line);
+    } catch (const scheduler::Error& error) {
+        if (error.code() != scheduler::Errc::invalid_argument) throw;
+        refuse("line " + std::to_string(line_), 1, error.what());
+    }
+}
+
+inline void Importer::take_task(const std::string& line) {
+    constexpr std::uint64_t fnv_start = 14'695'981'039'346'656'037U;  // FNV-1a
+    constexpr std::uint64_t fnv_prime = 1'099'511'628'211U;
+    if (lines_ == most_lines || (lines_ > 0 && bytes_ + line.size() > most_bytes)) send_slice();
+    if (lines_++ == 0) {
+        first_ = line_;
+        hash_ = fnv_start;
+    }
+    last_ = line_;
+    bytes_ += line.size();
+    for (const char c : line) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * fnv_prime;
+    hash_ = (hash_ ^ '\n') * fnv_prime;
+    const scheduler::ExportLine task = scheduler::ExportLine::read(line);
+    const scheduler::TimePoint now = scheduler::wall_clock();
+    const auto request = scheduler::TaskRequest::parse(task.request, now);
+    if (!request.errors.empty()) {
+        std::string why;
+        for (const std::string& error : request.errors) why += (why.empty() ? "" : " ") + error;
+        throw scheduler::Error(scheduler::Errc::invalid_argument, why);
+    }
+    if (skips_past_ && request.due < now) {
+        ++past_;
+    } else if (task.name.empty()) {
+        requests_.push_back(task.request);
+    } else {
+        put(task);
+    }
+}
+
+// Behind all that comes before it, since what is due at once is emitted in order of arrival.
+inline void Importer::put(const scheduler::ExportLine& task) {
+    last_ = line_ - 1;
+    send_slice();
+    client_.put_request(task.name, task.request);
+    ++imported_;
+    done_ = line_;
+}
+
+inline std::string Importer::key() const {
+    char text[64];
+    std::snprintf(text, sizeof text, "-%llu-%016llx", static_cast<unsigned long long>(first_),
+                  static_cast<unsigned long long>(hash_));
+    return prefix_ + text;
+}
+
+inline void Importer::send_slice() {
+    const std::vector<std::string> requests = std::exchange(requests_, {});
+    lines_ = bytes_ = 0;
+    if (requests.empty()) return;
+    try {
+        imported_ += client_.submit(requests, key()).size();
+    } catch (const scheduler::Error& error) {
+        if (error.code() == scheduler::Errc::key_reused) {
+            known_ += requests.size();
+        } else if (error.code() == scheduler::Errc::invalid_argument) {
+            refuse("the slice that begins at line " + std::to_string(first_), requests.size(),
+                   error.what());
+        } else {
+            throw;
+        }
+    }
+    done_ = last_;
+}
+
+inline int import_tasks(const Arguments& arguments) {
+    LineReader lines(only_file(arguments, "import"));
+    const scheduler::Client client = client_for(arguments);
+    Importer importer(client, arguments);
+    importer.run(lines);
+    print_line(importer.summary());
+    return importer.has_refused() ? 1 : 0;
+}
+
+}  // namespace cli
