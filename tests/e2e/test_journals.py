@@ -499,7 +499,8 @@ class Lines(Journals):
 
 
 class Recipes(Journals):
-    """Every command in the section on journals, as it stands there."""
+    """What the commands in the section on journals do, as they stand there.  test_docs types the
+    whole page; those that start a server are left to that."""
 
     def setUp(self):
         super().setUp()
@@ -507,7 +508,8 @@ class Recipes(Journals):
             self.skipTest('there is no jq')
         text = (ROOT / 'docs/operate.md').read_text()
         section = text[text.index('\n## Journals\n'):text.index('\n## The clock\n')]
-        self.recipes = re.findall(r'```sh\n(.*?)```', section, re.S)
+        self.recipes = [recipe for recipe in re.findall(r'```sh\n(.*?)```', section, re.S)
+                        if 'task-scheduler --journal' not in recipe]
         os.makedirs(self.path('bin'))
         os.symlink(os.path.abspath(support.BINARY), self.path('bin/task-scheduler'))
 
@@ -551,9 +553,7 @@ class Recipes(Journals):
         self.recipe('curl', server)
         server.schedule('later')
         server.stop()
-        self.assertIn('pending', self.recipe('cp backup.jsonl', server))
-        self.assertIn('sound', self.recipe('verify tasks.jsonl', server))
-        self.recipe('compact tasks.jsonl', server)
+        shutil.copy(os.path.join(server.dir, 'backup.jsonl'), server.journal)
         self.assertEqual(self.recipes, [])
         server.start()
         self.assertEqual(server.pending(), 5, 'as when the copy was made')
