@@ -128,6 +128,7 @@
 #include <variant>
 #include <vector>
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <malloc.h>
 #include <poll.h>
@@ -137,6 +138,7 @@
 #include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/types.h>
@@ -158,7 +160,6 @@
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
-#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/un.h>
 
@@ -875,6 +876,26 @@ inline std::string to_line(const LogRecord& record) {
     }
     return line;
 }
+
+/// How long something took, each time: how often it was how long, and in all.
+struct Durations {
+    using microseconds = std::chrono::microseconds;
+    /// How long those of each count took at most; those of the last count took longer.
+    static constexpr std::array<std::int64_t, 18> bounds{
+        100,       500,       1'000,      2'500,      5'000,       10'000,
+        25'000,    50'000,    100'000,    250'000,    500'000,     1'000'000,
+        2'500'000, 5'000'000, 10'000'000, 60'000'000, 600'000'000, 3'600'000'000};
+    std::array<std::uint64_t, bounds.size() + 1> counts{};  ///< of each span alone
+    microseconds sum{0};                                    ///< of all
+
+    /// Counts one.
+    void add(microseconds duration) noexcept {
+        std::size_t i = 0;
+        while (i < bounds.size() && duration.count() > bounds[i]) ++i;
+        ++counts[i];
+        sum += duration;
+    }
+};
 
 /// When a record counts as stored; the names are those of Redis.
 enum class Fsync {
@@ -3605,6 +3626,7 @@ public:
     std::vector<Mark> marks() const { return marks_.all(); }
     // Those of the last hours in which something was emitted, the one at hand included.
     std::vector<LatenessMinute> minutes() const;
+    const Durations& all() const { return all_; }
 
 private:
     static constexpr std::size_t most_minutes = 240;
@@ -3621,6 +3643,7 @@ private:
     TimePoint minute_{};  // at hand
     std::uint64_t events_ = 0;
     milliseconds max_{0};
+    Durations all_;
     Newest<LatenessMinute, most_minutes> past_;
     Newest<Mark, most_marks> marks_;
 };
@@ -3647,6 +3670,7 @@ inline void LatenessBook::add(TimePoint at, milliseconds late) noexcept {
     constexpr auto most = static_cast<std::int64_t>((std::uint64_t{1} << most_bits) - 1);
     const auto ms = std::clamp<std::int64_t>(late.count(), 0, most);
     ++counts_[place_of(static_cast<std::uint64_t>(ms))];
+    all_.add(milliseconds(ms));
     ++events_;
     max_ = std::max(max_, milliseconds(ms));
 }
@@ -4116,6 +4140,8 @@ public:
     // What clients make this hold, also on its way: payloads, keys with what they
     // answered, dead letters (Q6).
     std::size_t bytes() const { return bytes_ + arriving_bytes_ + keys_.bytes() + sinks_.bytes(); }
+    std::size_t key_bytes() const { return keys_.bytes(); }
+    std::size_t letter_bytes() const { return sinks_.bytes(); }
     // About how much memory all tasks take, pending and past.
     std::uint64_t memory() const { return bytes_ + index_.size() * (sizeof(StoredTask) + 40); }
     // About what a journal with just this would come to.
@@ -4962,6 +4988,8 @@ public:
     /// Figures of this moment.  A scheduler relies on `failed`, on `bytes`, by which it judges
     /// when to replace, and on `replacements`; the others are only shown.
     virtual JournalFigures figures() const = 0;
+    /// How long its syncs took, which is only shown.
+    virtual Durations sync_durations() const { return {}; }
     /// Whether this process may commit and emit.
     virtual bool is_owner() const { return true; }
     /// Asks for what others do; called once, before read().
@@ -5247,6 +5275,7 @@ public:
     void replace(Source& source) override;
     bool failed() const override { return failed_.load(); }
     JournalFigures figures() const override;
+    Durations sync_durations() const override;
     std::shared_ptr<const JournalSnapshot> snapshot() override;
 
 private:
@@ -5320,6 +5349,8 @@ private:
     bool tailing_ = false;        // guarded by file_mutex_: what is written is kept in tail_
     std::string tail_;            // guarded by file_mutex_ (J5)
     std::atomic<std::uint64_t> pending_{0};  // at most so many tasks need a record of their end
+    mutable std::mutex durations_mutex_;     // behind all others
+    Durations sync_durations_;               // guarded by durations_mutex_
 };
 
 // ---- 8.4 Opening -----------------------------------------------------------
@@ -5640,8 +5671,12 @@ inline void FileJournal::sync() {
         unsynced_ = false;
     }
     try {
+        const auto begin = std::chrono::steady_clock::now();
         file->sync();
         ++syncs_;
+        const auto took = std::chrono::steady_clock::now() - begin;
+        const std::lock_guard<std::mutex> guard(durations_mutex_);
+        sync_durations_.add(std::chrono::duration_cast<std::chrono::microseconds>(took));
     } catch (...) {
         const std::lock_guard<std::mutex> guard(file_mutex_);
         if (file != file_ && !failed_) return;  // replaced by one that has all of it
@@ -5741,6 +5776,11 @@ inline void FileJournal::finish(Replacement& next) {
 
 inline JournalFigures FileJournal::figures() const {
     return {failed_, size_, written_, syncs_, replacements_, damaged_lines_, torn_bytes_};
+}
+
+inline Durations FileJournal::sync_durations() const {
+    const std::lock_guard<std::mutex> guard(durations_mutex_);
+    return sync_durations_;
 }
 
 // No group is on its way then, so that none is in it that is going to be refused.
@@ -5881,6 +5921,11 @@ struct Overview {
     std::optional<Pause> paused;           ///< why nothing is emitted
     std::vector<LatenessMinute> lateness;  ///< of the last 240 minutes in which events were emitted
     std::vector<Mark> marks;               ///< the last 100, in order
+    Durations late;                        ///< how late events were, since the start
+    Durations syncs;                       ///< how long syncs of the journal took
+    std::uint64_t clock_steps = 0;         ///< how often the clock was set, as marks tell
+    std::size_t key_bytes = 0;             ///< of `Stats::bytes`: keys with what they answered
+    std::size_t letter_bytes = 0;          ///< of `Stats::bytes`: dead letters
 };
 
 namespace detail {
@@ -6497,6 +6542,7 @@ private:
     const std::chrono::steady_clock::time_point made_at_ = std::chrono::steady_clock::now();
     const TimePoint started_at_ = now();
     TimePoint seen_at_ = started_at_;  // guarded by mutex_: the clock when it was watched
+    std::uint64_t clock_steps_ = 0;    // guarded by mutex_
     std::chrono::steady_clock::time_point seen_steady_ = made_at_;  // guarded by mutex_: likewise
     EmitRecord emitted_;  // of the emitting thread, as the next two
     MissRecord missed_;
@@ -7558,6 +7604,7 @@ inline void Store::watch_clock_locked(TimePoint at) noexcept {
     seen_steady_ = steady;
     if (by < -least || (by > least && !options_.now)) {
         state_.lateness().mark({Mark::Kind::clock_step, at, by});
+        ++clock_steps_;
         notes_.add(LogLevel::warning, "clock.stepped", "the clock was set ",
                    by < milliseconds(0) ? "back by " : "forward by ",
                    named("ms", std::abs(by.count())), " ms");
@@ -7984,6 +8031,11 @@ inline Overview Store::overview() const {
     overview.paused = state_.paused();
     overview.lateness = state_.lateness().minutes();
     overview.marks = state_.lateness().marks();
+    overview.late = state_.lateness().all();
+    overview.syncs = journal_->sync_durations();
+    overview.clock_steps = clock_steps_;
+    overview.key_bytes = state_.key_bytes();
+    overview.letter_bytes = state_.letter_bytes();
     return overview;
 }
 
@@ -11614,111 +11666,246 @@ inline void append_label(std::string& text, std::string_view value) {
     text += '"';
 }
 
-// Why nothing is emitted, as the label of a figure that is 1 while that is so.
-inline void append_pause_info(std::string& text, const std::optional<Pause>& paused) {
-    if (!paused) return;
-    text +=
-        "# HELP task_scheduler_pause_info Why nothing is emitted.\n"
-        "# TYPE task_scheduler_pause_info gauge\n"
-        "task_scheduler_pause_info{reason=";
-    append_label(text, paused->reason);
-    text += "} 1\n";
-}
-
-// What each sink is, as a figure that is always 1, for the sake of its labels.
-inline void append_sink_info(std::string& text, const std::vector<SinkStatus>& sinks) {
-    if (sinks.empty()) return;
-    text +=
-        "# HELP task_scheduler_sink_info What a sink is, and where it delivers to.\n"
-        "# TYPE task_scheduler_sink_info gauge\n";
-    for (const SinkStatus& sink : sinks) {
-        text += "task_scheduler_sink_info{sink=";
-        append_label(text, sink.name);
-        for (const auto& [name, value] :
-             {std::pair("kind", &sink.kind), {"target", &sink.target}}) {
-            text.append(",").append(name) += '=';
-            append_label(text, *value);
-        }
-        text += "} 1\n";
+// Writes figures in Prometheus's text format (version 0.0.4).
+class MetricsText {
+public:
+    void gauge(const char* name, const char* help, std::uint64_t value) {
+        add(name, "gauge", help, std::to_string(value));
     }
+    void counter(const char* name, const char* help, std::uint64_t value) {
+        add(name, "counter", help, std::to_string(value));
+    }
+    void seconds(const char* name, const char* help, std::chrono::microseconds value) {
+        add(name, "gauge", help, text_of(value));
+    }
+    void histogram(const char* name, const char* help, const Durations& durations);
+    // What samples of several labels have in common; they follow.
+    void head(const char* name, const char* type, const char* help);
+    void sample(const char* name,
+                std::initializer_list<std::pair<const char*, std::string_view>> labels,
+                std::uint64_t value);
+    // The figures of the process, as other programs call them, as far as they are to be had.
+    void process();
+    std::string take() { return std::move(text_); }
+
+private:
+    void add(const char* name, const char* type, const char* help, const std::string& value);
+    void descriptors();
+    static std::string text_of(std::chrono::microseconds duration);
+
+    std::string text_;
+};
+
+inline void MetricsText::head(const char* name, const char* type, const char* help) {
+    text_.append("# HELP ").append(name).append(" ").append(help);
+    text_.append("\n# TYPE ").append(name).append(" ").append(type) += '\n';
 }
 
-// What a scheduler counts, in Prometheus's text format (version 0.0.4).
-inline std::string metrics_text(const Stats& stats, const std::optional<Pause>& paused,
-                                const std::vector<SinkStatus>& sinks) {
-    std::string text;
-    const auto head = [&text](const char* name, const char* type, const char* help) {
-        text.append("# HELP task_scheduler_").append(name).append(" ").append(help);
-        text.append("\n# TYPE task_scheduler_").append(name).append(" ").append(type) += '\n';
+inline void MetricsText::add(const char* name, const char* type, const char* help,
+                             const std::string& value) {
+    head(name, type, help);
+    text_.append(name).append(" ").append(value) += '\n';
+}
+
+inline void MetricsText::sample(
+    const char* name, std::initializer_list<std::pair<const char*, std::string_view>> labels,
+    std::uint64_t value) {
+    text_ += name;
+    char separator = '{';
+    for (const auto& [label, is] : labels) {
+        text_.append(1, separator).append(label) += '=';
+        append_label(text_, is);
+        separator = ',';
+    }
+    text_.append("} ").append(std::to_string(value)) += '\n';
+}
+
+// In seconds, without zeros at the end.
+inline std::string MetricsText::text_of(std::chrono::microseconds duration) {
+    constexpr std::int64_t second = 1'000'000;
+    const std::int64_t count = std::max<std::int64_t>(duration.count(), 0);
+    std::string text = std::to_string(count / second);
+    if (count % second == 0) return text;
+    const std::string rest = std::to_string(second + count % second);  // its 1 stands for the point
+    text.append(".").append(rest, 1, rest.find_last_not_of('0'));
+    return text;
+}
+
+inline void MetricsText::histogram(const char* name, const char* help, const Durations& durations) {
+    head(name, "histogram", help);
+    const std::string bucket = std::string(name) + "_bucket";
+    std::uint64_t count = 0;
+    for (std::size_t i = 0; i < durations.counts.size(); ++i) {
+        count += durations.counts[i];
+        const bool is_last = i == Durations::bounds.size();
+        const std::string bound =
+            is_last ? "+Inf" : text_of(std::chrono::microseconds(Durations::bounds[i]));
+        sample(bucket.c_str(), {{"le", bound}}, count);
+    }
+    text_.append(name).append("_sum ").append(text_of(durations.sum)) += '\n';
+    text_.append(name).append("_count ").append(std::to_string(count)) += '\n';
+}
+
+// What /proc tells of this process.
+inline void MetricsText::process() {
+    descriptors();
+    std::string stat;
+    try {
+        stat = read_file("/proc/self/stat");
+    } catch (const Error&) {  // there is no /proc
+        return;
+    }
+    // Behind the name of the program, which may have blanks, from the third field on.
+    std::vector<std::uint64_t> fields(3);
+    const std::size_t begin = std::min(stat.rfind(')'), stat.size());
+    for (std::size_t at = stat.find(' ', begin); at != std::string::npos;) {
+        fields.push_back(std::strtoull(stat.c_str() + at, nullptr, 10));
+        at = stat.find(' ', at + 1);
+    }
+    if (fields.size() < 25) return;
+    const auto ticks = static_cast<std::uint64_t>(std::max(::sysconf(_SC_CLK_TCK), 1L));
+    const auto page = static_cast<std::uint64_t>(std::max(::sysconf(_SC_PAGESIZE), 1L));
+    const auto time_of = [ticks](std::uint64_t count) {
+        return std::chrono::microseconds(count * 1'000'000 / ticks);
     };
-    const auto add = [&](const char* name, const char* type, const char* help,
-                         std::uint64_t value) {
-        head(name, type, help);
-        text.append("task_scheduler_").append(name).append(" ");
-        text.append(std::to_string(value)).append("\n");
-    };
-    const auto of_sinks = [&](const char* name, const char* type, const char* help, auto value) {
-        if (!sinks.empty()) head(name, type, help);
+    timespec up{};
+    ::clock_gettime(CLOCK_BOOTTIME, &up);
+    const auto since_boot =
+        std::chrono::seconds(up.tv_sec) + std::chrono::microseconds(up.tv_nsec / 1'000);
+    add("process_cpu_seconds_total", "counter", "Processor time used, in seconds.",
+        text_of(time_of(fields[14] + fields[15])));
+    gauge("process_threads", "Threads of the process.", fields[20]);
+    seconds("process_start_time_seconds", "When the process began, in seconds since 1970.",
+            wall_clock().time_since_epoch() - (since_boot - time_of(fields[22])));
+    gauge("process_virtual_memory_bytes", "Size of the address space.", fields[23]);
+    gauge("process_resident_memory_bytes", "Memory in use.", fields[24] * page);
+}
+
+inline void MetricsText::descriptors() {
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+        gauge("process_max_fds", "Descriptors that may be open.", limit.rlim_cur);
+    }
+    DIR* const folder = ::opendir("/proc/self/fd");
+    if (!folder) return;
+    std::uint64_t count = 0;
+    while (::readdir(folder)) ++count;
+    ::closedir(folder);
+    gauge("process_open_fds", "Descriptors that are open.",
+          count - std::min<std::uint64_t>(count, 3));
+}
+
+inline void append_sinks(MetricsText& text, const std::vector<SinkStatus>& sinks) {
+    if (sinks.empty()) return;
+    text.head("task_scheduler_sink_info", "gauge",
+              "Always 1: what a sink is, and where it delivers to.");
+    for (const SinkStatus& sink : sinks) {
+        text.sample("task_scheduler_sink_info",
+                    {{"sink", sink.name}, {"kind", sink.kind}, {"target", sink.target}}, 1);
+    }
+    const auto add = [&](const char* name, const char* type, const char* help, auto value) {
+        text.head(name, type, help);
         for (const SinkStatus& sink : sinks) {
-            text.append("task_scheduler_").append(name).append("{sink=\"").append(sink.name);
-            text.append("\"} ").append(std::to_string(value(sink))).append("\n");
+            text.sample(name, {{"sink", sink.name}}, static_cast<std::uint64_t>(value(sink)));
         }
     };
-    const auto gauge = [&add](const char* name, const char* help, std::uint64_t value) {
-        add(name, "gauge", help, value);
-    };
-    const auto counter = [&add](const char* name, const char* help, std::uint64_t value) {
-        add(name, "counter", help, value);
-    };
-    gauge("tasks_pending", "Tasks that wait for their due time.", stats.pending);
-    gauge("events_retained", "Events in the history.", stats.retained);
-    gauge("payload_bytes", "Bytes of payload, pending and retained.", stats.bytes);
-    gauge("clock_trusted", "0 while the clock is behind the journal.", stats.clock_trusted);
-    gauge("paused", "1 while nothing is emitted, being paused.", paused ? 1 : 0);
-    gauge(
-        "paused_since_seconds", "When the pause began, in seconds since 1970, or 0.",
-        paused ? static_cast<std::uint64_t>(paused->since.time_since_epoch().count()) / 1'000 : 0);
-    append_pause_info(text, paused);
-    gauge("overdue_seconds", "For how long the earliest pending task is overdue.",
-          static_cast<std::uint64_t>(stats.overdue.count()) / 1'000);
-    gauge("journal_failed", "1 while the journal cannot be written.", stats.journal_failed);
-    gauge("journal_bytes", "Size of the journal.", stats.journal_bytes);
-    gauge("tasks_recovered", "Tasks that were pending in the journal at start.", stats.recovered);
-    gauge("journal_damaged_lines", "Lines of the journal that could not be read at start.",
-          stats.damaged_lines);
-    gauge("journal_torn_bytes", "Bytes cut off the journal's end at start.", stats.torn_bytes);
-    counter("tasks_scheduled_total", "Tasks stored.", stats.scheduled);
-    counter("tasks_cancelled_total", "Tasks cancelled.", stats.cancelled);
-    counter("tasks_missed_total", "Tasks that were too late to be emitted.", stats.missed);
-    counter("tasks_refused_total", "Tasks refused at a limit or by the journal.", stats.refused);
-    counter("events_emitted_total", "Events emitted.", stats.emitted);
-    counter("events_late_total", "Events emitted more than a second late.", stats.late);
-    counter("payload_accepted_bytes_total", "Bytes of payload of tasks stored.",
-            stats.payload_accepted);
-    counter("journal_written_bytes_total", "Bytes written to the journal, rewrites included.",
-            stats.journal_written);
-    counter("journal_syncs_total", "Times the journal was synced.", stats.journal_syncs);
-    counter("journal_rewrites_total", "Times the journal was rewritten.", stats.journal_rewrites);
-    counter("journal_failures_total", "Groups of records that could not be stored.",
-            stats.journal_failures);
-    append_sink_info(text, sinks);
-    of_sinks("sink_active", "gauge", "0 while a sink is paused, disabled or unlisted.",
-             [](const SinkStatus& sink) { return sink.state == SinkState::active ? 1 : 0; });
-    of_sinks("sink_unlisted", "gauge", "1 while a sink is not configured, but kept.",
-             [](const SinkStatus& sink) { return sink.state == SinkState::unlisted ? 1 : 0; });
-    of_sinks("sink_lag_events", "gauge", "Events that a sink has not taken yet.",
-             [](const SinkStatus& sink) { return sink.lag; });
-    of_sinks("sink_dead_letters", "gauge", "Dead letters of a sink.",
-             [](const SinkStatus& sink) { return sink.dead; });
-    of_sinks("sink_delivered_total", "counter", "Events that a sink has taken.",
-             [](const SinkStatus& sink) { return sink.delivered; });
-    of_sinks("sink_failed_attempts_total", "counter", "Attempts to deliver that failed.",
-             [](const SinkStatus& sink) { return sink.failed; });
-    of_sinks("sink_postponed_total", "counter", "Attempts that could not be made here.",
-             [](const SinkStatus& sink) { return sink.postponed; });
-    of_sinks("sink_dropped_total", "counter", "Dead letters dropped, being too many.",
-             [](const SinkStatus& sink) { return sink.dropped; });
-    return text;
+    add("task_scheduler_sink_active", "gauge", "0 while a sink is paused, disabled or unlisted.",
+        [](const SinkStatus& sink) { return sink.state == SinkState::active ? 1 : 0; });
+    add("task_scheduler_sink_unlisted", "gauge", "1 while a sink is not configured, but kept.",
+        [](const SinkStatus& sink) { return sink.state == SinkState::unlisted ? 1 : 0; });
+    add("task_scheduler_sink_lag_events", "gauge", "Events that a sink has not taken yet.",
+        [](const SinkStatus& sink) { return sink.lag; });
+    add("task_scheduler_sink_dead_letters", "gauge", "Dead letters of a sink.",
+        [](const SinkStatus& sink) { return sink.dead; });
+    add("task_scheduler_sink_delivered_total", "counter", "Events that a sink has taken.",
+        [](const SinkStatus& sink) { return sink.delivered; });
+    add("task_scheduler_sink_failed_attempts_total", "counter", "Attempts to deliver that failed.",
+        [](const SinkStatus& sink) { return sink.failed; });
+    add("task_scheduler_sink_postponed_total", "counter", "Attempts that could not be made here.",
+        [](const SinkStatus& sink) { return sink.postponed; });
+    add("task_scheduler_sink_dropped_total", "counter", "Dead letters dropped, being too many.",
+        [](const SinkStatus& sink) { return sink.dropped; });
+}
+
+// What holds up emission.
+inline void append_emission(MetricsText& text, const Overview& overview) {
+    const Stats& stats = overview.stats;
+    if (overview.next_due) {
+        text.seconds("task_scheduler_next_due_timestamp_seconds",
+                     "When the earliest pending task is due, in seconds since 1970.",
+                     overview.next_due->time_since_epoch());
+    }
+    text.seconds("task_scheduler_overdue_seconds",
+                 "For how long the earliest pending task is overdue.", stats.overdue);
+    text.gauge("task_scheduler_clock_trusted", "0 while the clock is behind the journal.",
+               stats.clock_trusted);
+    text.counter("task_scheduler_clock_steps_total",
+                 "Times the clock was set by more than a second, or the machine slept.",
+                 overview.clock_steps);
+    text.gauge("task_scheduler_paused", "1 while nothing is emitted, being paused.", stats.paused);
+    if (!overview.paused) return;
+    text.seconds("task_scheduler_pause_start_timestamp_seconds",
+                 "When the pause began, in seconds since 1970.",
+                 overview.paused->since.time_since_epoch());
+    text.head("task_scheduler_pause_info", "gauge", "Why nothing is emitted.");
+    text.sample("task_scheduler_pause_info", {{"reason", overview.paused->reason}}, 1);
+}
+
+inline void append_journal(MetricsText& text, const Stats& stats, const Durations& syncs) {
+    text.gauge("task_scheduler_journal_failed", "1 while the journal cannot be written.",
+               stats.journal_failed);
+    text.gauge("task_scheduler_journal_bytes", "Size of the journal.", stats.journal_bytes);
+    text.gauge("task_scheduler_journal_damaged_lines",
+               "Lines of the journal that could not be read at start.", stats.damaged_lines);
+    text.gauge("task_scheduler_journal_torn_bytes", "Bytes cut off the journal's end at start.",
+               stats.torn_bytes);
+    text.counter("task_scheduler_journal_written_bytes_total",
+                 "Bytes written to the journal, rewrites included.", stats.journal_written);
+    text.histogram("task_scheduler_journal_sync_duration_seconds",
+                   "How long the journal's syncs took.", syncs);
+    text.counter("task_scheduler_journal_rewrites_total", "Times the journal was rewritten.",
+                 stats.journal_rewrites);
+    text.counter("task_scheduler_journal_failures_total",
+                 "Groups of records that could not be stored.", stats.journal_failures);
+}
+
+// How a scheduler stands, and its process.
+inline void append_scheduler(MetricsText& text, const Overview& overview, const Options& options) {
+    const Stats& stats = overview.stats;
+    text.head("task_scheduler_build_info", "gauge", "Always 1: which version this is.");
+    text.sample("task_scheduler_build_info", {{"version", SCHEDULER_VERSION}}, 1);
+    text.gauge("task_scheduler_tasks_pending", "Tasks that wait for their due time.",
+               stats.pending);
+    text.gauge("task_scheduler_tasks_pending_max", "How many tasks may be pending.",
+               options.max_tasks);
+    text.gauge("task_scheduler_tasks_recovered", "Tasks that were pending in the journal at start.",
+               stats.recovered);
+    text.counter("task_scheduler_tasks_scheduled_total", "Tasks stored.", stats.scheduled);
+    text.counter("task_scheduler_tasks_cancelled_total", "Tasks cancelled.", stats.cancelled);
+    text.counter("task_scheduler_tasks_missed_total", "Tasks that were too late to be emitted.",
+                 stats.missed);
+    text.counter("task_scheduler_tasks_refused_total",
+                 "Tasks refused at a limit or by the journal.", stats.refused);
+    text.gauge("task_scheduler_events_retained", "Events in the history.", stats.retained);
+    text.counter("task_scheduler_events_emitted_total", "Events emitted.", stats.emitted);
+    text.counter("task_scheduler_events_late_total", "Events emitted more than a second late.",
+                 stats.late);
+    text.histogram("task_scheduler_event_lateness_seconds",
+                   "How long after they were due events were emitted.", overview.late);
+    text.head(
+        "task_scheduler_held_bytes", "gauge",
+        "Bytes that clients make it hold: payloads pending and retained, keys, dead letters.");
+    const std::size_t others = overview.key_bytes + overview.letter_bytes;
+    text.sample("task_scheduler_held_bytes", {{"kind", "payloads"}},
+                stats.bytes - std::min(stats.bytes, others));
+    text.sample("task_scheduler_held_bytes", {{"kind", "keys"}}, overview.key_bytes);
+    text.sample("task_scheduler_held_bytes", {{"kind", "dead_letters"}}, overview.letter_bytes);
+    text.gauge("task_scheduler_held_bytes_max", "How many bytes it may hold.", options.max_bytes);
+    text.counter("task_scheduler_payload_accepted_bytes_total", "Bytes of payload of tasks stored.",
+                 stats.payload_accepted);
+    append_emission(text, overview);
+    append_journal(text, stats, overview.syncs);
+    text.process();
 }
 
 // Why a scheduler is not ready, a sentence each.
@@ -13533,14 +13720,11 @@ public:
     void take_all_untold(SteadyTime now, Fn fn);
     // When the log is to be told of more.
     std::optional<SteadyTime> next_telling() const;
-    // In Prometheus's text format.
-    void append(std::string& text) const {
-        text +=
-            "# HELP task_scheduler_requests_refused_total HTTP requests refused.\n"
-            "# TYPE task_scheduler_requests_refused_total counter\n";
+    void append(MetricsText& text) const {
+        constexpr const char* name = "task_scheduler_requests_refused_total";
+        text.head(name, "counter", "HTTP requests refused.");
         for (std::size_t i = 0; i < reasons_.size(); ++i) {
-            text.append("task_scheduler_requests_refused_total{reason=\"").append(refusal_names[i]);
-            text.append("\"} ").append(std::to_string(reasons_[i].count.load())) += '\n';
+            text.sample(name, {{"reason", refusal_names[i]}}, reasons_[i].count.load());
         }
     }
 
@@ -14013,7 +14197,7 @@ public:
     }
     // Reads the files again.  Throws, and keeps what there is.
     void reload();
-    void append_metrics(std::string& text) const;
+    void append_metrics(MetricsText& text) const;
 
 private:
     std::shared_ptr<const TlsContext> read() const {
@@ -14052,21 +14236,14 @@ inline void ServerTls::reload() {
     }
 }
 
-inline void ServerTls::append_metrics(std::string& text) const {
+inline void ServerTls::append_metrics(MetricsText& text) const {
     const auto now = context();
     if (!now) return;
-    const std::int64_t expiry = now->expiry().time_since_epoch().count() / 1'000;
-    text.append(
-        "# HELP task_scheduler_tls_certificate_expiry_timestamp_seconds Until when the "
-        "certificate is good, in seconds since 1970.\n"
-        "# TYPE task_scheduler_tls_certificate_expiry_timestamp_seconds gauge\n"
-        "task_scheduler_tls_certificate_expiry_timestamp_seconds ");
-    text.append(std::to_string(expiry));
-    text.append(
-        "\n# HELP task_scheduler_tls_reload_failures_total Times the files of TLS could not be "
-        "read again.\n# TYPE task_scheduler_tls_reload_failures_total counter\n"
-        "task_scheduler_tls_reload_failures_total ");
-    text.append(std::to_string(failures_)) += '\n';
+    text.seconds("task_scheduler_tls_certificate_expiry_timestamp_seconds",
+                 "Until when the certificate is good, in seconds since 1970.",
+                 now->expiry().time_since_epoch());
+    text.counter("task_scheduler_tls_reload_failures_total",
+                 "Times the files of TLS could not be read again.", failures_);
 }
 
 }  // namespace detail
@@ -14990,6 +15167,7 @@ private:
     mutable std::mutex secrets_mutex_;
     std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
     std::atomic<std::size_t> streams_{0};
+    std::atomic<std::size_t> connections_{0};  // of an HttpServer
     std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
     std::atomic<std::size_t> backups_{0};  // on their way
     detail::Refusals refusals_;
@@ -16138,12 +16316,23 @@ inline void HttpApi::get_page(Call& call) {
     call.answer.body = options_.page;
 }
 
+// To count descriptors takes a while where there are many.
 inline void HttpApi::get_metrics(Call& call) {
+    if (leave_to_worker(call)) return;
+    detail::MetricsText text;
+    detail::append_scheduler(text, scheduler_.overview(), scheduler_.options());
+    detail::append_sinks(text, scheduler_.sinks());
+    text.gauge("task_scheduler_streams", "Event streams that are open.", streams_);
+    text.gauge("task_scheduler_streams_max", "How many event streams may be open.",
+               options_.max_streams);
+    text.gauge("task_scheduler_connections", "Connections that are open, but for event streams.",
+               connections_);
+    text.gauge("task_scheduler_connections_max", "How many connections may be open.",
+               options_.max_connections);
+    refusals_.append(text);
     call.answer.type = "text/plain; version=0.0.4; charset=utf-8";
-    call.answer.body =
-        detail::metrics_text(scheduler_.stats(), scheduler_.paused(), scheduler_.sinks());
-    refusals_.append(call.answer.body);
-    tls_.append_metrics(call.answer.body);
+    tls_.append_metrics(text);
+    call.answer.body = text.take();
 }
 
 // ---- Pages
@@ -17177,6 +17366,7 @@ inline void HttpServer::loop() {
         const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout());
         read_clocks();
         for (int i = 0; i < count; ++i) take_news(events[static_cast<std::size_t>(i)]);
+        api_.connections_ = clients_.size();
         take_back();
         if (stopping_ && !ends_at_) begin_to_end();
         turn_.swap(ready_);

@@ -30,6 +30,47 @@ TEST_SUITE("overview") {
         CHECK(minutes[1].p50 == milliseconds(0));
     }
 
+    TEST_CASE("durations are counted by the span that they fall into, bounds belong to the left") {
+        using std::chrono::microseconds;
+        Durations durations;
+        for (const auto us : {0, 100, 101, 1'000}) durations.add(microseconds(us));
+        durations.add(std::chrono::hours(1));
+        durations.add(std::chrono::hours(1) + microseconds(1));
+        CHECK(durations.counts[0] == 2);
+        CHECK(durations.counts[1] == 1);
+        CHECK(durations.counts[2] == 1);
+        CHECK(durations.counts[Durations::bounds.size() - 1] == 1);
+        CHECK(durations.counts.back() == 1);
+        CHECK(durations.sum == std::chrono::hours(2) + microseconds(1'202));
+    }
+
+    TEST_CASE(
+        "all events and all syncs are in the durations of an overview, and the clock's steps") {
+        TempDir dir;
+        TestClock clock;
+        Options options;
+        options.journal = dir.journal();
+        options.now = clock.source();
+        options.drive = Drive::caller;
+        Scheduler tasks(options);
+        const auto count = [](const Durations& durations) {
+            return std::accumulate(durations.counts.begin(), durations.counts.end(),
+                                   std::uint64_t{0});
+        };
+        tasks.schedule(std::chrono::seconds(1), "\"x\"");
+        clock.advance(std::chrono::seconds(4));
+        tasks.run_due();
+        clock.advance(-std::chrono::hours(1));
+        tasks.schedule(milliseconds(0), "\"x\"");
+        tasks.run_due();
+        const Overview overview = tasks.overview();
+        CHECK(count(overview.late) == 2);
+        CHECK(overview.late.sum == std::chrono::seconds(3));
+        CHECK(count(overview.syncs) == overview.stats.journal_syncs);
+        CHECK(count(overview.syncs) >= 2);
+        CHECK(overview.clock_steps == 1);
+    }
+
     TEST_CASE("lateness of up to 31 ms is told as it was, and no lateness is too large") {
         for (int late = 0; late < 32; ++late) {
             detail::LatenessBook book;

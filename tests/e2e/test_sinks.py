@@ -1105,8 +1105,8 @@ class DeadLetters(Sinks):
         self.emit(server, "x" * 1000)
         self.until(server, dead=1)
         text = server.call("GET", "/metrics").body.decode()
-        count = int(re.search(r"(?m)^task_scheduler_payload_bytes (\d+)$", text)[1])
-        self.assertTrue(1000 < count < 1200, count)
+        kinds = re.findall(r"(?m)^task_scheduler_held_bytes\{.*\} (\d+)$", text)
+        self.assertTrue(1000 < sum(map(int, kinds)) < 1200, kinds)
 
     def test_of_more_than_10000_dead_letters_the_newest_are_kept_and_that_is_told(self):
         server = self.serve(self.hook("http://127.0.0.1:1/", retry=[]),
@@ -1601,10 +1601,10 @@ class Commands(Sinks):
         self.emit(server, "x")
         self.until(server, delivered=1)
         server.until_logged("no end")
-        lines = server.stderr().splitlines()
-        self.assertIn("task-scheduler: sink a: to output", lines)
-        self.assertIn("task-scheduler: sink a: no end ä", lines)
-        self.assertTrue([line for line in lines if line.startswith("task-scheduler: sink a: to ")
+        lines = [line.split(" ", 1)[1] for line in server.stderr().splitlines()]
+        self.assertIn("info command.output: sink a: to output", lines)
+        self.assertIn("info command.output: sink a: no end ä", lines)
+        self.assertTrue([line for line in lines if "sink a: to " in line
                          and "errors" in line and "\033" not in line])
 
     def test_the_short_form_splits_at_blanks_and_knows_no_quotes(self):
