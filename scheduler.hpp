@@ -5434,6 +5434,7 @@ inline void FileJournal::open_existing() {
         if (!S_ISREG(file_->status().st_mode)) {
             throw Error(Errc::journal_unreadable, refusal + "it is not a regular file");
         }
+        size_ = static_cast<std::uint64_t>(file_->status().st_size);
     } catch (const Error& failure) {
         throw Error(Errc::journal_unreadable, failure.what());
     }
@@ -5836,6 +5837,13 @@ enum class Drive {
     caller,  ///< no thread at all: `Scheduler::run_due()` does it
 };
 
+/// How far the opening of a journal has come.
+struct Opening {
+    std::uint64_t bytes = 0;  ///< that were read
+    std::uint64_t size = 0;   ///< of the whole journal; 0: it is not known
+    std::size_t tasks = 0;    ///< that are pending, as far as it was read
+};
+
 /// How a `Scheduler` behaves.  Every field has a default that is right for most.
 struct Options {
     /// The journal's path.  Empty: nothing is kept on disk.
@@ -5877,6 +5885,10 @@ struct Options {
     LogLevel log_level = LogLevel::info;
     /// Called when a callback of `on_event` throws, on the callback's thread.
     std::function<void(std::exception_ptr)> on_error;
+    /// Called now and then while the journal is opened, many times a second, on the thread that
+    /// makes the scheduler.  What it throws ends the opening, and nothing that is kept has changed;
+    /// it comes out of the constructor.
+    std::function<void(const Opening&)> on_opening;
 
     /// Makes the journal, in place of the file that `journal` names.
     std::function<std::unique_ptr<Journal>()> make_journal;
@@ -6369,6 +6381,7 @@ private:
     // Opening the journal and reading it.
     std::unique_ptr<Journal> make_journal();
     void recover();
+    void tell_of_opening();
     class Loader;
     void judge_clock(bool& replace_first);
 
@@ -6544,7 +6557,9 @@ private:
     TimePoint seen_at_ = started_at_;  // guarded by mutex_: the clock when it was watched
     std::uint64_t clock_steps_ = 0;    // guarded by mutex_
     std::chrono::steady_clock::time_point seen_steady_ = made_at_;  // guarded by mutex_: likewise
-    EmitRecord emitted_;  // of the emitting thread, as the next two
+    std::optional<Opening> opening_;    // while the constructor opens the journal
+    std::exception_ptr opening_ended_;  // what Options::on_opening has thrown
+    EmitRecord emitted_;                // of the emitting thread, as the next two
     MissRecord missed_;
     std::string emission_lines_;
     std::thread tender_;  // last: starts when all the above exists
@@ -6601,7 +6616,8 @@ inline std::unique_ptr<Journal> Store::make_journal() {
 // thread takes and another one frees is slow.
 class Store::Loader {
 public:
-    explicit Loader(State& state) : state_(state) {
+    Loader(State& state, std::function<void(std::uint64_t bytes)> tell)
+        : state_(state), tell_(std::move(tell)) {
         filling_.text.reserve(text_size);
         handed_.text.reserve(text_size);
     }
@@ -6612,6 +6628,7 @@ private:
     struct Batch {
         std::vector<std::variant<TaskParts, Record>> items;
         std::string text;  // the payloads of the tasks, which never outgrow the room for it
+        std::uint64_t bytes = 0;  // of their lines
     };
     static constexpr std::size_t most_items = 1'024;
     static constexpr std::size_t text_size = std::size_t{1} << 18;
@@ -6622,6 +6639,7 @@ private:
     void apply_handed();
 
     State& state_;
+    const std::function<void(std::uint64_t bytes)> tell_;  // called with what has been applied
     Batch filling_;                   // of the thread that reads
     Record tasks_{ScheduleRecord()};  // a run of tasks, each of which had a record of its own
     bool has_thread_ = false;
@@ -6664,6 +6682,7 @@ inline void Store::Loader::take(std::string_view line) {
     std::optional<TaskParts> task = read_usual_task(line);
     const std::size_t size = task ? task->payload.size() : 0;
     if (filling_.items.size() == most_items || filling_.text.size() + size > text_size) hand_over();
+    filling_.bytes += line.size() + 1;
     if (!task || size > text_size) {
         filling_.items.emplace_back(read_record(line));
         return;
@@ -6713,12 +6732,21 @@ inline void Store::Loader::apply(Batch& read) {
     end_run();
     read.items.clear();
     read.text.clear();
+    tell_(std::exchange(read.bytes, 0));
 }
 
 inline void Store::recover() {
     if (!keeps_) return;
+    opening_.emplace();
+    opening_->size = journal_->figures().bytes;
+    const AtExit opened([this] { opening_.reset(); });
+    const auto tell = [this](std::uint64_t bytes) {
+        opening_->bytes += bytes;
+        opening_->tasks = state_.pending();
+        tell_of_opening();
+    };
     state_.begin_loading();
-    bool replace_first = Loader(state_).load(*journal_, options_.drive == Drive::thread);
+    bool replace_first = Loader(state_, tell).load(*journal_, options_.drive == Drive::thread);
     const std::size_t unnamed = state_.end_loading();
     if (unnamed > 0) {
         notes_.add(LogLevel::warning, "journal.names_lost", named("tasks", unnamed),
@@ -6740,11 +6768,23 @@ inline void Store::recover() {
         Lock lock(mutex_);
         const std::uint64_t before = journal_->figures().replacements;
         replace(lock);
+        if (opening_ended_) std::rethrow_exception(opening_ended_);
         if (journal_->failed() || journal_->figures().replacements == before) {
             throw Error(Errc::journal_failed, "cannot write the journal " + options_.journal);
         }
     }
     journal_->write_ends({}, state_.pending());  // which reserves space for them
+}
+
+// Whoever opens may end it, also in a replacement, which keeps to itself what it meets.
+inline void Store::tell_of_opening() {
+    if (!options_.on_opening) return;
+    try {
+        options_.on_opening(*opening_);
+    } catch (...) {
+        opening_ended_ = std::current_exception();
+        throw;
+    }
 }
 
 // A device without a battery starts long ago.  To emit by such a clock would be
@@ -8582,6 +8622,7 @@ void Store::Copy::in_pages(WritePage write_page) {
         (*append_)(lines_);
         size_ += lines_.size();
         lines_.clear();
+        if (store_.opening_) store_.tell_of_opening();
         lock_.lock();
         // One that replaces a journal which has failed is finished (J3).
         if (store_.closed_ && !store_.journal_->failed()) {
@@ -13634,6 +13675,7 @@ struct HttpAnswer {
     bool is_silent = false;          // the connection ends in place of it
     bool is_for_worker = false;      // nothing was begun, as it may take long
     Share share;                     // of what may be on its way, if it is large
+    bool waits_for_opening = false;  // there is none yet: it is to be begun again
     bool has_length = true;          // the head tells the size of the body
     std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
 };
@@ -14982,7 +15024,9 @@ inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq,
 /// It must outlive the server's listening, and the scheduler must outlive it.
 class HttpApi {
 public:
-    explicit HttpApi(Scheduler& scheduler, HttpOptions options = {});
+    explicit HttpApi(Scheduler& scheduler, HttpOptions options = {}) : HttpApi(std::move(options)) {
+        serve(scheduler);
+    }
     ~HttpApi();
     HttpApi(const HttpApi&) = delete;
     HttpApi& operator=(const HttpApi&) = delete;
@@ -15023,6 +15067,14 @@ private:
         void (HttpApi::*handler)(Call&);
     };
 
+    // One that has no scheduler until it is to serve it: see HttpServer.
+    explicit HttpApi(HttpOptions options);
+    void serve(Scheduler& scheduler);
+    bool is_serving() const { return served_.load() != nullptr; }
+    Scheduler& scheduler() const { return *served_.load(); }
+    bool is_open_for(Call& call, const Route& route) const;
+    bool logs(LogLevel level) const { return is_serving() && scheduler().logs(level); }
+
     static std::vector<Route> all_routes(bool with_page);
     static std::vector<Route> task_routes();
     static std::vector<Route> event_routes();
@@ -15037,8 +15089,8 @@ private:
     void tell_of_refusals(std::chrono::steady_clock::time_point now) noexcept;
     template <class... Parts>
     void say(LogLevel level, const char* event, const Parts&... parts) noexcept {
-        if (!scheduler_.logs(level)) return;
-        detail::tell([this](const LogRecord& record) { scheduler_.log(record); }, level, event,
+        if (!logs(level)) return;
+        detail::tell([this](const LogRecord& record) { scheduler().log(record); }, level, event,
                      parts...);
     }
     static bool is_schedule(const detail::HttpRequest& request);
@@ -15150,6 +15202,8 @@ private:
     static constexpr std::size_t small = 16'384;  // bytes of a body
     static constexpr std::size_t large = 65'536;  // bytes of a body or an answer
     static constexpr const char* earliest = "earliest";
+    static constexpr const char* opening_error =
+        "The journal is still being opened; try again later.";
     static constexpr std::string_view page_limit =
         R"({"type":"integer","minimum":1,"maximum":1000,"default":100})";
     static constexpr std::string_view bucket_limit =
@@ -15161,7 +15215,7 @@ private:
     static constexpr std::string_view just_true = R"({"const":"true"})";
     static constexpr std::size_t max_batch = 10'000;
 
-    Scheduler& scheduler_;
+    std::atomic<Scheduler*> served_{nullptr};
     const HttpOptions options_;
     const std::vector<Route> routes_;
     mutable std::mutex secrets_mutex_;
@@ -15180,23 +15234,24 @@ private:
     std::size_t companion_ = 0;
 };
 
-inline HttpApi::HttpApi(Scheduler& scheduler, HttpOptions options)
-    : scheduler_(scheduler),
-      options_(std::move(options)),
-      routes_(all_routes(!options_.page.empty())),
-      tls_(options_) {
+inline HttpApi::HttpApi(HttpOptions options)
+    : options_(std::move(options)), routes_(all_routes(!options_.page.empty())), tls_(options_) {
     options_.check();
     replace_secrets(options_.secrets, options_.read_secrets);
+}
+
+inline void HttpApi::serve(Scheduler& scheduler) {
     const auto notify = [this] {
         { std::lock_guard<std::mutex> guard(mutex_); }
         changed_.notify_all();
     };
-    companion_ = scheduler_.add_companion({notify, nullptr, nullptr});
+    companion_ = scheduler.add_companion({notify, nullptr, nullptr});
+    served_.store(&scheduler);
 }
 
 inline HttpApi::~HttpApi() {
     stop();
-    scheduler_.remove_companion(companion_);
+    if (is_serving()) scheduler().remove_companion(companion_);
 }
 
 inline void HttpApi::replace_secrets(std::vector<std::string> all, std::vector<std::string> read) {
@@ -15618,7 +15673,7 @@ inline bool HttpApi::read_body(detail::HttpRequest& request,
 
 inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
     std::unique_ptr<detail::Asked> asked;
-    if (scheduler_.logs(LogLevel::debug)) asked = std::make_unique<detail::Asked>(request);
+    if (logs(LogLevel::debug)) asked = std::make_unique<detail::Asked>(request);
     detail::HttpAnswer made;
     begin(request, made, true);
     finish(made);
@@ -15635,7 +15690,7 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
     const detail::Refusal why = detail::refusal_of(answer);
     const auto now = std::chrono::steady_clock::now();
     try {
-        if (asked && scheduler_.logs(LogLevel::debug)) {
+        if (asked && logs(LogLevel::debug)) {
             const auto spent =
                 std::chrono::duration_cast<std::chrono::microseconds>(now - asked->at);
             say(LogLevel::debug, "request", named("method", asked->method), " ",
@@ -15644,7 +15699,7 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
                 named("peer", peer_of()));
         }
         const std::uint64_t untold = refusals_.take_untold(why, now);
-        if (untold == 0 || !scheduler_.logs(detail::level_of(why))) return;
+        if (untold == 0 || !logs(detail::level_of(why))) return;
         const std::string request =
             asked ? asked->method + ' ' + asked->target : std::string("a request");
         const std::string more =
@@ -15772,7 +15827,16 @@ inline void HttpApi::dispatch(Call& call) {
         const auto errors = detail::query_errors(call.request, route->operation);
         if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     }
-    (this->*route->handler)(call);
+    if (is_open_for(call, *route)) (this->*route->handler)(call);
+}
+
+// While a journal is opened there is nothing to tell but that this is alive.  To refuse a stream
+// would end an EventSource for good, so it waits.
+inline bool HttpApi::is_open_for(Call& call, const Route& route) const {
+    if (is_serving() || route.operation.is_free) return true;
+    call.answer.waits_for_opening = route.handler == &HttpApi::get_sse;
+    if (!call.answer.waits_for_opening) refuse(call, 503, opening_error);
+    return false;
 }
 
 inline const HttpApi::Route* HttpApi::find_route(Call& call) const {
@@ -15968,7 +16032,7 @@ inline void HttpApi::post_schedule(Call& call) {
         only.identity = '[' + (only.identity.empty() ? only.payload : only.identity);
     }
     for (TaskRequest& request : requests) set_trace(call, request);
-    call.answer.ticket = call.made(scheduler_.submit(requests, key));
+    call.answer.ticket = call.made(scheduler().submit(requests, key));
     const Ticket& scheduled = *call.answer.ticket;
     std::string json;
     json.reserve(many ? 64 + 39 * scheduled.ids().size() : 127);
@@ -15997,7 +16061,7 @@ inline void HttpApi::post_schedule(Call& call) {
 inline void HttpApi::read_requests(const Call& call, bool many, std::vector<TaskRequest>& requests,
                                    std::vector<std::string>& errors) {
     constexpr std::size_t most_errors = 100;
-    const TimePoint now = scheduler_.now();
+    const TimePoint now = scheduler().now();
     if (!many) {
         requests.push_back(TaskRequest::parse(call.request.body, now));
         errors = requests.front().errors;
@@ -16081,7 +16145,7 @@ inline PutIf HttpApi::put_condition(const Call& call, std::vector<std::string>& 
 
 inline void HttpApi::put_task(Call& call) {
     if (call.request.body.size() > large && leave_to_worker(call)) return;
-    TaskRequest request = TaskRequest::parse(call.request.body, scheduler_.now());
+    TaskRequest request = TaskRequest::parse(call.request.body, scheduler().now());
     std::vector<std::string> errors = request.errors;
     if (!is_task_name(call.id)) errors.emplace_back(detail::name_rule);
     const PutIf condition = put_condition(call, errors);
@@ -16091,7 +16155,7 @@ inline void HttpApi::put_task(Call& call) {
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     set_trace(call, request);
     call.answer.ticket =
-        begin_change(call, [&] { return scheduler_.begin_put(call.id, request, condition); });
+        begin_change(call, [&] { return scheduler().begin_put(call.id, request, condition); });
     if (!call.answer.ticket) return;
     const Ticket& put = *call.answer.ticket;
     const std::string id = put.ids().front().str();
@@ -16105,11 +16169,11 @@ inline void HttpApi::put_task(Call& call) {
 }
 
 inline void HttpApi::patch_task(Call& call) {
-    const TaskRequest change = TaskRequest::parse_change(call.request.body, scheduler_.now());
+    const TaskRequest change = TaskRequest::parse_change(call.request.body, scheduler().now());
     if (!change.errors.empty()) return answer(call, 400, detail::errors_json(change.errors));
     const bool may_be = with_key(call.id, [&](auto key) {
         call.answer.ticket =
-            begin_change(call, [&] { return scheduler_.begin_change(key, change); });
+            begin_change(call, [&] { return scheduler().begin_change(key, change); });
     });
     if (!may_be) return refuse_task(call, call.id);
     if (!call.answer.ticket) return;
@@ -16142,19 +16206,19 @@ inline void HttpApi::delete_tasks(Call& call) {
     const Filter filter = filter_of(call, errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     answer(call, 200,
-           "{\"cancelled\":" + std::to_string(call.made(scheduler_.cancel(range, filter))) + '}');
+           "{\"cancelled\":" + std::to_string(call.made(scheduler().cancel(range, filter))) + '}');
 }
 
 inline void HttpApi::delete_events(Call& call) {
     if (leave_to_worker(call)) return;
     const std::vector<std::string> errors = range_errors(call, {"start_id", "end_id"});
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    EventRange range{Cursor::earliest(), scheduler_.newest()};
+    EventRange range{Cursor::earliest(), scheduler().newest()};
     for (const char* name : {"start_id", "end_id"}) {
         const auto text = call.request.param(name);
         if (!text) continue;
         const auto id = TaskId::parse(*text);
-        const auto cursor = id ? scheduler_.cursor_of(*id) : std::nullopt;
+        const auto cursor = id ? scheduler().cursor_of(*id) : std::nullopt;
         if (!cursor) return refuse_event(call, *text);
         if (name[0] == 's') {
             range.begin = *cursor;
@@ -16162,7 +16226,7 @@ inline void HttpApi::delete_events(Call& call) {
             range.end = Cursor(cursor->seq() + 1);
         }
     }
-    const std::size_t deleted = range.begin < range.end ? call.made(scheduler_.forget(range)) : 0;
+    const std::size_t deleted = range.begin < range.end ? call.made(scheduler().forget(range)) : 0;
     answer(call, 200, "{\"deleted\":" + std::to_string(deleted) + '}');
 }
 
@@ -16183,7 +16247,7 @@ inline void HttpApi::delete_task(Call& call) {
 
 inline void HttpApi::cancel(Call& call, const std::string& text) {
     const bool may_be = with_key(text, [&](auto key) {
-        call.answer.ticket = begin_change(call, [&] { return scheduler_.begin_cancel(key); });
+        call.answer.ticket = begin_change(call, [&] { return scheduler().begin_cancel(key); });
     });
     if (!may_be) return refuse_task(call, text);
     if (!call.answer.ticket) return;
@@ -16196,7 +16260,7 @@ inline void HttpApi::cancel(Call& call, const std::string& text) {
 
 inline void HttpApi::get_task(Call& call) {
     std::optional<TaskStory> story;
-    with_key(call.id, [&](auto key) { story = scheduler_.story(key); });
+    with_key(call.id, [&](auto key) { story = scheduler().story(key); });
     if (!story) return refuse_task(call, call.id);
     answer(call, 200, to_json(*story));
 }
@@ -16238,14 +16302,14 @@ inline void HttpApi::post_pause(Call& call) {
     };
     const auto errors = read_optional(call, "reason", take);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    call.answer.ticket = call.made(scheduler_.begin_pause(reason));
+    call.answer.ticket = call.made(scheduler().begin_pause(reason));
     answer(call, 200, R"({"message":"Paused"})");
 }
 
 inline void HttpApi::post_resume(Call& call) {
     const auto errors = read_optional(call, "", [](std::string_view, std::vector<std::string>&) {});
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    call.answer.ticket = call.made(scheduler_.begin_resume());
+    call.answer.ticket = call.made(scheduler().begin_resume());
     answer(call, 200, R"({"message":"Resumed"})");
 }
 
@@ -16257,7 +16321,7 @@ inline void HttpApi::get_backup(Call& call) {
         call.answer.refusal = detail::Refusal::answers;
         return refuse(call, 503, "Too many copies of the journal are on their way; try later.");
     }
-    auto snapshot = scheduler_.snapshot();
+    auto snapshot = scheduler().snapshot();
     if (!snapshot) {
         return refuse(call, 404,
                       "There is no file to copy: the tasks are not kept in one; GET /tasks lists "
@@ -16271,7 +16335,7 @@ inline void HttpApi::get_backup(Call& call) {
 
 inline void HttpApi::get_status(Call& call) {
     detail::JsonObject json =
-        detail::status_json(scheduler_.overview(), scheduler_.options(), scheduler_.sinks());
+        detail::status_json(scheduler().overview(), scheduler().options(), scheduler().sinks());
     json.add("streams", detail::JsonObject()
                             .add("open", std::to_string(streams_))
                             .add("limit", std::to_string(options_.max_streams))
@@ -16286,13 +16350,14 @@ inline void HttpApi::get_healthz(Call& call) {
 }
 
 inline void HttpApi::get_readyz(Call& call) {
-    const Stats stats = scheduler_.stats();
-    const std::vector<std::string> reasons = detail::unready(stats);
     call.answer.refusal = detail::Refusal::none;  // it is the answer
+    if (!is_serving()) return refuse(call, 503, opening_error);
+    const Stats stats = scheduler().stats();
+    const std::vector<std::string> reasons = detail::unready(stats);
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
     answer(call, 200,
            R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) +
-               ",\"paused\":" + detail::pause_json(scheduler_.paused()) + '}');
+               ",\"paused\":" + detail::pause_json(scheduler().paused()) + '}');
 }
 
 inline void HttpApi::get_openapi(Call& call) {
@@ -16320,8 +16385,8 @@ inline void HttpApi::get_page(Call& call) {
 inline void HttpApi::get_metrics(Call& call) {
     if (leave_to_worker(call)) return;
     detail::MetricsText text;
-    detail::append_scheduler(text, scheduler_.overview(), scheduler_.options());
-    detail::append_sinks(text, scheduler_.sinks());
+    detail::append_scheduler(text, scheduler().overview(), scheduler().options());
+    detail::append_sinks(text, scheduler().sinks());
     text.gauge("task_scheduler_streams", "Event streams that are open.", streams_);
     text.gauge("task_scheduler_streams_max", "How many event streams may be open.",
                options_.max_streams);
@@ -16408,7 +16473,7 @@ inline void HttpApi::get_tasks(Call& call) {
     query.counts = true;
     const bool is_quick = query.filter.is_open() && query.status == Status::pending;
     if (!is_quick && leave_to_worker(call)) return;
-    const TaskPage page = scheduler_.tasks(query);
+    const TaskPage page = scheduler().tasks(query);
     if (!admit(call, detail::size_of(page.tasks))) return;
     detail::PageInfo info{page.total, {}, {}, true, page.matching};
     if (!page.tasks.empty()) {
@@ -16428,7 +16493,7 @@ inline void HttpApi::get_histogram(Call& call) {
         errors.emplace_back("\"due_after\" must be earlier than \"due_before\".");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    answer(call, 200, detail::histogram_json(scheduler_.histogram(range, buckets)));
+    answer(call, 200, detail::histogram_json(scheduler().histogram(range, buckets)));
 }
 
 inline void HttpApi::get_events(Call& call) {
@@ -16452,7 +16517,7 @@ inline void HttpApi::get_events(Call& call) {
     } else {
         query.before = Cursor::now();
     }
-    const EventPage page = scheduler_.events(query);
+    const EventPage page = scheduler().events(query);
     if (!admit(call, detail::size_of(page.events))) return;
     detail::PageInfo info{page.total, {}, {}, true, page.matching};
     if (page.first) info.start = page.first->str();
@@ -16462,14 +16527,14 @@ inline void HttpApi::get_events(Call& call) {
 
 // The seq of the event with this id; of the oldest one for "earliest".
 inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) const {
-    if (text == earliest) return scheduler_.oldest().seq();
+    if (text == earliest) return scheduler().oldest().seq();
     const auto id = TaskId::parse(text);
-    const auto cursor = id ? scheduler_.cursor_of(*id) : std::nullopt;
+    const auto cursor = id ? scheduler().cursor_of(*id) : std::nullopt;
     return cursor ? std::optional(cursor->seq()) : std::nullopt;
 }
 
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
-    const EventPage oldest = scheduler_.events({1});
+    const EventPage oldest = scheduler().events({1});
     refuse(call, 404,
            "The history has no event " + detail::printable(text, 64) +
                (oldest.events.empty() ? "; it is empty."
@@ -16480,7 +16545,7 @@ inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
 
 inline void HttpApi::get_sinks(Call& call) {
     std::string json = R"({"data":[)";
-    for (const SinkStatus& sink : scheduler_.sinks()) {
+    for (const SinkStatus& sink : scheduler().sinks()) {
         if (json.back() != '[') json += ',';
         detail::append_sink(json, sink);
     }
@@ -16496,7 +16561,7 @@ inline void HttpApi::get_dead(Call& call) {
         if (!after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    const DeadPage page = scheduler_.dead_letters(call.id, after, limit);
+    const DeadPage page = scheduler().dead_letters(call.id, after, limit);
     if (!admit(call, detail::size_of(page.letters))) return;
     detail::PageInfo info{page.total, {}, {}};
     if (!page.letters.empty()) {
@@ -16535,33 +16600,33 @@ inline void HttpApi::post_redeliver(Call& call) {
     }
     answer(
         call, 200,
-        "{\"redelivering\":" + std::to_string(call.made(scheduler_.redeliver(call.id, id))) + '}');
+        "{\"redelivering\":" + std::to_string(call.made(scheduler().redeliver(call.id, id))) + '}');
 }
 
 inline void HttpApi::post_pause_sink(Call& call) {
     if (leave_to_worker(call)) return;
-    scheduler_.pause_sink(call.id);
+    scheduler().pause_sink(call.id);
     call.answer.is_begun = true;
     answer_sink(call);
 }
 
 inline void HttpApi::post_resume_sink(Call& call) {
     if (leave_to_worker(call)) return;
-    scheduler_.resume_sink(call.id);
+    scheduler().resume_sink(call.id);
     call.answer.is_begun = true;
     answer_sink(call);
 }
 
 inline void HttpApi::delete_sink(Call& call) {
     if (leave_to_worker(call)) return;
-    scheduler_.forget_sink(call.id);
+    scheduler().forget_sink(call.id);
     call.answer.is_begun = true;
     answer(call, 200, "{\"message\":\"Forgot sink " + call.id + "\"}");
 }
 
 inline void HttpApi::answer_sink(Call& call) const {
     std::string json;
-    for (const SinkStatus& sink : scheduler_.sinks()) {
+    for (const SinkStatus& sink : scheduler().sinks()) {
         if (sink.name == call.id) detail::append_sink(json, sink);
     }
     answer(call, 200, json);
@@ -16596,13 +16661,13 @@ inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
     for (const char* name : {"lastEventId", "lastEventID", "last_event_id"}) {
         if (last.empty()) last = call.request.param(name).value_or("");
     }
-    detail::StreamStart start{"retry: 3000\n", scheduler_.newest().seq()};
+    detail::StreamStart start{"retry: 3000\n", scheduler().newest().seq()};
     if (!last.empty()) {
         const auto seq = seq_at(last);
-        start.seq = !seq ? scheduler_.oldest().seq() : last == earliest ? *seq : *seq + 1;
-        if (!seq) start.preamble += detail::gap_text(scheduler_, last);
+        start.seq = !seq ? scheduler().oldest().seq() : last == earliest ? *seq : *seq + 1;
+        if (!seq) start.preamble += detail::gap_text(scheduler(), last);
     }
-    start.preamble += detail::cursor_text(scheduler_, start.seq);
+    start.preamble += detail::cursor_text(scheduler(), start.seq);
     return start;
 }
 
@@ -16628,22 +16693,22 @@ inline std::string HttpApi::next_text(detail::StreamStart& stream) {
         {
             std::unique_lock<std::mutex> lock(mutex_);
             const bool due = changed_.wait_until(lock, end, [this, &stream] {
-                return stopping_ || scheduler_.newest().seq() > stream.seq;
+                return stopping_ || scheduler().newest().seq() > stream.seq;
             });
             if (stopping_) return "";
             if (!due) break;
         }
-        const detail::Frames frames = detail::make_frames(scheduler_, stream.seq);
+        const detail::Frames frames = detail::make_frames(scheduler(), stream.seq);
         stream.seq = frames.lost ? frames.begin : frames.next;
         if (frames.lost) {
-            return detail::gap_text(scheduler_, "") + detail::cursor_text(scheduler_, stream.seq);
+            return detail::gap_text(scheduler(), "") + detail::cursor_text(scheduler(), stream.seq);
         }
         std::string text = frames.text_of(stream.topics, stream.has_passed);
         // The events may have been forgotten meanwhile; an empty text would be the end.
         if (!text.empty()) return text;
     }
     if (!std::exchange(stream.has_passed, false)) return std::string(detail::keep_alive_comment);
-    return detail::cursor_text(scheduler_, stream.seq);
+    return detail::cursor_text(scheduler(), stream.seq);
 }
 
 // ---- 13.7 Listeners --------------------------------------------------------
@@ -17151,7 +17216,14 @@ inline void Lane::run(const std::function<void(Exchanges&)>& work) {
 /// there is nothing to do.  The scheduler must outlive it.
 class HttpServer {
 public:
-    explicit HttpServer(Scheduler& scheduler, HttpOptions options = {});
+    explicit HttpServer(Scheduler& scheduler, HttpOptions options = {})
+        : HttpServer(std::move(options)) {
+        serve(scheduler);
+    }
+    /// One that has no scheduler until serve() is called, so that it can listen while a large
+    /// journal is opened: until then it answers `/healthz` and the page, event streams wait, and
+    /// all else is 503.
+    explicit HttpServer(HttpOptions options);
     ~HttpServer() { stop(); }
     HttpServer(const HttpServer&) = delete;
     HttpServer& operator=(const HttpServer&) = delete;
@@ -17163,6 +17235,9 @@ public:
     int listen(HttpListener listener);
     /// The same at all of these, of which there is one at least.
     void listen(std::vector<HttpListener> listeners);
+    /// Answers for this scheduler from here on.  Once, and from one thread with listen() and
+    /// stop().
+    void serve(Scheduler& scheduler);
     /// As `HttpApi::replace_secrets()`.
     void replace_secrets(std::vector<std::string> secrets,
                          std::vector<std::string> read_secrets = {}) {
@@ -17192,6 +17267,7 @@ private:
     int timeout() const;
     void meet_deadlines();
     void release_memory() noexcept;
+    void begin_to_serve();
     void begin_to_end();
     bool watch_listeners(int operation);
     void accept_some(const HttpListener& listener);
@@ -17216,6 +17292,7 @@ private:
     bool give_up(Connection& connection, int status, const char* error);
     bool begin(Connection& connection);
     bool begin_another(Connection& connection);
+    bool wait_for_opening(Connection& connection);
     bool refuse(Connection& connection, int status, const char* error);
     bool write_on(Connection& connection);
     bool transfer_on(Connection& connection);
@@ -17249,19 +17326,19 @@ private:
     static constexpr milliseconds linger_time{2'000};
     static constexpr milliseconds end_time{500};
 
-    Scheduler& scheduler_;
     HttpApi api_;
     const HttpOptions& options_;
-    detail::StreamWriters streams_;
-    std::size_t companion_;
+    std::optional<detail::StreamWriters> streams_;  // made before the API has its scheduler
+    std::size_t companion_ = 0;
     const detail::Descriptor epoll_;
     const detail::Descriptor wake_;  // an eventfd, for the loop
     std::vector<HttpListener> listeners_;
-    std::size_t sinks_ = 0;  // when it began to listen
+    std::atomic<std::size_t> sinks_{0};  // when it began to serve or to listen
     std::atomic<bool> stopping_{false};
     std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
 
     // The loop's own:
+    bool serves_ = false;  // the API had a scheduler when it was last looked at
     std::list<Connection> clients_;
     std::list<Connection> closed_;    // until this round is over
     std::vector<Connection*> ready_;  // they have something to do
@@ -17288,14 +17365,21 @@ private:
     std::thread loop_;
 };
 
-inline HttpServer::HttpServer(Scheduler& scheduler, HttpOptions options)
-    : scheduler_(scheduler),
-      api_(scheduler, std::move(options)),
+inline HttpServer::HttpServer(HttpOptions options)
+    : api_(std::move(options)),
       options_(api_.options_),
-      streams_(scheduler, options_.keep_alive, [this] { api_.count_stream_out(); }),
-      companion_(scheduler.add_companion({[this] { streams_.write_or_wake(); }, nullptr, nullptr})),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+
+inline void HttpServer::serve(Scheduler& scheduler) {
+    if (api_.is_serving()) throw std::runtime_error("this server has a scheduler");
+    sinks_ = scheduler.sinks().size();
+    streams_.emplace(scheduler, options_.keep_alive, [this] { api_.count_stream_out(); });
+    companion_ = scheduler.add_companion({[this] { streams_->write_or_wake(); }, nullptr, nullptr});
+    api_.serve(scheduler);
+    if (loop_.joinable()) warn_of_certificate();
+    ::eventfd_write(wake_.get(), 1);
+}
 
 inline int HttpServer::listen(HttpListener listener) {
     const int port = listener.has_address() ? listener.port() : 0;
@@ -17311,8 +17395,10 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
     if (listeners.empty() || !std::all_of(listeners.begin(), listeners.end(), has_address)) {
         throw std::runtime_error("this listener has no address any more");
     }
-    warn_of_certificate();
-    sinks_ = scheduler_.sinks().size();
+    if (api_.is_serving()) {
+        warn_of_certificate();
+        sinks_ = api_.scheduler().sinks().size();
+    }
     listeners_ = std::move(listeners);
     epoll_event event{};
     event.events = EPOLLIN | EPOLLET;  // so that it need not be read
@@ -17341,8 +17427,7 @@ inline void HttpServer::warn_of_certificate() {
     const auto tls = api_.tls_.context();
     const std::string problem = tls ? tls->problem(wall_clock()) : "";
     if (problem.empty()) return;
-    detail::tell([this](const LogRecord& record) { scheduler_.log(record); }, LogLevel::warning,
-                 "tls.certificate", problem);
+    api_.say(LogLevel::warning, "tls.certificate", problem);
 }
 
 inline void HttpServer::stop() {
@@ -17353,8 +17438,9 @@ inline void HttpServer::stop() {
     committer_.stop();
     api_.tell_of_refusals(std::chrono::steady_clock::now() + std::chrono::hours(1));  // of all
     listeners_.clear();
-    scheduler_.remove_companion(companion_);
-    streams_.stop();
+    if (!api_.is_serving()) return;
+    api_.scheduler().remove_companion(companion_);
+    streams_->stop();
 }
 
 // ---- The loop
@@ -17368,6 +17454,7 @@ inline void HttpServer::loop() {
         for (int i = 0; i < count; ++i) take_news(events[static_cast<std::size_t>(i)]);
         api_.connections_ = clients_.size();
         take_back();
+        if (!serves_ && api_.is_serving()) begin_to_serve();
         if (stopping_ && !ends_at_) begin_to_end();
         turn_.swap(ready_);
         shaken_ = {};
@@ -17463,6 +17550,12 @@ inline void HttpServer::release_memory() noexcept {
         worker_.push(of_nobody);
     } catch (const std::bad_alloc&) {  // then what was freed is needed
     }
+}
+
+// What has waited for that is begun again.
+inline void HttpServer::begin_to_serve() {
+    serves_ = true;
+    for (Connection& connection : clients_) make_ready(connection);
 }
 
 // Requests that have come are answered; the connections end behind them.
@@ -17747,8 +17840,9 @@ inline bool HttpServer::begin(Connection& connection) {
     connection.has_request = false;
     wait_for(connection, Wait::nothing);
     const bool is_schedule = HttpApi::is_schedule(request);
-    if (scheduler_.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
+    if (api_.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
     api_.begin(request, exchange.answer, false);
+    if (exchange.answer.waits_for_opening) return wait_for_opening(connection);
     if (exchange.answer.stream) return hand_over(connection, exchange);
     exchange.is_last = exchange.is_last || exchange.answer.closes;
     connection.is_last = exchange.is_last;
@@ -17768,6 +17862,17 @@ inline bool HttpServer::begin(Connection& connection) {
     ++connection.begun;
     begun_.splice(begun_.end(), one);
     return is_schedule;
+}
+
+// The request stays where it is.  A client that was reset is not waited for.
+inline bool HttpServer::wait_for_opening(Connection& connection) {
+    char next;
+    const bool is_gone = connection.has_ended &&
+                         ::recv(connection.socket.get(), &next, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
+                         errno != EAGAIN && errno != EINTR;
+    connection.has_request = true;
+    if (is_gone || ends_at_) close(connection);
+    return false;
 }
 
 // Behind requests to schedule that were begun in this round: another one, if it has come whole.
@@ -17852,8 +17957,8 @@ inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
         detail::write_head(head_, exchange.answer, date_, true, false);
         std::string head = connection.out.take() + head_ + exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
-        streams_.adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq,
-                       std::move(exchange.answer.stream->topics), std::move(connection.tls));
+        streams_->adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq,
+                        std::move(exchange.answer.stream->topics), std::move(connection.tls));
     } catch (const std::bad_alloc&) {
         api_.count_stream_out();
     }
