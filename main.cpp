@@ -7,6 +7,7 @@
 #include "cli/flags.hpp"
 #include "cli/logger.hpp"
 #include "cli/page.hpp"
+#include "cli/service.hpp"
 #include "cli/table.hpp"
 #include "scheduler.hpp"
 
@@ -26,26 +27,41 @@ void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& 
     if (listener.is_loopback() || !settings.http.secrets.empty()) return;
     settings.scheduler.log({scheduler::LogLevel::warning,
                             "server.open",
-                            "at the address " + settings.host +
+                            "at the address " + listener.address() +
                                 " there is no secret, so everybody who can reach this machine over "
                                 "the network can read, schedule and cancel tasks; set a secret "
                                 "with --secret-file, or listen on 127.0.0.1 only",
                             {}});
 }
 
-void say(scheduler::Scheduler& tasks, const char* event, std::string text,
-         std::vector<scheduler::LogRecord::Field> fields = {}) {
-    tasks.log({scheduler::LogLevel::info, event, std::move(text), std::move(fields)});
+void say(const cli::Settings& settings, scheduler::LogLevel level, const char* event,
+         std::string text, std::vector<scheduler::LogRecord::Field> fields = {}) {
+    settings.scheduler.log({level, event, std::move(text), std::move(fields)});
 }
 
-std::string url_of(const cli::Settings& settings, int port) {
-    const std::string& host = settings.host;
-    const bool six = host.find(':') != std::string::npos;
-    const std::string scheme = settings.http.tls_certificate.empty() ? "http://" : "https://";
-    return scheme + (six ? '[' + host + ']' : host) + ':' + std::to_string(port);
+// Waits for signals until one ends the server, which is returned; SIGHUP has it read its files
+// again.
+int wait_for_end(const sigset_t& signals, const cli::ServiceManager& manager,
+                 cli::Settings& settings, scheduler::Scheduler& tasks, cli::Logger& logger,
+                 scheduler::HttpServer& server, scheduler::Sinks& sinks) {
+    const auto problem = [&]() -> std::string {
+        if (!server.check_pulse()) return "the server's loop does not turn";
+        return tasks.check_pulse() ? "" : "what is due is not emitted";
+    };
+    const auto log = [&settings](const std::string& sentence) {
+        say(settings, scheduler::LogLevel::error, "service.watchdog", sentence);
+    };
+    for (;;) {
+        const int signal = manager.wait_for_signal(signals, problem, log);
+        if (signal != SIGHUP) return signal;
+        manager.tell_reloading();
+        cli::Reload(settings, tasks, logger, server, sinks).run();
+        manager.notify("READY=1");
+    }
 }
 
 void run(cli::Settings settings) {
+    cli::ServiceManager manager;  // before there is another thread
     const sigset_t signals = cli::set_of({SIGINT, SIGTERM, SIGHUP});
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // inherited by every thread
     std::signal(SIGPIPE, SIG_IGN);
@@ -55,39 +71,52 @@ void run(cli::Settings settings) {
     settings.scheduler.log = [&logger](const auto& record) { logger.say(record); };
 
     // Before the journal, of which nothing is made if the port is taken.
-    scheduler::HttpListener listener(settings.host, settings.port);
-    const std::string url = url_of(settings, listener.port());
-    if (settings.source.empty()) settings.source = url;
+    std::vector<scheduler::HttpListener> listeners = cli::open_listeners(settings, manager);
+    const std::string urls = cli::urls_of(settings, listeners);
+    if (settings.source.empty()) settings.source = cli::url_of(settings, listeners.front());
     std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
-    warn_if_open(settings, listener);
-    scheduler::Scheduler tasks(settings.scheduler);
-    scheduler::Sinks sinks(tasks, std::move(configured));
+    for (const scheduler::HttpListener& one : listeners) warn_if_open(settings, one);
     settings.http.page = cli::page();
-    scheduler::HttpServer server(tasks, settings.http);
-    server.listen(std::move(listener));
-    std::printf("task-scheduler %s listening on %s, journal %s, %zu pending tasks recovered\n",
-                SCHEDULER_VERSION, url.c_str(), settings.scheduler.journal.c_str(),
-                tasks.stats().recovered);
+
+    std::optional<scheduler::Scheduler> tasks;  // the server ends before it
+    scheduler::HttpServer server(settings.http);
+    const auto listen = [&] { server.listen(std::move(listeners)); };
+    const auto tell = [&](const std::string& progress) {
+        say(settings, scheduler::LogLevel::info, "journal.opening", progress);
+        manager.notify("STATUS=" + progress + "\nEXTEND_TIMEOUT_USEC=60000000");
+    };
+    cli::OpeningWatch opening(settings.scheduler.journal, listen, tell);
+    settings.scheduler.on_opening = [&opening](const auto& now) { opening.look(now); };
+    try {
+        tasks.emplace(settings.scheduler);
+    } catch (const cli::Interrupted&) {
+        tell("a signal has ended it while the journal was opened");
+        return;
+    }
+    scheduler::Sinks sinks(*tasks, std::move(configured));
+    server.serve(*tasks);
+    if (!opening.is_slow()) listen();
+    const std::string recovered = std::to_string(tasks->stats().recovered);
+    const std::string started = "listening on " + urls + ", journal " + settings.scheduler.journal +
+                                ", " + recovered + " pending tasks recovered";
+    std::printf("task-scheduler %s %s\n", SCHEDULER_VERSION, started.c_str());
     std::fflush(stdout);
-    const std::string recovered = std::to_string(tasks.stats().recovered);
-    say(tasks, "server.started",
-        "listening on " + url + ", journal " + settings.scheduler.journal + ", " + recovered +
-            " pending tasks recovered",
-        {{"url", url},
+    say(settings, scheduler::LogLevel::info, "server.started", started,
+        {{"url", urls},
          {"version", SCHEDULER_VERSION},
          {"journal", settings.scheduler.journal},
          {"recovered", recovered, true}});
+    manager.notify("READY=1\nSTATUS=" + started);
 
-    int signal = SIGHUP;
-    while (signal == SIGHUP) {
-        sigwait(&signals, &signal);
-        if (signal == SIGHUP) cli::Reload(settings, tasks, logger, server, sinks).run();
-    }
-    say(tasks, "server.stopping", std::string("stopping: ") + strsignal(signal));
+    const int signal = wait_for_end(signals, manager, settings, *tasks, logger, server, sinks);
+    say(settings, scheduler::LogLevel::info, "server.stopping",
+        std::string("stopping: ") + strsignal(signal));
+    manager.notify("STOPPING=1");
     server.stop();
     sinks.stop();
-    tasks.stop();
-    say(tasks, "server.stopped", "stopped: whatever was accepted is stored");
+    tasks->stop();
+    say(settings, scheduler::LogLevel::info, "server.stopped",
+        "stopped: whatever was accepted is stored");
 }
 
 }  // namespace

@@ -9694,6 +9694,10 @@ public:
     TimePoint now() const { return store_.now(); }
     /// Makes the scheduler look at its clock again; needed only with `Options::now`.
     void clock_changed();
+    /// Whether the thread that emits has, since the last call, emitted something or found nothing
+    /// that it may emit, as while it is paused; and has it look again.  For a watchdog, which asks
+    /// now and then; the first call, and every one under `Drive::caller`, is true.
+    bool check_pulse();
     /// Figures of this moment.
     Stats stats() const { return store_.stats(); }
     /// How this stands: the figures, what is overdue, and how late events were, by minute.
@@ -9820,6 +9824,7 @@ private:
     std::optional<TimePoint> sleeping_until_;  // guarded by the store's mutex
     bool sleeping_ = false;                    // guarded by the store's mutex
     bool stopping_ = false;                    // guarded by the store's mutex
+    std::atomic<bool> has_turned_{true};       // since check_pulse() was called
 
     const std::shared_ptr<detail::ReaderHub> hub_ = std::make_shared<detail::ReaderHub>();
     mutable std::mutex companions_mutex_;
@@ -10021,11 +10026,13 @@ inline void Scheduler::run() {
             lock.unlock();
             bool emitted = false;
             const bool well = emit_due(emitted);
+            if (well) has_turned_ = true;
             lock.lock();
             if (store_.is_empty_locked()) drained_.notify_all();
             if (!well) wake_.wait_for(lock, std::chrono::seconds(1));
             continue;
         }
+        has_turned_ = true;
         sleeping_ = true;
         sleeping_until_ = wake;
         if (wake && !store_.options().now) {
@@ -10413,6 +10420,13 @@ inline std::uint64_t Scheduler::backup(const std::string& path, bool overwrite) 
 inline void Scheduler::clock_changed() {
     const std::lock_guard<std::mutex> guard(store_.mutex());
     wake_.notify_one();
+}
+
+inline bool Scheduler::check_pulse() {
+    if (drive() == Drive::caller) return true;
+    const bool has_turned = has_turned_.exchange(false);
+    clock_changed();
+    return has_turned;
 }
 
 inline void Scheduler::stop() {
@@ -17238,6 +17252,9 @@ public:
     /// Answers for this scheduler from here on.  Once, and from one thread with listen() and
     /// stop().
     void serve(Scheduler& scheduler);
+    /// Whether the loop has turned since the last call; and has it turn again.  For a watchdog,
+    /// which asks now and then; the first call is true.  Does not block.
+    bool check_pulse();
     /// As `HttpApi::replace_secrets()`.
     void replace_secrets(std::vector<std::string> secrets,
                          std::vector<std::string> read_secrets = {}) {
@@ -17335,6 +17352,7 @@ private:
     std::vector<HttpListener> listeners_;
     std::atomic<std::size_t> sinks_{0};  // when it began to serve or to listen
     std::atomic<bool> stopping_{false};
+    std::atomic<bool> has_turned_{true};                // since check_pulse() was called
     std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
 
     // The loop's own:
@@ -17430,6 +17448,12 @@ inline void HttpServer::warn_of_certificate() {
     api_.say(LogLevel::warning, "tls.certificate", problem);
 }
 
+inline bool HttpServer::check_pulse() {
+    const bool has_turned = has_turned_.exchange(false);
+    ::eventfd_write(wake_.get(), 1);
+    return has_turned;
+}
+
 inline void HttpServer::stop() {
     stopping_ = true;
     ::eventfd_write(wake_.get(), 1);
@@ -17475,6 +17499,7 @@ inline void HttpServer::loop() {
         meet_deadlines();
         closed_.clear();
         release_memory();
+        has_turned_.store(true, std::memory_order_relaxed);
     }
 }
 

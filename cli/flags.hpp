@@ -17,8 +17,9 @@
 namespace cli {
 
 struct Settings {
-    std::string host = "127.0.0.1";
-    int port = 8080;
+    std::optional<std::string> host;
+    std::optional<int> port;
+    std::vector<std::string> listen;  // as --listen gives them
     std::string secret_file;
     std::string read_secret_file;
     std::string sinks_file;
@@ -91,7 +92,11 @@ inline const Flag flags[] = {
     {"host", "ADDRESS", "address to listen on (default 127.0.0.1)",
      [](Settings& s, const std::string& v) { s.host = v; }},
     {"port", "PORT", "port to listen on; 0 takes a free one (default 8080)",
-     [](Settings& s, const std::string& v) { set_number(s.port, v, 0, 65'535); }},
+     [](Settings& s, const std::string& v) { set_number(s.port.emplace(), v, 0, 65'535); }},
+    {"listen", "ADDRESS",
+     "where to listen: ADDRESS:PORT, unix:/PATH, or systemd for its sockets; may be repeated, and "
+     "stands beside --host and --port if one of these is given",
+     [](Settings& s, const std::string& v) { s.listen.push_back(v); }},
     {"journal", "FILE", "where tasks are kept (default tasks.jsonl)",
      [](Settings& s, const std::string& v) { s.scheduler.journal = named(v); }},
     {"fsync", "POLICY", "always, everysec or no: when a task counts as stored (default always)",

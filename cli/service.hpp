@@ -1,0 +1,215 @@
+// SPDX-License-Identifier: MIT
+//
+// The server as a service: what a service manager such as systemd says to it and wants to hear
+// (sd_notify(3), sd_listen_fds(3), sd_watchdog_enabled(3)), and a journal that takes long to open.
+
+#pragma once
+
+#include "flags.hpp"
+
+#include <sys/socket.h>
+#include <sys/un.h>
+
+namespace cli {
+
+// The service manager that started this process, if one did.  It is spoken to over a socket of
+// datagrams, whatever becomes of them.
+class ServiceManager {
+public:
+    // Takes its variables out of the environment, so that no child believes that they are its own.
+    // No other thread may run yet.
+    ServiceManager();
+
+    // Sends assignments, a line each, such as READY=1.  Does not block, nor throw.
+    void notify(const std::string& assignments) const noexcept;
+    void tell_reloading() const;
+    // The sockets that it has handed over, once; they listen already.
+    std::vector<scheduler::HttpListener> take_listeners();
+    // Waits for one of the signals.  While there is a watchdog it is fed at half of its interval,
+    // as long as problem() returns nothing; `log` is told once of what it does return.
+    int wait_for_signal(const sigset_t& signals, const std::function<std::string()>& problem,
+                        const std::function<void(const std::string&)>& log) const;
+
+private:
+    static std::optional<std::uint64_t> take_number(const std::string& name);
+
+    std::string socket_;                            // empty: nobody wants to hear
+    std::optional<std::chrono::microseconds> fed_;  // how often the watchdog is to be fed at least
+    std::vector<int> sockets_;                      // handed over, and not taken
+};
+
+inline std::optional<std::uint64_t> ServiceManager::take_number(const std::string& name) {
+    const auto text = take_variable(name);
+    const bool digits = text && !text->empty() && text->size() <= 18 &&
+                        text->find_first_not_of("0123456789") == std::string::npos;
+    return digits ? std::optional<std::uint64_t>(std::stoull(*text)) : std::nullopt;
+}
+
+inline ServiceManager::ServiceManager() : socket_(take_variable("NOTIFY_SOCKET").value_or("")) {
+    constexpr int first_socket = 3;  // SD_LISTEN_FDS_START
+    const auto own = static_cast<std::uint64_t>(::getpid());
+    const auto interval = take_number("WATCHDOG_USEC");
+    if (take_number("WATCHDOG_PID").value_or(own) == own && interval.value_or(0) > 0) {
+        fed_ = std::chrono::microseconds(*interval);
+    }
+    const bool is_meant = take_number("LISTEN_PID") == own;
+    const std::uint64_t count =
+        std::min<std::uint64_t>(take_number("LISTEN_FDS").value_or(0), 1'024);
+    take_variable("LISTEN_FDNAMES");
+    for (int fd = first_socket; is_meant && fd < first_socket + static_cast<int>(count); ++fd) {
+        if (::fcntl(fd, F_SETFD, FD_CLOEXEC) == 0) sockets_.push_back(fd);
+    }
+}
+
+// The name of an abstract socket begins with an @, in place of the zero.
+inline void ServiceManager::notify(const std::string& assignments) const noexcept {
+    sockaddr_un at{};
+    at.sun_family = AF_UNIX;
+    if (socket_.empty() || socket_.size() >= sizeof at.sun_path) return;
+    socket_.copy(at.sun_path, socket_.size());
+    if (at.sun_path[0] == '@') at.sun_path[0] = '\0';
+    const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + socket_.size());
+    const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) return;
+    ::sendto(fd, assignments.data(), assignments.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
+             reinterpret_cast<const sockaddr*>(&at), size);
+    ::close(fd);
+}
+
+inline void ServiceManager::tell_reloading() const {
+    const auto now = std::chrono::duration_cast<std::chrono::microseconds>(
+        std::chrono::steady_clock::now().time_since_epoch());  // CLOCK_MONOTONIC
+    notify("RELOADING=1\nMONOTONIC_USEC=" + std::to_string(now.count()));
+}
+
+inline std::vector<scheduler::HttpListener> ServiceManager::take_listeners() {
+    std::vector<scheduler::HttpListener> listeners;
+    for (const int fd : sockets_) listeners.push_back(scheduler::HttpListener::adopt(fd));
+    sockets_.clear();
+    return listeners;
+}
+
+// Where something does not turn it is asked more often, so that it is fed in time if that passes.
+inline int ServiceManager::wait_for_signal(
+    const sigset_t& signals, const std::function<std::string()>& problem,
+    const std::function<void(const std::string&)>& log) const {
+    int signal = 0;
+    if (!fed_) {
+        sigwait(&signals, &signal);
+        return signal;
+    }
+    std::string told;
+    for (;;) {
+        const auto wait = *fed_ / (told.empty() ? 2 : 8);
+        const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(wait);
+        const timespec time{static_cast<time_t>(seconds.count()),
+                            static_cast<long>((wait - seconds).count() * 1'000)};
+        signal = ::sigtimedwait(&signals, nullptr, &time);
+        if (signal > 0) return signal;
+        if (errno == EINTR) continue;
+        const std::string now = problem();
+        if (now.empty()) notify("WATCHDOG=1");
+        if (!now.empty() && told.empty()) log("the watchdog is not fed: " + now);
+        told = now;
+    }
+}
+
+// Takes all addresses that are to be listened on, of which the first is that of --host and --port.
+inline std::vector<scheduler::HttpListener> open_listeners(const Settings& settings,
+                                                           ServiceManager& manager) {
+    std::vector<scheduler::HttpListener> listeners;
+    if (settings.listen.empty() || settings.host || settings.port) {
+        listeners.emplace_back(settings.host.value_or("127.0.0.1"), settings.port.value_or(8080));
+    }
+    for (const std::string& address : settings.listen) {
+        if (address == "systemd") {
+            std::vector<scheduler::HttpListener> handed = manager.take_listeners();
+            if (handed.empty()) {
+                throw UsageError(
+                    "--listen systemd: no socket was handed over; a socket unit starts the "
+                    "service with LISTEN_FDS");
+            }
+            for (scheduler::HttpListener& one : handed) listeners.push_back(std::move(one));
+            continue;
+        }
+        try {
+            listeners.emplace_back(address);
+        } catch (const scheduler::Error& error) {
+            throw UsageError(std::string("--listen: ") + error.what());
+        }
+    }
+    return listeners;
+}
+
+inline std::string url_of(const Settings& settings, const scheduler::HttpListener& listener) {
+    if (listener.is_unix()) return listener.address();
+    return (settings.http.tls_certificate.empty() ? "http://" : "https://") + listener.address();
+}
+
+// What answers at these, in words.
+inline std::string urls_of(const Settings& settings,
+                           const std::vector<scheduler::HttpListener>& listeners) {
+    std::string urls;
+    for (const scheduler::HttpListener& one : listeners) {
+        urls += (urls.empty() ? "" : " and ") + url_of(settings, one);
+    }
+    return urls;
+}
+
+// Opening was ended by a signal.
+struct Interrupted {};
+
+// Looks after a journal that is being opened, for `Options::on_opening`: what takes longer than a
+// second begins to answer what can be answered, and is told of every two seconds; a signal that
+// ends the server ends it at once.
+class OpeningWatch {
+public:
+    // `tell` is called with how far it has come, in words.
+    OpeningWatch(std::string journal, std::function<void()> begin_to_answer,
+                 std::function<void(const std::string&)> tell)
+        : journal_(std::move(journal)),
+          answer_(std::move(begin_to_answer)),
+          tell_(std::move(tell)) {}
+
+    // Throws `Interrupted`.
+    void look(const scheduler::Opening& opening);
+    // Whether the server has begun to answer.
+    bool is_slow() const { return answers_; }
+
+private:
+    using Clock = std::chrono::steady_clock;
+
+    std::string progress(const scheduler::Opening& opening, Clock::duration since) const;
+
+    const std::string journal_;
+    const std::function<void()> answer_;
+    const std::function<void(const std::string&)> tell_;
+    const sigset_t ending_ = set_of({SIGINT, SIGTERM});
+    const Clock::time_point start_ = Clock::now();
+    Clock::time_point next_ = start_ + std::chrono::seconds(1);
+    bool answers_ = false;
+};
+
+inline void OpeningWatch::look(const scheduler::Opening& opening) {
+    const timespec at_once{};
+    if (::sigtimedwait(&ending_, nullptr, &at_once) > 0) throw Interrupted();
+    const Clock::time_point now = Clock::now();
+    if (now < next_) return;
+    next_ = now + std::chrono::seconds(2);
+    if (!std::exchange(answers_, true)) answer_();
+    tell_(progress(opening, now - start_));
+}
+
+inline std::string OpeningWatch::progress(const scheduler::Opening& opening,
+                                          Clock::duration since) const {
+    const double seconds = std::chrono::duration<double>(since).count();
+    const auto rate = static_cast<std::uint64_t>(static_cast<double>(opening.tasks) / seconds);
+    std::string text = "opening the journal " + journal_ + ": ";
+    if (opening.size > 0) {
+        const std::uint64_t percent = opening.bytes * 100 / opening.size;
+        text += std::to_string(std::min<std::uint64_t>(percent, 100)) + " %, ";
+    }
+    return text + std::to_string(opening.tasks) + " tasks, " + std::to_string(rate) + " a second";
+}
+
+}  // namespace cli
