@@ -6681,7 +6681,10 @@ inline bool Store::Loader::load(Journal& journal, bool has_thread) {
 inline void Store::Loader::take(std::string_view line) {
     std::optional<TaskParts> task = read_usual_task(line);
     const std::size_t size = task ? task->payload.size() : 0;
-    if (filling_.items.size() == most_items || filling_.text.size() + size > text_size) hand_over();
+    if (filling_.items.size() == most_items || filling_.text.size() + size > text_size ||
+        filling_.bytes > text_size) {
+        hand_over();
+    }
     filling_.bytes += line.size() + 1;
     if (!task || size > text_size) {
         filling_.items.emplace_back(read_record(line));
@@ -19361,7 +19364,8 @@ inline std::vector<SinkOptions> parse_sinks(std::string_view json,
 
 /// Where a `Client` finds its server.
 struct ClientOptions {
-    /// Scheme, host and port; a slash at the end means nothing.
+    /// Scheme, host and port, where a slash at the end means nothing; or `unix:/path`, of a
+    /// socket in the file system.
     std::string url = "http://127.0.0.1:8080";
     /// Sent with every request, if not empty.
     std::string secret;
@@ -19456,6 +19460,11 @@ public:
     void resume() const { ask("POST", "/resume"); }
     /// Since when and why nothing is emitted.  Nothing: it is not paused.
     std::optional<Pause> paused() const;
+    /// Throws unless the server is alive, which it is also while it opens its journal.  Needs no
+    /// secret, as the next one.
+    void check_alive() const { ask("GET", "/healthz"); }
+    /// Throws unless it accepts and emits tasks, or is paused: with `refused`, and why.
+    void check_ready() const { ask("GET", "/readyz"); }
     /// How the server stands, as `GET /status` tells it: a JSON object.
     std::string status() const { return ask("GET", "/status"); }
     /// Schedules what is written as requests, in JSON, as `POST /schedule` takes them: all of them
@@ -19503,6 +19512,7 @@ public:
 
 private:
     static ClientOptions checked(ClientOptions options);
+    static std::optional<std::string> unix_path(const std::string& url);
     httplib::Client connection() const;
     httplib::Headers headers() const;
     std::string ask(const char* method, const std::string& path, const std::string& body = "",
@@ -19736,6 +19746,7 @@ inline Client::Client(ClientOptions options) : options_(checked(std::move(option
 inline ClientOptions Client::checked(ClientOptions options) {
     detail::check_httplib();
     std::string& url = options.url;
+    if (unix_path(url)) return options;
     if (!url.empty() && url.back() == '/') url.pop_back();
     std::string reason = "it must be like http://127.0.0.1:8080";
     if (detail::is_secure(url)) {
@@ -19756,9 +19767,13 @@ inline ClientOptions Client::checked(ClientOptions options) {
 }
 
 inline httplib::Client Client::connection() const {
-    httplib::Client client(options_.url, options_.certificate, options_.key);
+    const auto path = unix_path(options_.url);
+    httplib::Client client =
+        path ? httplib::Client(*path, 80)
+             : httplib::Client(options_.url, options_.certificate, options_.key);
+    if (path) client.set_address_family(AF_UNIX);
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
-    if (!options_.ca_file.empty()) client.set_ca_cert_path(options_.ca_file.c_str());
+    if (!options_.ca_file.empty() && !path) client.set_ca_cert_path(options_.ca_file.c_str());
 #endif
     const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
     const auto rest = static_cast<time_t>(options_.timeout.count() % 1'000 * 1'000);
@@ -19768,9 +19783,25 @@ inline httplib::Client Client::connection() const {
     return client;
 }
 
+// The path of a socket in the file system, if this is the URL of one.
+inline std::optional<std::string> Client::unix_path(const std::string& url) {
+    constexpr std::string_view scheme = "unix:";
+    if (url.compare(0, scheme.size(), scheme) != 0) return std::nullopt;
+    std::string path = url.substr(scheme.size());
+    if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
+        throw Error(Errc::invalid_argument, "cannot use the URL " + url +
+                                                ": it must be like unix:/run/tasks.sock, and no "
+                                                "longer than the path of a socket may be");
+    }
+    return path;
+}
+
+// Some releases of cpp-httplib would name the path as the host.
 inline httplib::Headers Client::headers() const {
-    if (options_.secret.empty()) return {};
-    return {{"x-pd-secret", options_.secret}};
+    httplib::Headers fields;
+    if (!options_.secret.empty()) fields.emplace("x-pd-secret", options_.secret);
+    if (unix_path(options_.url)) fields.emplace("Host", "localhost");
+    return fields;
 }
 
 // Where a status other than 200 is a good one, `status` tells it.

@@ -179,7 +179,7 @@ inline FlagForm form_of(const Flag& flag) {
 inline void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
-        "       task-scheduler add|ls|show|rm|mv|events|sinks|status|pause|resume ...\n"
+        "       task-scheduler add|ls|show|rm|mv|events|sinks|status|health|pause|resume ...\n"
         "                            talks to a server; see help add\n"
         "       task-scheduler help|man|completion ...   explains it; see help completion\n"
         "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"

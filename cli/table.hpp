@@ -21,7 +21,8 @@ struct Verb {
 
 // What every verb takes that talks to a server.
 inline const FlagForm common_flags[] = {
-    {"--url", 0, "URL", "the server (default http://127.0.0.1:8080, or SCHEDULER_URL)"},
+    {"--url", 0, "URL",
+     "the server, also unix:/PATH (default http://127.0.0.1:8080, or SCHEDULER_URL)"},
     {"--secret-file", 0, "FILE",
      "file with the secret (or SCHEDULER_SECRET_FILE, or the secret itself in SCHEDULER_SECRET)"},
     {"--ca-file", 0, "FILE",
@@ -101,6 +102,13 @@ inline const Verb verbs[] = {
      "late events were, the journal, the clock and the sinks.",
      {{"--json", 0, "", "the server's answer itself, one JSON object"}},
      status},
+    {"health",
+     "",
+     "health [--ready]",
+     "Tells whether the server is alive, for the health check of a container: exit status 0 if it "
+     "is, else 1. A server that still opens its journal is alive, and not ready.",
+     {{"--ready", 0, "", "whether it also accepts and emits tasks"}},
+     health},
     {"pause",
      "",
      "pause [--reason TEXT]",

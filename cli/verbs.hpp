@@ -40,7 +40,7 @@ inline std::string secret_of(const Arguments& arguments, const std::vector<Confi
     return first(secrets_of("SCHEDULER_READ_SECRET", variables.read_secret, ""));
 }
 
-inline scheduler::Client client_for(const Arguments& arguments) {
+inline scheduler::Client client_for(const Arguments& arguments, bool needs_secret = true) {
     const std::vector<ConfigLine> config = find_config(arguments);
     scheduler::ClientOptions options;
     const auto choose = [&](const char* name, const char* variable, std::string& value) {
@@ -54,7 +54,7 @@ inline scheduler::Client client_for(const Arguments& arguments) {
     choose("ca-file", "SCHEDULER_CA_FILE", options.ca_file);
     choose("client-cert", nullptr, options.certificate);
     choose("client-key", nullptr, options.key);
-    options.secret = secret_of(arguments, config);
+    if (needs_secret) options.secret = secret_of(arguments, config);
     try {
         return scheduler::Client(options);
     } catch (const scheduler::Error& error) {
@@ -540,6 +540,21 @@ inline int pause(const Arguments& arguments) {
 inline int resume(const Arguments& arguments) {
     check_no_rest(arguments, "resume");
     client_for(arguments).resume();
+    return 0;
+}
+
+// No server is no more than a failure here: who looks after containers knows 0 and 1.
+inline int health(const Arguments& arguments) {
+    check_no_rest(arguments, "health");
+    const scheduler::Client client = client_for(arguments, false);
+    const bool asks_ready = arguments.has("--ready");
+    try {
+        asks_ready ? client.check_ready() : client.check_alive();
+    } catch (const scheduler::Error& error) {
+        report((asks_ready ? "not ready: " : "not alive: ") + std::string(error.what()));
+        return 1;
+    }
+    print_line(asks_ready ? "the server is ready" : "the server is alive");
     return 0;
 }
 
