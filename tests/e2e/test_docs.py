@@ -34,6 +34,7 @@ NOT_TRIED_HERE = {
         "apt-get install -y --no-install-recommends build-essential": BOOTS,
         "task-scheduler add --secret-file /etc": BOOTS,
         "install -d -m 700 /etc/task-scheduler": BOOTS,
+        "mkdir -p /etc/systemd/system": BOOTS,
         "install -m 755 packaging/openrc": BOOTS,
         "docker build": ENGINE,
         "$ task-scheduler --webhook": "it shows what the log says, each time at another time",

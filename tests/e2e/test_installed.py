@@ -175,6 +175,8 @@ class Packages(TestInDebian):
             # A crash is followed by a start.
             "systemctl kill -s KILL task-scheduler",
             "until task-scheduler ls --secret-file /etc/task-scheduler/secret; do sleep 1; done",
+            "systemctl show -p Type,WatchdogUSec,StatusText task-scheduler",
+            written("mkdir -p /etc/systemd/system"),
             "systemd-analyze security --threshold=20 task-scheduler | tail -n 1",
             "echo all is well",
         ])
@@ -270,7 +272,7 @@ class Image(TestInDebian):
         self.assertNotEqual(settings["USER"], "0")
         port = support.free_port()
         environment = [*self.environment, f"SCHEDULER_PORT={port}", "SCHEDULER_SECRET=s",
-                       "SCHEDULER_HOST=127.0.0.1"]
+                       "SCHEDULER_HOST=127.0.0.1", f"SCHEDULER_URL=http://127.0.0.1:{port}"]
         entry = shlex.join(json.loads(settings["ENTRYPOINT"]))
         check = shlex.join(json.loads(settings["HEALTHCHECK"].removeprefix("CMD ")))
         how = {"user": settings["USER"], "folder": settings["WORKDIR"], "environment": environment}
