@@ -119,16 +119,18 @@ class Closed(Exception):
 
 
 class Wire:
-    """A TCP connection that sends any bytes and reads answers.  Each path that is given as one
-    goes out behind the prefix."""
+    """A TCP connection that sends any bytes and reads answers, within TLS if there is a context of
+    it.  Each path that is given as one goes out behind the prefix."""
 
-    def __init__(self, port, seconds=10.0, receive_buffer=None, prefix=""):
+    def __init__(self, port, seconds=10.0, receive_buffer=None, prefix="", tls=None):
         self.socket = socket.socket()
         if receive_buffer:  # must be set before the connection is made
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds)
         self.socket.connect(("127.0.0.1", port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
         self.port, self.prefix, self.buffer = port, prefix, b""
 
     def __enter__(self):
@@ -361,7 +363,7 @@ class Server:
             self.kill()
             raise AssertionError("the server printed nothing within 20 s: " + self.stderr())
         self.line = self.process.stdout.readline().decode()
-        found = re.search(r"http://[^ ,]+", self.line)
+        found = re.search(r"https?://[^ ,]+", self.line)
         if not found:
             self.kill()
             raise AssertionError(f"the server did not start: {self.line!r} {self.stderr()}")
