@@ -23,6 +23,11 @@
 #include <httplib.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+#include <openssl/ec.h>
+#include <openssl/pem.h>
+#include <openssl/ssl.h>
+#endif
 #include <poll.h>
 #include <sys/epoll.h>
 #include <sys/prctl.h>
@@ -421,8 +426,9 @@ public:
            const fs::path& from = {})
         : directory_(bench.directory) {
         if (!from.empty()) fs::copy_file(from, journal());
-        std::vector<std::string> command{bench.binary, "--port",  "0",  "--journal",
-                                         journal(),    "--fsync", fsync};
+        std::vector<std::string> command{bench.binary, "--port",      "0",
+                                         "--journal",  journal(),     "--fsync",
+                                         fsync,        "--log-level", "warning"};
         command.insert(command.end(), more.begin(), more.end());
         child_.emplace(command);
         port_ = announced_port(*child_);
@@ -522,6 +528,83 @@ void write_all(int fd, std::string_view text) {
         text.remove_prefix(static_cast<std::size_t>(n));
     }
 }
+
+// ---- TLS -------------------------------------------------------------------
+
+#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
+
+struct Free {
+    void operator()(SSL_CTX* context) const { SSL_CTX_free(context); }
+    void operator()(SSL* session) const { SSL_free(session); }
+};
+using TlsContext = std::unique_ptr<SSL_CTX, Free>;
+using TlsSession = std::unique_ptr<SSL, Free>;
+
+TlsContext make_tls() {
+    return TlsContext(SSL_CTX_new(TLS_client_method()));
+}
+
+// Shakes hands on a socket that blocks.
+TlsSession begin_tls(const TlsContext& context, const Fd& fd) {
+    TlsSession session(SSL_new(context.get()));
+    SSL_set_fd(session.get(), fd.get());
+    if (SSL_connect(session.get()) != 1) throw std::runtime_error("there is no TLS");
+    return session;
+}
+
+ssize_t read_tls(const TlsSession& session, char* to, std::size_t size) {
+    return SSL_read(session.get(), to, static_cast<int>(size));
+}
+
+void write_tls(const TlsSession& session, std::string_view text) {
+    const int size = static_cast<int>(text.size());
+    if (SSL_write(session.get(), text.data(), size) != size) {
+        throw std::runtime_error("cannot write to a connection");
+    }
+}
+
+// Writes a certificate of P-256 that signs itself, and its key.
+void write_certificate(const fs::path& certificate, const fs::path& key) {
+    EVP_PKEY* const pair = EVP_EC_gen("P-256");
+    X509* const made = X509_new();
+    X509_set_version(made, 2);
+    X509_gmtime_adj(X509_getm_notBefore(made), 0);
+    X509_gmtime_adj(X509_getm_notAfter(made), 86'400);
+    X509_set_pubkey(made, pair);
+    X509_sign(made, pair, EVP_sha256());
+    std::FILE* file = std::fopen(certificate.c_str(), "w");
+    bool good = file && PEM_write_X509(file, made) == 1;
+    if (file) std::fclose(file);
+    file = std::fopen(key.c_str(), "w");
+    good = good && file &&
+           PEM_write_PrivateKey(file, pair, nullptr, nullptr, 0, nullptr, nullptr) == 1;
+    if (file) std::fclose(file);
+    X509_free(made);
+    EVP_PKEY_free(pair);
+    if (!good) throw std::runtime_error("cannot write a certificate");
+}
+
+#else
+
+// Without OpenSSL there are none of them.
+using TlsContext = std::unique_ptr<int>;
+using TlsSession = std::unique_ptr<int>;
+
+TlsContext make_tls() {
+    return nullptr;
+}
+TlsSession begin_tls(const TlsContext&, const Fd&) {
+    return nullptr;
+}
+ssize_t read_tls(const TlsSession&, char*, std::size_t) {
+    return -1;
+}
+void write_tls(const TlsSession&, std::string_view) {}
+void write_certificate(const fs::path&, const fs::path&) {
+    throw std::runtime_error("this was built without OpenSSL");
+}
+
+#endif
 
 // ---- HTTP ------------------------------------------------------------------
 
@@ -660,12 +743,17 @@ class LoadGenerator {
 public:
     using NextRequest = std::function<const std::string&()>;
 
-    LoadGenerator(int port, std::size_t connections, NextRequest next)
+    // With a context of TLS it speaks that.
+    LoadGenerator(int port, std::size_t connections, NextRequest next,
+                  const TlsContext& tls = nullptr)
         : next_(std::move(next)), epoll_(epoll_create1(EPOLL_CLOEXEC)), connections_(connections) {
         for (std::size_t i = 0; i < connections; ++i) {
-            connections_[i].fd = connect_to(port);
-            ask(connections_[i].fd, next_());
-            watch(epoll_, connections_[i].fd.get(), i);
+            Connection& connection = connections_[i];
+            connection.fd = connect_to(port);
+            if (tls) connection.tls = begin_tls(tls, connection.fd);
+            send(connection);
+            while (!has_answer(connection)) continue;
+            watch(epoll_, connection.fd.get(), i);
         }
     }
 
@@ -697,20 +785,34 @@ public:
 private:
     struct Connection {
         Fd fd;
+        TlsSession tls;
         std::int64_t sent = 0;
         std::string answer;
     };
+
+    void send(Connection& connection) {
+        if (connection.tls) return write_tls(connection.tls, next_());
+        write_all(connection.fd.get(), next_());
+    }
 
     void send_next(Connection& connection, bool more) {
         if (!more || left_ == 0) return;
         --left_;
         ++under_way_;
         connection.sent = read_clock(CLOCK_MONOTONIC);
-        write_all(connection.fd.get(), next_());
+        send(connection);
     }
     bool receive(Connection& connection) {
+        if (!has_answer(connection)) return false;
+        --under_way_;
+        us_.push_back(seconds_between(connection.sent, read_clock(CLOCK_MONOTONIC)) * 1e6);
+        return true;
+    }
+    // Reads some; whether that was the end of an answer.
+    static bool has_answer(Connection& connection) {
         char buffer[65'536];
-        const ssize_t n = read(connection.fd.get(), buffer, sizeof buffer);
+        const ssize_t n = connection.tls ? read_tls(connection.tls, buffer, sizeof buffer)
+                                         : read(connection.fd.get(), buffer, sizeof buffer);
         if (n <= 0) throw std::runtime_error("the server closed a connection");
         std::string_view answer(buffer, static_cast<std::size_t>(n));
         if (!connection.answer.empty() || answer_size(answer) == 0) {
@@ -718,8 +820,6 @@ private:
             if (answer_size(answer) == 0) return false;
         }
         connection.answer.clear();
-        --under_way_;
-        us_.push_back(seconds_between(connection.sent, read_clock(CLOCK_MONOTONIC)) * 1e6);
         return true;
     }
 
@@ -736,17 +836,19 @@ constexpr double no_limit = std::numeric_limits<double>::infinity();
 // Schedules tasks of a distant day, a request each.
 template <class Target>
 Load schedule_singly(const Target& target, std::size_t connections, std::size_t count,
-                     double seconds = no_limit) {
+                     double seconds = no_limit, const TlsContext& tls = nullptr) {
     Task task(distant_midnight(), post_head(body_size));
     LoadGenerator generator(
         target.port(), connections,
-        [&, n = std::size_t{0}]() mutable -> const std::string& { return task.scattered(n++); });
+        [&, n = std::size_t{0}]() mutable -> const std::string& { return task.scattered(n++); },
+        tls);
     return generator.run(target.child(), count, seconds);
 }
 
 template <class Target>
-Load schedule_for(const Target& target, std::size_t connections, double seconds) {
-    return schedule_singly(target, connections, SIZE_MAX, seconds);
+Load schedule_for(const Target& target, std::size_t connections, double seconds,
+                  const TlsContext& tls = nullptr) {
+    return schedule_singly(target, connections, SIZE_MAX, seconds, tls);
 }
 
 // ---- References, each a process of its own ---------------------------------
@@ -920,6 +1022,37 @@ void measure_schedule(Bench& bench) {
         bench.report.against("a bare epoll loop: what the load generator could do");
         add("", "requests/s", &Load::rate, loads.bare, {});
         add("", "generator's CPU %", &Load::busy, loads.bare, {});
+    }
+}
+
+// ---- tls -------------------------------------------------------------------
+
+void measure_tls(Bench& bench) {
+    constexpr std::size_t connections = 64;
+    const double seconds = bench.pick(2.0, 0.2);
+    const TempDir files(bench.directory);
+    const fs::path certificate = files.path() / "cert.pem";
+    const fs::path key = files.path() / "key.pem";
+    write_certificate(certificate, key);
+    const TlsContext tls = make_tls();
+    bench.report.against("the same server without TLS");
+    for (const char* const policy : {"always", "everysec"}) {
+        std::vector<Load> plain;
+        std::vector<Load> ours;
+        for (int round = 0; round < bench.rounds(5); ++round) {
+            plain.push_back(schedule_for(Server(bench, policy), connections, seconds));
+            const Server server(bench, policy, {"--tls-cert", certificate, "--tls-key", key});
+            ours.push_back(schedule_for(server, connections, seconds, tls));
+        }
+        const auto add = [&](const char* unit, double Load::*member, const char* budget = "") {
+            bench.report.add({connections_of(connections) + ", " + policy, unit,
+                              column(plain, member), column(ours, member), budget});
+        };
+        add("requests/s", &Load::rate, ">= 0.6 x");
+        add("p50 us", &Load::p50_us);
+        add("p99 us", &Load::p99_us);
+        add("CPU us", &Load::cpu_us);
+        add("generator's CPU %", &Load::busy);
     }
 }
 
@@ -1820,6 +1953,7 @@ struct Measurement {
 
 const std::vector<Measurement> measurements{
     {"schedule", "requests a second and their latency, for each fsync policy", measure_schedule},
+    {"tls", "requests a second with TLS and without", measure_tls},
     {"change", "changes and cancels beside schedules, 64 connections", measure_change},
     {"get", "a task, and a page of events, 64 connections", measure_get},
     {"slow", "a normal request beside thousands of slow clients", measure_slow},
