@@ -171,6 +171,14 @@ class Pages(TestCase):
                 for words in reasons:
                     self.assertTrue(any(text.startswith(words) for text in shown), words)
 
+    def test_the_contents_of_a_page_are_its_headings(self):
+        for page in sorted(DOCS.glob("*.md")):
+            text = page.read_text(encoding="utf-8")
+            listed = re.findall(r"^- \[(.*)\]\(#[\w-]+\)$", text, re.M)
+            if listed:
+                with self.subTest(page.name):
+                    self.assertEqual(listed, re.findall(r"^## (.*)$", text, re.M))
+
     def test_json_on_the_pages_is_json(self):
         for page in ("http.md", "operate.md", "security.md", "sinks.md"):
             for kind, text, _, line in blocks(page):
