@@ -518,6 +518,31 @@ TEST_SUITE("client") {
         CHECK(dir.names("copy.jsonl").size() == 1);
     }
 
+    TEST_CASE("a journal is copied from a server of one's own as well") {
+        const support::TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        Scheduler tasks(options);
+        const std::string message = '"' + std::string(100'000, 'x') + '"';
+        for (int i = 0; i < 6; ++i) tasks.schedule(std::chrono::hours(1), message);
+        httplib::Server server;
+        HttpApi api(tasks);
+        api.mount(server);
+        ClientOptions there;
+        there.url = "http://127.0.0.1:" + std::to_string(server.bind_to_any_port("127.0.0.1"));
+        std::thread listening([&server] { server.listen_after_bind(); });
+        Client(there).backup(dir.path("copy.jsonl"));
+        CHECK(dir.read("copy.jsonl") == dir.read("tasks.jsonl"));
+        httplib::Client plain(there.url);
+        const auto head = plain.Head("/backup");
+        REQUIRE(head);
+        CHECK(head->get_header_value("Content-Length") ==
+              std::to_string(dir.read("tasks.jsonl").size()));
+        api.stop();
+        server.stop();
+        listening.join();
+    }
+
     TEST_CASE("a server that keeps its tasks in memory says that there is no journal to copy") {
         const Service service;
         const support::TempDir dir;
