@@ -312,6 +312,7 @@ inline void World::list_sinks() {
     const auto others =
         random_.chance(20) ? scheduler::Unlisted::forget : scheduler::Unlisted::keep;
     std::vector<scheduler::SinkOptions> options = sink_options();
+    observe();  // after a start a cursor may be known only to be between two events
     const std::vector<Effect> effects = listing_effects(others);
     const std::uint64_t failures = tasks_->stats().journal_failures;
     const Result result = call(
