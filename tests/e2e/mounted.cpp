@@ -36,15 +36,16 @@ void run(cli::Settings settings) {
     server.set_keep_alive_max_count(1'000);
     add_own_routes(server);
     api.mount(server, prefix ? prefix : "");
-    int port = settings.port;
+    const std::string host = settings.host.value_or("127.0.0.1");
+    int port = settings.port.value_or(8'080);
     if (port == 0) {
-        port = server.bind_to_any_port(settings.host);
-    } else if (!server.bind_to_port(settings.host, port)) {
+        port = server.bind_to_any_port(host);
+    } else if (!server.bind_to_port(host, port)) {
         throw std::runtime_error("cannot listen on port " + std::to_string(port));
     }
     std::thread listening([&] { server.listen_after_bind(); });
     while (!server.is_running()) std::this_thread::yield();
-    std::printf("mounted at http://%s:%d\n", settings.host.c_str(), port);
+    std::printf("mounted at http://%s:%d\n", host.c_str(), port);
     std::fflush(stdout);
 
     int signal = 0;

@@ -2,6 +2,7 @@
 """The log: its levels and formats, and what is never in it."""
 import json
 import os
+import pathlib
 import re
 import shlex
 import shutil
@@ -14,6 +15,9 @@ from support import TestCase, wait_for
 
 TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z"
 SECRET = "s3cret-of-the-log"
+
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 class Logs(TestCase):
@@ -138,6 +142,19 @@ class Logs(TestCase):
         server.until_logged("the log stays as it was")
         server.call("GET", "/readyz")
         server.until_logged('"path":"/readyz"')
+
+    def test_each_event_is_in_the_table_of_the_docs_and_no_other(self):
+        made = set()
+        for path in (ROOT / "scheduler.hpp", ROOT / "main.cpp", *(ROOT / "cli").glob("*.hpp")):
+            code = path.read_text()
+            made |= set(re.findall(r'LogLevel::\w+\)?,\s*"([a-z_.]+)"', code))
+            made |= set(re.findall(r'say_failure\(worker, "([a-z_.]+)"', code))
+        page = (ROOT / "docs" / "operate.md").read_text()
+        table = page[page.index("| level | event |"):]
+        table = table[:table.index("\n\n")]
+        events = [line.split("|")[2] for line in table.splitlines()[2:]]
+        self.assertEqual({event for cell in events for event in re.findall(r"`([^`]+)`", cell)},
+                         made | {"request.refused", "requests.refused"})
 
     def test_another_word_for_a_level_or_a_format_is_refused(self):
         for flags in (("--log-level", "loud"), ("--log-format", "xml")):
