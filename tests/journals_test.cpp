@@ -357,6 +357,26 @@ TEST_SUITE("journals") {
         CHECK(verify_journal(dir.path("copy.jsonl")).pending == 1);
     }
 
+    TEST_CASE("a journal that has failed is not copied before it was replaced") {
+        const TempDir dir;
+        TestClock clock;
+        const auto files = std::make_shared<support::FailingFiles>();
+        Options options = options_for(dir);
+        options.files = files;
+        options.now = clock.source();
+        Scheduler tasks(options);
+        tasks.schedule(hours(1), "\"kept\"");
+        files->fail_all("fdatasync", EIO);
+        CHECK(errc_of([&] { tasks.schedule(hours(1), "\"refused\""); }));
+        CHECK(errc_of([&] { tasks.backup(dir.path("copy.jsonl")); }) == Errc::journal_failed);
+        CHECK(dir.names("copy").empty());
+        files->fail_all("fdatasync", 0);
+        clock.advance(std::chrono::seconds(2));
+        tasks.run_due();  // which replaces it
+        tasks.backup(dir.path("copy.jsonl"));
+        CHECK(verify_journal(dir.path("copy.jsonl")).pending == 1);
+    }
+
     TEST_CASE("what is kept in memory alone has no backup") {
         const TempDir dir;
         Scheduler tasks;
