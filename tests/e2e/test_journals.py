@@ -11,6 +11,7 @@ import socket
 import subprocess
 import tempfile
 import threading
+import time
 import zlib
 
 import support
@@ -307,6 +308,32 @@ class Backup(Journals):
         server.start()
         self.assertEqual(server.pending(), 8000)
         self.assertEqual(self.names(), [])
+
+    def test_a_copy_is_there_whole_or_not_at_all_whenever_the_server_is_killed(self):
+        server = self.server('--fsync', 'no')
+        batch = json.dumps([{'delay': 3600, 'message': 'x' * 1000}] * 1000)
+        for _ in range(20):
+            self.assertEqual(server.ask('POST', '/schedule', batch)[0], 200)
+        whole = 0
+        for i in range(8):
+            copying = subprocess.Popen(
+                [support.BINARY, 'backup', '--to', self.path(f'{i}.jsonl')], cwd=self.dir,
+                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+                env={**os.environ, 'SCHEDULER_URL': server.url})
+            support.wait_for(lambda: copying.poll() is not None or any(
+                '.part-' in name for name in self.names()))
+            time.sleep(i * 0.02)
+            server.kill()
+            errors = copying.communicate(timeout=60)[1]
+            if copying.returncode == 0:
+                whole += 1
+                self.assertEqual(self.report(self.path(f'{i}.jsonl'))['pending'], 20_000)
+            else:
+                self.assertEqual(copying.returncode, 3, errors)
+                self.assertIn('task-scheduler: ', errors)
+            self.assertEqual(len(self.names()), whole)
+            server.start()
+        self.note(f'{whole} of 8 were whole')
 
     def answering(self, answer):
         """The address of a server that gives one answer and closes."""
