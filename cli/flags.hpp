@@ -180,7 +180,9 @@ inline void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
         "       task-scheduler add|ls|show|rm|mv|events|sinks|status|health|pause|resume ...\n"
+        "       task-scheduler backup|export|import ...\n"
         "                            talks to a server; see help add\n"
+        "       task-scheduler verify|compact ...   reads a journal; see help verify\n"
         "       task-scheduler help|man|completion ...   explains it; see help completion\n"
         "Keeps JSON messages and emits each at its due time, over HTTP.\n\n"
         "  curl -d '{\"timestamp\":\"2026-08-21T04:29:00Z\",\"message\":{\"name\":\"Luke\"}}' \\\n"
