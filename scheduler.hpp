@@ -8883,7 +8883,7 @@ struct CompactResult {
     std::size_t pending = 0;   ///< tasks in it
 };
 
-/// Replaces the journal that `options` names by the shortest one that says the same, in which
+/// Replaces the journal that `options` names by one that holds only what is live, in which
 /// there are no more past events than `options.history` and the sinks want.  It is opened as by a
 /// scheduler, which mends damage.  If this fails the old one stands.  Throws `Error`: with
 /// `journal_busy` if a scheduler has it open, or with `journal_unreadable`, `disk_full` or

@@ -185,7 +185,8 @@ inline const Verb verbs[] = {
     {"compact",
      "FILE",
      "compact FILE [--history N]",
-     "Replaces a journal by the shortest one that says the same, while no server has it open.",
+     "Replaces a journal by one that holds only what is live, while no server has it open, and "
+     "prints the sizes.",
      {{"--history", 0, "N", "keep so many past events, and those that sinks want (default all)"}},
      compact,
      true},

@@ -300,6 +300,26 @@ inline void check_abandoned_replacement(const MakePlace& make) {
     client.check_kept();
 }
 
+// A snapshot, where there is one, is what was kept at its moment, whatever comes after it.
+inline void check_snapshot(const MakePlace& make) {
+    const auto place = make();
+    Client client(*place);
+    REQUIRE(client.commit(5));
+    REQUIRE(client.write_ends(2) == Ends::written);
+    const auto taken = client.journal().snapshot();
+    if (!taken) return;
+    const std::string kept = joined(client.kept());
+    REQUIRE(client.commit(5));
+    REQUIRE(client.replace());
+    REQUIRE(client.commit(5));
+    CHECK(taken->size() == kept.size());
+    std::string text(kept.size() + 10, '\0');
+    text.resize(taken->read(&text[0], text.size(), 0));
+    CHECK(text == kept);
+    CHECK(taken->read(&text[0], 5, kept.size() - 3) == 3);
+    CHECK(taken->read(&text[0], 5, kept.size() + 3) == 0);
+}
+
 // What take() throws comes out, and the journal is as it was.
 inline void check_interrupted_read(const MakePlace& make) {
     const auto place = make();
@@ -527,6 +547,9 @@ inline void check_journal(const MakePlace& make) {
     }
     SUBCASE("a replacement that is abandoned changes nothing") {
         check_abandoned_replacement(make);
+    }
+    SUBCASE("a snapshot is what was kept at its moment, whatever comes after it") {
+        check_snapshot(make);
     }
     SUBCASE("reading that is interrupted changes nothing") {
         check_interrupted_read(make);
