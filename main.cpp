@@ -91,6 +91,7 @@ void run(cli::Settings settings) {
         tasks.emplace(settings.scheduler);
     } catch (const cli::Interrupted&) {
         tell("a signal has ended it while the journal was opened");
+        manager.notify("STOPPING=1");
         return;
     }
     scheduler::Sinks sinks(*tasks, std::move(configured));
