@@ -12625,6 +12625,8 @@ inline JsonObject status_json(const Overview& overview, const Options& options,
 //   H8  A client costs what it has sent, and what is on its way to it.  All of them
 //       together have a limit of connections, streams, descriptors, bodies and answers;
 //       beyond it a request is answered with 503.
+//   H9  TLS is spoken by the threads that are there.  A handshake has the time of a head, and
+//       all of them together a share of each round of the loop.
 
 /// How `HttpApi` and `HttpServer` behave.
 struct HttpOptions {
@@ -19833,7 +19835,9 @@ inline std::string Client::reason_of(httplib::Error error) const {
     if (error == httplib::Error::Connection) return "; is the server running?";
     std::string reason = " (" + httplib::to_string(error) + ")";
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
-    if (error == httplib::Error::SSLServerVerification) {
+    // Newer versions tell a foreign host's certificate from one that nobody knows.
+    if (error == httplib::Error::SSLServerVerification ||
+        reason.find("hostname verification") != std::string::npos) {
         return ": its certificate is not one for this host that a known authority has signed; name "
                "the authority's file with --ca-file, or ClientOptions::ca_file";
     }
