@@ -335,7 +335,7 @@ class Opening(Service):
         self.library = preloaded(self, "reads")
 
     def filled(self):
-        """A server that has stopped, and whose journal of 8 MB is read in a dozen pieces or more."""
+        """A server that has stopped, and whose journal of 8 MB is read in a dozen pieces."""
         server = self.server("--fsync", "no")
         batch = json.dumps([{"delay": "10h", "message": "x" * 200} for _ in range(250)])
         for _ in range(100):
