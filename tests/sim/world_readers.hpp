@@ -469,11 +469,17 @@ inline void World::pass_over(const std::string& name, const scheduler::SinkStatu
     effect.at = now();
     effect.sink = name;
     effect.seq = sink.seq;
+    // What its topics do not choose behind the last of them it has only passed over, as it does
+    // without a record.
+    std::uint64_t seq = sink.seq;
     for (std::size_t passed = 0; passed < lag - status.lag; ++passed) {
-        effect.seq = live_.event_from(effect.seq)->seq + 1;
+        const ModelEvent* const next = live_.event_from(seq);
+        seq = next->seq + 1;
+        if (has_topic(sink.topics, next->task)) effect.seq = seq;
     }
     marks_.hit("an overflow of a sink");
     log(std::move(effect));
+    live_.sinks.at(name).move(seq);
 }
 
 // One change of a sink that is stored before the call returns.
