@@ -15287,6 +15287,7 @@ inline void HttpApi::stop() {
         stopping_ = true;
     }
     changed_.notify_all();
+    tell_of_refusals(std::chrono::steady_clock::now() + std::chrono::hours(1));  // of all
 }
 
 // ---- The table of routes ---------------------------------------------------
