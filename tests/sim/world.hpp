@@ -202,6 +202,7 @@ private:
     bool is_bulk_stored(Begun& begun);
     void resolve_bulk(const BegunRef& begun, const Result& result);
     void resolve_bulks(const BegunRef& last, bool failed, const Result& result);
+    std::optional<Errc> failure_of(Begun& bulk) const;
     void resolve_all(const Result& result);
     void offer(const BegunRef& settled);
     void offer_released(TaskId id);

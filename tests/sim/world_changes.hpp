@@ -795,7 +795,23 @@ inline void World::resolve_bulks(const BegunRef& last, bool failed, const Result
     for (const BegunRef& one : all) one->failed = has_failed(*one);
     // One that fails for lack of memory may not have come so far.
     resolve(failed || (commits && !result.memory), result, nullptr);
-    for (const BegunRef& one : all) resolve_bulk(one, result);
+    for (const BegunRef& one : all) {
+        Result own = result;  // the last may know that it failed where an earlier one does not
+        if (one != last) own.code = failure_of(*one);
+        resolve_bulk(one, own);
+    }
+}
+
+// Why a bulk call failed that another one was stored with: its ticket tells, if it is there.
+inline std::optional<Errc> World::failure_of(Begun& bulk) const {
+    if (!bulk.ticket || has_crashed()) return std::nullopt;
+    try {
+        bulk.ticket->wait();
+    } catch (const Error& error) {
+        return error.code();
+    } catch (const std::bad_alloc&) {
+    }
+    return std::nullopt;
 }
 
 // A run stores whatever was begun.
