@@ -576,8 +576,8 @@ inline bool World::looks_applied_to_sink(const Effect& effect, const Observed& o
             return status.state == effect.state &&
                    (effect.state != SinkState::active || status.attempts == 0);
         case Kind::sink_attempt:
-            // Or it was given up since, as a letter.
-            return (status.attempts == effect.attempts &&
+            // Or more were made since, or it was given up as a letter.
+            return (status.attempts >= effect.attempts &&
                     status.lag <= lag_of(observed, effect.seq)) ||
                    has_letter(effect.seq, [&](const scheduler::DeadLetter& letter) {
                        return letter.attempts == effect.attempts;
