@@ -212,7 +212,7 @@ private:
     void settle_floats(bool acknowledged, bool replaced_well, const Result& result);
     void absorb();
     void check_task(TaskId id) const;
-    void check_all() const;
+    void check_all();
 
     // ---- Emission
     void run_due();
