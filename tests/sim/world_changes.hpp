@@ -677,7 +677,12 @@ inline void World::settle_open(bool ends, bool others, const Result& result, con
             // Only whoever has waited for the same knows its outcome.
             Result its = result;
             if (!waited || is_end(*waited) != is_end(*one)) its.code.reset();
-            log_ghost(one->effect, its);
+            // A change that a bulk call has taken may be there without that after a crash.
+            if (one->taken && one->effect.kind == Effect::Kind::change) {
+                log_.push_back({one->effect, Ghost::any});
+            } else {
+                log_ghost(one->effect, its);
+            }
             const bool pauses = one->effect.kind == Effect::Kind::pause;
             if (pauses && !has_crashed()) marks_.hit("a pause that could not be stored");
             continue;
