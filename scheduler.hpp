@@ -946,6 +946,9 @@ inline void append_number(std::string& out, std::uint64_t number) {
                std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr);
 }
 
+// Empties a text and gives its memory back; assigning an empty one keeps it.
+inline void release_text(std::string& text) noexcept { std::string().swap(text); }
+
 // A part of a sentence of the log that is also a field of its record.
 template <class Value>
 struct Named {
@@ -5694,7 +5697,7 @@ inline void FileJournal::replace(Source& source) {
     const AtExit end_of_tail([this] {
         const std::lock_guard<std::mutex> guard(file_mutex_);
         tailing_ = false;
-        tail_ = std::string();
+        release_text(tail_);
         copied_ = 0;
     });
     Replacement next(*ops_, next_path_, path_);
@@ -7483,7 +7486,7 @@ inline void Store::keep_room(Group& group) noexcept {
     if (group.records.capacity() <= 256) spare_records_.swap(group.records);
     if (group.lines.capacity() <= 65'536) spare_lines_.swap(group.lines);
     group.records = std::vector<Record>();
-    group.lines = std::string();
+    release_text(group.lines);
 }
 
 // Counts a record in the statistics.  This comes before the record is applied or undone, as the
@@ -8149,7 +8152,7 @@ inline void Store::write_behind() {
     const std::lock_guard<std::mutex> guard(mutex_);
     behind_size_ -= unwritten_.size();
     told_of_behind_ = false;
-    unwritten_ = std::string();
+    release_text(unwritten_);
 }
 
 // Nobody waits for it, so that a failure is told once.
@@ -13833,21 +13836,31 @@ inline std::optional<Refusals::SteadyTime> Refusals::next_telling() const {
     return next;
 }
 
-// Whether a parameter of this name may hold a secret, or a part of a message.
-inline bool is_hidden_param(std::string name) {
-    for (char& c : name) {
-        if (c >= 'A' && c <= 'Z') c = static_cast<char>(c - 'A' + 'a');
-    }
-    return name == "q" || name.find("secret") != std::string::npos;
+// Whether the log may show the value of a parameter: one that is known, and that holds neither a
+// secret nor a part of a message.
+inline bool is_shown_param(std::string_view name) {
+    constexpr std::array<std::string_view, 14> names{
+        "after", "all",         "before",      "buckets",       "due_after", "due_before", "end_id",
+        "limit", "lastEventId", "lastEventID", "last_event_id", "start_id",  "status",     "topic"};
+    return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-// A request's target as the log shows it: without what it must not tell, and not too long.
+// A request's target as the log shows it, not too long: a client may have put a secret anywhere, so
+// it tells only the beginning that is like a path of ours, and parameters that are known.
 inline std::string shown_target(const HttpRequest& request) {
-    std::string shown(request.target.substr(0, request.target.find('?')));
+    const std::string_view target = request.target;
+    const std::string_view path = target.substr(0, target.find('?'));
+    constexpr std::string_view plain =
+        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~/-";
+    const std::size_t end = path.find_first_not_of(plain);
+    std::string shown(path.substr(0, end));
+    if (end != std::string_view::npos) return printable(shown + "***", 256);
     char separator = '?';
     request.for_each_param([&](const std::string& name, std::string_view value) {
-        shown.append(1, separator).append(name).append("=");
-        shown.append(is_hidden_param(name) ? "***" : value);
+        const bool is_named = is_shown_param(name) || name == "q" || name == "secret";
+        shown += separator;
+        if (is_named) shown.append(name).append("=");
+        shown += is_shown_param(name) ? value : "***";
         separator = '&';
     });
     return printable(shown, 256);
@@ -17049,7 +17062,7 @@ inline bool OutBuffer::send(int fd, TlsSession* tls) {
     sent_ = 0;
     text_.clear();
     if (text_.capacity() > large) text_.shrink_to_fit();
-    large_ = std::string();
+    release_text(large_);
     return true;
 }
 

@@ -216,7 +216,7 @@ class Surroundings(TestCase):
             "cstdint": "int16_t int32_t int64_t int8_t intmax_t uint16_t uint32_t uint64_t uint8_t "
                        "uintmax_t uintptr_t",
             "cstdio": "FILE fclose fopen fprintf fwrite printf puts rename snprintf",
-            "cstdlib": "abort atoi atoll calloc exit free getenv malloc realloc strtod strtol "
+            "cstdlib": "abort abs atoi atoll calloc exit free getenv malloc realloc strtod strtol "
                        "strtoll strtoul strtoull",
             "cstring": "memchr memcmp memcpy memmove memset strchr strcmp strcspn strerror strlen",
             "ctime": "gmtime time_t tm",

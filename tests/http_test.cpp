@@ -1999,6 +1999,9 @@ TEST_SUITE("http") {
         service.ask("GET /sse?secret=s3cret-wrong");
         service.ask("GET /sse?%73ecret=s3cret-wrong&topic=a");
         service.ask("GET /tasks?SECRET=s3cret-one&my_secret=s3cret-one");
+        service.ask("GET /tasks?s3cret-one&token=s3cret-one");
+        service.ask("GET /sse%3Fsecret=s3cret-one");
+        service.ask("GET /sse;secret=s3cret-one");
         service.ask("GET /tasks", "", "Authorization: Bearer s3cret-wrong\r\n");
         Wire stream(service.port);
         stream.say(stream_request("?secret=s3cret-one")).hear("\n\n");
@@ -2023,7 +2026,10 @@ TEST_SUITE("http") {
                                                 "/tasks?limit=3",
                                                 "/sse?secret=***",
                                                 "/sse?secret=***&topic=a",
-                                                "/tasks?SECRET=***&my_secret=***",
+                                                "/tasks?***&***",
+                                                "/tasks?***&***",
+                                                "/sse***",
+                                                "/sse***",
                                                 "/tasks",
                                                 "/sse?secret=***"};
         CHECK(paths == expected);
