@@ -19962,6 +19962,7 @@ struct BackupReceiver {
     std::string refusal = {};
     std::uint64_t size = 0;
     bool is_journal = true;
+    bool has_end = false;  // where the answer ends is known
     std::exception_ptr failure = nullptr;  // what `take` has thrown, which ends the connection
 
     // False: no more is wanted.
@@ -19997,6 +19998,8 @@ inline std::uint64_t Client::backup(const std::function<void(std::string_view)>&
         "/backup", headers(),
         [&receiver](const httplib::Response& head) {
             receiver.status = head.status;
+            receiver.has_end =
+                head.has_header("Content-Length") || head.has_header("Transfer-Encoding");
             return true;
         },
         [&receiver](const char* data, std::size_t size) {
@@ -20009,7 +20012,11 @@ inline std::uint64_t Client::backup(const std::function<void(std::string_view)>&
                                            std::to_string(receiver.size) + " bytes");
     }
     if (!result) throw_unreachable(result.error());
-    if (receiver.status == 200) return receiver.size;
+    if (receiver.status == 200) {
+        if (receiver.size == 0) throw Error(Errc::refused, "the journal is empty yet: no copy");
+        if (receiver.has_end) return receiver.size;
+        throw Error(Errc::unreachable, "nothing tells whether the copy of the journal is whole");
+    }
     try {
         refuse(receiver.status, receiver.refusal);
     } catch (const Error& error) {

@@ -110,7 +110,8 @@ class Verify(Journals):
         self.assertGreater(len(report['damage']), 1)
         server.start()
         self.assertEqual(server.pending(), report['pending'])
-        self.assertIn(f"has {len(report['damage'])} damaged line", server.stderr())
+        told = f"has {len(report['damage'])} damaged line"  # by a thread of its own
+        support.wait_for(lambda: told in server.stderr(), what=told)
 
     def test_what_cannot_be_read_is_told_in_a_sentence(self):
         whole = self.journal_of(1)
