@@ -240,6 +240,10 @@ inline void World::cancel(bool wait) {
     const bool meets = busy().count(*id) != 0;
     std::optional<scheduler::Ticket> ticket;
     const Result result = call([&] { ticket.emplace(tasks_->begin_cancel(*id)); });
+    if (meets && result.code == Errc::unknown_task) {  // the cancel on its way was stored since
+        resolve(true, result, nullptr);
+        return require(live_.pending.count(*id) == 0, "a pending task cannot be cancelled");
+    }
     if (!result.ok) return refused(result, "cancelling");
     require(ticket->again() == meets, "a change does not see that another is on its way");
     begun_or_met(std::move(*ticket), std::move(effect), *id, wait);
