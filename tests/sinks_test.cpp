@@ -829,9 +829,13 @@ TEST_SUITE("sinks") {
 
     TEST_CASE("a sink that is left out at one start loses nothing, and goes on when it is back") {
         const TempDir dir;
-        std::vector<std::string> said;
+        std::mutex mutex;
+        std::vector<std::string> said;  // guarded by mutex
         Options options = options_for(dir);
-        options.log = [&said](const scheduler::LogRecord& record) { said.push_back(record.text); };
+        options.log = [&](const scheduler::LogRecord& record) {
+            const std::lock_guard<std::mutex> guard(mutex);
+            if (record.event == "sink.unlisted") said.push_back(record.text);
+        };
         std::vector<TaskId> ids;
         {
             Scheduler tasks(options);
@@ -841,13 +845,15 @@ TEST_SUITE("sinks") {
             REQUIRE(eventually([&] { return status_of(tasks).dead == 1; }));
         }
         {
-            said.clear();
             Scheduler tasks(options);
             Sinks sinks(tasks, {sink("b", std::make_shared<Notes>())});
-            REQUIRE(said.size() == 1);
-            CHECK(said[0] ==
-                  "sink a is not configured: its cursor and 1 dead letters are kept until it is "
-                  "configured again or forgotten");
+            {
+                const std::lock_guard<std::mutex> guard(mutex);
+                REQUIRE(said.size() == 1);
+                CHECK(said[0] ==
+                      "sink a is not configured: its cursor and 1 dead letters are kept until it "
+                      "is configured again or forgotten");
+            }
             for (const TaskId id : emit(tasks, 2)) ids.push_back(id);
             CHECK(status_of(tasks).state == SinkState::unlisted);
             CHECK(status_of(tasks).dead == 1);
