@@ -13913,6 +13913,19 @@ inline std::string tls_reason() {
     return reason ? reason : "OpenSSL does not say why";
 }
 
+// How OpenSSL reads and writes, by these functions.  Throws std::bad_alloc.
+inline TlsPointer<BIO_METHOD> make_socket_method(const char* name,
+                                                 int (*write)(BIO*, const char*, int),
+                                                 int (*read)(BIO*, char*, int),
+                                                 long (*control)(BIO*, int, long, void*)) {
+    TlsPointer<BIO_METHOD> made(::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, name));
+    if (!made) throw std::bad_alloc();
+    ::BIO_meth_set_write(made.get(), write);
+    ::BIO_meth_set_read(made.get(), read);
+    ::BIO_meth_set_ctrl(made.get(), control);
+    return made;
+}
+
 // The server's side of TLS on the socket of one connection, which is not its own.
 class TlsSession {
 public:
@@ -14020,15 +14033,8 @@ inline ssize_t TlsSession::failure(int result) {
 
 // Unlike OpenSSL's own BIO of a socket, it takes all that is written, and raises no SIGPIPE.
 inline const BIO_METHOD* TlsSession::socket_method() {
-    static const TlsPointer<BIO_METHOD> method = [] {
-        TlsPointer<BIO_METHOD> made(
-            ::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "server socket"));
-        if (!made) throw std::bad_alloc();
-        ::BIO_meth_set_write(made.get(), write_socket);
-        ::BIO_meth_set_read(made.get(), read_socket);
-        ::BIO_meth_set_ctrl(made.get(), control_socket);
-        return made;
-    }();
+    static const TlsPointer<BIO_METHOD> method =
+        make_socket_method("server socket", write_socket, read_socket, control_socket);
     return method.get();
 }
 
@@ -18452,7 +18458,6 @@ private:
     struct Free {
         void operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
         void operator()(SSL* session) const { ::SSL_free(session); }
-        void operator()(BIO_METHOD* method) const { ::BIO_meth_free(method); }
     };
     const std::string host_;
     int fd_ = -1;
@@ -18462,15 +18467,8 @@ private:
 };
 
 inline const BIO_METHOD* Tls::socket_method() {
-    static const std::unique_ptr<BIO_METHOD, Free> method = [] {
-        std::unique_ptr<BIO_METHOD, Free> made(
-            ::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "quiet socket"));
-        if (!made) throw std::bad_alloc();
-        ::BIO_meth_set_write(made.get(), write_socket);
-        ::BIO_meth_set_read(made.get(), read_socket);
-        ::BIO_meth_set_ctrl(made.get(), control_socket);
-        return made;
-    }();
+    static const TlsPointer<BIO_METHOD> method =
+        make_socket_method("quiet socket", write_socket, read_socket, control_socket);
     return method.get();
 }
 
@@ -19898,6 +19896,8 @@ inline void Client::refuse(int status, const std::string& body) const {
     }
 }
 
+// ---- Scheduling ------------------------------------------------------------
+
 namespace detail {
 
 // Throws unless a header field can hold this idempotency key, or there is none.
@@ -19952,6 +19952,8 @@ inline std::vector<TaskId> Client::submit(const std::vector<std::string>& reques
     if (ids.size() == requests.size()) return ids;
     throw Error(Errc::unreachable, "the answer is not that of a scheduler");
 }
+
+// ---- Backups ---------------------------------------------------------------
 
 namespace detail {
 
@@ -20034,6 +20036,8 @@ inline std::uint64_t Client::backup(const std::string& path, bool overwrite) con
     return copy.size();
 }
 
+// ---- Names, and changes of tasks -------------------------------------------
+
 inline std::string Client::path_of(std::string_view name) {
     if (!is_task_name(name)) throw Error(Errc::invalid_argument, detail::name_rule);
     return "/tasks/" + std::string(name);
@@ -20085,6 +20089,8 @@ inline std::optional<Task> Client::find_path(const std::string& path) const {
         throw;
     }
 }
+
+// ---- Pages -----------------------------------------------------------------
 
 namespace detail {
 
@@ -20226,6 +20232,8 @@ inline void Client::pause(const std::string& reason) const {
     ask("POST", "/pause", reason.empty() ? "" : R"({"reason":)" + quote_json(reason) + '}');
 }
 
+// ---- Sinks -----------------------------------------------------------------
+
 namespace detail {
 
 inline SinkStatus read_sink(std::string_view json) {
@@ -20324,6 +20332,8 @@ inline std::size_t Client::redeliver(const std::string& sink, std::optional<Task
     const std::string body = id ? R"({"id":")" + id->str() + "\"}" : "";
     return detail::number_in(ask("POST", sink_path(sink, "/redeliver"), body), "redelivering");
 }
+
+// ---- Subscriptions ---------------------------------------------------------
 
 /// A subscriber that is being called; see `Client::subscribe`.
 class Client::Subscription {
