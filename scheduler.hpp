@@ -18455,15 +18455,11 @@ private:
     static int read_socket(BIO* bio, char* to, int size);
     static long control_socket(BIO* bio, int command, long, void*);
 
-    struct Free {
-        void operator()(SSL_CTX* context) const { ::SSL_CTX_free(context); }
-        void operator()(SSL* session) const { ::SSL_free(session); }
-    };
     const std::string host_;
     int fd_ = -1;
     bool ended_ = false;  // the receiver sends no more
-    std::unique_ptr<SSL_CTX, Free> context_;
-    std::unique_ptr<SSL, Free> session_;
+    TlsPointer<SSL_CTX> context_;
+    TlsPointer<SSL> session_;
 };
 
 inline const BIO_METHOD* Tls::socket_method() {
