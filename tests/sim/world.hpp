@@ -235,6 +235,7 @@ private:
     std::vector<scheduler::SinkOptions> sink_options();
     std::uint64_t oldest_kept() const;
     std::vector<Effect> listing_effects(scheduler::Unlisted others) const;
+    void begin_later(Effect& effect) const;
     void list_sinks();
     void relist();
     scheduler::Outcome on_delivery(const std::string& name, const scheduler::Delivery& delivery);

@@ -307,13 +307,29 @@ inline std::vector<Effect> World::listing_effects(scheduler::Unlisted others) co
     return effects;
 }
 
+// A new sink begins with the oldest event, which may go in the same call: a sink that was too far
+// behind gives up its oldest ones first.
+inline void World::begin_later(Effect& effect) const {
+    const std::uint64_t oldest = tasks_->oldest().seq();
+    std::size_t lag = 0;
+    for (const scheduler::SinkStatus& status : tasks_->sinks()) {
+        if (status.name == effect.sink) lag = status.lag;
+    }
+    if (!tasks_->dead_letters(effect.sink, std::nullopt, 1).letters.empty()) return;
+    while (live_.count_from(effect.seq) > lag) {
+        const std::uint64_t next = live_.event_from(effect.seq)->seq + 1;
+        if (next > oldest) return;
+        effect.seq = next;
+    }
+}
+
 // Makes the listed sinks those that are delivered to.
 inline void World::list_sinks() {
     const auto others =
         random_.chance(20) ? scheduler::Unlisted::forget : scheduler::Unlisted::keep;
     std::vector<scheduler::SinkOptions> options = sink_options();
     observe();  // after a start a cursor may be known only to be between two events
-    const std::vector<Effect> effects = listing_effects(others);
+    std::vector<Effect> effects = listing_effects(others);
     const std::uint64_t failures = tasks_->stats().journal_failures;
     const Result result = call(
         [&] { sinks_ = std::make_unique<scheduler::Sinks>(*tasks_, std::move(options), others); });
@@ -321,9 +337,10 @@ inline void World::list_sinks() {
     resolve(failed || (result.ok && !effects.empty()), result, nullptr);
     std::set<std::string> there;
     for (const scheduler::SinkStatus& status : tasks_->sinks()) there.insert(status.name);
-    for (const Effect& effect : effects) {
+    for (Effect& effect : effects) {
         const bool drops = effect.kind == Effect::Kind::sink_drop;
         const bool done = (there.count(effect.sink) == 0) == drops;
+        if (done && !drops) begin_later(effect);
         if (done) {
             log(effect);
         } else {
