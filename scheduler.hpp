@@ -897,12 +897,19 @@ struct Durations {
     }
 };
 
-/// When a record counts as stored; the names are those of Redis.
+/// When a record counts as stored; but for `answers` the names are those of Redis.
 enum class Fsync {
     always,    ///< when fdatasync has returned: survives the loss of power
+    answers,   ///< as always; an emission is synced with the next change, or at the end
     everysec,  ///< when it is written: survives a crash of the process; synced within a second
     no,        ///< when it is written; the system decides when to sync
 };
+
+/// The name of a policy, such as `everysec`.
+inline const char* name_of(Fsync policy) {
+    constexpr std::array<const char*, 4> names{"always", "answers", "everysec", "no"};
+    return names[static_cast<std::size_t>(policy)];
+}
 
 inline std::optional<TaskId> TaskId::parse(std::string_view text) {
     if (text.size() != 36 || text[8] != '-' || text[13] != '-' || text[18] != '-' ||
@@ -4858,8 +4865,8 @@ void State::walk(const DueKey& from, Fn fn) const {
 // Where records are kept.  `Journal` says what an implementation must promise;
 // `FileJournal` keeps its promises with a file of JSON lines:
 //
-//   J1  A group of records is one write, and under `Fsync::always` one sync.  It is
-//       stored when that has returned, and acknowledged only then.
+//   J1  A group of records is one write, and under `Fsync::always` and `answers` one sync.
+//       It is stored when that has returned, and acknowledged only then.
 //   J2  What could not be written is overwritten with empty lines, which are nothing,
 //       so that a request that was refused leaves no trace.  Where that fails too, the
 //       outcome is unknown until the file is replaced, and so it is said.
@@ -5271,10 +5278,13 @@ public:
     bool read(const Take& take) override;
     void commit(std::string_view lines, std::uint64_t pending) override;
     void write(std::string_view lines, std::uint64_t pending) override;
-    bool commit_waits() const override { return fsync_ == Fsync::always || swapping_.load(); }
+    bool commit_waits() const override { return commit_syncs() || swapping_.load(); }
     Ends write_ends(std::string_view lines, std::uint64_t pending) noexcept override;
     void sync() override;
-    bool wants_sync() const override { return fsync_ != Fsync::no && unsynced_.load(); }
+    bool wants_sync() const override {
+        const bool by_itself = fsync_ == Fsync::always || fsync_ == Fsync::everysec;
+        return by_itself && unsynced_.load();
+    }
     void replace(Source& source) override;
     bool failed() const override { return failed_.load(); }
     JournalFigures figures() const override;
@@ -5304,6 +5314,7 @@ private:
         std::uint64_t size = 0;
     };
 
+    bool commit_syncs() const { return fsync_ == Fsync::always || fsync_ == Fsync::answers; }
     void lock();
     void name_holder();
     void open_existing();
@@ -5516,7 +5527,7 @@ inline void FileJournal::commit(std::string_view lines, std::uint64_t pending) {
             start = size_;
             append_locked(lines);
         }
-        if (fsync_ == Fsync::always) sync();
+        if (commit_syncs()) sync();
     } catch (const std::exception& failure) {
         if (!file) throw;  // nothing of it was written
         take_back(*file, start, lines.size(), failure);
@@ -5548,7 +5559,7 @@ inline void FileJournal::take_back(File& file, std::uint64_t start, std::uint64_
     // A failed write was overwritten at once, as the next one may follow.
     bool is_gone = !failed_ || blank(file, start, size);
     try {
-        if (is_gone && fsync_ == Fsync::always) failed_ ? file.sync() : sync();
+        if (is_gone && commit_syncs()) failed_ ? file.sync() : sync();
     } catch (const std::exception&) {
         is_gone = false;
     }
@@ -12529,11 +12540,10 @@ inline std::string mark_json(const Mark& mark) {
 }
 
 inline std::string journal_json(const Stats& stats, const Options& options) {
-    static constexpr std::array<std::string_view, 3> policies{"always", "everysec", "no"};
     const auto number = [](std::uint64_t value) { return std::to_string(value); };
     return JsonObject()
         .add("file", options.journal.empty() ? "null" : quote_json(options.journal))
-        .add_text("fsync", policies[static_cast<std::size_t>(options.fsync)])
+        .add_text("fsync", name_of(options.fsync))
         .add("failed", stats.journal_failed ? "true" : "false")
         .add("failures", number(stats.journal_failures))
         .add("bytes", number(stats.journal_bytes))

@@ -34,10 +34,11 @@ struct Settings {
 };
 
 inline scheduler::Fsync fsync_policy(const std::string& text) {
-    if (text == "always") return scheduler::Fsync::always;
-    if (text == "everysec") return scheduler::Fsync::everysec;
-    if (text == "no") return scheduler::Fsync::no;
-    throw UsageError("must be always, everysec or no, not '" + text + "'");
+    using scheduler::Fsync;
+    for (const auto policy : {Fsync::always, Fsync::answers, Fsync::everysec, Fsync::no}) {
+        if (text == name_of(policy)) return policy;
+    }
+    throw UsageError("must be always, answers, everysec or no, not '" + text + "'");
 }
 
 inline scheduler::LogLevel log_level(const std::string& text) {
@@ -99,7 +100,8 @@ inline const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.listen.push_back(v); }},
     {"journal", "FILE", "where tasks are kept (default tasks.jsonl)",
      [](Settings& s, const std::string& v) { s.scheduler.journal = named(v); }},
-    {"fsync", "POLICY", "always, everysec or no: when a task counts as stored (default always)",
+    {"fsync", "POLICY",
+     "always, answers, everysec or no: when a task counts as stored (default always)",
      [](Settings& s, const std::string& v) { s.scheduler.fsync = fsync_policy(v); }},
     {"secret-file", "FILE",
      "file with the secret that every request must carry, or two, a line each",
@@ -115,8 +117,15 @@ inline const Flag flags[] = {
     {"tls-client-ca", "FILE",
      "let in only clients with a certificate that an authority in this file has signed",
      [](Settings& s, const std::string& v) { s.http.tls_client_ca = named(v); }},
-    {"history", "N", "past events that are kept, each for 60 s at least (default 10000)",
+    {"journal-min-size", "BYTES",
+     "below this size the journal is not replaced by a shorter one (default 4194304)",
+     [](Settings& s, const std::string& v) {
+         set_number(s.scheduler.rewrite_min_bytes, v, 0, any_size);
+     }},
+    {"history", "N", "past events that are kept, each for --min-retention at least (default 10000)",
      [](Settings& s, const std::string& v) { set_number(s.scheduler.history, v, 0, any_size); }},
+    {"min-retention", "DURATION", "for how long each past event is kept at least (default 60s)",
+     [](Settings& s, const std::string& v) { s.scheduler.min_retention = duration(v); }},
     {"max-body", "BYTES", "largest request body (default 1048576)",
      [](Settings& s, const std::string& v) { set_number(s.http.max_body, v, 1, 1U << 30); }},
     {"max-tasks", "N", "pending tasks at once (default 10000000)",

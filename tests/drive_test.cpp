@@ -301,6 +301,28 @@ TEST_SUITE("drive") {
         }
     }
 
+    TEST_CASE("the policy says how often the journal of a task is synced") {
+        const auto syncs_of = [](Fsync fsync) {
+            const TempDir dir;
+            TestClock clock;
+            Options options = with(clock, Drive::caller);
+            options.journal = dir.journal();
+            options.fsync = fsync;
+            Scheduler tasks(options);
+            const std::uint64_t before = tasks.stats().journal_syncs;
+            for (int i = 0; i < 100; ++i) {
+                tasks.schedule(std::chrono::seconds(1), "\"x\"");
+                clock.advance(std::chrono::seconds(1));
+                CHECK(tasks.run_due() == 1);
+            }
+            if (fsync == Fsync::answers) CHECK_FALSE(tasks.next_wake());
+            return tasks.stats().journal_syncs - before;
+        };
+        CHECK(syncs_of(Fsync::always) == 200);
+        CHECK(syncs_of(Fsync::answers) == 100);
+        CHECK(syncs_of(Fsync::no) == 0);
+    }
+
     TEST_CASE("without threads there is none, and everything is done by who drives") {
         const TempDir dir;
         TestClock clock;

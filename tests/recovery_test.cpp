@@ -809,7 +809,7 @@ void check_explained(PoweredRun& run) {
 
 TEST_SUITE("recovery") {
     TEST_CASE("whichever call fails, what was answered holds after a restart") {
-        for (const Fsync fsync : {Fsync::always, Fsync::everysec, Fsync::no}) {
+        for (const Fsync fsync : {Fsync::always, Fsync::answers, Fsync::everysec, Fsync::no}) {
             for (const int error : {EIO, ENOSPC}) {
                 std::size_t number = 0;
                 for (bool failed = true; failed && number < 500; ++number) {

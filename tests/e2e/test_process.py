@@ -452,7 +452,7 @@ class Stopping(TestCase):
         self.assertLess(seconds, support.SOON)
 
     def test_what_came_due_while_it_was_down_is_emitted_at_the_start(self):
-        for policy in ("always", "everysec", "no"):
+        for policy in ("always", "answers", "everysec", "no"):
             server = self.server("--fsync", policy)
             with server.stream() as stream:
                 first = server.schedule("first", 0)

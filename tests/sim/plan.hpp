@@ -63,6 +63,10 @@ constexpr Act last_of_faults = Act::fail_memory;
 
 struct Plan {
     explicit Plan(Random& random);
+    bool syncs_answers() const {
+        return options.fsync == scheduler::Fsync::always ||
+               options.fsync == scheduler::Fsync::answers;
+    }
     // What is next.
     Act draw(Random& random) const;
     double& weight(Act act) { return weights_[static_cast<std::size_t>(act)]; }
@@ -101,8 +105,9 @@ inline void Plan::draw_options(Random& random) {
         const std::array<std::size_t, sizeof...(values)> all{static_cast<std::size_t>(values)...};
         return all[random.below(all.size())];
     };
-    constexpr std::array policies{scheduler::Fsync::always, scheduler::Fsync::always,
-                                  scheduler::Fsync::everysec, scheduler::Fsync::no};
+    using scheduler::Fsync;
+    constexpr std::array policies{Fsync::always, Fsync::always, Fsync::answers, Fsync::everysec,
+                                  Fsync::no};
     options.journal = "/sim/tasks.jsonl";
     options.drive = scheduler::Drive::caller;
     options.fsync = policies[random.below(policies.size())];

@@ -850,6 +850,7 @@ inline void World::advance_bounds(bool acknowledged, bool ran, const Result& res
     const bool well = !result.faulted && !journal_failed_ && has_room;
     if (replaced && result.failed_before) marks_.hit("a failed sync, then a replacement");
     const bool always = plan_.options.fsync == scheduler::Fsync::always;
+    const bool synced = acknowledged && plan_.syncs_answers();
     if (acknowledged) owed_ = false;
     if (replaced && well) owed_ = false;
     settle_floats(acknowledged, replaced && well, result);
@@ -857,7 +858,7 @@ inline void World::advance_bounds(bool acknowledged, bool ran, const Result& res
     if (!owed_) kept_by_crash_ = log_.size();
     // What came after the replacement, in the same call, is not known to be synced.
     if (replaced && well) kept_by_power_ = std::max(kept_by_power_, logged_at_call_);
-    if (!owed_ && always && (acknowledged || (ran && well))) kept_by_power_ = log_.size();
+    if (!owed_ && (synced || (always && ran && well))) kept_by_power_ = log_.size();
     if (plan_.options.fsync == scheduler::Fsync::everysec) advance_by_age(ran && well);
     absorb();
 }

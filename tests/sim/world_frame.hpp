@@ -129,7 +129,7 @@ inline void World::log_ghost(Effect effect, const Result& result) {
     const bool is_known = result.code && *result.code != Errc::outcome_unknown && !has_crashed();
     const bool failed = journal_failed_ || tasks_->stats().journal_failed;
     if (!has_crashed() && !result.faulted && !failed) return;
-    if (is_known && plan_.options.fsync == scheduler::Fsync::always) return;
+    if (is_known && plan_.syncs_answers()) return;
     const bool any = has_crashed() || (failed && !is_known);
     log_.push_back({std::move(effect), any ? Ghost::any : Ghost::power});
 }
