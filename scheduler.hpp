@@ -130,21 +130,24 @@
 
 #include <dirent.h>
 #include <fcntl.h>
-#include <malloc.h>
 #include <poll.h>
 #include <signal.h>
 #include <spawn.h>
-#include <sys/eventfd.h>
 #include <sys/file.h>
-#include <sys/mman.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
+
+#ifdef __linux__
+#include <malloc.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/timerfd.h>
+#endif
 
 #if __has_include(<picojson/picojson.h>)
 #include <picojson/picojson.h>
@@ -1634,10 +1637,8 @@ inline std::string_view message_of(std::string_view payload) {
 //       else is refused, never guessed.
 //       A moment before or after the years of six digits is refused as well: what
 //       is read can always be written and read again.
-//   C2  A moment is a count of milliseconds.  It becomes a time_point of
-//       nanoseconds only to wait.  These end in 2262, and the seconds of a time_t
-//       of 32 bits in 2038: a wait for a later moment ends there, and is begun
-//       again.
+//   C2  A moment is a count of milliseconds, and goes to the kernel and comes from
+//       it in 64 bits: a time_t of 32 bits ends in January 2038.
 
 namespace detail {
 
@@ -1854,19 +1855,6 @@ inline std::optional<milliseconds> read_seconds(std::string_view token) {
     return milliseconds(static_cast<std::int64_t>(*seconds * 1'000 + 0.5));
 }
 
-// For waiting (C2): the moment, or the latest that a thread can wait until.  `Seconds` is
-// what the system counts seconds in.
-template <class Seconds = std::time_t>
-std::chrono::system_clock::time_point to_system_time(TimePoint time) {
-    using System = std::chrono::system_clock;
-    constexpr std::intmax_t most = std::numeric_limits<Seconds>::max();
-    auto latest = std::chrono::time_point_cast<milliseconds>(System::time_point::max());
-    if (most < latest.time_since_epoch().count() / 1'000) {
-        latest = TimePoint(std::chrono::seconds(most));
-    }
-    return System::time_point(std::min(std::max(time, TimePoint()), latest).time_since_epoch());
-}
-
 }  // namespace detail
 
 /// Time that stands still until it is moved, for tests and simulations: its `source()` is for
@@ -1957,6 +1945,12 @@ inline std::string format_time(TimePoint time) {
 
 /// The wall clock, cut to the millisecond.
 inline TimePoint wall_clock() {
+#ifdef SYS_clock_gettime64  // where a time_t may have 32 bits (C2)
+    std::array<std::int64_t, 2> now;
+    if (::syscall(SYS_clock_gettime64, CLOCK_REALTIME, now.data()) == 0) {
+        return TimePoint(milliseconds(now[0] * 1'000 + now[1] / 1'000'000));
+    }
+#endif
     return std::chrono::time_point_cast<milliseconds>(std::chrono::system_clock::now());
 }
 
@@ -2119,6 +2113,104 @@ public:
 private:
     int fd_;
 };
+
+// Waits for a moment of the wall clock, wherever that is set meanwhile, and however long the
+// machine sleeps.  Its calls need the mutex of the lock that wait() is given.  A condition variable
+// cannot do it: musl's waits for so long as it was until then when the wait began.
+class WallTimer {
+public:
+    // Throws std::system_error if there is no descriptor left.
+    WallTimer();
+    // Has wait() rouse a suspended machine.  Returns why it cannot; empty: it can.
+    std::string wake_device();
+    // Until this moment, or without end.  wake() ends it earlier, and so may a clock that is set.
+    // At `rouse` the machine is roused.
+    void wait(std::unique_lock<std::mutex>& lock, std::optional<TimePoint> until,
+              std::optional<TimePoint> rouse = std::nullopt);
+    void wake();
+
+private:
+#ifdef __linux__
+    static bool set(int timer, std::optional<TimePoint> at);
+
+    const Descriptor timer_;
+    Descriptor alarm_;  // nobody reads it: what rouses the machine ends the wait for timer_ too
+#else
+    std::condition_variable changed_;
+#endif
+};
+
+#ifdef __linux__
+inline WallTimer::WallTimer() : timer_(::timerfd_create(CLOCK_REALTIME, TFD_CLOEXEC)) {
+    if (timer_.get() >= 0 && set(timer_.get(), std::nullopt)) return;
+    throw std::system_error(errno, std::generic_category(), "cannot make a timer");
+}
+
+inline std::string WallTimer::wake_device() {
+    alarm_.reset(::timerfd_create(CLOCK_REALTIME_ALARM, TFD_CLOEXEC | TFD_NONBLOCK));
+    const int error = alarm_.get() < 0 || !set(alarm_.get(), std::nullopt) ? errno : 0;
+    if (error == EPERM) return "the right CAP_WAKE_ALARM is missing";
+    if (error != 0) return std::generic_category().message(error);
+    for (char clock = '0'; clock <= '9'; ++clock) {
+        const std::string alarm = std::string("/sys/class/rtc/rtc") + clock + "/wakealarm";
+        if (::access(alarm.c_str(), F_OK) == 0) return "";
+    }
+    return "no clock that could is in /sys/class/rtc";
+}
+
+// A timer that is set to what is past ends the wait at once.
+inline void WallTimer::wake() {
+    set(timer_.get(), TimePoint());
+}
+
+inline void WallTimer::wait(std::unique_lock<std::mutex>& lock, std::optional<TimePoint> until,
+                            std::optional<TimePoint> rouse) {
+    set(timer_.get(), until);
+    if (alarm_.get() >= 0) set(alarm_.get(), rouse);
+    lock.unlock();
+    std::uint64_t ends = 0;
+    if (::read(timer_.get(), &ends, sizeof ends) < 0) ends = 0;  // the clock was set (ECANCELED)
+    lock.lock();
+}
+
+// The kernel follows the clock in any case, but only a timer that is cancelled also ends a wait
+// that seems longer now; some sandboxes do not know how.
+inline bool WallTimer::set(int timer, std::optional<TimePoint> at) {
+    const std::int64_t ms = at ? std::max<std::int64_t>(at->time_since_epoch().count(), 1) : 0;
+    const std::int64_t nanoseconds = ms % 1'000 * 1'000'000;
+    for (const int flags : {TFD_TIMER_ABSTIME | TFD_TIMER_CANCEL_ON_SET, TFD_TIMER_ABSTIME + 0}) {
+#ifdef SYS_timerfd_settime64  // where a time_t may have 32 bits (C2)
+        const std::array<std::int64_t, 4> wide{0, 0, ms / 1'000, nanoseconds};
+        const long done = ::syscall(SYS_timerfd_settime64, timer, flags, wide.data(), nullptr);
+        if (done == 0 || errno == ECANCELED) return true;
+#endif
+        itimerspec spec{};
+        constexpr std::int64_t last = std::numeric_limits<decltype(spec.it_value.tv_sec)>::max();
+        spec.it_value.tv_sec = static_cast<std::time_t>(std::min(ms / 1'000, last));
+        spec.it_value.tv_nsec = static_cast<decltype(spec.it_value.tv_nsec)>(nanoseconds);
+        if (::timerfd_settime(timer, flags, &spec, nullptr) == 0 || errno == ECANCELED) return true;
+    }
+    return false;
+}
+#else
+// Nothing tells when the clock is set: it is looked at each minute.
+inline WallTimer::WallTimer() = default;
+
+inline std::string WallTimer::wake_device() {
+    return "only Linux can";
+}
+
+inline void WallTimer::wake() {
+    changed_.notify_one();
+}
+
+inline void WallTimer::wait(std::unique_lock<std::mutex>& lock, std::optional<TimePoint> until,
+                            std::optional<TimePoint>) {
+    if (!until) return changed_.wait(lock);
+    constexpr milliseconds longest = std::chrono::minutes(1);
+    changed_.wait_for(lock, *until < wall_clock() + longest ? *until - wall_clock() : longest);
+}
+#endif
 
 inline std::string directory_of(const std::string& path) {
     const std::size_t slash = path.rfind('/');
@@ -5888,6 +5980,10 @@ struct Options {
     std::uint64_t rewrite_min_bytes = std::uint64_t{4} << 20;
     /// Whether the scheduler has threads, or the caller runs what is due.
     Drive drive = Drive::thread;
+    /// Rouses a suspended machine when a task is due.  Where the machine has no clock for that, or
+    /// the program not the right (CAP_WAKE_ALARM), a warning is logged, and all else goes on.
+    /// With `Drive::thread`, on Linux.
+    bool wake_device = false;
 
     /// Called with a record of what was repaired, dropped, refused or failed, without a lock and
     /// after its effect is shown: on the thread where it happened, which waits for it, or, for
@@ -6288,6 +6384,7 @@ public:
     bool emit_due();
     // When emit_due() has something to do, if ever.
     std::optional<TimePoint> next_wake_locked() const;
+    std::optional<TimePoint> next_emission_locked() const;
     // Whether nothing may be emitted, though it be due (S7).
     bool is_paused_locked() const {
         return state_.paused() || (committing_ && committing_->pauses);
@@ -7678,12 +7775,16 @@ inline bool Store::is_clock_trusted_locked(TimePoint at) {
     return clock_trusted_;
 }
 
+inline std::optional<TimePoint> Store::next_emission_locked() const {
+    return is_paused_locked() ? std::nullopt : state_.next_due();
+}
+
 // A task whose change is on its way is not waited for: when that has ended,
 // on_due_changed tells.
 inline std::optional<TimePoint> Store::next_wake_locked() const {
     if (!journal_->is_owner()) return std::nullopt;
     if (!clock_trusted_) return state_.newest_stamp();
-    const std::optional<TimePoint> due = is_paused_locked() ? std::nullopt : state_.next_due();
+    const std::optional<TimePoint> due = next_emission_locked();
     const std::optional<TimePoint> trim = state_.next_trim();
     if (!due || !trim) return due ? due : trim;
     return std::min(*due, *trim);
@@ -9058,8 +9159,8 @@ inline CompactResult compact_journal(Options options) {
 // ============================================================================
 //
 //   W1  One thread waits, on the wall clock, until exactly the next due time, and
-//       not at all when nothing is pending.  A clock that is stepped ends or
-//       lengthens the wait by itself.
+//       without end when nothing is pending.  A clock that is stepped ends or
+//       lengthens the wait by itself, and so does a machine that was suspended.
 //   W2  It is woken only by a task that is due before everything it waits for.
 //   W3  Readers are cursors over the history.  A callback has a thread, so that a
 //       slow one delays nobody and may call the scheduler.
@@ -9833,10 +9934,11 @@ private:
     std::optional<Cursor> wait_for_last_emission();
     bool wait_for_callbacks(Cursor end);
     bool drain_here();
+    void sleep(std::unique_lock<std::mutex>& lock, std::optional<TimePoint> until);
 
     detail::Store store_;
     const Cursor first_;                       // of the first event that this object emits
-    std::condition_variable wake_;             // with the store's mutex
+    detail::WallTimer wake_;                   // with the store's mutex
     std::condition_variable drained_;          // with the store's mutex: it may be empty, or stops
     std::optional<TimePoint> sleeping_until_;  // guarded by the store's mutex
     bool sleeping_ = false;                    // guarded by the store's mutex
@@ -9861,9 +9963,18 @@ inline Scheduler::Scheduler(Options options) : store_(std::move(options)), first
         drained_.notify_all();
         if (!sleeping_) return;
         const auto wake = store_.next_wake_locked();
-        if (wake && (!sleeping_until_ || *wake < *sleeping_until_)) wake_.notify_one();  // W2
+        const bool is_earlier = wake && (!sleeping_until_ || *wake < *sleeping_until_);
+        if (is_earlier || drive() == Drive::caller) wake_.wake();  // W2; or it sleeps in drain()
     };
-    if (drive() == Drive::thread) thread_ = std::thread([this] { run(); });
+    if (drive() == Drive::caller) return;
+    if (store_.options().wake_device) {
+        const std::string problem = wake_.wake_device();
+        if (!problem.empty()) {
+            const std::string told = "a task that is due will not wake a suspended machine: ";
+            say(LogLevel::warning, "device.not_woken", (told + problem).c_str());
+        }
+    }
+    thread_ = std::thread([this] { run(); });
 }
 
 // ---- 10.4 Tasks ------------------------------------------------------------
@@ -10033,9 +10144,7 @@ inline std::size_t Scheduler::forget(const EventRange& range) {
 
 // ---- 10.5 Emission ---------------------------------------------------------
 
-// The kernel may delay a timer by 50 µs to save wake-ups; this thread asks it not to.
 inline void Scheduler::run() {
-    ::prctl(PR_SET_TIMERSLACK, 1UL);
     std::unique_lock<std::mutex> lock(store_.mutex());
     while (!stopping_) {
         const auto wake = store_.next_wake_locked();
@@ -10046,19 +10155,24 @@ inline void Scheduler::run() {
             if (well) has_turned_ = true;
             lock.lock();
             if (store_.is_empty_locked()) drained_.notify_all();
-            if (!well) wake_.wait_for(lock, std::chrono::seconds(1));
+            if (!well) wake_.wait(lock, wall_clock() + std::chrono::seconds(1));
             continue;
         }
         has_turned_ = true;
-        sleeping_ = true;
-        sleeping_until_ = wake;
-        if (wake && !store_.options().now) {
-            wake_.wait_until(lock, detail::to_system_time(*wake));  // W1
-        } else {
-            wake_.wait(lock);
-        }
-        sleeping_ = false;
+        sleep(lock, wake);
     }
+}
+
+// A clock of the options is not waited for: its owner calls clock_changed().
+inline void Scheduler::sleep(std::unique_lock<std::mutex>& lock, std::optional<TimePoint> until) {
+    sleeping_ = true;
+    sleeping_until_ = until;
+    if (store_.options().now) {
+        wake_.wait(lock, std::nullopt);
+    } else {
+        wake_.wait(lock, until, store_.next_emission_locked());  // W1
+    }
+    sleeping_ = false;
 }
 
 // False: there was no memory for all of it, and it is to be tried again.
@@ -10342,12 +10456,15 @@ inline bool Scheduler::drain_here() {
         if (stopping_) return false;
         if (store_.is_empty_locked()) return true;
         const auto wake = store_.next_wake_locked();
-        if (!wake) {
-            drained_.wait(lock);  // what another thread has begun is on its way
-        } else if (!store_.options().now) {
-            drained_.wait_until(lock, detail::to_system_time(*wake));
-        } else if (*wake > store_.now()) {
+        if (wake && store_.options().now) {
+            if (*wake <= store_.now()) continue;
             throw Error(Errc::invalid_argument, "drain() cannot wait for a clock that you set");
+        }
+        if (!wake || sleeping_) {  // what another thread has begun is on its way
+            drained_.wait(lock);
+        } else {
+            sleep(lock, wake);
+            drained_.notify_all();
         }
     }
 }
@@ -10436,7 +10553,7 @@ inline std::uint64_t Scheduler::backup(const std::string& path, bool overwrite) 
 
 inline void Scheduler::clock_changed() {
     const std::lock_guard<std::mutex> guard(store_.mutex());
-    wake_.notify_one();
+    wake_.wake();
 }
 
 inline bool Scheduler::check_pulse() {
@@ -10452,7 +10569,7 @@ inline void Scheduler::stop() {
     {
         const std::lock_guard<std::mutex> guard(store_.mutex());
         stopping_ = true;
-        wake_.notify_one();
+        wake_.wake();
         drained_.notify_all();
     }
     if (thread_.joinable()) thread_.join();

@@ -141,6 +141,8 @@ inline const Flag flags[] = {
     {"max-lateness", "DURATION",
      "do not emit a task that is later than this, such as 1h (default: never)",
      [](Settings& s, const std::string& v) { s.scheduler.max_lateness = duration(v); }},
+    {"wake-device", nullptr, "wake a suspended machine when a task is due (needs CAP_WAKE_ALARM)",
+     [](Settings& s, const std::string& v) { s.scheduler.wake_device = is_yes(v); }},
     {"webhook", "URL", "POST each event's payload to this URL; may be repeated",
      [](Settings& s, const std::string& v) { s.webhooks.push_back(v); }},
     {"exec", "COMMAND",

@@ -214,6 +214,41 @@ TEST_SUITE("files") {
         CHECK((::fcntl(file.fd(), F_GETFD) & FD_CLOEXEC) != 0);
         CHECK((file.status().st_mode & 0777U) == 0600U);
     }
+
+    TEST_CASE("a wait ends at its moment of the wall clock, and not before") {
+        detail::WallTimer timer;
+        std::mutex mutex;
+        std::unique_lock<std::mutex> lock(mutex);
+        const TimePoint until = wall_clock() + milliseconds(20);
+        while (wall_clock() < until) timer.wait(lock, until);  // a clock that is set may end it
+        timer.wait(lock, TimePoint());
+        timer.wait(lock, TimePoint::min());
+        CHECK(lock.owns_lock());
+    }
+
+    TEST_CASE("a wait without end, or beyond January 2038, ends when it is told, and only then") {
+        for (const std::optional<TimePoint> until :
+             {std::optional<TimePoint>(), parse_time("2038-01-19T03:14:08Z"),
+              parse_time("+200000-01-01"), std::optional(detail::last_time),
+              std::optional(TimePoint::max())}) {
+            CAPTURE(until.has_value());
+            if (until && *until < wall_clock() + std::chrono::hours(1)) continue;
+            detail::WallTimer timer;
+            std::mutex mutex;
+            auto waited = std::async(std::launch::async, [&] {
+                std::unique_lock<std::mutex> lock(mutex);
+                timer.wait(lock, until);
+            });
+            CHECK(waited.wait_for(milliseconds(20)) == std::future_status::timeout);
+            for (auto state = std::future_status::timeout; state != std::future_status::ready;) {
+                {
+                    const std::lock_guard<std::mutex> guard(mutex);
+                    timer.wake();  // one that comes before the wait is none
+                }
+                state = waited.wait_for(milliseconds(20));
+            }
+        }
+    }
 }
 
 }  // namespace files_test

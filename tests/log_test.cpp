@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+#include <linux/capability.h>
+
 namespace log_test {
 
 using namespace scheduler;
@@ -150,6 +152,30 @@ TEST_SUITE("log") {
         const auto record = heard.find("clock.stepped");
         REQUIRE(record);
         CHECK(record->text == "the clock was set back by 3600000 ms");
+        CHECK(heard.all().size() == 1);
+    }
+
+    TEST_CASE("a machine that cannot be woken is told once, and tasks are emitted on time") {
+        Heard heard;
+        Options options;
+        options.log = heard.log();
+        options.wake_device = true;
+        std::thread without_rights([&] {
+            __user_cap_header_struct self{_LINUX_CAPABILITY_VERSION_3, 0};  // of this thread alone
+            std::array<__user_cap_data_struct, 2> none{};
+            REQUIRE(::syscall(SYS_capset, &self, none.data()) == 0);
+            Scheduler tasks(options);
+            tasks.schedule(milliseconds(10), "{}");
+            CHECK(tasks.drain());
+            CHECK(tasks.stats().emitted == 1);
+        });
+        without_rights.join();
+        const auto record = heard.find("device.not_woken");
+        REQUIRE(record);
+        CHECK(record->level == LogLevel::warning);
+        CHECK(record->text ==
+              "a task that is due will not wake a suspended machine: the right CAP_WAKE_ALARM is "
+              "missing");
         CHECK(heard.all().size() == 1);
     }
 
