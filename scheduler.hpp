@@ -11499,14 +11499,105 @@ namespace detail {
 
 // ---- 12.1 JSON that is shown -------------------------------------------------
 
+// JSON that grows at its end.  append() adds a value of any type that has an overload, be it
+// declared below: this being a type of its own, that is found all the same.
+struct Json {
+    std::string text;
+
+    // An object or an array without a member; one that stands at the end grows by add().
+    Json& object() {
+        text += "{}";
+        return *this;
+    }
+    Json& array() {
+        text += "[]";
+        return *this;
+    }
+    template <class Value>
+    Json& add(std::string_view name, const Value& value) {
+        open();
+        append_quoted(text, name);
+        text += ':';
+        append(*this, value);
+        text += '}';
+        return *this;
+    }
+    template <class Value>
+    Json& add(const Value& value) {
+        open();
+        append(*this, value);
+        text += ']';
+        return *this;
+    }
+
+private:
+    void open() {
+        text.pop_back();
+        if (text.back() != '{' && text.back() != '[') text += ',';
+    }
+};
+
+// Text that is JSON already.
+struct Verbatim {
+    std::string_view json;
+};
+
+inline void append(Json& to, const Verbatim& verbatim) {
+    to.text += verbatim.json;
+}
+inline void append(Json& to, const Json& json) {
+    to.text += json.text;
+}
+inline void append(Json& to, TaskId id) {
+    append_quoted(to.text, id.str());
+}
+inline void append(Json& to, TimePoint time) {
+    append_quoted(to.text, format_time(time));
+}
+
+template <class Value>
+void append(Json& to, const Value& value) {
+    if constexpr (std::is_same_v<Value, bool>) {
+        to.text += value ? "true" : "false";
+    } else if constexpr (std::is_same_v<Value, milliseconds>) {
+        to.text += std::to_string(value.count());
+    } else if constexpr (std::is_integral_v<Value>) {
+        to.text += std::to_string(value);
+    } else {
+        append_quoted(to.text, value);
+    }
+}
+
+template <class Value>
+void append(Json& to, const std::optional<Value>& value) {
+    if (!value) {
+        to.text += "null";
+    } else {
+        append(to, *value);
+    }
+}
+
+template <class Value>
+void append(Json& to, const std::vector<Value>& values) {
+    to.array();
+    for (const Value& value : values) to.add(value);
+}
+
+template <class Value>
+std::string json_of(const Value& value) {
+    Json json;
+    append(json, value);
+    return std::move(json.text);
+}
+
+// Text, or null where there is none.
+inline std::optional<std::string_view> text_or_null(const std::string& text) {
+    return text.empty() ? std::nullopt : std::optional<std::string_view>(text);
+}
+
 // {"errors":["…"]}
 inline std::string errors_json(const std::vector<std::string>& errors) {
-    std::string json = R"({"errors":[)";
-    for (const std::string& error : errors) {
-        if (&error != &errors.front()) json += ',';
-        append_quoted(json, error);
-    }
-    return json + "]}";
+    return json_of(Json().object().add("errors", errors));
 }
 
 // The text of an exception, which begins small and ends open, as a sentence.
@@ -11515,13 +11606,6 @@ inline std::string sentence(std::string text) {
         text[0] = static_cast<char>(text[0] - 'a' + 'A');
     }
     return text.empty() || text.back() == '.' ? text : text + '.';
-}
-
-inline void append_member(std::string& json, std::string_view name, std::string_view text) {
-    json += json.size() > 1 && json.back() != '{' ? ",\"" : "\"";
-    json += name;
-    json += "\":";
-    append_quoted(json, text);
 }
 
 // The string that a member of an object says; nothing if `json` is no object, is
@@ -11568,203 +11652,115 @@ bool for_each_element(std::string_view json, Fn fn) {
 
 // The members of a task or an event that only some have.
 template <class Of>
-void append_details(std::string& json, const Of& of) {
+void add_details(Json& to, const Of& of) {
     const Details details = PayloadAccess::details_of(of.payload);
-    if (!details.name.empty()) append_member(json, "name", details.name);
-    if (!details.traceparent.empty()) append_member(json, "traceparent", details.traceparent);
-    if (!details.tracestate.empty()) append_member(json, "tracestate", details.tracestate);
+    if (!details.name.empty()) to.add("name", details.name);
+    if (!details.traceparent.empty()) to.add("traceparent", details.traceparent);
+    if (!details.tracestate.empty()) to.add("tracestate", details.tracestate);
 }
 
-inline void append_task(std::string& json, const Task& task) {
-    json += '{';
-    append_member(json, "id", task.id.str());
-    append_details(json, task);
-    append_member(json, "status",
-                  task.status == Status::pending   ? "pending"
-                  : task.status == Status::emitted ? "emitted"
-                                                   : "missed");
-    append_member(json, "due", format_time(task.due));
+inline void append(Json& to, const Task& task) {
+    static constexpr std::array<std::string_view, 3> statuses{"pending", "emitted", "missed"};
+    to.object().add("id", task.id);
+    add_details(to, task);
+    to.add("status", statuses[static_cast<std::size_t>(task.status)]).add("due", task.due);
     if (task.status != Status::pending) {
-        append_member(json, task.status == Status::emitted ? "emitted_at" : "missed_at",
-                      format_time(task.ended_at));
-        json += ",\"late_ms\":" + std::to_string((task.ended_at - task.due).count());
+        to.add(task.status == Status::emitted ? "emitted_at" : "missed_at", task.ended_at);
+        to.add("late_ms", task.ended_at - task.due);
     }
-    json.append(",\"payload\":").append(task.text()) += '}';
+    to.add("payload", Verbatim{task.text()});
 }
 
-inline void append_event(std::string& json, const Event& event) {
-    json += '{';
-    append_member(json, "id", event.id.str());
-    append_details(json, event);
-    append_member(json, "due", format_time(event.due));
-    append_member(json, "emitted_at", format_time(event.emitted_at));
-    json += ",\"late_ms\":" + std::to_string(event.late().count());
-    json.append(",\"payload\":").append(event.text()) += '}';
+inline void append(Json& to, const Event& event) {
+    to.object().add("id", event.id);
+    add_details(to, event);
+    to.add("due", event.due).add("emitted_at", event.emitted_at).add("late_ms", event.late());
+    to.add("payload", Verbatim{event.text()});
 }
 
-// What a pause is shown as: null where there is none.
-inline std::string pause_json(const std::optional<Pause>& paused) {
-    if (!paused) return "null";
-    std::string json = "{";
-    append_member(json, "since", format_time(paused->since));
-    json += ",\"reason\":" + (paused->reason.empty() ? "null" : quote_json(paused->reason));
-    return json + '}';
+inline void append(Json& to, const Pause& pause) {
+    to.object().add("since", pause.since).add("reason", text_or_null(pause.reason));
 }
 
-inline void append_sink(std::string& json, const SinkStatus& sink) {
-    const auto number = [&json](const char* name, std::uint64_t value) {
-        json.append(",\"").append(name).append("\":").append(std::to_string(value));
-    };
-    json += '{';
-    append_member(json, "name", sink.name);
-    append_member(json, "kind", sink.kind);
-    append_member(json, "target", sink.target);
-    if (!sink.topics.empty()) {
-        json += ",\"topics\":[";
-        for (const std::string& topic : sink.topics) {
-            if (&topic != &sink.topics.front()) json += ',';
-            append_quoted(json, topic);
-        }
-        json += ']';
-    }
-    append_member(json, "state", sink_states[static_cast<std::size_t>(sink.state)]);
-    json += ",\"cursor\":" + (sink.cursor ? '"' + sink.cursor->str() + '"' : "null");
-    number("lag", sink.lag);
-    number("attempts", sink.attempts);
-    json += ",\"next_attempt\":";
-    json += sink.next_attempt ? '"' + format_time(*sink.next_attempt) + '"' : "null";
-    if (sink.last_error.empty()) {
-        json += ",\"last_error\":null";
-    } else {
-        append_member(json, "last_error", sink.last_error);
-    }
-    number("delivered", sink.delivered);
-    number("failed", sink.failed);
-    number("postponed", sink.postponed);
-    number("dead", sink.dead);
-    number("dropped", sink.dropped);
-    json += '}';
+inline void append(Json& to, const SinkStatus& sink) {
+    to.object().add("name", sink.name).add("kind", sink.kind).add("target", sink.target);
+    if (!sink.topics.empty()) to.add("topics", sink.topics);
+    to.add("state", sink_states[static_cast<std::size_t>(sink.state)]);
+    to.add("cursor", sink.cursor).add("lag", sink.lag).add("attempts", sink.attempts);
+    to.add("next_attempt", sink.next_attempt).add("last_error", text_or_null(sink.last_error));
+    to.add("delivered", sink.delivered).add("failed", sink.failed);
+    to.add("postponed", sink.postponed).add("dead", sink.dead).add("dropped", sink.dropped);
 }
 
-inline void append_letter(std::string& json, const DeadLetter& letter) {
-    append_event(json, letter.event);
-    json.pop_back();
-    append_member(json, "given_up_at", format_time(letter.at));
-    json += ",\"attempts\":" + std::to_string(letter.attempts);
-    append_member(json, "error", letter.error);
-    json.append(",\"redelivering\":").append(letter.redelivering ? "true}" : "false}");
+inline void append(Json& to, const DeadLetter& letter) {
+    append(to, letter.event);
+    to.add("given_up_at", letter.at).add("attempts", letter.attempts).add("error", letter.error);
+    to.add("redelivering", letter.redelivering);
 }
 
 inline constexpr std::array<std::string_view, 3> share_states{"taken", "waiting", "dead"};
 
-inline void append_story(std::string& json, const TaskStory& story) {
-    append_task(json, story.task);
-    json.pop_back();
-    append_member(json, "stored_at", format_time(story.stored_at));
-    json += ",\"sinks\":[";
-    for (const SinkShare& share : story.sinks) {
-        if (json.back() != '[') json += ',';
-        json += '{';
-        append_member(json, "name", share.sink);
-        append_member(json, "state", share_states[static_cast<std::size_t>(share.state)]);
-        json += ",\"attempts\":" + std::to_string(share.attempts);
-        json += ",\"error\":" + (share.error.empty() ? "null" : quote_json(share.error));
-        json += ",\"next_attempt\":";
-        json += share.next_attempt ? quote_json(format_time(*share.next_attempt)) : "null";
-        json += '}';
-    }
-    json += "]}";
+inline void append(Json& to, const SinkShare& share) {
+    to.object().add("name", share.sink);
+    to.add("state", share_states[static_cast<std::size_t>(share.state)]);
+    to.add("attempts", share.attempts).add("error", text_or_null(share.error));
+    to.add("next_attempt", share.next_attempt);
 }
 
-}  // namespace detail
+inline void append(Json& to, const TaskStory& story) {
+    append(to, story.task);
+    to.add("stored_at", story.stored_at).add("sinks", story.sinks);
+}
 
-namespace detail {
+inline void append(Json& to, const Histogram& histogram) {
+    to.object().add("from", histogram.from).add("to", histogram.to);
+    to.add("counts", histogram.counts);
+}
 
-inline std::string damage_json(const JournalDamage& damage) {
-    std::string json = "{\"line\":" + std::to_string(damage.line);
-    json += ",\"at\":" + std::to_string(damage.at);
-    json += ",\"bytes\":" + std::to_string(damage.bytes);
-    append_member(json, "problem", damage.problem);
-    return json + ",\"kept\":" + std::to_string(damage.kept) + '}';
+inline void append(Json& to, const JournalDamage& damage) {
+    to.object().add("line", damage.line).add("at", damage.at).add("bytes", damage.bytes);
+    to.add("problem", damage.problem).add("kept", damage.kept);
+}
+
+inline void append(Json& to, const JournalReport& report) {
+    Json operations;
+    operations.object();
+    for (const auto& [name, count] : report.operations) operations.add(name, count);
+    to.object().add("journal", report.path).add("sound", report.is_sound());
+    to.add("used_by", text_or_null(report.used_by));
+    to.add("bytes", report.bytes).add("records", report.records).add("operations", operations);
+    to.add("pending", report.pending).add("named", report.named).add("emitted", report.emitted);
+    to.add("missed", report.missed).add("cancelled", report.cancelled).add("keys", report.keys);
+    to.add("next_due", report.next_due).add("newest", report.newest).add("paused", report.paused);
+    to.add("sinks", report.sinks).add("damage", report.damage);
+    to.add("torn_bytes", report.torn_bytes);
 }
 
 }  // namespace detail
 
 /// What a journal holds: a JSON object.
 inline std::string to_json(const JournalReport& report) {
-    const auto time = [](const std::optional<TimePoint>& at) {
-        return at ? '"' + format_time(*at) + '"' : "null";
-    };
-    std::string json = "{";
-    const auto number = [&json](const char* name, std::uint64_t value) {
-        json.append(",\"").append(name).append("\":").append(std::to_string(value));
-    };
-    detail::append_member(json, "journal", report.path);
-    json.append(",\"sound\":").append(report.is_sound() ? "true" : "false");
-    json += ",\"used_by\":" + (report.used_by.empty() ? "null" : quote_json(report.used_by));
-    number("bytes", report.bytes);
-    number("records", report.records);
-    json += ",\"operations\":{";
-    for (const auto& [name, count] : report.operations) {
-        if (json.back() != '{') json += ',';
-        json += quote_json(name) + ':' + std::to_string(count);
-    }
-    json += '}';
-    number("pending", report.pending);
-    number("named", report.named);
-    number("emitted", report.emitted);
-    number("missed", report.missed);
-    number("cancelled", report.cancelled);
-    number("keys", report.keys);
-    json += ",\"next_due\":" + time(report.next_due) + ",\"newest\":" + time(report.newest);
-    json += ",\"paused\":" + detail::pause_json(report.paused) + ",\"sinks\":[";
-    for (const SinkStatus& sink : report.sinks) {
-        if (json.back() != '[') json += ',';
-        detail::append_sink(json, sink);
-    }
-    json += "],\"damage\":[";
-    for (const JournalDamage& damage : report.damage) {
-        if (json.back() != '[') json += ',';
-        json += detail::damage_json(damage);
-    }
-    json += ']';
-    number("torn_bytes", report.torn_bytes);
-    return json + '}';
+    return detail::json_of(report);
 }
-
 /// The task as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const Task& task) {
-    std::string json;
-    detail::append_task(json, task);
-    return json;
+    return detail::json_of(task);
 }
-
 /// All that is known of a task, as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const TaskStory& story) {
-    std::string json;
-    detail::append_story(json, story);
-    return json;
+    return detail::json_of(story);
 }
-
 /// The event as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const Event& event) {
-    std::string json;
-    detail::append_event(json, event);
-    return json;
+    return detail::json_of(event);
 }
-
 /// How a sink stands, as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const SinkStatus& sink) {
-    std::string json;
-    detail::append_sink(json, sink);
-    return json;
+    return detail::json_of(sink);
 }
-
 /// The dead letter as the HTTP interface shows it: a JSON object.
 inline std::string to_json(const DeadLetter& letter) {
-    std::string json;
-    detail::append_letter(json, letter);
-    return json;
+    return detail::json_of(letter);
 }
 
 namespace detail {
@@ -11784,18 +11780,6 @@ std::size_t size_of(const std::vector<Item>& items) {
     return size;
 }
 
-inline std::string histogram_json(const Histogram& histogram) {
-    std::string json = "{";
-    append_member(json, "from", format_time(histogram.from));
-    append_member(json, "to", format_time(histogram.to));
-    json += ",\"counts\":[";
-    for (const std::size_t count : histogram.counts) {
-        if (json.back() != '[') json += ',';
-        append_number(json, count);
-    }
-    return json + "]}";
-}
-
 // Where a page stands among all.
 struct PageInfo {
     std::size_t total = 0;
@@ -11806,26 +11790,13 @@ struct PageInfo {
 };
 
 // A page of things: the answer of a list.
-template <class Items, class Append>
-std::string page_json(const PageInfo& info, const Items& items, Append append) {
-    const auto quoted = [](const std::string& cursor) {
-        return cursor.empty() ? std::string("null") : '"' + cursor + '"';
-    };
-    std::string json = R"({"page_info":{"total_count":)" + std::to_string(info.total);
-    json += R"(,"count":)" + std::to_string(items.size());
-    json += R"(,"start_cursor":)" + quoted(info.start);
-    json += R"(,"end_cursor":)" + quoted(info.end);
-    if (info.counts) {
-        json += R"(,"matching_count":)";
-        json += info.matching ? std::to_string(*info.matching) : "null";
-    }
-    json += R"(},"data":[)";
-    for (const auto& item : items) {
-        if (&item != &items.front()) json += ',';
-        append(json, item);
-    }
-    json += "]}";
-    return json;
+template <class Item>
+std::string page_json(const PageInfo& page, const std::vector<Item>& items) {
+    Json info;
+    info.object().add("total_count", page.total).add("count", items.size());
+    info.add("start_cursor", text_or_null(page.start)).add("end_cursor", text_or_null(page.end));
+    if (page.counts) info.add("matching_count", page.matching);
+    return json_of(Json().object().add("page_info", info).add("data", items));
 }
 
 // A place in the order of pending tasks as text, and back.
@@ -12118,40 +12089,6 @@ inline std::vector<std::string> unready(const Stats& stats) {
 
 // ---- 12.3 The OpenAPI document -----------------------------------------------
 
-// A JSON object that grows member by member.
-class JsonObject {
-public:
-    // The value is JSON already.
-    JsonObject& add(std::string_view name, std::string_view json) {
-        text_ += text_.size() > 1 ? "," : "";
-        append_quoted(text_, name);
-        text_.append(":").append(json);
-        return *this;
-    }
-    JsonObject& add_text(std::string_view name, std::string_view text) {
-        return add(name, quoted(text));
-    }
-    std::string str() const { return text_ + '}'; }
-
-    static std::string quoted(std::string_view text) {
-        std::string json;
-        append_quoted(json, text);
-        return json;
-    }
-
-private:
-    std::string text_ = "{";
-};
-
-inline std::string json_array(const std::vector<std::string>& items) {
-    std::string json = "[";
-    for (const std::string& item : items) {
-        if (json.size() > 1) json += ',';
-        json += item;
-    }
-    return json + ']';
-}
-
 inline std::vector<std::string_view> split(std::string_view text, char mark) {
     std::vector<std::string_view> parts;
     for (;;) {
@@ -12163,7 +12100,7 @@ inline std::vector<std::string_view> split(std::string_view text, char mark) {
 }
 
 // A member of an object.  A name that ends with ? may be absent.  The type is written as
-// schema_of() reads it.
+// Schema has it.
 struct ApiMember {
     std::string_view name;
     std::string_view type;
@@ -12179,73 +12116,81 @@ struct ApiSchema {
     std::string_view more = {};  // what else JSON Schema says of it: members, without braces
 };
 
-inline std::string schema_of(std::string_view type);
+// The JSON Schema of a type in short: `string`, `integer` and JSON's other types; `time` and
+// `uuid` for strings of that kind; a name with a capital for a type of api_schemas(); `Task[]`
+// for an array; `string|null` or `'on'|'off'` for a choice; `{a:Task,b:integer}` for an object.
+// What has a quote right behind its brace is JSON Schema already.
+struct Schema {
+    std::string_view type;
+    std::string_view description = {};
+};
 
-inline std::string described(std::string schema, std::string_view description) {
-    if (description.empty()) return schema;
-    schema.back() = ',';
-    return schema + "\"description\":" + JsonObject::quoted(description) + '}';
-}
+inline void append(Json& to, const Schema& schema);
 
-inline std::string schema_of_object(const std::vector<ApiMember>& members) {
-    std::vector<std::string> required;
-    JsonObject properties;
+inline void append(Json& to, const std::vector<ApiMember>& members) {
+    std::vector<std::string_view> required;
+    Json properties;
+    properties.object();
     for (const ApiMember& member : members) {
         std::string_view name = member.name;
         if (name.back() == '?') {
             name.remove_suffix(1);
         } else {
-            required.push_back(JsonObject::quoted(name));
+            required.push_back(name);
         }
-        properties.add(name, described(schema_of(member.type), member.description));
+        properties.add(name, Schema{member.type, member.description});
     }
-    JsonObject object;
-    object.add_text("type", "object");
-    if (!required.empty()) object.add("required", json_array(required));
-    return object.add("properties", properties.str()).str();
+    to.object().add("type", "object");
+    if (!required.empty()) to.add("required", required);
+    to.add("properties", properties);
 }
 
 // The schema of a choice: of words in quotes, of JSON's own types, or of any others.
-inline std::string schema_of_choice(const std::vector<std::string_view>& choices) {
+inline void append_choice(Json& to, const std::vector<std::string_view>& choices) {
+    const auto is_name = [](std::string_view one) { return one[0] >= 'A' && one[0] <= 'Z'; };
     const bool has_words = choices.front().front() == '\'';
-    const bool has_names = std::any_of(choices.begin(), choices.end(),
-                                       [](auto one) { return one[0] >= 'A' && one[0] <= 'Z'; });
-    JsonObject schema;
-    std::vector<std::string> items;
+    const bool has_names = std::any_of(choices.begin(), choices.end(), is_name);
+    Json items;
+    items.array();
+    to.object();
     for (std::string_view choice : choices) {
         if (has_words) choice = choice.substr(1, choice.size() - 2);
-        if (choice == "time") schema.add_text("format", "date-time");
-        items.push_back(has_names ? schema_of(choice)
-                                  : JsonObject::quoted(choice == "time" ? "string" : choice));
+        if (choice == "time") to.add("format", "date-time");
+        if (has_names) {
+            items.add(Schema{choice});
+        } else {
+            items.add(choice == "time" ? "string" : choice);
+        }
     }
-    return schema.add(has_words ? "enum" : has_names ? "oneOf" : "type", json_array(items)).str();
+    to.add(has_words ? "enum" : has_names ? "oneOf" : "type", items);
 }
 
-// The JSON Schema of a type in short: `string`, `integer` and JSON's other types; `time` and
-// `uuid` for strings of that kind; a name with a capital for a type of api_schemas(); `Task[]`
-// for an array; `string|null` or `'on'|'off'` for a choice; `{a:Task,b:integer}` for an object.
-// What has a quote right behind its brace is JSON Schema already.
-inline std::string schema_of(std::string_view type) {
-    JsonObject schema;
-    if (type.front() == '{' && type.substr(1, 1) == "\"") return std::string(type);
-    if (type.front() == '{') {
+inline void append_type(Json& to, std::string_view type) {
+    const bool is_object = type.front() == '{';
+    if (is_object && type.substr(1, 1) == "\"") {
+        append(to, Verbatim{type});
+    } else if (is_object) {
         std::vector<ApiMember> members;
         for (const std::string_view one : split(type.substr(1, type.size() - 2), ',')) {
             members.push_back({one.substr(0, one.find(':')), one.substr(one.find(':') + 1)});
         }
-        return schema_of_object(members);
+        append(to, members);
+    } else if (type.find('|') != std::string_view::npos) {
+        append_choice(to, split(type, '|'));
+    } else if (type.back() == ']') {
+        to.object().add("type", "array").add("items", Schema{type.substr(0, type.size() - 2)});
+    } else if (type.front() >= 'A' && type.front() <= 'Z') {
+        to.object().add("$ref", "#/components/schemas/" + std::string(type));
+    } else if (type == "time" || type == "uuid") {
+        to.object().add("type", "string").add("format", type == "time" ? "date-time" : type);
+    } else {
+        to.object().add("type", type);
     }
-    if (type.find('|') != std::string_view::npos) return schema_of_choice(split(type, '|'));
-    if (type.back() == ']') {
-        const std::string item = schema_of(type.substr(0, type.size() - 2));
-        return schema.add_text("type", "array").add("items", item).str();
-    }
-    if (type.front() >= 'A' && type.front() <= 'Z') {
-        return schema.add_text("$ref", "#/components/schemas/" + std::string(type)).str();
-    }
-    const bool is_time = type == "time";
-    if (!is_time && type != "uuid") return schema.add_text("type", type).str();
-    return schema.add_text("type", "string").add_text("format", is_time ? "date-time" : type).str();
+}
+
+inline void append(Json& to, const Schema& schema) {
+    append_type(to, schema.type);
+    if (!schema.description.empty()) to.add("description", schema.description);
 }
 
 // What the types of the interface are called, and what they hold.
@@ -12405,7 +12350,7 @@ inline constexpr std::array<ApiRefusal, 10> api_refusals{{
 }};
 
 // One request of the interface: what is checked before its handler is called, and what the
-// OpenAPI document says of it.  Types are written as schema_of() reads them.  Its functions
+// OpenAPI document says of it.  Types are written as Schema has them.  Its functions
 // add to it and return it, so that a table of requests reads like their description.
 struct Operation {
     struct Param {
@@ -12510,106 +12455,115 @@ inline std::set<int> refusals_of(const Operation& operation) {
     return statuses;
 }
 
-inline std::string content_json(std::string_view media, std::string_view type) {
-    return JsonObject().add(media, JsonObject().add("schema", schema_of(type)).str()).str();
+inline void add_content(Json& to, std::string_view media, std::string_view type) {
+    Json schema;
+    schema.object().add("schema", Schema{type});
+    to.add("content", Json().object().add(media, schema));
 }
 
-inline std::string response_json(const Operation::Answer& answer) {
-    JsonObject response;
-    response.add_text("description", answer.description);
-    response.add("content", content_json(answer.media, answer.type));
-    if (answer.field.name.empty()) return response.str();
-    JsonObject field;
-    field.add_text("description", answer.field.description);
-    field.add("schema", schema_of(answer.field.type));
-    return response.add("headers", JsonObject().add(answer.field.name, field.str()).str()).str();
+inline void append(Json& to, const Operation::Answer& answer) {
+    to.object().add("description", answer.description);
+    add_content(to, answer.media, answer.type);
+    if (answer.field.name.empty()) return;
+    Json field;
+    field.object().add("description", answer.field.description);
+    field.add("schema", Schema{answer.field.type});
+    to.add("headers", Json().object().add(answer.field.name, field));
 }
 
-inline std::string responses_json(const Operation& operation) {
-    std::map<int, std::string> responses;
+inline Json responses_of(const Operation& operation) {
+    std::map<int, Json> responses;
     const std::set<int> refusals = refusals_of(operation);
     for (const ApiRefusal& refusal : api_refusals) {
         if (refusals.count(refusal.status) == 0) continue;
         const std::string place = "#/components/responses/" + std::string(refusal.name);
-        responses[refusal.status] = JsonObject().add_text("$ref", place).str();
+        responses[refusal.status].object().add("$ref", place);
     }
     for (const Operation::Answer& answer : operation.all_answers) {
-        responses[answer.status] = response_json(answer);
+        append(responses[answer.status] = {}, answer);
     }
-    JsonObject json;
+    Json json;
+    json.object();
     for (const auto& [status, response] : responses) json.add(std::to_string(status), response);
-    return json.str();
+    return json;
 }
 
-inline std::string operation_json(const Operation& operation) {
-    JsonObject json;
-    json.add_text("operationId", operation.id).add_text("summary", operation.summary);
-    std::vector<std::string> params;
-    for (const Operation::Param& param : operation.params) {
-        JsonObject one;
-        one.add_text("name", param.what.name).add_text("in", param.in);
-        if (!param.what.description.empty()) {
-            one.add_text("description", param.what.description);
-        }
-        params.push_back(one.add("schema", schema_of(param.what.type)).str());
-    }
-    if (!params.empty()) json.add("parameters", json_array(params));
+inline void append(Json& to, const Operation::Param& param) {
+    to.object().add("name", param.what.name).add("in", param.in);
+    if (!param.what.description.empty()) to.add("description", param.what.description);
+    to.add("schema", Schema{param.what.type});
+}
+
+inline void append(Json& to, const Operation& operation) {
+    to.object().add("operationId", operation.id).add("summary", operation.summary);
+    if (!operation.params.empty()) to.add("parameters", operation.params);
     if (!operation.body_type.empty()) {
-        JsonObject body;
-        if (operation.needs_body) body.add("required", "true");
-        body.add("content", content_json("application/json", operation.body_type));
-        json.add("requestBody", body.str());
+        Json body;
+        body.object();
+        if (operation.needs_body) body.add("required", true);
+        add_content(body, "application/json", operation.body_type);
+        to.add("requestBody", body);
     }
-    if (operation.is_free) json.add("security", "[]");
-    return json.add("responses", responses_json(operation)).str();
+    if (operation.is_free) to.add("security", Json().array());
+    to.add("responses", responses_of(operation));
+}
+
+inline void append(Json& to, const ApiSchema& schema) {
+    if (schema.members.empty()) {
+        append(to, Schema{schema.type, schema.description});
+    } else {
+        append(to, schema.members);
+    }
+    if (schema.more.empty()) return;
+    to.text.back() = ',';
+    to.text.append(schema.more) += '}';
 }
 
 // What the paths refer to.
-inline std::string api_components() {
-    JsonObject responses;
+inline Json api_components() {
+    Json responses;
+    responses.object();
     for (const ApiRefusal& refusal : api_refusals) {
-        responses.add(refusal.name, response_json({refusal.status, "Errors", refusal.description,
-                                                   "application/json"}));
+        responses.add(refusal.name, Operation::Answer{refusal.status, "Errors", refusal.description,
+                                                      "application/json"});
     }
-    JsonObject schemas;
-    for (const ApiSchema& schema : api_schemas()) {
-        std::string json = schema.members.empty()
-                               ? described(schema_of(schema.type), schema.description)
-                               : schema_of_object(schema.members);
-        if (!schema.more.empty())
-            json.replace(json.size() - 1, 1, "," + std::string(schema.more) + '}');
-        schemas.add(schema.name, json);
-    }
-    return JsonObject()
-        .add("securitySchemes",
-             R"({"secretHeader":{"type":"apiKey","in":"header","name":"x-pd-secret"},)"
-             R"("bearer":{"type":"http","scheme":"bearer"}})")
-        .add("parameters", R"({"SinkName":{"name":"name","in":"path","required":true,)"
-                           R"("schema":{"type":"string"}}})")
-        .add("responses", responses.str())
-        .add("schemas", schemas.str())
-        .str();
+    Json schemas;
+    schemas.object();
+    for (const ApiSchema& schema : api_schemas()) schemas.add(schema.name, schema);
+    constexpr Verbatim secrets{
+        R"({"secretHeader":{"type":"apiKey","in":"header","name":"x-pd-secret"},)"
+        R"("bearer":{"type":"http","scheme":"bearer"}})"};
+    constexpr Verbatim sink_name{R"({"SinkName":{"name":"name","in":"path","required":true,)"
+                                 R"("schema":{"type":"string"}}})"};
+    Json json;
+    json.object().add("securitySchemes", secrets).add("parameters", sink_name);
+    return json.add("responses", responses).add("schemas", schemas);
 }
 
 // The OpenAPI document of these requests, of which those of one path stand together; they are
 // reached behind a prefix.
 inline std::string openapi_text(const std::vector<const Operation*>& operations,
                                 std::string_view prefix) {
-    JsonObject paths;
-    JsonObject path;
+    constexpr Verbatim id{R"([{"name":"id","in":"path","required":true,)"
+                          R"("schema":{"$ref":"#/components/schemas/Id"}}])"};
+    constexpr Verbatim sink_name{R"([{"$ref":"#/components/parameters/SinkName"}])"};
+    Json paths;
+    paths.object();
+    Json path;
+    path.object();
     for (std::size_t i = 0; i < operations.size(); ++i) {
         const Operation& operation = *operations[i];
         std::string method(operation.method);
         for (char& c : method) c = static_cast<char>(c | 0x20);
-        path.add(method, operation_json(operation));
+        path.add(method, operation);
         if (i + 1 < operations.size() && operations[i + 1]->path == operation.path) continue;
-        if (operation.path.find("{id}") != std::string_view::npos) {
-            path.add("parameters", R"([{"name":"id","in":"path","required":true,)"
-                                   R"("schema":{"$ref":"#/components/schemas/Id"}}])");
-        } else if (operation.path.find("{name}") != std::string_view::npos) {
-            path.add("parameters", R"([{"$ref":"#/components/parameters/SinkName"}])");
-        }
-        paths.add(operation.path, std::exchange(path, {}).str());
+        const auto has = [&](const char* what) {
+            return operation.path.find(what) != operation.path.npos;
+        };
+        if (has("{id}")) path.add("parameters", id);
+        if (has("{name}")) path.add("parameters", sink_name);
+        paths.add(operation.path, path);
+        path = Json().object();
     }
     constexpr std::string_view description =
         "Keeps JSON messages, emits each at its due time. Errors are {\"errors\": [...]}, all that "
@@ -12617,110 +12571,73 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
         "x-pd-secret, as Authorization: Bearer, as the member secret of a body, or, for /sse only, "
         "as the query parameter secret. A read secret, where one is configured, opens GET and HEAD "
         "only.";
-    JsonObject info;
-    info.add_text("title", "Task Scheduler").add_text("version", SCHEDULER_VERSION);
-    info.add_text("description", description);
-    info.add("license", R"({"name":"MIT","identifier":"MIT"})");
-    const std::string server = JsonObject().add_text("url", prefix.empty() ? "/" : prefix).str();
-    return JsonObject()
-        .add_text("openapi", "3.1.0")
-        .add("info", info.str())
-        .add("servers", json_array({server}))
-        .add("security", R"([{},{"secretHeader":[]},{"bearer":[]}])")
-        .add("paths", paths.str())
-        .add("components", api_components())
-        .str();
+    Json info;
+    info.object().add("title", "Task Scheduler").add("version", SCHEDULER_VERSION);
+    info.add("description", description);
+    info.add("license", Verbatim{R"({"name":"MIT","identifier":"MIT"})"});
+    Json server;
+    server.object().add("url", prefix.empty() ? "/" : prefix);
+    Json json;
+    json.object()
+        .add("openapi", "3.1.0")
+        .add("info", info)
+        .add("servers", Json().array().add(server));
+    json.add("security", Verbatim{R"([{},{"secretHeader":[]},{"bearer":[]}])"});
+    json.add("paths", paths).add("components", api_components());
+    return std::move(json.text);
 }
 
 // ---- 12.4 The status ---------------------------------------------------------
 
-inline std::string minute_json(const LatenessMinute& minute) {
-    const auto ms = [](milliseconds value) { return std::to_string(value.count()); };
-    return JsonObject()
-        .add_text("at", format_time(minute.at))
-        .add("events", std::to_string(minute.events))
-        .add("p50_ms", ms(minute.p50))
-        .add("p95_ms", ms(minute.p95))
-        .add("p99_ms", ms(minute.p99))
-        .add("max_ms", ms(minute.max))
-        .str();
+inline void append(Json& to, const LatenessMinute& minute) {
+    to.object().add("at", minute.at).add("events", minute.events).add("p50_ms", minute.p50);
+    to.add("p95_ms", minute.p95).add("p99_ms", minute.p99).add("max_ms", minute.max);
 }
 
-inline std::string mark_json(const Mark& mark) {
+inline void append(Json& to, const Mark& mark) {
     static constexpr std::array<std::string_view, 5> kinds{"start", "clock_step", "pause", "resume",
                                                            "replacement"};
-    JsonObject json;
-    json.add_text("at", format_time(mark.at));
-    json.add_text("what", kinds[static_cast<std::size_t>(mark.kind)]);
-    if (mark.kind == Mark::Kind::clock_step) json.add("by_ms", std::to_string(mark.by.count()));
-    return json.str();
+    to.object().add("at", mark.at).add("what", kinds[static_cast<std::size_t>(mark.kind)]);
+    if (mark.kind == Mark::Kind::clock_step) to.add("by_ms", mark.by);
 }
 
-inline std::string journal_json(const Stats& stats, const Options& options) {
-    const auto number = [](std::uint64_t value) { return std::to_string(value); };
-    return JsonObject()
-        .add("file", options.journal.empty() ? "null" : quote_json(options.journal))
-        .add_text("fsync", name_of(options.fsync))
-        .add("failed", stats.journal_failed ? "true" : "false")
-        .add("failures", number(stats.journal_failures))
-        .add("bytes", number(stats.journal_bytes))
-        .add("written_bytes", number(stats.journal_written))
-        .add("syncs", number(stats.journal_syncs))
-        .add("rewrites", number(stats.journal_rewrites))
-        .add("recovered", number(stats.recovered))
-        .add("damaged_lines", number(stats.damaged_lines))
-        .add("torn_bytes", number(stats.torn_bytes))
-        .str();
+inline Json journal_json(const Stats& stats, const Options& options) {
+    Json json;
+    json.object().add("file", text_or_null(options.journal)).add("fsync", name_of(options.fsync));
+    json.add("failed", stats.journal_failed).add("failures", stats.journal_failures);
+    json.add("bytes", stats.journal_bytes).add("written_bytes", stats.journal_written);
+    json.add("syncs", stats.journal_syncs).add("rewrites", stats.journal_rewrites);
+    json.add("recovered", stats.recovered).add("damaged_lines", stats.damaged_lines);
+    return json.add("torn_bytes", stats.torn_bytes);
 }
 
-inline std::string limits_json(const Options& options) {
-    const auto number = [](std::uint64_t value) { return std::to_string(value); };
-    const auto& lateness = options.max_lateness;
-    return JsonObject()
-        .add("tasks", number(options.max_tasks))
-        .add("bytes", number(options.max_bytes))
-        .add("history", number(options.history))
-        .add("sink_backlog", number(options.sink_backlog))
-        .add("sink_backlog_bytes", number(options.sink_backlog_bytes))
-        .add("dead_letters", number(options.max_dead))
-        .add("max_lateness_ms", lateness ? std::to_string(lateness->count()) : "null")
-        .str();
+inline Json limits_json(const Options& options) {
+    Json json;
+    json.object().add("tasks", options.max_tasks).add("bytes", options.max_bytes);
+    json.add("history", options.history).add("sink_backlog", options.sink_backlog);
+    json.add("sink_backlog_bytes", options.sink_backlog_bytes);
+    json.add("dead_letters", options.max_dead);
+    return json.add("max_lateness_ms", options.max_lateness);
 }
 
-// How a scheduler stands, member by member, so that a server can add its own.
-inline JsonObject status_json(const Overview& overview, const Options& options,
-                              const std::vector<SinkStatus>& sinks) {
+// How a scheduler stands, as an object to which a server adds its own.
+inline Json status_json(const Overview& overview, const Options& options,
+                        const std::vector<SinkStatus>& sinks) {
     const Stats& stats = overview.stats;
-    const auto number = [](std::uint64_t value) { return std::to_string(value); };
-    const auto list = [](const auto& items, auto json_of) {
-        std::vector<std::string> texts;
-        for (const auto& item : items) texts.push_back(json_of(item));
-        return json_array(texts);
-    };
     const std::vector<std::string> problems = unready(stats);
-    JsonObject json;
-    json.add_text("version", SCHEDULER_VERSION).add_text("now", format_time(overview.now));
-    json.add_text("started_at", format_time(overview.started_at));
-    json.add("uptime_s", std::to_string(overview.uptime.count() / 1'000));
-    json.add("ready", problems.empty() ? "true" : "false");
-    json.add("problems", list(problems, quote_json));
-    json.add("paused", pause_json(overview.paused));
-    json.add("pending", number(stats.pending));
-    json.add("next_due",
-             overview.next_due ? JsonObject::quoted(format_time(*overview.next_due)) : "null");
-    json.add("overdue", number(overview.overdue));
-    json.add("overdue_ms", std::to_string(stats.overdue.count()));
-    json.add("scheduled", number(stats.scheduled)).add("cancelled", number(stats.cancelled));
-    json.add("refused", number(stats.refused));
-    json.add("emitted", number(stats.emitted)).add("late", number(stats.late));
-    json.add("missed", number(stats.missed));
-    json.add("events_kept", number(stats.retained)).add("missed_kept", number(overview.missed));
-    json.add("bytes", number(stats.bytes));
-    json.add("clock", JsonObject().add("trusted", stats.clock_trusted ? "true" : "false").str());
+    Json json;
+    json.object().add("version", SCHEDULER_VERSION).add("now", overview.now);
+    json.add("started_at", overview.started_at).add("uptime_s", overview.uptime.count() / 1'000);
+    json.add("ready", problems.empty()).add("problems", problems).add("paused", overview.paused);
+    json.add("pending", stats.pending).add("next_due", overview.next_due);
+    json.add("overdue", overview.overdue).add("overdue_ms", stats.overdue);
+    json.add("scheduled", stats.scheduled).add("cancelled", stats.cancelled);
+    json.add("refused", stats.refused).add("emitted", stats.emitted).add("late", stats.late);
+    json.add("missed", stats.missed).add("events_kept", stats.retained);
+    json.add("missed_kept", overview.missed).add("bytes", stats.bytes);
+    json.add("clock", Json().object().add("trusted", stats.clock_trusted));
     json.add("journal", journal_json(stats, options)).add("limits", limits_json(options));
-    json.add("sinks", list(sinks, [](const SinkStatus& sink) { return to_json(sink); }));
-    json.add("lateness", list(overview.lateness, minute_json));
-    json.add("marks", list(overview.marks, mark_json));
+    json.add("sinks", sinks).add("lateness", overview.lateness).add("marks", overview.marks);
     return json;
 }
 
@@ -14584,15 +14501,12 @@ constexpr std::string_view keep_alive_comment = ":keepalive\n\n";
 
 // event: gap, then a cursor to go on from.
 inline std::string gap_text(const Scheduler& scheduler, std::string_view requested) {
-    std::string json = "{";
-    append_member(json, "requested", printable(requested, 64));
     const EventPage page = scheduler.events({1});
-    if (page.events.empty()) {
-        json += R"(,"oldest":null)";
-    } else {
-        append_member(json, "oldest", page.events.front().id.str());
-    }
-    return "event: gap\ndata: " + json + "}\n\n";
+    std::optional<TaskId> oldest;
+    if (!page.events.empty()) oldest = page.events.front().id;
+    Json json;
+    json.object().add("requested", printable(requested, 64)).add("oldest", oldest);
+    return "event: gap\ndata: " + json.text + "\n\n";
 }
 
 inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
@@ -15355,6 +15269,11 @@ private:
     static void answer(detail::HttpAnswer& made, int status, std::string json);
     static void answer(Call& call, int status, std::string json) {
         answer(call.answer, status, std::move(json));
+    }
+    // Answers 200 with an object of one member.
+    template <class Value>
+    static void answer_with(Call& call, std::string_view name, const Value& value) {
+        answer(call, 200, detail::json_of(detail::Json().object().add(name, value)));
     }
     static void refuse(detail::HttpAnswer& made, int status, const std::string& error) {
         answer(made, status, detail::errors_json({error}));
@@ -16200,28 +16119,20 @@ inline void HttpApi::post_schedule(Call& call) {
     for (TaskRequest& request : requests) set_trace(call, request);
     call.answer.ticket = call.made(scheduler().submit(requests, key));
     const Ticket& scheduled = *call.answer.ticket;
-    std::string json;
-    json.reserve(many ? 64 + 39 * scheduled.ids().size() : 127);
-    json += '{';
+    detail::Json json;
+    json.text.reserve(many ? 64 + 39 * scheduled.ids().size() : 127);
+    json.object();
     if (many) {
         const std::string count = std::to_string(scheduled.ids().size());
-        detail::append_member(json, "message", "Scheduled " + count + " tasks");
-        json += ",\"ids\":[";
-        for (const TaskId id : scheduled.ids()) {
-            if (json.back() != '[') json += ',';
-            detail::append_quoted(json, id.str());
-        }
-        json += ']';
+        json.add("message", "Scheduled " + count + " tasks").add("ids", scheduled.ids());
     } else {
         const std::string id = scheduled.ids().front().str();
-        detail::append_member(json, "message", "Scheduled task at " + scheduled.timestamp());
-        detail::append_member(json, "id", id);
+        json.add("message", "Scheduled task at " + scheduled.timestamp()).add("id", id);
         call.answer.fields.reserve(2);
         call.answer.fields.emplace_back("Location",
                                         std::string(call.request.prefix) + "/tasks/" + id);
     }
-    json += '}';
-    answer(call, 200, std::move(json));
+    answer(call, 200, std::move(json.text));
 }
 
 inline void HttpApi::read_requests(const Call& call, bool many, std::vector<TaskRequest>& requests,
@@ -16325,13 +16236,12 @@ inline void HttpApi::put_task(Call& call) {
     if (!call.answer.ticket) return;
     const Ticket& put = *call.answer.ticket;
     const std::string id = put.ids().front().str();
-    std::string json = "{";
-    detail::append_member(json, "message", "Scheduled task at " + put.timestamp());
-    detail::append_member(json, "id", id);
-    detail::append_member(json, "name", call.id);
+    detail::Json json;
+    json.object().add("message", "Scheduled task at " + put.timestamp());
+    json.add("id", id).add("name", call.id);
     call.answer.fields.reserve(2);
     call.answer.fields.emplace_back("Location", std::string(call.request.prefix) + "/tasks/" + id);
-    answer(call, put.creates() ? 201 : 200, json + '}');
+    answer(call, put.creates() ? 201 : 200, std::move(json.text));
 }
 
 inline void HttpApi::patch_task(Call& call) {
@@ -16343,9 +16253,7 @@ inline void HttpApi::patch_task(Call& call) {
     });
     if (!may_be) return refuse_task(call, call.id);
     if (!call.answer.ticket) return;
-    std::string json;
-    detail::append_task(json, call.answer.ticket->task());
-    answer(call, 200, std::move(json));
+    answer(call, 200, to_json(call.answer.ticket->task()));
 }
 
 // What deletes takes a range, or says that it means everything: leaving out, or
@@ -16371,8 +16279,7 @@ inline void HttpApi::delete_tasks(Call& call) {
     range.before = time_of(call, "due_before", errors);
     const Filter filter = filter_of(call, errors);
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    answer(call, 200,
-           "{\"cancelled\":" + std::to_string(call.made(scheduler().cancel(range, filter))) + '}');
+    answer_with(call, "cancelled", call.made(scheduler().cancel(range, filter)));
 }
 
 inline void HttpApi::delete_events(Call& call) {
@@ -16393,7 +16300,7 @@ inline void HttpApi::delete_events(Call& call) {
         }
     }
     const std::size_t deleted = range.begin < range.end ? call.made(scheduler().forget(range)) : 0;
-    answer(call, 200, "{\"deleted\":" + std::to_string(deleted) + '}');
+    answer_with(call, "deleted", deleted);
 }
 
 inline void HttpApi::post_cancel(Call& call) {
@@ -16417,9 +16324,8 @@ inline void HttpApi::cancel(Call& call, const std::string& text) {
     });
     if (!may_be) return refuse_task(call, text);
     if (!call.answer.ticket) return;
-    std::string json = "{";
-    detail::append_member(json, "message", "Cancelled task " + call.answer.ticket->task().id.str());
-    answer(call, 200, json + '}');
+    const std::string id = call.answer.ticket->task().id.str();
+    answer_with(call, "message", "Cancelled task " + id);
 }
 
 // ---- A task, and how the scheduler stands
@@ -16500,15 +16406,13 @@ inline void HttpApi::get_backup(Call& call) {
 }
 
 inline void HttpApi::get_status(Call& call) {
-    detail::JsonObject json =
+    detail::Json json =
         detail::status_json(scheduler().overview(), scheduler().options(), scheduler().sinks());
-    json.add("streams", detail::JsonObject()
-                            .add("open", std::to_string(streams_))
-                            .add("limit", std::to_string(options_.max_streams))
-                            .str());
+    detail::Json streams;
+    streams.object().add("open", streams_.load()).add("limit", options_.max_streams);
     const bool reads = access_by_head(call.request, *secrets()) == detail::Access::read;
-    json.add_text("access", reads ? "read" : "all");
-    answer(call, 200, json.str());
+    json.add("streams", streams).add("access", reads ? "read" : "all");
+    answer(call, 200, std::move(json.text));
 }
 
 inline void HttpApi::get_healthz(Call& call) {
@@ -16521,9 +16425,9 @@ inline void HttpApi::get_readyz(Call& call) {
     const Stats stats = scheduler().stats();
     const std::vector<std::string> reasons = detail::unready(stats);
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
-    answer(call, 200,
-           R"({"status":"ready","damaged_lines":)" + std::to_string(stats.damaged_lines) +
-               ",\"paused\":" + detail::pause_json(scheduler().paused()) + '}');
+    detail::Json json;
+    json.object().add("status", "ready").add("damaged_lines", stats.damaged_lines);
+    answer(call, 200, detail::json_of(json.add("paused", scheduler().paused())));
 }
 
 inline void HttpApi::get_openapi(Call& call) {
@@ -16646,7 +16550,7 @@ inline void HttpApi::get_tasks(Call& call) {
         info.start = detail::cursor_of({page.tasks.front().due, page.tasks.front().id});
     }
     if (page.next) info.end = detail::cursor_of(*page.next);
-    answer(call, 200, detail::page_json(info, page.tasks, detail::append_task));
+    answer(call, 200, detail::page_json(info, page.tasks));
 }
 
 inline void HttpApi::get_histogram(Call& call) {
@@ -16659,7 +16563,7 @@ inline void HttpApi::get_histogram(Call& call) {
         errors.emplace_back("\"due_after\" must be earlier than \"due_before\".");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    answer(call, 200, detail::histogram_json(scheduler().histogram(range, buckets)));
+    answer(call, 200, detail::json_of(scheduler().histogram(range, buckets)));
 }
 
 inline void HttpApi::get_events(Call& call) {
@@ -16688,7 +16592,7 @@ inline void HttpApi::get_events(Call& call) {
     detail::PageInfo info{page.total, {}, {}, true, page.matching};
     if (page.first) info.start = page.first->str();
     if (page.last && page.more) info.end = page.last->str();
-    answer(call, 200, detail::page_json(info, page.events, detail::append_event));
+    answer(call, 200, detail::page_json(info, page.events));
 }
 
 // The seq of the event with this id; of the oldest one for "earliest".
@@ -16710,12 +16614,7 @@ inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
 // ---- Sinks
 
 inline void HttpApi::get_sinks(Call& call) {
-    std::string json = R"({"data":[)";
-    for (const SinkStatus& sink : scheduler().sinks()) {
-        if (json.back() != '[') json += ',';
-        detail::append_sink(json, sink);
-    }
-    answer(call, 200, json + "]}");
+    answer_with(call, "data", scheduler().sinks());
 }
 
 inline void HttpApi::get_dead(Call& call) {
@@ -16734,7 +16633,7 @@ inline void HttpApi::get_dead(Call& call) {
         info.start = page.letters.front().event.id.str();
         if (page.more) info.end = page.letters.back().event.id.str();
     }
-    answer(call, 200, detail::page_json(info, page.letters, detail::append_letter));
+    answer(call, 200, detail::page_json(info, page.letters));
 }
 
 // An empty body means all of them.
@@ -16764,9 +16663,7 @@ inline void HttpApi::post_redeliver(Call& call) {
     if (text && !id) {
         return refuse(call, 404, "There is no dead letter " + detail::printable(*text, 64) + ".");
     }
-    answer(
-        call, 200,
-        "{\"redelivering\":" + std::to_string(call.made(scheduler().redeliver(call.id, id))) + '}');
+    answer_with(call, "redelivering", call.made(scheduler().redeliver(call.id, id)));
 }
 
 inline void HttpApi::post_pause_sink(Call& call) {
@@ -16787,13 +16684,13 @@ inline void HttpApi::delete_sink(Call& call) {
     if (leave_to_worker(call)) return;
     scheduler().forget_sink(call.id);
     call.answer.is_begun = true;
-    answer(call, 200, "{\"message\":\"Forgot sink " + call.id + "\"}");
+    answer_with(call, "message", "Forgot sink " + call.id);
 }
 
 inline void HttpApi::answer_sink(Call& call) const {
     std::string json;
     for (const SinkStatus& sink : scheduler().sinks()) {
-        if (sink.name == call.id) detail::append_sink(json, sink);
+        if (sink.name == call.id) json = to_json(sink);
     }
     answer(call, 200, json);
 }
@@ -19036,25 +18933,22 @@ inline void WebhookSink::check_fields() const {
 
 // An array of the events, each with its id and the payload as it is.
 inline std::string WebhookSink::batch_body(const Delivery& delivery) const {
-    std::string json = "[";
-    const auto append = [&](const Event& event) {
-        if (json.size() > 1) json += ',';
-        if (options_.format == WebhookFormat::payload) return detail::append_event(json, event);
-        json += '{';
-        for (const auto& [name, value] : attributes(event))
-            detail::append_member(json, name, value);
-        if (!event.traceparent().empty()) {  // CloudEvents' extension for traces
-            detail::append_member(json, "traceparent", event.traceparent());
-        }
-        if (!event.tracestate().empty()) {
-            detail::append_member(json, "tracestate", event.tracestate());
-        }
-        detail::append_member(json, "datacontenttype", "application/json");
-        json.append(",\"data\":").append(event.text()) += '}';
+    detail::Json batch;
+    batch.array();
+    const auto add = [&](const Event& event) {
+        if (options_.format == WebhookFormat::payload) return void(batch.add(event));
+        detail::Json json;
+        json.object();
+        for (const auto& [name, value] : attributes(event)) json.add(name, value);
+        // CloudEvents' extension for traces.
+        if (!event.traceparent().empty()) json.add("traceparent", event.traceparent());
+        if (!event.tracestate().empty()) json.add("tracestate", event.tracestate());
+        json.add("datacontenttype", "application/json");
+        batch.add(json.add("data", detail::Verbatim{event.text()}));
     };
-    append(delivery.event);
-    for (const Event& event : delivery.more) append(event);
-    return json += ']';
+    add(delivery.event);
+    for (const Event& event : delivery.more) add(event);
+    return std::move(batch.text);
 }
 
 // Of CloudEvents.

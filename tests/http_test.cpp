@@ -1849,7 +1849,9 @@ TEST_SUITE("http") {
     }
 
     TEST_CASE("a type in short says what JSON Schema says at length") {
-        using detail::schema_of;
+        const auto schema_of = [](std::string_view type) {
+            return detail::json_of(detail::Schema{type});
+        };
         CHECK(schema_of("integer") == R"({"type":"integer"})");
         CHECK(schema_of("time") == R"({"type":"string","format":"date-time"})");
         CHECK(schema_of("Task") == R"({"$ref":"#/components/schemas/Task"})");
@@ -1863,7 +1865,7 @@ TEST_SUITE("http") {
         CHECK(schema_of("{a:string,b?:Id[]}") ==
               R"({"type":"object","required":["a"],"properties":{"a":{"type":"string"},)"
               R"("b":{"type":"array","items":{"$ref":"#/components/schemas/Id"}}}})");
-        CHECK(detail::described(schema_of(R"({"const":"true"})"), "Why.") ==
+        CHECK(detail::json_of(detail::Schema{R"({"const":"true"})", "Why."}) ==
               R"({"const":"true","description":"Why."})");
     }
 
