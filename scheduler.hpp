@@ -104,7 +104,6 @@
 #include <deque>
 #include <exception>
 #include <functional>
-#include <future>
 #include <initializer_list>
 #include <iterator>
 #include <limits>
@@ -125,7 +124,6 @@
 #include <type_traits>
 #include <unordered_map>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include <dirent.h>
@@ -2096,6 +2094,38 @@ private:
     Fn fn_;
 };
 
+// Runs a function on a thread of its own; or, without threads, when it is waited for.
+class Beside {
+public:
+    Beside(bool has_threads, std::function<void()> run) : run_(std::move(run)) {
+        if (has_threads) thread_ = std::thread([this] { run_and_keep_failure(); });
+    }
+    ~Beside() {
+        if (thread_.joinable()) thread_.join();
+    }
+    Beside(const Beside&) = delete;
+    Beside& operator=(const Beside&) = delete;
+    // Returns when the function has, or throws what it has thrown.  Only called once.
+    void wait() {
+        if (!thread_.joinable()) return run_();
+        thread_.join();
+        if (failure_) std::rethrow_exception(failure_);
+    }
+
+private:
+    void run_and_keep_failure() {
+        try {
+            run_();
+        } catch (...) {
+            failure_ = std::current_exception();
+        }
+    }
+
+    const std::function<void()> run_;
+    std::exception_ptr failure_;  // read when the thread has ended
+    std::thread thread_;          // last: starts when all the above exists
+};
+
 // A descriptor that closes itself.
 class Descriptor {
 public:
@@ -2715,10 +2745,78 @@ struct OverflowRecord {
     };
 };
 
-using Record =
-    std::variant<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord, ForgetRecord,
-                 AnswerRecord, ClockRecord, PauseRecord, ResumeRecord, SinkRecord, DeliverRecord,
-                 DeadRecord, RedeliverRecord, DropRecord, OverflowRecord, HeadRecord>;
+// One of several types of records.  A std::variant of as many costs whoever includes this file a
+// second, since it makes a table of functions for whatever is done with it.
+template <class... Records>
+class OneOf {
+public:
+    template <class R, class = std::enable_if_t<(std::is_same_v<R, Records> || ...)>>
+    OneOf(R record) : index_(index_of<R>()) {
+        put(record);
+    }
+    OneOf(OneOf&& other) noexcept : index_(other.index_) {
+        other.visit([this](auto& one) { put(one); });
+    }
+    OneOf& operator=(OneOf&& other) noexcept {
+        if (this == &other) return *this;
+        destroy();
+        index_ = other.index_;
+        other.visit([this](auto& one) { put(one); });
+        return *this;
+    }
+    ~OneOf() { destroy(); }
+
+    // Calls fn with the record.
+    template <class Fn>
+    void visit(Fn fn) {
+        ((void)(is<Records>() && (fn(*get_if<Records>()), true)), ...);
+    }
+    template <class Fn>
+    void visit(Fn fn) const {
+        ((void)(is<Records>() && (fn(*get_if<Records>()), true)), ...);
+    }
+    template <class R>
+    bool is() const {
+        return index_ == index_of<R>();
+    }
+    // The record if it is of this type, or null.
+    template <class R>
+    R* get_if() {
+        return is<R>() ? std::launder(reinterpret_cast<R*>(room_)) : nullptr;
+    }
+    template <class R>
+    const R* get_if() const {
+        return is<R>() ? std::launder(reinterpret_cast<const R*>(room_)) : nullptr;
+    }
+    // Calls fn with a null pointer to each type, until it returns true.
+    template <class Fn>
+    static bool any_type(Fn fn) {
+        return (fn(static_cast<Records*>(nullptr)) || ...);
+    }
+
+private:
+    template <class R>
+    static constexpr std::size_t index_of() {
+        std::size_t index = 0;
+        (void)((std::is_same_v<R, Records> || (++index, false)) || ...);
+        return index;
+    }
+    template <class R>
+    void put(R& record) {
+        ::new (static_cast<void*>(room_)) R(std::move(record));
+    }
+    void destroy() {
+        visit([](auto& one) { std::destroy_at(&one); });
+    }
+
+    std::size_t index_;
+    alignas(Records...) unsigned char room_[std::max({sizeof(Records)...})];
+};
+
+using Record = OneOf<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord,
+                     ForgetRecord, AnswerRecord, ClockRecord, PauseRecord, ResumeRecord, SinkRecord,
+                     DeliverRecord, DeadRecord, RedeliverRecord, DropRecord, OverflowRecord,
+                     HeadRecord>;
 
 // The member that a record begins with; its value is the record's `op`.
 template <class R>
@@ -2867,7 +2965,7 @@ void write(std::string& lines, const R& record) {
 }
 
 inline void write(std::string& lines, const Record& record) {
-    std::visit([&lines](const auto& one) { write(lines, one); }, record);
+    record.visit([&lines](const auto& one) { write(lines, one); });
 }
 
 // ---- 6.3 Reading -----------------------------------------------------------
@@ -2906,8 +3004,8 @@ public:
     RecordReader& key(Answers::node_type& answer);
 
 private:
-    template <std::size_t index = 0>
-    Record read_as(std::string_view tag, std::string_view op);
+    template <class R>
+    R read_as();
     // Reads the members that follow, up to the end of their object; describe() names them.
     template <class Describe>
     void members(Describe describe);
@@ -2985,7 +3083,17 @@ inline Record RecordReader::read() {
     std::string_view tag;
     std::string_view op;
     require(reader_.enter_object() && reader_.next_member(tag) && reader_.value(op));
-    return read_as(tag, inside(op));
+    op = inside(op);
+    std::optional<Record> record;
+    Record::any_type([&](auto* type) {
+        using R = std::remove_pointer_t<decltype(type)>;
+        const bool fits = op == R::op && tag == record_tag<R>;
+        if (fits) record.emplace(read_as<R>());
+        return fits;
+    });
+    if (record) return std::move(*record);
+    require(tag == "op");
+    not_understood("of an unknown kind, '" + printable(op, 64) + "'");
 }
 
 // What a record must say beyond its members (R3), and what these say together.
@@ -3023,20 +3131,13 @@ inline void complete(DeadRecord& record) {
     letter.event->stage = Stage::emitted;
 }
 
-template <std::size_t index>
-Record RecordReader::read_as(std::string_view tag, std::string_view op) {
-    if constexpr (index < std::variant_size_v<Record>) {
-        using R = std::variant_alternative_t<index, Record>;
-        if (op != R::op || tag != record_tag<R>) return read_as<index + 1>(tag, op);
-        R record;
-        members([&] { R::describe(*this, record); });
-        if (!reader_.finish()) not_understood("not JSON (" + reader_.problem() + ")");
-        complete(record);
-        return record;
-    } else {
-        require(tag == "op");
-        not_understood("of an unknown kind, '" + printable(op, 64) + "'");
-    }
+template <class R>
+R RecordReader::read_as() {
+    R record;
+    members([&] { R::describe(*this, record); });
+    if (!reader_.finish()) not_understood("not JSON (" + reader_.problem() + ")");
+    complete(record);
+    return record;
 }
 
 // The value of a member that no describe() names is passed over.
@@ -4315,11 +4416,11 @@ private:
 // ---- 7.5 Begun and undone --------------------------------------------------
 
 inline void State::begin(const Record& record) {
-    std::visit([this](const auto& one) { begin_one(one); }, record);
+    record.visit([this](const auto& one) { begin_one(one); });
 }
 
 inline void State::undo(Record& record, const Breathe& breathe) {
-    std::visit([this, &breathe](auto& one) { undo(one, breathe); }, record);
+    record.visit([this, &breathe](auto& one) { undo(one, breathe); });
 }
 
 inline void State::hold(StoredTask* task) {
@@ -4412,7 +4513,7 @@ inline std::size_t State::end_loading() {
 }
 
 inline void State::apply(Record& record, const Breathe& breathe) {
-    std::visit([this, &breathe](auto& one) { apply(one, breathe); }, record);
+    record.visit([this, &breathe](auto& one) { apply(one, breathe); });
 }
 
 inline void State::apply(HeadRecord& record, const Breathe&) {
@@ -5205,8 +5306,8 @@ public:
         const char* problem;  // a part of a sentence
         std::size_t kept;     // whole records that were found in it
     };
-    JournalReader(File& file, const Journal::Take& take, std::launch policy)
-        : file_(file), take_(take), policy_(policy) {}
+    JournalReader(File& file, const Journal::Take& take, bool has_threads)
+        : file_(file), take_(take), has_threads_(has_threads) {}
     // Takes every intact record.  Throws if the file is no journal.
     void read();
 
@@ -5248,7 +5349,7 @@ private:
 
     File& file_;
     const Journal::Take& take_;
-    const std::launch policy_;
+    const bool has_threads_;
     std::vector<Range> damaged_;
     std::uint64_t records_ = 0;
     std::uint64_t line_ = 0;
@@ -5292,14 +5393,13 @@ inline void JournalReader::read() {
     read_chunk(chunks[0], 0);
     for (std::size_t i = 0;; i = 1 - i) {
         const Chunk& chunk = chunks[i];
-        std::future<void> next;  // which waits for its thread when it goes
-        if (!chunk.is_last) {
-            next = std::async(
-                policy_, [this, &chunk, &other = chunks[1 - i]] { read_chunk(other, chunk.end); });
-        }
+        const bool reads = !chunk.is_last;
+        Beside next(has_threads_ && reads, [this, &chunk, &other = chunks[1 - i]] {
+            read_chunk(other, chunk.end);
+        });
         for (const Line& line : chunk.lines) take_line(line);
-        if (chunk.is_last) break;
-        next.get();
+        if (!reads) break;
+        next.wait();
     }
     if (any_ && !plausible_) {
         throw Error(Errc::journal_unreadable, "is not a journal of task-scheduler");
@@ -5548,7 +5648,7 @@ inline void FileJournal::open_existing() {
 
 inline bool FileJournal::read(const Take& take) {
     if (!file_) return true;
-    JournalReader reader(*file_, take, threads_ ? std::launch::async : std::launch::deferred);
+    JournalReader reader(*file_, take, threads_);
     try {
         reader.read();
     } catch (const Error& error) {
@@ -6206,8 +6306,7 @@ struct Group : Fate {
 
     bool is_written() const { return written == records.size(); }
     static bool is_end(const Record& record) {
-        return std::holds_alternative<CancelRecord>(record) ||
-               std::holds_alternative<PartRecord>(record);
+        return record.is<CancelRecord>() || record.is<PartRecord>();
     }
 };
 
@@ -6737,7 +6836,11 @@ public:
 
 private:
     struct Batch {
-        std::vector<std::variant<TaskParts, Record>> items;
+        struct Item {
+            TaskParts task;  // if there is no record
+            std::optional<Record> record;
+        };
+        std::vector<Item> items;
         std::string text;  // the payloads of the tasks, which never outgrow the room for it
         std::uint64_t bytes = 0;  // of their lines
     };
@@ -6764,29 +6867,26 @@ private:
 
 inline bool Store::Loader::load(Journal& journal, bool has_thread) {
     has_thread_ = has_thread;
-    const auto read = [&] {
-        const bool result = journal.read([this](std::string_view line) { take(line); });
-        hand_over();
-        return result;
-    };
-    if (!has_thread) return read();
-    std::future<bool> result = std::async(std::launch::async, [&] {
+    bool result = false;
+    Beside reading(has_thread, [&] {
         const AtExit tell([this] {
             const std::lock_guard<std::mutex> guard(mutex_);
             has_ended_ = true;
             changed_.notify_one();
         });
-        return read();
+        result = journal.read([this](std::string_view line) { take(line); });
+        hand_over();
     });
     try {
-        apply_handed();
+        if (has_thread) apply_handed();
     } catch (...) {
         const std::lock_guard<std::mutex> guard(mutex_);
         has_failed_ = true;
         changed_.notify_one();
         throw;
     }
-    return result.get();
+    reading.wait();
+    return result;
 }
 
 inline void Store::Loader::take(std::string_view line) {
@@ -6798,12 +6898,12 @@ inline void Store::Loader::take(std::string_view line) {
     }
     filling_.bytes += line.size() + 1;
     if (!task || size > text_size) {
-        filling_.items.emplace_back(read_record(line));
+        filling_.items.push_back({{}, read_record(line)});
         return;
     }
     filling_.text.append(task->payload);
     task->payload = std::string_view(filling_.text).substr(filling_.text.size() - size);
-    filling_.items.emplace_back(*task);
+    filling_.items.push_back({*task, std::nullopt});
 }
 
 inline void Store::Loader::hand_over() {
@@ -6830,18 +6930,18 @@ inline void Store::Loader::apply_handed() {
 }
 
 inline void Store::Loader::apply(Batch& read) {
-    std::vector<TaskRef>& tasks = std::get<ScheduleRecord>(tasks_).tasks;
+    std::vector<TaskRef>& tasks = tasks_.get_if<ScheduleRecord>()->tasks;
     const auto end_run = [&] {
         state_.apply(tasks_);
         tasks.clear();
     };
-    for (auto& item : read.items) {
-        if (const auto* const task = std::get_if<TaskParts>(&item)) {
-            tasks.push_back(TaskRef::make(task->id, task->due, task->payload));
+    for (Batch::Item& item : read.items) {
+        if (!item.record) {
+            tasks.push_back(TaskRef::make(item.task.id, item.task.due, item.task.payload));
             continue;
         }
         end_run();
-        state_.apply(std::get<Record>(item));
+        state_.apply(*item.record);
     }
     end_run();
     read.items.clear();
@@ -6984,14 +7084,14 @@ std::shared_ptr<Group> Store::begin(One one) {
     const bool writes = group.is_written() && is_short(one);
     Record record(std::move(one));
     try {
-        if (keeps_ && writes) write(group.lines, std::get<One>(record));
+        if (keeps_ && writes) write(group.lines, *record.template get_if<One>());
         state_.begin(record);
     } catch (...) {
         group.lines.resize(start);
         throw;
     }
     if constexpr (std::is_same_v<One, CancelRecord> || std::is_same_v<One, PartRecord>) {
-        group.ends += std::get<One>(record).ids.size();
+        group.ends += record.template get_if<One>()->ids.size();
     } else if constexpr (std::is_same_v<One, PauseRecord>) {
         group.pauses = true;
     } else if constexpr (!std::is_same_v<One, ScheduleRecord>) {
@@ -7496,7 +7596,7 @@ inline void Store::lead(Lock& lock) {
             if (group.rests_on_behind) throw;
         }
         for (std::size_t i = group.written; keeps_ && i < group.records.size(); ++i) {
-            std::visit([&group](const auto& one) { write(group.lines, one); }, group.records[i]);
+            group.records[i].visit([&group](const auto& one) { write(group.lines, one); });
         }
         if (!group.lines.empty()) journal_->commit(group.lines, pending);
     } catch (...) {
@@ -7551,14 +7651,14 @@ inline void Store::settle_group(Lock& lock, Group& group) {
         Record& record = group.records[i];
         TaskId first;
         TaskId last;
-        if (auto* const scheduled = std::get_if<ScheduleRecord>(&record)) {
+        if (auto* const scheduled = record.get_if<ScheduleRecord>()) {
             if (scheduled->answer) arriving_.erase(arriving_.find(scheduled->answer.key()));
             first = scheduled->tasks.front()->id;
             last = scheduled->tasks.back()->id;
-        } else if (auto* const cancelled = std::get_if<CancelRecord>(&record)) {
+        } else if (auto* const cancelled = record.get_if<CancelRecord>()) {
             if (cancelled->bulk) continue;
             first = cancelled->ids.front();
-        } else if (std::holds_alternative<PartRecord>(record)) {
+        } else if (record.is<PartRecord>()) {
             continue;
         }
         const bool failed = (Group::is_end(record) ? group.ended : group).error != nullptr;
@@ -7600,8 +7700,8 @@ inline void Store::keep_room(Group& group) noexcept {
 // Counts a record in the statistics.  This comes before the record is applied or undone, as the
 // index tells until then whether its task is new.
 inline void Store::count_locked(const Record& record, bool failed) {
-    if (!failed && std::holds_alternative<CancelRecord>(record)) ++stats_.cancelled;
-    const auto* const scheduled = std::get_if<ScheduleRecord>(&record);
+    if (!failed && record.is<CancelRecord>()) ++stats_.cancelled;
+    const auto* const scheduled = record.get_if<ScheduleRecord>();
     if (!scheduled || state_.find(scheduled->tasks.front()->id)) return;
     if (failed) {
         stats_.refused += scheduled->tasks.size();
@@ -9078,7 +9178,7 @@ private:
 
 inline void JournalVerifier::read(File& file) {
     const Journal::Take take = [this](std::string_view line) { this->take(line); };
-    JournalReader reader(file, take, std::launch::deferred);
+    JournalReader reader(file, take, false);
     report.bytes = static_cast<std::uint64_t>(file.status().st_size);
     state_.begin_loading();
     reader.read();
@@ -9101,7 +9201,7 @@ inline void JournalVerifier::take(std::string_view line) {
             report.cancelled += one.ids.size();
         }
     };
-    std::visit(count, record);
+    record.visit(count);
     state_.apply(record);
 }
 

@@ -395,8 +395,8 @@ template <class R>
 void check_written_as(const R& record, const std::string& members) {
     CHECK(line_of(record) == sealed(members));
     const Record read = read_record(sealed(members));
-    REQUIRE(std::holds_alternative<R>(read));
-    check_same(std::get<R>(read), record);
+    REQUIRE(read.is<R>());
+    check_same(*read.get_if<R>(), record);
 }
 
 const TimePoint noon = at("2026-03-01T12:00:00Z");
@@ -417,8 +417,8 @@ TEST_SUITE("records") {
             CHECK(line.find('\n') == std::string::npos);
             CHECK(json_problem(line) == "");
             const Record read = read_record(line);
-            REQUIRE(std::holds_alternative<R>(read));
-            check_same(std::get<R>(read), record);
+            REQUIRE(read.is<R>());
+            check_same(*read.get_if<R>(), record);
             CHECK(line_of(read) == line);
         }
     }
@@ -433,8 +433,8 @@ TEST_SUITE("records") {
             std::shuffle(members.begin() + 1, members.end(), random_bits());
             CAPTURE(joined(members));
             const Record read = read_record(sealed(joined(members)));
-            REQUIRE(std::holds_alternative<R>(read));
-            check_same(std::get<R>(read), record);
+            REQUIRE(read.is<R>());
+            check_same(*read.get_if<R>(), record);
         }
     }
 
@@ -455,7 +455,7 @@ TEST_SUITE("records") {
                 if (coin()) members.push_back(unknown[below(unknown.size())]);
             }
             CAPTURE(joined(members));
-            check_same(std::get<R>(read_record(sealed(joined(members)))), record);
+            check_same(*read_record(sealed(joined(members))).get_if<R>(), record);
         }
     }
 
@@ -463,7 +463,7 @@ TEST_SUITE("records") {
         const Record read = read_record(
             sealed(R"("op":"schedule","tasks":[{"payload":{"message":1},"colour":"a","id":")" +
                    id_of(7).str() + R"(","retries":[3],"due":"2026-03-01T12:00:00Z"}])"));
-        const auto& tasks = std::get<ScheduleRecord>(read).tasks;
+        const auto& tasks = read.get_if<ScheduleRecord>()->tasks;
         REQUIRE(tasks.size() == 1);
         check_same(tasks.front(), support::task_of(7, noon, R"({"message":1})"));
     }
@@ -591,7 +591,7 @@ TEST_SUITE("records") {
             if (!usual) return;
             CAPTURE(other);
             const Record read = RecordReader(other).read();
-            const auto& schedule = std::get<ScheduleRecord>(read);
+            const auto& schedule = *read.get_if<ScheduleRecord>();
             REQUIRE(schedule.tasks.size() == 1);
             check_same(usual, schedule.tasks.front());
             CHECK((!schedule.at && !schedule.answer));
@@ -633,7 +633,7 @@ TEST_SUITE("records") {
         const Record read = read_record(sealed(
             R"("op":"answer","at":"2026-03-01T12:00:00Z","key":"k","ids":[")" + id_of(7).str() +
             "\",\"" + id_of(7).plus(1).str() + "\",\"" + id_of(9).str() + "\"]"));
-        const IdRuns& ids = std::get<AnswerRecord>(read).answer.mapped().ids;
+        const IdRuns& ids = read.get_if<AnswerRecord>()->answer.mapped().ids;
         CHECK(ids.all() == std::vector<TaskId>{id_of(7), id_of(7).plus(1), id_of(9)});
         CHECK(ids.runs() == 2);
     }
@@ -706,7 +706,7 @@ TEST_SUITE("records") {
         const auto task = support::task_of(
             7, noon, R"({"op":"cancel","at":"x","key":1,"ids":[],"tasks":7,"crc":"00000000"})");
         const Record read = read_record(line_of(ScheduleRecord{{}, {}, {task}}));
-        const auto& record = std::get<ScheduleRecord>(read);
+        const auto& record = *read.get_if<ScheduleRecord>();
         CHECK(!record.at);
         CHECK(!record.answer);
         check_same(record.tasks.at(0), task);
