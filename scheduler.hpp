@@ -9184,6 +9184,10 @@ inline void JournalVerifier::read(File& file) {
     reader.read();
     state_.end_loading();
     report.records = reader.records();
+    const bool starts_damaged = !reader.damaged().empty() && reader.damaged().front().line == 1;
+    if (report.records > 0 && report.operations.count("head") == 0 && !starts_damaged) {
+        report.damage.push_back({1, 0, 0, "the line that a journal begins with is missing", 0});
+    }
     for (const JournalReader::Range& range : reader.damaged()) {
         report.damage.push_back(
             {range.line, range.begin, range.end - range.begin, range.problem, range.kept});

@@ -187,6 +187,18 @@ TEST_SUITE("journals") {
         CHECK_FALSE(report_of(R"({"journal":"task-scheduler","ver)").is_sound());
     }
 
+    TEST_CASE("a journal whose first line is missing is damaged, and compacting mends it") {
+        const std::string whole = mixed_journal();
+        const TempDir dir;
+        dir.write("tasks.jsonl", whole.substr(whole.find('\n') + 1));
+        const JournalReport report = verify_journal(dir.journal());
+        REQUIRE(report.damage.size() == 1);
+        CHECK(has(report.damage[0].problem, "begins with is missing"));
+        CHECK(report.pending == 2);
+        CHECK(compact_journal(options_for(dir)).pending == 2);
+        CHECK(verify_journal(dir.journal()).is_sound());
+    }
+
     TEST_CASE(
         "what is no journal that this version can read is refused, and the sentence says why") {
         const std::string whole = mixed_journal();
