@@ -6400,6 +6400,8 @@ public:
     const Task& task() const { return task_; }
     /// Of a put: whether there was no task of the name, and this makes one.
     bool creates() const { return creates_; }
+    /// Of a request with an idempotency key: whether it came before, so that this makes nothing.
+    bool repeats() const { return repeats_; }
     /// Nothing was begun: another change of the same task is on its way, or its emission is and
     /// this would put another in its place, or other events are being forgotten.  wait() returns
     /// when that has ended, without its error, and then the call is to be made again.
@@ -6430,6 +6432,7 @@ private:
     Task task_;
     bool again_ = false;
     bool creates_ = false;
+    bool repeats_ = false;
     bool ends_ = false;               // it ends a task
     bool told_ = false;               // wait() has thrown
     detail::Store* store_ = nullptr;  // null: there is nothing to wait for
@@ -7164,6 +7167,7 @@ inline std::optional<Ticket> Store::repeated(const Idempotency& idempotency,
     Ticket ticket;
     ticket.ids_ = first->ids.all();
     ticket.timestamp_ = first->timestamp;
+    ticket.repeats_ = true;
     if (!arrives) return ticket;
     ticket.group_ = arriving->second.group;
     ticket.store_ = this;  // last, as one that has it takes the lock when it goes
@@ -9008,6 +9012,7 @@ inline void Ticket::swap(Ticket& other) noexcept {
     std::swap(task_, other.task_);
     std::swap(again_, other.again_);
     std::swap(creates_, other.creates_);
+    std::swap(repeats_, other.repeats_);
     std::swap(ends_, other.ends_);
     std::swap(told_, other.told_);
     std::swap(store_, other.store_);
@@ -12467,7 +12472,7 @@ struct Operation {
         std::string_view type;
         std::string_view description;
         std::string_view media;
-        ApiMember field = {};  // of its head
+        std::vector<ApiMember> fields = {};  // of its head
     };
 
     Operation(std::string_view its_method, std::string_view its_path, std::string_view its_id,
@@ -12514,7 +12519,7 @@ struct Operation {
     }
     // The answer before has this field in its head.
     Operation& with_field(std::string_view name, std::string_view description) {
-        all_answers.back().field = {name, "string", description};
+        all_answers.back().fields.push_back({name, "string", description});
         return *this;
     }
     // Those of `api_refusals` that refusals_of() does not derive, and one of its own.
@@ -12568,11 +12573,15 @@ inline void add_content(Json& to, std::string_view media, std::string_view type)
 inline void append(Json& to, const Operation::Answer& answer) {
     to.object().add("description", answer.description);
     add_content(to, answer.media, answer.type);
-    if (answer.field.name.empty()) return;
-    Json field;
-    field.object().add("description", answer.field.description);
-    field.add("schema", Schema{answer.field.type});
-    to.add("headers", Json().object().add(answer.field.name, field));
+    if (answer.fields.empty()) return;
+    Json fields;
+    fields.object();
+    for (const ApiMember& one : answer.fields) {
+        Json field;
+        field.object().add("description", one.description).add("schema", Schema{one.type});
+        fields.add(one.name, field);
+    }
+    to.add("headers", fields);
 }
 
 inline Json responses_of(const Operation& operation) {
@@ -15489,6 +15498,8 @@ inline std::vector<HttpApi::Route> HttpApi::task_routes() {
              .body(one_or_many)
              .answers("Scheduled|ScheduledMany", "Stored.")
              .with_field("Location", "The task, if it is one.")
+             .with_field("Idempotent-Replayed",
+                         "`true` where the key came before: this is the first answer again.")
              .refuses({422, 507}),
          &HttpApi::post_schedule},
         {Operation("POST", "/cancel", "cancel", "Cancels a task.")
@@ -16223,6 +16234,7 @@ inline void HttpApi::post_schedule(Call& call) {
     for (TaskRequest& request : requests) set_trace(call, request);
     call.answer.ticket = call.made(scheduler().submit(requests, key));
     const Ticket& scheduled = *call.answer.ticket;
+    if (scheduled.repeats()) call.answer.fields.emplace_back("Idempotent-Replayed", "true");
     detail::Json json;
     json.text.reserve(many ? 64 + 39 * scheduled.ids().size() : 127);
     json.object();
@@ -19522,6 +19534,12 @@ struct HistoryQuery {
     Filter filter{};          ///< only those
 };
 
+/// What a submission came to, see `Client::submit`.
+struct SubmitResult {
+    std::vector<TaskId> ids;  ///< of the tasks, in order
+    bool created = false;     ///< false: the key came before, and these are the tasks of then
+};
+
 /// A client of the HTTP interface.  Every call makes a connection of its own, blocks
 /// until it is answered, may be made from any thread, and throws `Error`: with
 /// `unreachable` if there is no answer, else with what the server's status says.
@@ -19604,8 +19622,8 @@ public:
     std::string status() const { return ask("GET", "/status"); }
     /// Schedules what is written as requests, in JSON, as `POST /schedule` takes them: all of them
     /// or none, up to 10,000.  With a key, as schedule().
-    std::vector<TaskId> submit(const std::vector<std::string>& requests,
-                               const std::string& key = "") const;
+    SubmitResult submit(const std::vector<std::string>& requests,
+                        const std::string& key = "") const;
     /// As put(), with the task written as a request in JSON.
     PutResult put_request(std::string_view name, const std::string& request,
                           PutIf condition = PutIf::any) const {
@@ -19650,8 +19668,13 @@ private:
     static std::optional<std::string> unix_path(const std::string& url);
     httplib::Client connection() const;
     httplib::Headers headers() const;
-    std::string ask(const char* method, const std::string& path, const std::string& body = "",
-                    const httplib::Headers& more = {}, int* status = nullptr) const;
+    httplib::Response answer_to(const char* method, const std::string& path,
+                                const std::string& body = "",
+                                const httplib::Headers& more = {}) const;
+    std::string ask(const char* method, const std::string& path,
+                    const std::string& body = "") const {
+        return answer_to(method, path, body).body;
+    }
     std::string reason_of(httplib::Error error) const;
     [[noreturn]] void refuse(int status, const std::string& body) const;
     [[noreturn]] void throw_unreachable(httplib::Error error) const;
@@ -19939,9 +19962,10 @@ inline httplib::Headers Client::headers() const {
     return fields;
 }
 
-// Where a status other than 200 is a good one, `status` tells it.
-inline std::string Client::ask(const char* method, const std::string& path, const std::string& body,
-                               const httplib::Headers& more, int* status) const {
+// Throws what the status says, unless it is one of success.
+inline httplib::Response Client::answer_to(const char* method, const std::string& path,
+                                           const std::string& body,
+                                           const httplib::Headers& more) const {
     httplib::Request request;
     request.method = method;
     request.path = path;
@@ -19953,10 +19977,8 @@ inline std::string Client::ask(const char* method, const std::string& path, cons
     httplib::Client client = connection();
     const httplib::Result result = client.send(request);
     if (!result) throw_unreachable(result.error());
-    const bool is_good = result->status == 200 || (status && result->status == 201);
-    if (!is_good) refuse(result->status, result->body);
-    if (status) *status = result->status;
-    return result->body;
+    if (result->status != 200 && result->status != 201) refuse(result->status, result->body);
+    return *result;
 }
 
 inline void Client::throw_unreachable(httplib::Error error) const {
@@ -19972,10 +19994,11 @@ inline std::string Client::reason_of(httplib::Error error) const {
     if (error == httplib::Error::SSLServerVerification ||
         reason.find("hostname verification") != std::string::npos) {
         return ": its certificate is not one for this host that a known authority has signed; name "
-               "the authority's file with --ca-file, or ClientOptions::ca_file";
+               "the authority's file (on the command line: --ca-file)";
     }
     if (error == httplib::Error::SSLConnection) {
-        reason += "; it may not speak TLS, or ask for a certificate (--client-cert)";
+        reason +=
+            "; it may not speak TLS, or ask for a certificate (on the command line: --client-cert)";
     }
 #endif
     return reason;
@@ -19997,7 +20020,7 @@ inline void Client::refuse(int status, const std::string& body) const {
     if (status == 401) {
         sentences = "the server " + options_.url + " wants " +
                     (options_.secret.empty() ? "a secret" : "another secret") +
-                    " (--secret-file, or ClientOptions::secret)";
+                    " (on the command line: --secret-file)";
     }
     switch (status) {
         case 400:
@@ -20046,14 +20069,14 @@ inline TaskId Client::schedule_body(const std::string& body, const std::string& 
     httplib::Headers more;
     detail::check_key(key);
     if (!key.empty()) more.emplace("Idempotency-Key", key);
-    const auto id = detail::member_of(ask("POST", "/schedule", body, more), "id");
+    const auto id = detail::member_of(answer_to("POST", "/schedule", body, more).body, "id");
     const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
     if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
     return *parsed;
 }
 
-inline std::vector<TaskId> Client::submit(const std::vector<std::string>& requests,
-                                          const std::string& key) const {
+inline SubmitResult Client::submit(const std::vector<std::string>& requests,
+                                   const std::string& key) const {
     httplib::Headers more;
     detail::check_key(key);
     if (!key.empty()) more.emplace("Idempotency-Key", key);
@@ -20062,15 +20085,15 @@ inline std::vector<TaskId> Client::submit(const std::vector<std::string>& reques
         if (body.size() > 1) body += ',';
         body += request;
     }
-    std::vector<TaskId> ids;
-    detail::for_each_member(
-        ask("POST", "/schedule", body + ']', more), [&](std::string_view name, auto value) {
-            if (name != "ids") return;
-            detail::for_each_element(value, [&ids](std::string_view id) {
-                ids.push_back(TaskId::parse(detail::inside(id)).value_or(TaskId()));
-            });
+    const httplib::Response answer = answer_to("POST", "/schedule", body + ']', more);
+    SubmitResult result{{}, !answer.has_header("Idempotent-Replayed")};
+    detail::for_each_member(answer.body, [&result](std::string_view name, std::string_view value) {
+        if (name != "ids") return;
+        detail::for_each_element(value, [&result](std::string_view id) {
+            result.ids.push_back(TaskId::parse(detail::inside(id)).value_or(TaskId()));
         });
-    if (ids.size() == requests.size()) return ids;
+    });
+    if (result.ids.size() == requests.size()) return result;
     throw Error(Errc::unreachable, "the answer is not that of a scheduler");
 }
 
@@ -20169,11 +20192,11 @@ inline PutResult Client::put_body(std::string_view name, const std::string& body
     httplib::Headers more;
     if (condition == PutIf::absent) more.emplace("If-None-Match", "*");
     if (condition == PutIf::present) more.emplace("If-Match", "*");
-    int status = 0;
-    const auto id = detail::member_of(ask("PUT", path_of(name), body, more, &status), "id");
+    const httplib::Response answer = answer_to("PUT", path_of(name), body, more);
+    const auto id = detail::member_of(answer.body, "id");
     const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
     if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
-    return {*parsed, status == 201};
+    return {*parsed, answer.status == 201};
 }
 
 inline bool Client::cancel_path(const std::string& path) const {

@@ -8,6 +8,8 @@
 
 #include <sys/stat.h>
 
+#include <cstring>
+
 namespace cli {
 
 // A line of a file of options.
@@ -57,7 +59,10 @@ inline ConfigLine read_config_line(const std::string& text, const std::string& p
 
 inline std::vector<ConfigLine> read_config(const std::string& path) {
     std::vector<ConfigLine> lines;
-    std::istringstream text(file_text(path, 1U << 20));
+    constexpr const char* byte_order_mark = "\xEF\xBB\xBF";  // some editors begin a file with it
+    std::string whole = file_text(path, 1U << 20);
+    if (whole.rfind(byte_order_mark, 0) == 0) whole.erase(0, std::strlen(byte_order_mark));
+    std::istringstream text(whole);
     std::size_t number = 0;
     for (std::string line; std::getline(text, line);) {
         ++number;

@@ -25,6 +25,7 @@ inline std::string counted(std::uint64_t count, const std::string& what) {
 // ---- Verifying -------------------------------------------------------------
 
 inline std::string damage_text(const scheduler::JournalDamage& damage) {
+    if (damage.bytes == 0) return damage.problem;
     const std::string kept =
         damage.kept == 0 ? "" : "; " + counted(damage.kept, "whole record") + " in it kept";
     return damage.problem + " (" + counted(damage.bytes, "byte") + " from byte " +
@@ -46,6 +47,10 @@ inline std::string verdict_text(const scheduler::JournalReport& report) {
                "; a server that opens it keeps all that is whole, and puts the rest aside";
     }
     if (!report.is_sound()) return "DAMAGED: it has no whole record";
+    if (report.torn_bytes > 0) {
+        return "sound, but " + counted(report.torn_bytes, "byte") +
+               " of a torn last record would be cut off";
+    }
     return report.bytes == 0 ? "sound: it is empty, as a new one is" : "sound";
 }
 
@@ -103,11 +108,42 @@ inline Lines report_lines(const scheduler::JournalReport& report) {
     return lines;
 }
 
+// What standard input holds, in a file that nobody else sees: a journal is not read in one go.
+inline std::FILE* spooled_input() {
+    const auto fail = [](const std::string& what) {
+        throw std::runtime_error(what + ": " + std::generic_category().message(errno));
+    };
+    std::FILE* const file = std::tmpfile();
+    if (!file) fail("cannot make a temporary file for what is read");
+    char buffer[65'536];
+    for (std::size_t size; (size = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;) {
+        if (std::fwrite(buffer, 1, size, file) != size) break;
+    }
+    if (std::ferror(stdin)) fail("cannot read standard input");
+    if (std::fflush(file) != 0 || std::ferror(file)) fail("cannot write to a temporary file");
+    if (std::ftell(file) == 0) throw std::runtime_error("there is nothing on standard input");
+    return file;
+}
+
+inline scheduler::JournalReport verify_input() {
+    const std::string path = "/proc/self/fd/" + std::to_string(::fileno(spooled_input()));
+    try {
+        scheduler::JournalReport found = scheduler::verify_journal(path);
+        found.path = "-";
+        return found;
+    } catch (const scheduler::Error& error) {
+        std::string what = error.what();
+        const std::size_t at = what.find(path);
+        if (at != std::string::npos) what.replace(at, path.size(), "standard input");
+        throw std::runtime_error(what);
+    }
+}
+
 inline int verify(const Arguments& arguments) {
     const std::string& file = only_file(arguments, "verify");
     scheduler::JournalReport found;
     try {
-        found = scheduler::verify_journal(file);
+        found = file == "-" ? verify_input() : scheduler::verify_journal(file);
     } catch (const std::exception& error) {
         report(error.what());
         return 2;
@@ -142,7 +178,19 @@ inline int compact(const Arguments& arguments) {
 inline int backup(const Arguments& arguments) {
     check_no_rest(arguments, "backup");
     if (!arguments.has("--to")) throw UsageError("backup needs --to FILE");
+    const bool prints = arguments.get("--to") == "-";
+    if (prints && on_terminal()) {
+        throw UsageError("--to -: standard output is a terminal; name a file, or a pipe behind it");
+    }
     const scheduler::Client client = client_for(arguments);
+    if (prints) {
+        client.backup([](std::string_view piece) {
+            if (std::fwrite(piece.data(), 1, piece.size(), stdout) != piece.size()) {
+                throw OutputError(errno);
+            }
+        });
+        return 0;
+    }
     const std::uint64_t size = client.backup(arguments.get("--to"), arguments.has("--force"));
     print_line(counted(size, "byte") + " in " + arguments.get("--to"));
     return 0;
@@ -240,10 +288,12 @@ private:
     const bool keeps_going_;
     std::uint64_t line_ = 0;  // the number of the one that was read last
     std::uint64_t done_ = 0;  // everything up to this line was dealt with
-    std::uint64_t imported_ = 0;
+    std::uint64_t imported_ = 0;  // that were not there before
+    std::uint64_t replaced_ = 0;  // pending ones, by their names
+    std::uint64_t repeated_ = 0;  // in slices that came before
     std::uint64_t past_ = 0;
     std::uint64_t refused_ = 0;
-    std::uint64_t known_ = 0;  // in slices that came before with another choice of tasks
+    std::uint64_t differing_ = 0;  // in slices that came before, with other lines skipped
 
     // Of the slice at hand:
     std::uint64_t first_ = 0;  // its first line
@@ -259,28 +309,29 @@ inline void Importer::run(LineReader& lines) {
         while (const auto line = lines.next()) take(*line);
         send_slice();
     } catch (const Stopped&) {
-        report("stopped: " + done() + ", and nothing behind that");
+        report(done_ == 0 ? "stopped: nothing was imported"
+                          : "stopped: " + done() + ", and none behind them");
     } catch (...) {
-        report(done() +
-               "; what follows may have been, and is not imported twice if this is run again");
+        // What was sent without an answer may have been imported too.
+        if (done_ > 0) report(done() + "; run it again for the rest: nothing is imported twice");
         throw;
     }
 }
 
 inline std::string Importer::done() const {
-    if (done_ == 0) return "nothing was imported";
     return "lines 1 to " + std::to_string(done_) + " were imported";
 }
 
 inline std::string Importer::summary() const {
     std::string text = counted(imported_, "task") + " imported";
-    if (past_ > 0) text += "; " + std::to_string(past_) + " skipped, being past";
-    if (known_ > 0) {
-        text += "; " + std::to_string(known_) +
-                " left as they were imported before, with others "
-                "beside them";
-    }
-    if (refused_ > 0) text += "; " + std::to_string(refused_) + " refused";
+    const auto add = [&text](std::uint64_t count, const char* what) {
+        if (count > 0) text += "; " + std::to_string(count) + ' ' + what;
+    };
+    add(replaced_, "replaced, by their names");
+    add(repeated_, "imported before, and left as they are");
+    add(differing_, "left out, as their lines were imported before while others were skipped");
+    add(past_, "skipped, being past");
+    add(refused_, "refused");
     return text;
 }
 
@@ -334,8 +385,7 @@ inline void Importer::take_task(const std::string& line) {
 inline void Importer::put(const scheduler::ExportLine& task) {
     last_ = line_ - 1;
     send_slice();
-    client_.put_request(task.name, task.request);
-    ++imported_;
+    ++(client_.put_request(task.name, task.request).created ? imported_ : replaced_);
     done_ = line_;
 }
 
@@ -351,10 +401,10 @@ inline void Importer::send_slice() {
     lines_ = bytes_ = 0;
     if (requests.empty()) return;
     try {
-        imported_ += client_.submit(requests, key()).size();
+        (client_.submit(requests, key()).created ? imported_ : repeated_) += requests.size();
     } catch (const scheduler::Error& error) {
         if (error.code() == scheduler::Errc::key_reused) {
-            known_ += requests.size();
+            differing_ += requests.size();
         } else if (error.code() == scheduler::Errc::invalid_argument) {
             refuse("the slice that begins at line " + std::to_string(first_), requests.size(),
                    error.what());

@@ -17,6 +17,7 @@ struct Verb {
     std::vector<FlagForm> flags;
     int (*run)(const Arguments&);
     bool is_local = false;  // it talks to no server
+    const char* exit_status = nullptr;  // where it is not the usual one
 };
 
 // What every verb takes that talks to a server.
@@ -105,10 +106,12 @@ inline const Verb verbs[] = {
     {"health",
      "",
      "health [--ready]",
-     "Tells whether the server is alive, for the health check of a container: exit status 0 if it "
-     "is, else 1. A server that still opens its journal is alive, and not ready.",
+     "Tells whether the server is alive, for the health check of a container. A server that still "
+     "opens its journal is alive, and not ready.",
      {{"--ready", 0, "", "whether it also accepts and emits tasks"}},
-     health},
+     health,
+     false,
+     "0 it is, 1 it is not or there is no server, 2 used wrongly."},
     {"pause",
      "",
      "pause [--reason TEXT]",
@@ -157,8 +160,8 @@ inline const Verb verbs[] = {
     {"import",
      "FILE",
      "import [--skip-past] [--keep-going] [--idempotency-prefix TEXT] FILE",
-     "Schedules what lines of JSON ask for, as export prints them, and prints how many there "
-     "were. A line with a name makes the task of this name, or replaces it. Importing the same "
+     "Schedules what lines of JSON ask for, as export prints them, and prints how many of them are "
+     "new. A line with a name makes the task of this name, or replaces it. Importing the same "
      "lines again changes nothing for a day, and while their tasks are pending. - reads standard "
      "input.",
      {{"--skip-past", 0, "", "leave out what is past, which would be emitted at once"},
@@ -172,16 +175,21 @@ inline const Verb verbs[] = {
      "backup --to FILE [--force]",
      "Copies the server's journal, as it stands at this moment, to a file that a server can be "
      "started with. The file is there when it is whole.",
-     {{"--to", 0, "FILE", "where to"}, {"--force", 0, "", "overwrite the file, if it is there"}},
+     {{"--to", 0, "FILE",
+       "where to; - is standard output, and then only exit status 0 says that "
+       "it is whole"},
+      {"--force", 0, "", "overwrite the file, if it is there"}},
      backup},
     {"verify",
      "FILE",
      "verify FILE [--json]",
      "Tells what is in a journal, and whether it is damaged, where and how. Changes nothing; a "
-     "server may have it open.\n\nExit status: 0 sound, 1 damaged, 2 cannot be read.",
+     "server may have it open. Whole lines that are missing at its end cannot be seen. - reads "
+     "standard input.",
      {{"--json", 0, "", "one JSON object"}},
      verify,
-     true},
+     true,
+     "0 sound, 1 damaged, 2 it cannot be read, or used wrongly."},
     {"compact",
      "FILE",
      "compact FILE [--history N]",
@@ -189,7 +197,8 @@ inline const Verb verbs[] = {
      "prints the sizes.",
      {{"--history", 0, "N", "keep so many past events, and those that sinks want (default all)"}},
      compact,
-     true},
+     true,
+     "0 done, 1 it failed and the journal is as it was, 2 used wrongly."},
     {"completion",
      "bash zsh fish",
      "completion bash|zsh|fish",
@@ -238,8 +247,10 @@ inline std::string brief(const Verb& verb) {
     return about.substr(0, about.find_first_of(".:;"));
 }
 
-inline const char* const exit_statuses =
-    "Exit status: 0 done, 1 refused, 2 used wrongly, 3 no server.";
+inline std::string exit_statuses(const char* of_a_verb = nullptr) {
+    const char* const usual = "0 done, 1 refused or failed, 2 used wrongly, 3 no server.";
+    return std::string("Exit status: ") + (of_a_verb ? of_a_verb : usual);
+}
 
 inline std::string help_of(const Verb& verb) {
     std::string text;
@@ -251,7 +262,8 @@ inline std::string help_of(const Verb& verb) {
     for (const std::string& line : lines_of(verb.about)) text += wrapped(line, 0) + '\n';
     text += '\n';
     for (const FlagForm& flag : flags_of(verb)) text += option_line(flag);
-    return verb.is_local ? text : text + '\n' + exit_statuses + '\n';
+    if (verb.is_local && !verb.exit_status) return text;
+    return text + '\n' + exit_statuses(verb.exit_status) + '\n';
 }
 
 inline const Verb& verb_named(const std::string& name) {
@@ -507,6 +519,7 @@ inline int man(const Arguments& arguments) {
         for (const std::string& line : lines_of(verb.about)) {
             text += line.empty() ? ".PP\n" : troff(line) + '\n';
         }
+        if (verb.exit_status) text += ".PP\n" + troff(exit_statuses(verb.exit_status)) + '\n';
         text += troff_flags(verb.flags);
     }
     text += ".SH OPTIONS OF THE COMMANDS\n" + troff_flags(flags_of({"", "", "", "", {}, nullptr}));
@@ -526,7 +539,7 @@ inline int man(const Arguments& arguments) {
         "options, a line NAME = VALUE each, for the server and for the commands\n"
         ".SH SIGNALS\nSIGTERM and SIGINT end the server cleanly. SIGHUP has it read the files of "
         "secrets, TLS and sinks again.\n.SH EXIT STATUS\n" +
-        troff(exit_statuses) + '\n';
+        troff(exit_statuses()) + '\n';
     std::fputs(text.c_str(), stdout);
     return 0;
 }
@@ -552,7 +565,8 @@ inline std::optional<int> run_verb(int argc, char** argv) {
     if (argc < 2 || argv[1][0] == '-') return std::nullopt;
     const std::string name = argv[1];
     const Verb& verb = verb_named(name);
-    return guarded("task-scheduler help " + name, [&] { return run_verb(verb, argc, argv); });
+    const std::string help_on = name == "help" ? "help" : "help " + name;
+    return guarded("task-scheduler " + help_on, [&] { return run_verb(verb, argc, argv); });
 }
 
 }  // namespace cli

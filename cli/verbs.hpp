@@ -143,14 +143,44 @@ inline scheduler::PutIf put_condition(const Arguments& arguments) {
                      : scheduler::PutIf::any;
 }
 
+// What add says of a task beside its time and message.
+inline void check_task_flags(const Arguments& arguments) {
+    const auto check = [&arguments](const char* flag, bool (*is_good)(const std::string&),
+                                    const char* rule) {
+        if (!arguments.has(flag) || is_good(arguments.get(flag))) return;
+        throw UsageError(std::string(flag) + ": must be " + rule + ", not '" + arguments.get(flag) +
+                         '\'');
+    };
+    check(
+        "--name", [](const std::string& name) { return scheduler::is_task_name(name); },
+        "1 to 128 letters, digits and characters of ._~- and no id");
+    check(
+        "--topic",
+        [](const std::string& topic) {
+            return scheduler::topics_problem({topic}).empty() && topic.back() != '*';
+        },
+        "1 to 128 letters, digits and characters of ._~/-");
+    check(
+        "--key",
+        [](const std::string& key) {
+            return !key.empty() && key.size() <= 255 &&
+                   std::all_of(key.begin(), key.end(), [](char c) { return c >= ' ' && c <= '~'; });
+        },
+        "1 to 255 printable ASCII characters");
+}
+
+inline scheduler::milliseconds lateness(const std::string& text) {
+    const scheduler::milliseconds most = duration(text);
+    if (most >= std::chrono::seconds(1) && most <= std::chrono::hours(24 * 366)) return most;
+    throw UsageError("must be from 1 second to 366 days, not '" + text + "'");
+}
+
 inline int add(const Arguments& arguments) {
     if (arguments.rest.size() != 1) throw UsageError("add takes one MESSAGE, in quotes");
     if (arguments.has("--name") && arguments.has("--key")) {
         throw UsageError("give --name or --key: a task is known by its name");
     }
-    if (arguments.has("--name") && !scheduler::is_task_name(arguments.get("--name"))) {
-        throw UsageError("--name: '" + arguments.get("--name") + "' cannot be the name of a task");
-    }
+    check_task_flags(arguments);
     const scheduler::PutIf condition = put_condition(arguments);
     const When when = when_of(arguments);
     std::string text = arguments.rest[0] == "-" ? standard_input() : arguments.rest[0];
@@ -160,7 +190,7 @@ inline int add(const Arguments& arguments) {
     task.topic = arguments.get("--topic");
     if (arguments.has("--max-lateness")) {
         task.max_lateness =
-            naming("--max-lateness", [&] { return duration(arguments.get("--max-lateness")); });
+            naming("--max-lateness", [&] { return lateness(arguments.get("--max-lateness")); });
     }
     const scheduler::Client client = client_for(arguments);
     const std::string key = arguments.get("--key");
@@ -504,25 +534,38 @@ inline void list_sinks(const Arguments& arguments, const scheduler::Client& clie
     if (all.empty()) report_none(arguments, "the server has no sinks");
 }
 
+inline void check_sinks_words(const std::vector<std::string>& rest) {
+    static const std::vector<std::string> known{"dead", "redeliver", "pause", "resume", "forget"};
+    if (rest.empty()) return;
+    const std::string& what = rest[0];
+    if (std::find(known.begin(), known.end(), what) == known.end()) {
+        throw UsageError("sinks takes nothing, or dead, redeliver, pause, resume or forget NAME" +
+                         suggestion(what, known));
+    }
+    const std::size_t most = what == "redeliver" ? 3 : 2;
+    if (rest.size() >= 2 && rest.size() <= most) return;
+    throw UsageError("sinks " + what + " takes the NAME of a sink" +
+                     (most == 3 ? ", and the ID of one of its dead letters" : ""));
+}
+
 inline int sinks(const Arguments& arguments) {
     const std::vector<std::string>& rest = arguments.rest;
     const std::string what = rest.empty() ? "" : rest[0];
-    const bool one = what == "dead" || what == "pause" || what == "resume" || what == "forget";
-    const bool good = rest.empty() || (one && rest.size() == 2) ||
-                      (what == "redeliver" && (rest.size() == 2 || rest.size() == 3));
-    if (!good) {
-        throw UsageError("sinks takes nothing, or dead, redeliver, pause, resume or forget NAME" +
-                         suggestion(what, {"dead", "redeliver", "pause", "resume", "forget"}));
-    }
+    check_sinks_words(rest);
     std::optional<scheduler::TaskId> id;
     if (rest.size() == 3) id = task_id(rest[2]);
     const scheduler::Client client = client_for(arguments);
-    if (rest.empty()) list_sinks(arguments, client);
-    if (what == "dead") list_dead_letters(arguments, client, rest[1]);
-    if (what == "pause") client.pause_sink(rest[1]);
-    if (what == "resume") client.resume_sink(rest[1]);
-    if (what == "forget") client.forget_sink(rest[1]);
-    if (what == "redeliver") print_line(std::to_string(client.redeliver(rest[1], id)));
+    try {
+        if (rest.empty()) list_sinks(arguments, client);
+        if (what == "dead") list_dead_letters(arguments, client, rest[1]);
+        if (what == "pause") client.pause_sink(rest[1]);
+        if (what == "resume") client.resume_sink(rest[1]);
+        if (what == "forget") client.forget_sink(rest[1]);
+        if (what == "redeliver") print_line(std::to_string(client.redeliver(rest[1], id)));
+    } catch (const scheduler::Error& error) {
+        if (error.code() != scheduler::Errc::invalid_argument) throw;
+        throw UsageError(error.what());  // it is no name of a sink
+    }
     return 0;
 }
 
@@ -570,7 +613,8 @@ inline int status(const Arguments& arguments) {
 }
 
 inline int show(const Arguments& arguments) {
-    if (arguments.rest.size() != 1) throw UsageError("show takes the ID or the name of one task");
+    if (arguments.rest.size() != 1) throw UsageError("show takes the ID or NAME of one task");
+    check_task(arguments.rest[0]);
     const auto story = client_for(arguments).story(arguments.rest[0]);
     if (!story) {
         report("there is no task " + arguments.rest[0]);

@@ -466,10 +466,12 @@ TEST_SUITE("client") {
             }
             return "none";
         };
-        CHECK(problem_of(service.client()).find("wants a secret (--secret-file") !=
-              std::string::npos);
-        CHECK(problem_of(service.client("wrong")).find("wants another secret (--secret-file") !=
-              std::string::npos);
+        const auto says = [](const std::string& problem, const std::string& words) {
+            return problem.find(words + " (on the command line: --secret-file)") !=
+                   std::string::npos;
+        };
+        CHECK(says(problem_of(service.client()), "wants a secret"));
+        CHECK(says(problem_of(service.client("wrong")), "wants another secret"));
         service.server.stop();
         CHECK(problem_of(service.client("secret")).find("is the server running?") !=
               std::string::npos);
@@ -555,9 +557,12 @@ TEST_SUITE("client") {
         const Client client = service.client();
         const std::string one = R"({"timestamp":"2026-04-01T02:00:00+02:00","message":{"n":1.10}})";
         const std::string bad = R"({"timestamp":"2026-04-01","message":7})";
-        const auto ids = client.submit({one, one}, "key");
+        const auto [ids, created] = client.submit({one, one}, "key");
         REQUIRE(ids.size() == 2);
-        CHECK(client.submit({one, one}, "key") == ids);
+        CHECK(created);
+        const auto repeated = client.submit({one, one}, "key");
+        CHECK(repeated.ids == ids);
+        CHECK(!repeated.created);
         CHECK(client.find(ids[1])->payload.str() == one);
         CHECK(errc_of([&] { client.submit({one, bad}); }) == Errc::invalid_argument);
         CHECK(errc_of([&] { client.submit({one}, "key"); }) == Errc::key_reused);

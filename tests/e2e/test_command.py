@@ -457,8 +457,8 @@ class CommandLine(TestCase):
         story = json.loads(self.run_verb('show', past, '--json')[1])
         self.assertEqual(story['id'], past)
         self.assertEqual(story['sinks'][0]['state'], 'waiting')
-        self.assertEqual(self.run_verb('show', 'no such/task')[::2],
-                         (1, 'task-scheduler: there is no task no such/task\n'))
+        self.assertEqual(self.run_verb('show', 'no-such-task')[::2],
+                         (1, 'task-scheduler: there is no task no-such-task\n'))
 
     def test_what_was_missed_is_listed(self):
         self.assertIn('no tasks are missed', self.run_verb('ls', '--missed')[2])
@@ -476,7 +476,11 @@ class CommandLine(TestCase):
         self.assertEqual(self.run_verb('add', '--at', '2999-01-01', 'x')[0], 1)
         for arguments in (['add', 'x'], ['add', '--in', 'soon', 'x'], ['add', '--in', '1s'], ['rm'],
                           ['rm', 'no/name'], ['mv'], ['add', '--name', '..', '--in', '1s', 'x'], ['ls', '--nonsense'], ['nonsense'],
-                          ['events', '-n', 'x'], ['add', '--at', 'x', 'y'], ['ls', '--due']):
+                          ['events', '-n', 'x'], ['add', '--at', 'x', 'y'], ['ls', '--due'],
+                          ['show', 'no/name'], ['sinks', 'dead'], ['sinks', 'dead', 'no/name'],
+                          *(['add', '--in', '1s', *wrong, 'x'] for wrong in (
+                              ['--topic', 'a b'], ['--topic', 'a*'], ['--topic', ''], ['--key', ''],
+                              ['--key', 'é'], ['--max-lateness', '0'], ['--max-lateness', '367d']))):
             status, _, errors = self.run_verb(*arguments)
             self.assertEqual(status, 2, arguments)
             self.assertEqual(errors.count('\n'), 1, errors)
@@ -484,6 +488,11 @@ class CommandLine(TestCase):
         status, _, errors = self.run_verb('ls')
         self.assertEqual(status, 3)
         self.assertIn(self.one.url, errors)
+
+    def test_the_help_names_the_exit_statuses(self):
+        for verb, words in (('add', '3 no server'), ('health', '1 it is not or there is no server'),
+                            ('verify', '1 damaged'), ('compact', '1 it failed')):
+            self.assertIn(words, self.run_verb('help', verb)[1])
 
     def test_every_command_explains_itself(self):
         for verb in ('add', 'ls', 'rm', 'mv', 'events'):

@@ -73,6 +73,10 @@ class Config(TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn(word, done.stderr)
 
+    def test_a_byte_order_mark_at_the_beginning_means_nothing(self):
+        self.assertIn("options:1: port: must be", self.refused("\ufeffport = http\n"))
+        self.assertIn("options:2: there is no option", self.refused("# x\n\ufeffport = http\n"))
+
     def test_the_command_line_finds_its_server_and_its_secret_there(self):
         self.write("s3cret\n", "secret")
         self.write("reader\n", "reader")

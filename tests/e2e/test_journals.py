@@ -77,6 +77,7 @@ class Verify(Journals):
                         b''.join(lines[3:]), 1, [4], 4, False),
             'huge': (lines[0] + huge + b''.join(lines[1:]), 1, [2], 4, False),
             'empty': (b'', 0, [], 0, False),
+            'headless': (b''.join(lines[1:]), 1, [1], 4, False),
         }
         for name, (content, status, damaged, pending, torn) in cases.items():
             with self.subTest(name):
@@ -89,6 +90,8 @@ class Verify(Journals):
                 self.assertEqual(report['bytes'], len(content))
                 shown = self.run_verb('verify', path)
                 self.assertEqual(shown[::2], (status, ''))
+                if torn:
+                    self.assertRegex(shown[1], r'sound, but [0-9]+ bytes? of a torn last record would')
                 for line in damaged:
                     self.assertIn(f'line {line}\t', shown[1])
                 with open(path, 'rb') as file:
@@ -135,6 +138,23 @@ class Verify(Journals):
                 self.assertEqual(errors.count('\n'), 1)
         for wrong in ((), ('a', 'b'), ('--xml', 'a')):
             self.assertEqual(self.run_verb('verify', *wrong)[0], 2)
+
+    def test_a_journal_is_verified_as_it_comes_out_of_a_pipe(self):
+        server = self.server()
+        server.schedule('x')
+        copied = self.run_verb('backup', '--to', '-', url=server.url)
+        self.assertEqual(copied[::2], (0, ''))
+        with open(server.journal) as file:
+            self.assertEqual(copied[1], file.read())
+        status, output, _ = self.run_verb('verify', '--json', '-', text=copied[1])
+        self.assertEqual((status, json.loads(output)['pending']), (0, 1))
+        self.assertEqual(self.run_verb('verify', '-', text=copied[1][40:])[0], 1)
+        for text, words in (('no journal\n', 'standard input: is not a journal'),
+                            ('', 'nothing on standard input')):
+            status, output, errors = self.run_verb('verify', '-', text=text)
+            self.assertEqual((status, output), (2, ''))
+            self.assertIn(words, errors)
+        self.assertEqual(self.names(), [])
 
     def test_a_file_that_may_not_be_read_is_told(self):
         folder = tempfile.mkdtemp(dir='/tmp')
@@ -455,7 +475,9 @@ class Lines(Journals):
         self.assertEqual(self.tasks(there), self.tasks(here))
         again = self.run_verb('export', url=there.url)[1]
         self.assertEqual(again, lines)
-        self.assertEqual(self.run_verb('import', '-', url=there.url, text=lines)[0], 0)
+        self.assertEqual(self.run_verb('import', '-', url=there.url, text=lines),
+                         (0, '0 tasks imported; 3 replaced, by their names; '
+                             '5 imported before, and left as they are\n', ''))
         self.assertEqual(self.tasks(there), self.tasks(here), 'nothing twice')
         status = self.run_verb('import', '--idempotency-prefix', 'again', '-', url=there.url, text=lines)[0]
         self.assertEqual(status, 0)
@@ -467,7 +489,8 @@ class Lines(Journals):
         lines = ''.join(json.dumps({'timestamp': stamp, 'message': f'{i}'}) + '\n' for i in range(2500))
         path = self.write('lines', lines.encode())
         self.assertEqual(self.run_verb('import', path, url=server.url)[1], '2500 tasks imported\n')
-        self.assertEqual(self.run_verb('import', path, url=server.url)[0], 0)
+        self.assertEqual(self.run_verb('import', path, url=server.url)[1],
+                         '0 tasks imported; 2500 imported before, and left as they are\n')
         exported = self.run_verb('export', url=server.url)[1].splitlines()
         self.assertEqual([json.loads(line)['message'] for line in exported],
                          [str(i) for i in range(2500)])
@@ -481,6 +504,7 @@ class Lines(Journals):
         self.assertEqual(status, 1)
         self.assertIn('line 701: "message" is missing', errors)
         done = int(re.search(r'lines 1 to (\d+) were imported', errors)[1])
+        self.assertIn('and none behind them', errors)
         self.assertEqual(output, f'{done} tasks imported; 1 refused\n')
         self.assertEqual(server.pending(), done)
         status, _, errors = self.run_verb('import', '-', url=server.url, text='\n'.join(good))
@@ -522,7 +546,8 @@ class Lines(Journals):
         self.assertEqual((status, errors), (0, ''))
         self.assertEqual(server.pending(), 1200)
         server.kill()
-        self.assertEqual(self.run_verb('import', '-', url=server.url, text=lines)[0], 3)
+        status, _, errors = self.run_verb('import', '-', url=server.url, text=lines)
+        self.assertEqual((status, errors.count('\n')), (3, 1), errors)
         self.assertEqual(self.run_verb('export', url=server.url)[0], 3)
 
 
@@ -576,7 +601,8 @@ class Recipes(Journals):
         self.assertEqual(self.recipe('.damage[]', server), '')
         self.recipe('tasks.export', server)
         self.assertEqual(server.pending(), 5, 'all again, but for the one with a name')
-        self.assertIn('sound', self.recipe('backup --to', server))
+        self.assertIn('sound', self.recipe('backup --to backup', server))
+        self.assertIn('sound', self.recipe('gzip', server))
         os.unlink(os.path.join(server.dir, 'backup.jsonl'))
         self.recipe('curl', server)
         server.schedule('later')
