@@ -77,6 +77,12 @@
 #pragma push_macro("Status")
 #undef Status
 
+// Casts to std::size_t and time_t say something on 32-bit machines only.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuseless-cast"
+#endif
+
 // Define SCHEDULER_NO_HTTP before the inclusion to leave out sections 13 to 15 and
 // with them the need for cpp-httplib.  It removes whole sections and changes no
 // class, so a program may mix translation units with and without it.
@@ -2093,6 +2099,8 @@ public:
 private:
     Fn fn_;
 };
+template <class Fn>
+AtExit(Fn) -> AtExit<Fn>;
 
 // Runs a function on a thread of its own; or, without threads, when it is waited for.
 class Beside {
@@ -2755,13 +2763,13 @@ public:
         put(record);
     }
     OneOf(OneOf&& other) noexcept : index_(other.index_) {
-        other.visit([this](auto& one) { put(one); });
+        other.visit([this](auto& one) { this->put(one); });
     }
     OneOf& operator=(OneOf&& other) noexcept {
         if (this == &other) return *this;
         destroy();
         index_ = other.index_;
-        other.visit([this](auto& one) { put(one); });
+        other.visit([this](auto& one) { this->put(one); });
         return *this;
     }
     ~OneOf() { destroy(); }
@@ -2797,8 +2805,9 @@ public:
 private:
     template <class R>
     static constexpr std::size_t index_of() {
+        constexpr bool same[] = {std::is_same_v<R, Records>...};
         std::size_t index = 0;
-        (void)((std::is_same_v<R, Records> || (++index, false)) || ...);
+        while (!same[index]) ++index;
         return index;
     }
     template <class R>
@@ -12303,12 +12312,12 @@ inline void append(Json& to, const Schema& schema) {
 }
 
 // What the types of the interface are called, and what they hold.
-inline const std::vector<ApiSchema>& api_schemas() {
+inline std::vector<ApiSchema> api_schemas() {
     constexpr std::string_view verbatim = "Emitted token for token.";
     constexpr std::string_view sentences =
         R"({"type":"array","items":{"type":"string"},"minItems":1})";
     // clang-format off
-    static const std::vector<ApiSchema> schemas{
+    return {
         {"Id", "uuid"},
         {"Errors", "object", {{"errors", sentences}}},
         {"Message", "{message:string}"},
@@ -12433,7 +12442,6 @@ inline const std::vector<ApiSchema>& api_schemas() {
             "redelivering:boolean}"},
     };
     // clang-format on
-    return schemas;
 }
 
 // The refusals that several requests have in common.
@@ -14190,9 +14198,9 @@ inline ssize_t TlsSession::failure(int result) {
 
 // Unlike OpenSSL's own BIO of a socket, it takes all that is written, and raises no SIGPIPE.
 inline const BIO_METHOD* TlsSession::socket_method() {
-    static const TlsPointer<BIO_METHOD> method =
-        make_socket_method("server socket", write_socket, read_socket, control_socket);
-    return method.get();
+    static const BIO_METHOD* const method =
+        make_socket_method("server socket", write_socket, read_socket, control_socket).release();
+    return method;
 }
 
 inline int TlsSession::write_socket(BIO* bio, const char* from, int size) {
@@ -14324,7 +14332,8 @@ std::size_t TlsContext::read_certificates(const std::string& path, Take take) {
             if (!take(std::move(one))) refuse(path, "cannot be used: " + tls_reason());
             continue;
         }
-        const bool is_end = ERR_GET_REASON(::ERR_peek_last_error()) == PEM_R_NO_START_LINE;
+        constexpr unsigned long reason_mask = 0xFFF;
+        const bool is_end = (::ERR_peek_last_error() & reason_mask) == PEM_R_NO_START_LINE;
         if (count == 0 && is_end) refuse(path, "holds no certificate in PEM");
         if (!is_end) refuse(path, "holds a damaged certificate: " + tls_reason());
         ::ERR_clear_error();
@@ -18603,9 +18612,9 @@ private:
 };
 
 inline const BIO_METHOD* Tls::socket_method() {
-    static const TlsPointer<BIO_METHOD> method =
-        make_socket_method("quiet socket", write_socket, read_socket, control_socket);
-    return method.get();
+    static const BIO_METHOD* const method =
+        make_socket_method("quiet socket", write_socket, read_socket, control_socket).release();
+    return method;
 }
 
 inline int Tls::write_socket(BIO* bio, const char* from, int size) {
@@ -18642,9 +18651,11 @@ inline void Tls::start(int fd) {
     ::BIO_set_data(bio, this);
     ::BIO_set_init(bio, 1);
     ::SSL_set_bio(session_.get(), bio, bio);  // the session's from here on
+    std::string name = host_;  // SSL_set_tlsext_host_name() casts it in the old style
     const bool named = numeric ? ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session_.get()),
                                                                  host_.c_str()) == 1
-                               : ::SSL_set_tlsext_host_name(session_.get(), host_.c_str()) == 1 &&
+                               : ::SSL_ctrl(session_.get(), SSL_CTRL_SET_TLSEXT_HOSTNAME,
+                                            TLSEXT_NAMETYPE_host_name, name.data()) == 1 &&
                                      ::SSL_set1_host(session_.get(), host_.c_str()) == 1;
     if (!named) fail("TLS");
 }
@@ -20619,6 +20630,10 @@ inline void Client::Subscription::take(const detail::StreamReader::Event& event)
 #endif  // SCHEDULER_NO_HTTP
 
 }  // namespace scheduler
+
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 
 #pragma pop_macro("emit")
 #pragma pop_macro("error")

@@ -6,6 +6,8 @@ and what cannot work, told in one sentence.
 
 BUILD is Meson's build folder, HTTPLIB_DIR one with a whole httplib.h, as for -Dhttplib_dir.
 """
+import concurrent.futures
+import itertools
 import os
 import pathlib
 import re
@@ -120,6 +122,55 @@ class Documentation(TestCase):
             "int main() {\n" + "".join(snippets) + "}\n", *flags))
 
 
+class Warnings(TestCase):
+    """None comes from the header in any compiler's strict mode; libraries are for their makers."""
+    STRICT = {
+        "g++": ["-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-Wold-style-cast",
+                "-Wuseless-cast"],
+        # Without those that older standards and the layout of types are not told apart by.
+        "clang++": ["-Weverything", "-Wno-c++98-compat", "-Wno-c++98-compat-pedantic",
+                    "-Wno-padded", "-Wno-weak-vtables", "-Wno-switch-enum"],
+    }
+    COMPILERS = {"g++": ["g++"], "clang++": ["clang++"], "libc++": ["clang++", "-stdlib=libc++"]}
+    # Each of them meets each standard, or does without RTTI or HTTP, in one of these.
+    PAIRS = [("g++", "c++17", "", "http"), ("clang++", "c++20", "", "http"),
+             ("g++", "c++2b", "-fno-rtti", ""), ("libc++", "c++2b", "-fno-rtti", "")]
+
+    def can_compile(self, compiler):
+        command = self.COMPILERS[compiler]
+        if not shutil.which(command[0]):
+            return False
+        (self.folder / "empty.cpp").write_text("#include <vector>\n", encoding="utf-8")
+        return run([*command, "-fsyntax-only", "empty.cpp"], self.folder).returncode == 0
+
+    def strict(self, compiler, standard, rtti, http):
+        """What this compiler says of a unit that has nothing but the header in it."""
+        command = self.COMPILERS[compiler]
+        flags = ["-DSCHEDULER_NO_HTTP"]
+        if http:
+            flags = ["-isystem", HTTPLIB] if HTTPLIB else library_flags()
+        return run([*command, f"-std={standard}", *filter(None, [rtti]), "-fsyntax-only", "-Werror",
+                    *self.STRICT[command[0]], *[f for f in flags if not f.startswith("-l")],
+                    "-I", str(ROOT), "unit.cpp"], self.folder)
+
+    def test_no_compiler_warns_of_the_header_in_any_standard(self):
+        pairs = self.PAIRS
+        if os.environ.get("SCHEDULER_TEST_LONG"):
+            pairs = list(itertools.product(self.COMPILERS, ("c++17", "c++20", "c++2b"),
+                                           ("", "-fno-rtti"), ("http", "")))
+        if not (HTTPLIB or library_flags()):
+            pairs = [pair for pair in pairs if not pair[3]]
+        (self.folder / "unit.cpp").write_text('#include "scheduler.hpp"\n', encoding="utf-8")
+        able = {name for name in self.COMPILERS if self.can_compile(name)}
+        if os.environ.get("TESTS_COMPILERS"):
+            self.assertEqual(able, set(self.COMPILERS))
+        pairs = [pair for pair in pairs if pair[0] in able]
+        with concurrent.futures.ThreadPoolExecutor(2) as pool:
+            for pair, done in zip(pairs, pool.map(lambda pair: self.strict(*pair), pairs)):
+                with self.subTest(" ".join(pair)):
+                    self.assert_compiles(done)
+
+
 class Refusals(TestCase):
     """What cannot work is one sentence that says what to do."""
 
@@ -227,11 +278,11 @@ class Surroundings(TestCase):
             "iterator": "advance back_inserter begin distance end make_move_iterator next prev "
                         "reverse_iterator",
             "limits": "numeric_limits", "map": "multimap", "set": "multiset",
-            "memory": "addressof allocator default_delete enable_shared_from_this make_shared "
+            "memory": "addressof allocator default_delete destroy_at enable_shared_from_this make_shared "
                       "make_unique shared_ptr uninitialized_copy unique_ptr weak_ptr",
             "mutex": "adopt_lock call_once defer_lock lock_guard once_flag scoped_lock try_to_lock "
                      "unique_lock",
-            "new": "align_val_t bad_alloc nothrow nothrow_t",
+            "new": "align_val_t bad_alloc launder nothrow nothrow_t",
             "numeric": "accumulate iota partial_sum",
             "optional": "in_place make_optional nullopt nullopt_t",
             "random": "minstd_rand mt19937 mt19937_64 random_device uniform_int_distribution",
@@ -242,7 +293,7 @@ class Surroundings(TestCase):
             "type_traits": "conditional_t decay_t enable_if_t false_type integral_constant "
                            "invoke_result_t is_base_of_v is_enum_v is_integral_v "
                            "is_nothrow_move_constructible_v is_same_v make_signed_t "
-                           "make_unsigned_t remove_reference_t true_type underlying_type_t void_t",
+                           "make_unsigned_t remove_pointer_t remove_reference_t true_type underlying_type_t void_t",
             "unordered_map": "unordered_multimap",
             "utility": "as_const declval exchange forward index_sequence make_pair move pair "
                        "piecewise_construct swap",
