@@ -11656,12 +11656,12 @@ private:
 };
 
 // Text that is JSON already.
-struct Verbatim {
-    std::string_view json;
+struct JsonView {
+    std::string_view text;
 };
 
-inline void append(Json& to, const Verbatim& verbatim) {
-    to.text += verbatim.json;
+inline void append(Json& to, JsonView json) {
+    to.text += json.text;
 }
 inline void append(Json& to, const Json& json) {
     to.text += json.text;
@@ -11777,23 +11777,24 @@ void add_details(Json& to, const Of& of) {
     if (!details.tracestate.empty()) to.add("tracestate", details.tracestate);
 }
 
+inline constexpr std::array<std::string_view, 3> task_statuses{"pending", "emitted", "missed"};
+
 inline void append(Json& to, const Task& task) {
-    static constexpr std::array<std::string_view, 3> statuses{"pending", "emitted", "missed"};
     to.object().add("id", task.id);
     add_details(to, task);
-    to.add("status", statuses[static_cast<std::size_t>(task.status)]).add("due", task.due);
+    to.add("status", task_statuses[static_cast<std::size_t>(task.status)]).add("due", task.due);
     if (task.status != Status::pending) {
         to.add(task.status == Status::emitted ? "emitted_at" : "missed_at", task.ended_at);
         to.add("late_ms", task.ended_at - task.due);
     }
-    to.add("payload", Verbatim{task.text()});
+    to.add("payload", JsonView{task.text()});
 }
 
 inline void append(Json& to, const Event& event) {
     to.object().add("id", event.id);
     add_details(to, event);
     to.add("due", event.due).add("emitted_at", event.emitted_at).add("late_ms", event.late());
-    to.add("payload", Verbatim{event.text()});
+    to.add("payload", JsonView{event.text()});
 }
 
 inline void append(Json& to, const Pause& pause) {
@@ -12286,7 +12287,7 @@ inline void append_choice(Json& to, const std::vector<std::string_view>& choices
 inline void append_type(Json& to, std::string_view type) {
     const bool is_object = type.front() == '{';
     if (is_object && type.substr(1, 1) == "\"") {
-        append(to, Verbatim{type});
+        append(to, JsonView{type});
     } else if (is_object) {
         std::vector<ApiMember> members;
         for (const std::string_view one : split(type.substr(1, type.size() - 2), ',')) {
@@ -12651,10 +12652,10 @@ inline Json api_components() {
     Json schemas;
     schemas.object();
     for (const ApiSchema& schema : api_schemas()) schemas.add(schema.name, schema);
-    constexpr Verbatim secrets{
+    constexpr JsonView secrets{
         R"({"secretHeader":{"type":"apiKey","in":"header","name":"x-pd-secret"},)"
         R"("bearer":{"type":"http","scheme":"bearer"}})"};
-    constexpr Verbatim sink_name{R"({"SinkName":{"name":"name","in":"path","required":true,)"
+    constexpr JsonView sink_name{R"({"SinkName":{"name":"name","in":"path","required":true,)"
                                  R"("schema":{"type":"string"}}})"};
     Json json;
     json.object().add("securitySchemes", secrets).add("parameters", sink_name);
@@ -12665,9 +12666,9 @@ inline Json api_components() {
 // reached behind a prefix.
 inline std::string openapi_text(const std::vector<const Operation*>& operations,
                                 std::string_view prefix) {
-    constexpr Verbatim id{R"([{"name":"id","in":"path","required":true,)"
+    constexpr JsonView id{R"([{"name":"id","in":"path","required":true,)"
                           R"("schema":{"$ref":"#/components/schemas/Id"}}])"};
-    constexpr Verbatim sink_name{R"([{"$ref":"#/components/parameters/SinkName"}])"};
+    constexpr JsonView sink_name{R"([{"$ref":"#/components/parameters/SinkName"}])"};
     Json paths;
     paths.object();
     Json path;
@@ -12695,7 +12696,7 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
     Json info;
     info.object().add("title", "Task Scheduler").add("version", SCHEDULER_VERSION);
     info.add("description", description);
-    info.add("license", Verbatim{R"({"name":"MIT","identifier":"MIT"})"});
+    info.add("license", JsonView{R"({"name":"MIT","identifier":"MIT"})"});
     Json server;
     server.object().add("url", prefix.empty() ? "/" : prefix);
     Json json;
@@ -12703,7 +12704,7 @@ inline std::string openapi_text(const std::vector<const Operation*>& operations,
         .add("openapi", "3.1.0")
         .add("info", info)
         .add("servers", Json().array().add(server));
-    json.add("security", Verbatim{R"([{},{"secretHeader":[]},{"bearer":[]}])"});
+    json.add("security", JsonView{R"([{},{"secretHeader":[]},{"bearer":[]}])"});
     json.add("paths", paths).add("components", api_components());
     return std::move(json.text);
 }
@@ -19071,7 +19072,7 @@ inline std::string WebhookSink::batch_body(const Delivery& delivery) const {
         if (!event.traceparent().empty()) json.add("traceparent", event.traceparent());
         if (!event.tracestate().empty()) json.add("tracestate", event.tracestate());
         json.add("datacontenttype", "application/json");
-        batch.add(json.add("data", detail::Verbatim{event.text()}));
+        batch.add(json.add("data", detail::JsonView{event.text()}));
     };
     add(delivery.event);
     for (const Event& event : delivery.more) add(event);
@@ -19763,62 +19764,203 @@ inline void read_details(DetailedParts& parts) {
     });
 }
 
-// The task or event that an answer describes.
-inline Task read_task(std::string_view json) {
-    Task task;
-    DetailedParts parts;
-    for_each_member(json, [&](std::string_view key, std::string_view value) {
-        const std::string text = read_string(value).value_or("");
-        if (key == "id") task.id = TaskId::parse(text).value_or(TaskId());
-        if (key == "due") task.due = parse_time(text).value_or(TimePoint());
-        if (key == "emitted_at" || key == "missed_at")
-            task.ended_at = parse_time(text).value_or(TimePoint());
-        if (key == "status" && text == "emitted") task.status = Status::emitted;
-        if (key == "status" && text == "missed") task.status = Status::missed;
-        if (key == "payload") parts.payload = value;
-        if (key == "name") parts.name = text;
-        if (key == "traceparent") parts.traceparent = text;
-        if (key == "tracestate") parts.tracestate = text;
+// read() takes a value out of JSON.  False: what is there is of another kind.
+inline bool read(JsonView from, JsonView& to) {
+    to = from;
+    return true;
+}
+inline bool read(JsonView from, std::string& to) {
+    auto text = read_string(from.text);
+    if (text) to = std::move(*text);
+    return text.has_value();
+}
+inline bool read(JsonView from, bool& to) {
+    to = from.text == "true";
+    return to || from.text == "false";
+}
+inline bool read(JsonView from, TaskId& to) {
+    const auto id = TaskId::parse(inside(from.text));
+    if (id) to = *id;
+    return id.has_value();
+}
+inline bool read(JsonView from, TimePoint& to) {
+    const auto time = parse_time(inside(from.text));
+    if (time) to = *time;
+    return time.has_value();
+}
+template <class Number>
+std::enable_if_t<std::is_integral_v<Number>, bool> read(JsonView from, Number& to) {
+    const auto number = read_digits(from.text);
+    if (number) to = static_cast<Number>(*number);
+    return number.has_value();
+}
+template <class Value>
+bool read(JsonView from, std::optional<Value>& to) {
+    if (from.text == "null" || !read(from, to.emplace())) to.reset();
+    return to.has_value();
+}
+template <class Value>
+bool read(JsonView from, std::vector<Value>& to) {
+    bool good = true;
+    const bool valid = for_each_element(from.text, [&](std::string_view one) {
+        to.emplace_back();
+        good = read(JsonView{one}, to.back()) && good;
     });
+    return valid && good;
+}
+// One of several words, which stand for the values of an enumeration.
+template <std::size_t count, class Value>
+bool read(JsonView from, const std::array<std::string_view, count>& words, Value& to) {
+    const auto* const word = std::find(words.begin(), words.end(), inside(from.text));
+    if (word != words.end()) to = static_cast<Value>(word - words.begin());
+    return word != words.end();
+}
+inline bool read(JsonView from, Status& to) {
+    return read(from, task_statuses, to);
+}
+inline bool read(JsonView from, SinkState& to) {
+    return read(from, sink_states, to);
+}
+inline bool read(JsonView from, SinkShare::State& to) {
+    return read(from, share_states, to);
+}
+
+// The members of an object, each of which is read by its name.
+class JsonMembers {
+public:
+    explicit JsonMembers(std::string_view json) {
+        for_each_member(json, [this](std::string_view name, std::string_view value) {
+            members_.push_back({name, {value}});
+        });
+    }
+    template <class Value>
+    const JsonMembers& get(std::string_view name, Value& to) const {
+        for (const auto& [key, value] : members_) {
+            if (key == name) read(value, to);
+        }
+        return *this;
+    }
+
+private:
+    std::vector<std::pair<std::string_view, JsonView>> members_;
+};
+
+// The value of a member, which an answer must have.
+template <class Value>
+Value member_in(std::string_view json, std::string_view name) {
+    std::optional<Value> value;
+    JsonMembers(json).get(name, value);
+    if (value) return std::move(*value);
+    throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+}
+
+// An answer that is one object.
+template <class Value>
+Value read_as(std::string_view json) {
+    Value value;
+    read(JsonView{json}, value);
+    return value;
+}
+
+inline bool read(JsonView from, Task& to) {
+    DetailedParts parts;
+    JsonView payload;
+    JsonMembers(from.text)
+        .get("id", to.id)
+        .get("due", to.due)
+        .get("status", to.status)
+        .get("emitted_at", to.ended_at)
+        .get("missed_at", to.ended_at)
+        .get("payload", payload)
+        .get("name", parts.name)
+        .get("traceparent", parts.traceparent)
+        .get("tracestate", parts.tracestate);
+    parts.payload = payload.text;
     if (!parts.payload.empty()) read_details(parts);
     const Details details = parts.details();
     if (!are_acceptable(details)) {
         throw Error(Errc::unreachable, "the answer is not that of a scheduler");
     }
-    task.payload = PayloadAccess::make(TaskRef::make(task.id, task.due, parts.payload, details));
-    return task;
+    to.payload = PayloadAccess::make(TaskRef::make(to.id, to.due, parts.payload, details));
+    return true;
 }
 
-// A page: calls fn(item) for what it holds, and returns where it stands.
-template <class Fn>
-PageInfo read_page(std::string_view json, Fn fn) {
-    PageInfo info;
-    for_each_member(json, [&](std::string_view key, std::string_view value) {
-        if (key == "data") for_each_element(value, fn);
-        if (key != "page_info") return;
-        for_each_member(value, [&](std::string_view name, std::string_view token) {
-            const auto number = read_digits(token);
-            const auto count =
-                number ? std::optional(static_cast<std::size_t>(*number)) : std::nullopt;
-            if (name == "start_cursor") info.start = read_string(token).value_or("");
-            if (name == "end_cursor") info.end = read_string(token).value_or("");
-            if (name == "total_count") info.total = count.value_or(0);
-            if (name == "matching_count") info.matching = count;
-        });
-    });
-    return info;
+inline bool read(JsonView from, Event& to) {
+    const auto task = read_as<Task>(from.text);
+    to = {task.id, task.due, task.ended_at, 0, task.payload};
+    return true;
 }
 
-// The number that a member of an object says.
-inline std::size_t number_in(std::string_view json, std::string_view name) {
-    std::uint64_t number = 0;
-    for_each_member(json, [&](std::string_view key, std::string_view value) {
-        if (key == name) number = read_digits(value).value_or(0);
-    });
-    return static_cast<std::size_t>(number);
+inline bool read(JsonView from, Pause& to) {
+    JsonMembers(from.text).get("since", to.since).get("reason", to.reason);
+    return true;
 }
 
-// A value in a query of a URL.
+inline bool read(JsonView from, SinkShare& to) {
+    JsonMembers(from.text)
+        .get("name", to.sink)
+        .get("state", to.state)
+        .get("attempts", to.attempts)
+        .get("error", to.error)
+        .get("next_attempt", to.next_attempt);
+    return true;
+}
+
+inline bool read(JsonView from, TaskStory& to) {
+    read(from, to.task);
+    JsonMembers(from.text).get("stored_at", to.stored_at).get("sinks", to.sinks);
+    return true;
+}
+
+inline bool read(JsonView from, Histogram& to) {
+    JsonMembers(from.text).get("from", to.from).get("to", to.to).get("counts", to.counts);
+    return true;
+}
+
+inline bool read(JsonView from, SinkStatus& to) {
+    JsonMembers(from.text)
+        .get("name", to.name)
+        .get("kind", to.kind)
+        .get("target", to.target)
+        .get("topics", to.topics)
+        .get("state", to.state)
+        .get("cursor", to.cursor)
+        .get("lag", to.lag)
+        .get("attempts", to.attempts)
+        .get("next_attempt", to.next_attempt)
+        .get("last_error", to.last_error)
+        .get("delivered", to.delivered)
+        .get("failed", to.failed)
+        .get("postponed", to.postponed)
+        .get("dead", to.dead)
+        .get("dropped", to.dropped);
+    return true;
+}
+
+inline bool read(JsonView from, DeadLetter& to) {
+    read(from, to.event);
+    JsonMembers(from.text)
+        .get("given_up_at", to.at)
+        .get("attempts", to.attempts)
+        .get("error", to.error)
+        .get("redelivering", to.redelivering);
+    return true;
+}
+
+// A page: adds what it holds to `items`, and returns where it stands.
+template <class Item>
+PageInfo read_page(std::string_view json, std::vector<Item>& items) {
+    PageInfo page;
+    JsonMembers(json).get("data", items);
+    JsonMembers(member_in<JsonView>(json, "page_info").text)
+        .get("start_cursor", page.start)
+        .get("end_cursor", page.end)
+        .get("total_count", page.total)
+        .get("matching_count", page.matching);
+    return page;
+}
+
+// A segment of a path, or a value in a query: a text in which nothing has another meaning.
 inline std::string url_encoded(std::string_view text) {
     constexpr std::string_view plain = "-._~";
     std::string encoded;
@@ -20016,16 +20158,15 @@ inline std::string Client::reason_of(httplib::Error error) const {
 }
 
 inline void Client::refuse(int status, const std::string& body) const {
-    std::string sentences;
+    std::vector<std::string> errors;
     try {
-        detail::for_each_member(body, [&](std::string_view key, std::string_view value) {
-            if (key != "errors") return;
-            detail::for_each_element(value, [&](std::string_view error) {
-                if (!sentences.empty()) sentences += ' ';
-                sentences += detail::read_string(error).value_or("");
-            });
-        });
+        detail::JsonMembers(body).get("errors", errors);
     } catch (const Error&) {  // somebody else's answer
+    }
+    std::string sentences;
+    for (const std::string& error : errors) {
+        if (!sentences.empty()) sentences += ' ';
+        sentences += error;
     }
     if (sentences.empty()) sentences = "the server answers " + std::to_string(status);
     if (status == 401) {
@@ -20080,10 +20221,7 @@ inline TaskId Client::schedule_body(const std::string& body, const std::string& 
     httplib::Headers more;
     detail::check_key(key);
     if (!key.empty()) more.emplace("Idempotency-Key", key);
-    const auto id = detail::member_of(answer_to("POST", "/schedule", body, more).body, "id");
-    const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
-    if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
-    return *parsed;
+    return detail::member_in<TaskId>(answer_to("POST", "/schedule", body, more).body, "id");
 }
 
 inline SubmitResult Client::submit(const std::vector<std::string>& requests,
@@ -20097,13 +20235,8 @@ inline SubmitResult Client::submit(const std::vector<std::string>& requests,
         body += request;
     }
     const httplib::Response answer = answer_to("POST", "/schedule", body + ']', more);
-    SubmitResult result{{}, !answer.has_header("Idempotent-Replayed")};
-    detail::for_each_member(answer.body, [&result](std::string_view name, std::string_view value) {
-        if (name != "ids") return;
-        detail::for_each_element(value, [&result](std::string_view id) {
-            result.ids.push_back(TaskId::parse(detail::inside(id)).value_or(TaskId()));
-        });
-    });
+    SubmitResult result{detail::member_in<std::vector<TaskId>>(answer.body, "ids"),
+                        !answer.has_header("Idempotent-Replayed")};
     if (result.ids.size() == requests.size()) return result;
     throw Error(Errc::unreachable, "the answer is not that of a scheduler");
 }
@@ -20204,10 +20337,7 @@ inline PutResult Client::put_body(std::string_view name, const std::string& body
     if (condition == PutIf::absent) more.emplace("If-None-Match", "*");
     if (condition == PutIf::present) more.emplace("If-Match", "*");
     const httplib::Response answer = answer_to("PUT", path_of(name), body, more);
-    const auto id = detail::member_of(answer.body, "id");
-    const auto parsed = id ? TaskId::parse(*id) : std::nullopt;
-    if (!parsed) throw Error(Errc::unreachable, "the answer is not that of a scheduler");
-    return {*parsed, answer.status == 201};
+    return {detail::member_in<TaskId>(answer.body, "id"), answer.status == 201};
 }
 
 inline bool Client::cancel_path(const std::string& path) const {
@@ -20223,22 +20353,22 @@ inline bool Client::cancel_path(const std::string& path) const {
 inline std::size_t Client::cancel(const DueRange& range, const Filter& filter) const {
     const std::string params = detail::params_of(range, filter);
     const std::string path = "/tasks?" + (params.empty() ? "all=true" : params.substr(1));
-    return detail::number_in(ask("DELETE", path), "cancelled");
+    return detail::member_in<std::size_t>(ask("DELETE", path), "cancelled");
 }
 
 inline Task Client::move_path(const std::string& path, TimePoint due) const {
     const std::string body = R"({"timestamp":")" + format_time(due) + "\"}";
-    return detail::read_task(ask("PATCH", path, body));
+    return detail::read_as<Task>(ask("PATCH", path, body));
 }
 
 inline Task Client::move_path(const std::string& path, milliseconds delay) const {
     const std::string body = R"({"delay":")" + std::to_string(delay.count()) + "ms\"}";
-    return detail::read_task(ask("PATCH", path, body));
+    return detail::read_as<Task>(ask("PATCH", path, body));
 }
 
 inline std::optional<Task> Client::find_path(const std::string& path) const {
     try {
-        return detail::read_task(ask("GET", path));
+        return detail::read_as<Task>(ask("GET", path));
     } catch (const Error& error) {
         if (error.code() == Errc::unknown_task) return std::nullopt;
         throw;
@@ -20247,69 +20377,16 @@ inline std::optional<Task> Client::find_path(const std::string& path) const {
 
 // ---- Pages -----------------------------------------------------------------
 
-namespace detail {
-
-inline SinkShare read_share(std::string_view json) {
-    SinkShare share;
-    for_each_member(json, [&](std::string_view key, std::string_view value) {
-        const std::string text = read_string(value).value_or("");
-        if (key == "name") share.sink = text;
-        if (key == "state") {
-            const auto* const state = std::find(share_states.begin(), share_states.end(), text);
-            if (state != share_states.end()) {
-                share.state = static_cast<SinkShare::State>(state - share_states.begin());
-            }
-        }
-        if (key == "attempts") {
-            share.attempts = static_cast<std::uint32_t>(read_digits(value).value_or(0));
-        }
-        if (key == "error") share.error = text;
-        if (key == "next_attempt") share.next_attempt = parse_time(text);
-    });
-    return share;
-}
-
-// A path's segment, in which nothing has another meaning.
-inline std::string path_segment(std::string_view text) {
-    std::string segment;
-    for (const char c : text) {
-        const auto byte = static_cast<unsigned char>(c);
-        const bool plain = (c >= '0' && c <= '9') ||
-                           ((byte | 0x20U) >= 'a' && (byte | 0x20U) <= 'z') || c == '-' ||
-                           c == '_' || c == '.' || c == '~';
-        if (plain) {
-            segment += c;
-        } else {
-            segment += {'%', hex_digit(byte >> 4U), hex_digit(byte)};
-        }
-    }
-    return segment;
-}
-
-}  // namespace detail
-
 inline std::optional<TaskStory> Client::story(const std::string& id) const {
     std::string json;
     if (id.empty()) return std::nullopt;
     try {
-        json = ask("GET", "/tasks/" + detail::path_segment(id));
+        json = ask("GET", "/tasks/" + detail::url_encoded(id));
     } catch (const Error& error) {
         if (error.code() == Errc::unknown_task) return std::nullopt;
         throw;
     }
-    TaskStory story;
-    story.task = detail::read_task(json);
-    detail::for_each_member(json, [&story](std::string_view key, std::string_view value) {
-        if (key == "stored_at") {
-            story.stored_at =
-                parse_time(detail::read_string(value).value_or("")).value_or(TimePoint());
-        }
-        if (key != "sinks") return;
-        detail::for_each_element(value, [&story](std::string_view share) {
-            story.sinks.push_back(detail::read_share(share));
-        });
-    });
-    return story;
+    return detail::read_as<TaskStory>(json);
 }
 
 inline TaskPage Client::tasks(const TaskQuery& query) const {
@@ -20318,9 +20395,7 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
     if (query.after) path += "&after=" + detail::cursor_of(*query.after);
     if (query.status == Status::missed) path += "&status=missed";
     TaskPage page;
-    const detail::PageInfo info = detail::read_page(
-        ask("GET", path),
-        [&page](std::string_view json) { page.tasks.push_back(detail::read_task(json)); });
+    const detail::PageInfo info = detail::read_page(ask("GET", path), page.tasks);
     page.total = info.total;
     page.matching = info.matching;
     page.next = detail::parse_cursor(info.end);
@@ -20331,18 +20406,7 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
 inline Histogram Client::histogram(const DueRange& range, std::size_t buckets) const {
     const std::string path =
         "/histogram?buckets=" + std::to_string(buckets) + detail::params_of(range, {});
-    Histogram histogram;
-    detail::for_each_member(ask("GET", path), [&](std::string_view key, std::string_view value) {
-        const auto time = parse_time(detail::inside(value));
-        if (key == "from") histogram.from = time.value_or(TimePoint());
-        if (key == "to") histogram.to = time.value_or(TimePoint());
-        if (key != "counts") return;
-        detail::for_each_element(value, [&histogram](std::string_view count) {
-            histogram.counts.push_back(
-                static_cast<std::size_t>(detail::read_digits(count).value_or(0)));
-        });
-    });
-    return histogram;
+    return detail::read_as<Histogram>(ask("GET", path));
 }
 
 inline EventPage Client::events(const HistoryQuery& query) const {
@@ -20355,11 +20419,7 @@ inline EventPage Client::events(const HistoryQuery& query) const {
     if (!query.before.empty()) path += "&before=" + query.before;
     path += detail::params_of({}, query.filter);
     EventPage page;
-    const detail::PageInfo info =
-        detail::read_page(ask("GET", path), [&page](std::string_view json) {
-            const Task task = detail::read_task(json);
-            page.events.push_back({task.id, task.due, task.ended_at, 0, task.payload});
-        });
+    const detail::PageInfo info = detail::read_page(ask("GET", path), page.events);
     page.total = info.total;
     page.matching = info.matching;
     page.first = TaskId::parse(info.start);
@@ -20371,15 +20431,7 @@ inline EventPage Client::events(const HistoryQuery& query) const {
 
 inline std::optional<Pause> Client::paused() const {
     std::optional<Pause> paused;
-    detail::for_each_member(status(), [&](std::string_view name, std::string_view json) {
-        if (name != "paused" || json == "null") return;
-        paused.emplace();
-        detail::for_each_member(json, [&](std::string_view key, std::string_view value) {
-            const std::string text = detail::read_string(value).value_or("");
-            if (key == "since") paused->since = parse_time(text).value_or(TimePoint());
-            if (key == "reason") paused->reason = text;
-        });
-    });
+    detail::JsonMembers(status()).get("paused", paused);
     return paused;
 }
 
@@ -20388,58 +20440,6 @@ inline void Client::pause(const std::string& reason) const {
 }
 
 // ---- Sinks -----------------------------------------------------------------
-
-namespace detail {
-
-inline SinkStatus read_sink(std::string_view json) {
-    SinkStatus sink;
-    for_each_member(json, [&](std::string_view key, std::string_view value) {
-        const std::string text = read_string(value).value_or("");
-        const std::uint64_t number = read_digits(value).value_or(0);
-        if (key == "name") sink.name = text;
-        if (key == "kind") sink.kind = text;
-        if (key == "target") sink.target = text;
-        if (key == "topics") {
-            for_each_element(value, [&sink](std::string_view topic) {
-                sink.topics.push_back(read_string(topic).value_or(""));
-            });
-        }
-        if (key == "state") {
-            const auto* const state = std::find(sink_states.begin(), sink_states.end(), text);
-            if (state != sink_states.end()) {
-                sink.state = static_cast<SinkState>(state - sink_states.begin());
-            }
-        }
-        if (key == "cursor") sink.cursor = TaskId::parse(text);
-        if (key == "lag") sink.lag = static_cast<std::size_t>(number);
-        if (key == "attempts") sink.attempts = static_cast<std::uint32_t>(number);
-        if (key == "next_attempt") sink.next_attempt = parse_time(text);
-        if (key == "last_error") sink.last_error = text;
-        if (key == "delivered") sink.delivered = number;
-        if (key == "failed") sink.failed = number;
-        if (key == "postponed") sink.postponed = number;
-        if (key == "dead") sink.dead = static_cast<std::size_t>(number);
-        if (key == "dropped") sink.dropped = number;
-    });
-    return sink;
-}
-
-inline DeadLetter read_letter(std::string_view json) {
-    DeadLetter letter;
-    const Task task = read_task(json);
-    letter.event = {task.id, task.due, task.ended_at, 0, task.payload};
-    for_each_member(json, [&](std::string_view key, std::string_view value) {
-        const std::string text = read_string(value).value_or("");
-        if (key == "given_up_at") letter.at = parse_time(text).value_or(TimePoint());
-        if (key == "attempts")
-            letter.attempts = static_cast<std::uint32_t>(read_digits(value).value_or(0));
-        if (key == "error") letter.error = text;
-        if (key == "redelivering") letter.redelivering = value == "true";
-    });
-    return letter;
-}
-
-}  // namespace detail
 
 inline std::string Client::sink_path(const std::string& sink, const std::string& what) {
     if (!detail::is_sink_name(sink)) {
@@ -20460,14 +20460,7 @@ inline void Client::forget_sink(const std::string& sink) const {
 }
 
 inline std::vector<SinkStatus> Client::sinks() const {
-    std::vector<SinkStatus> sinks;
-    detail::for_each_member(
-        ask("GET", "/sinks"), [&](std::string_view key, std::string_view value) {
-            if (key != "data") return;
-            detail::for_each_element(
-                value, [&](std::string_view sink) { sinks.push_back(detail::read_sink(sink)); });
-        });
-    return sinks;
+    return detail::member_in<std::vector<SinkStatus>>(ask("GET", "/sinks"), "data");
 }
 
 inline DeadPage Client::dead_letters(const std::string& sink, std::optional<TaskId> after,
@@ -20475,9 +20468,7 @@ inline DeadPage Client::dead_letters(const std::string& sink, std::optional<Task
     std::string path = sink_path(sink, "/dead") + "?limit=" + std::to_string(limit);
     if (after) path += "&after=" + after->str();
     DeadPage page;
-    const detail::PageInfo info = detail::read_page(
-        ask("GET", path),
-        [&page](std::string_view json) { page.letters.push_back(detail::read_letter(json)); });
+    const detail::PageInfo info = detail::read_page(ask("GET", path), page.letters);
     page.total = info.total;
     page.more = !info.end.empty();
     return page;
@@ -20485,7 +20476,8 @@ inline DeadPage Client::dead_letters(const std::string& sink, std::optional<Task
 
 inline std::size_t Client::redeliver(const std::string& sink, std::optional<TaskId> id) const {
     const std::string body = id ? R"({"id":")" + id->str() + "\"}" : "";
-    return detail::number_in(ask("POST", sink_path(sink, "/redeliver"), body), "redelivering");
+    return detail::member_in<std::size_t>(ask("POST", sink_path(sink, "/redeliver"), body),
+                                          "redelivering");
 }
 
 // ---- Subscriptions ---------------------------------------------------------
