@@ -48,8 +48,10 @@
 // What cannot work is told in one sentence, and nothing else of this file is read.
 #if __cplusplus < 201703L
 #error "scheduler.hpp needs C++17 or later: compile with -std=c++17"
-#elif !defined(__linux__)
-#error "scheduler.hpp needs Linux: it uses epoll, eventfd, memfd and posix_spawn as Linux has them"
+#elif !defined(__linux__) && !defined(SCHEDULER_NO_HTTP)
+#error "scheduler.hpp needs Linux for HTTP; define SCHEDULER_NO_HTTP to do without on other systems"
+#elif !__has_include(<unistd.h>)
+#error "scheduler.hpp needs a system like Unix"
 #elif !defined(__cpp_exceptions)
 #error "scheduler.hpp needs exceptions: compile without -fno-exceptions"
 #else
@@ -145,8 +147,10 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifdef __linux__
+#ifdef __GLIBC__
 #include <malloc.h>
+#endif
+#ifdef __linux__
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -1993,9 +1997,21 @@ public:
     virtual int ftruncate(int fd, off_t size) { return ::ftruncate(fd, size); }
     /// Sets space aside without changing the file's size (FALLOC_FL_KEEP_SIZE).
     virtual int reserve(int fd, off_t at, off_t size) {
+#ifdef __linux__
         return ::fallocate(fd, FALLOC_FL_KEEP_SIZE, at, size);
+#else
+        static_cast<void>(fd + at + size);
+        errno = EOPNOTSUPP;
+        return -1;
+#endif
     }
-    virtual int fdatasync(int fd) { return ::fdatasync(fd); }
+    virtual int fdatasync(int fd) {
+#ifdef F_FULLFSYNC  // on macOS only this reaches the disk
+        return ::fcntl(fd, F_FULLFSYNC);
+#else
+        return ::fdatasync(fd);
+#endif
+    }
     /// Syncs a directory, which makes the names in it durable.
     virtual int fsync(int fd) { return ::fsync(fd); }
     virtual int flock(int fd, int operation) { return ::flock(fd, operation); }
@@ -3645,10 +3661,13 @@ private:
     };
 
     static std::uint64_t hash_of(TaskId id) { return (id.high() ^ id.low()) * 0x9E3779B97F4A7C15U; }
-    Table& table_of(TaskId id) { return tables_[hash_of(id) >> (64 - table_bits)]; }
+    static std::size_t number_of_table(std::uint64_t hash) {
+        return static_cast<std::size_t>(hash >> (64 - table_bits));
+    }
+    Table& table_of(TaskId id) { return tables_[number_of_table(hash_of(id))]; }
     StoredTask* const* chain_of(TaskId id) const {
         const std::uint64_t hash = hash_of(id);
-        const Table& table = tables_[hash >> (64 - table_bits)];
+        const Table& table = tables_[number_of_table(hash)];
         return &table.chains[table.place_of(hash)];
     }
 
@@ -5499,7 +5518,8 @@ private:
         std::uint64_t end = 0;
         std::uint64_t size() const override { return end; }
         std::size_t read(char* to, std::size_t size, std::uint64_t at) const override {
-            return file->read(to, std::min<std::uint64_t>(size, end - std::min(end, at)), at);
+            const auto left = std::min<std::uint64_t>(size, end - std::min(end, at));
+            return file->read(to, static_cast<std::size_t>(left), at);
         }
     };
     // The new file while it is written; removed unless it has taken the journal's name.
@@ -5850,7 +5870,8 @@ inline bool FileJournal::blank(File& file, std::uint64_t from, std::uint64_t siz
     try {
         const auto end = std::min(static_cast<std::uint64_t>(file.status().st_size), from + size);
         for (std::uint64_t at = from; at < end; at += lines.size()) {
-            file.write({lines.data(), std::min<std::size_t>(lines.size(), end - at)}, at);
+            const auto left = std::min<std::uint64_t>(lines.size(), end - at);
+            file.write({lines.data(), static_cast<std::size_t>(left)}, at);
         }
         return true;
     } catch (...) {
@@ -11328,6 +11349,8 @@ inline std::shared_ptr<Sink> make_sink(std::function<void(const Event&)> callbac
 
 // ---- 11.4 Commands ---------------------------------------------------------
 
+#ifdef __linux__
+
 /// How a `CommandSink` runs its command.
 struct CommandOptions {
     /// The program, looked for in PATH unless it has a slash, and its arguments.
@@ -11338,7 +11361,7 @@ struct CommandOptions {
     std::function<void(const std::string&)> log;
 };
 
-/// Runs a command for each event, without a shell: the payload is its standard input,
+/// On Linux: runs a command for each event, without a shell: the payload is its standard input,
 /// and `SCHEDULER_TASK_ID`, `SCHEDULER_DUE`, `SCHEDULER_LATE_MS` and
 /// `SCHEDULER_ATTEMPT` are in its environment, where no other `SCHEDULER_` variable is;
 /// so are `TRACEPARENT` and `TRACESTATE`, if the event has a trace, and of no other.
@@ -11608,6 +11631,8 @@ inline Outcome CommandSink::judge(pid_t pid, End end) {
     if (WEXITSTATUS(status) == 0) return {};
     return Outcome::failed("the command ended with status " + std::to_string(WEXITSTATUS(status)));
 }
+
+#endif  // __linux__
 
 // ============================================================================
 // 12. Pages
@@ -12028,6 +12053,7 @@ inline void MetricsText::histogram(const char* name, const char* help, const Dur
 // What /proc tells of this process.
 inline void MetricsText::process() {
     descriptors();
+#ifdef __linux__
     std::string stat;
     try {
         stat = read_file("/proc/self/stat");
@@ -12058,6 +12084,7 @@ inline void MetricsText::process() {
             wall_clock().time_since_epoch() - (since_boot - time_of(fields[22])));
     gauge("process_virtual_memory_bytes", "Size of the address space.", fields[23]);
     gauge("process_resident_memory_bytes", "Memory in use.", fields[24] * page);
+#endif
 }
 
 inline void MetricsText::descriptors() {

@@ -44,7 +44,7 @@ inline std::string joined(const Lines& lines) {
 // A record that no other one is like; its length differs, and is large now and then.
 inline std::string line_of(std::uint64_t number) {
     std::string line = R"({"op":"test","n":)" + std::to_string(number) + ",\"text\":";
-    const std::size_t size = number % 29 == 28 ? 9'000 : number % 7 * 11;
+    const auto size = static_cast<std::size_t>(number % 29 == 28 ? 9'000 : number % 7 * 11);
     line += scheduler::quote_json("\xC3\xA9\n\"}{" + std::string(size, ' ')) + ",\"x\":1.10";
     scheduler::detail::seal_line(line, 0);
     return line;

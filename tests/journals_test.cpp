@@ -348,7 +348,7 @@ TEST_SUITE("journals") {
         for (const TaskId id : ids) tasks.cancel(id);
         tasks.run_due();
         REQUIRE(tasks.stats().journal_rewrites > 0);
-        std::string text(taken->size() + 100, '\0');
+        std::string text(static_cast<std::size_t>(taken->size()) + 100, '\0');
         text.resize(taken->read(&text[0], text.size(), 0));
         CHECK(text == before);
         CHECK(taken->read(&text[0], 10, taken->size() + 5) == 0);

@@ -19,8 +19,9 @@ std::mt19937_64& random_bits() {
     return bits;
 }
 
-std::uint64_t below(std::uint64_t end) {
-    return random_bits()() % end;
+template <class Number>
+Number below(Number end) {
+    return static_cast<Number>(random_bits()() % static_cast<std::uint64_t>(end));
 }
 
 bool coin() {

@@ -173,6 +173,7 @@ Delivery delivery_of(std::string_view payload) {
     return delivery;
 }
 
+#ifdef __linux__
 struct Shell {
     explicit Shell(const std::string& script, milliseconds timeout = milliseconds(10'000))
         : sink(CommandOptions{{"sh", "-c", script}, timeout, [this](const std::string& line) {
@@ -183,6 +184,7 @@ struct Shell {
     std::vector<std::string> output;
     CommandSink sink;
 };
+#endif
 
 }  // namespace
 
@@ -1491,6 +1493,7 @@ TEST_SUITE("sinks") {
     }
 }
 
+#ifdef __linux__
 TEST_SUITE("commands") {
     TEST_CASE("a command has the payload as standard input, and the event in its environment") {
         ::setenv("SCHEDULER_SECRET_OF_TEST", "s3cret", 1);
@@ -1586,5 +1589,6 @@ TEST_SUITE("commands") {
         CHECK(shell.output.back() == "(more is not shown)");
     }
 }
+#endif
 
 }  // namespace sinks_test

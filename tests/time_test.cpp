@@ -215,7 +215,8 @@ TEST_SUITE("time") {
             CAPTURE(day);
             REQUIRE(detail::days_from_date(date.year, date.month, date.day) == day);
             tm parts{};
-            const time_t seconds = day * 86'400;
+            const auto seconds = static_cast<time_t>(day * 86'400);
+            if (seconds != day * 86'400) continue;  // it has 32 bits
             REQUIRE(gmtime_r(&seconds, &parts));
             REQUIRE(parts.tm_year + 1900 == date.year);
             REQUIRE(parts.tm_mon + 1 == date.month);
