@@ -190,9 +190,10 @@ class Refusals(TestCase):
         self.assert_says(self.compile('#include "scheduler.hpp"\n', "-fno-exceptions"),
                          "scheduler.hpp needs exceptions")
 
-    def test_another_system_than_linux_is_told_and_nothing_else(self):
-        self.assert_says(self.compile('#include "scheduler.hpp"\n', "-U__linux__"),
-                         "scheduler.hpp needs Linux")
+    def test_on_another_system_than_linux_only_http_is_refused(self):
+        unit = '#include "scheduler.hpp"\nint main() {}\n'
+        self.assert_says(self.compile(unit, "-U__linux__"), "scheduler.hpp needs Linux for HTTP")
+        self.assert_compiles(self.compile(unit, "-U__linux__", "-DSCHEDULER_NO_HTTP"))
 
     def test_missing_flags_of_an_installed_library_are_told_and_crash_nothing(self):
         flags = library_flags()
