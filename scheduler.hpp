@@ -221,6 +221,7 @@ enum class Errc {
 /// The one exception that the library throws on purpose.
 class Error : public std::runtime_error {
 public:
+    /// What is said of a refusal of this kind, in a sentence.
     Error(Errc code, const std::string& what) : std::runtime_error(what), code_(code) {}
     /// What kind of refusal it is.
     Errc code() const noexcept { return code_; }
@@ -255,10 +256,13 @@ public:
         return TimePoint(milliseconds(static_cast<std::int64_t>(high_ >> 16)));
     }
 
+    /// Whether both are the same.
     friend constexpr bool operator==(TaskId a, TaskId b) {
         return a.high_ == b.high_ && a.low_ == b.low_;
     }
+    /// Whether they are not.
     friend constexpr bool operator!=(TaskId a, TaskId b) { return !(a == b); }
+    /// Whether `a` was made first, within one journal.
     friend constexpr bool operator<(TaskId a, TaskId b) {
         return a.high_ != b.high_ ? a.high_ < b.high_ : a.low_ < b.low_;
     }
@@ -547,11 +551,16 @@ struct Task {
 
     /// What its payload has: see `Payload`.
     std::string_view text() const { return payload.view(); }
-    std::string_view name() const { return payload.name(); }
-    std::string_view topic() const { return payload.topic(); }
+    std::string_view name() const { return payload.name(); }    ///< see `Payload::name`
+    std::string_view topic() const { return payload.topic(); }  ///< see `Payload::topic`
+    /// See `Payload::max_lateness`.
     std::optional<milliseconds> max_lateness() const { return payload.max_lateness(); }
-    std::string_view traceparent() const { return payload.traceparent(); }
-    std::string_view tracestate() const { return payload.tracestate(); }
+    std::string_view traceparent() const {
+        return payload.traceparent();
+    }  ///< see `Payload::traceparent`
+    std::string_view tracestate() const {
+        return payload.tracestate();
+    }  ///< see `Payload::tracestate`
 };
 
 /// A task to schedule.
@@ -623,11 +632,16 @@ struct Event {
 
     /// What its payload has: see `Payload`.
     std::string_view text() const { return payload.view(); }
-    std::string_view name() const { return payload.name(); }
-    std::string_view topic() const { return payload.topic(); }
+    std::string_view name() const { return payload.name(); }    ///< see `Payload::name`
+    std::string_view topic() const { return payload.topic(); }  ///< see `Payload::topic`
+    /// See `Payload::max_lateness`.
     std::optional<milliseconds> max_lateness() const { return payload.max_lateness(); }
-    std::string_view traceparent() const { return payload.traceparent(); }
-    std::string_view tracestate() const { return payload.tracestate(); }
+    std::string_view traceparent() const {
+        return payload.traceparent();
+    }  ///< see `Payload::traceparent`
+    std::string_view tracestate() const {
+        return payload.tracestate();
+    }  ///< see `Payload::tracestate`
 
     /// By how much it was emitted after it was due.
     milliseconds late() const { return emitted_at - due; }
@@ -635,8 +649,8 @@ struct Event {
 
 /// A place in the order of pending tasks, by due time and then by id.
 struct TaskCursor {
-    TimePoint due{};
-    TaskId id;
+    TimePoint due{};  ///< of the task before it
+    TaskId id;        ///< likewise
 };
 
 /// Which pending tasks to list.
@@ -656,7 +670,7 @@ inline constexpr std::size_t max_searched = 100'000;
 
 /// Pending tasks by due time, or missed ones in the order in which they were.
 struct TaskPage {
-    std::vector<Task> tasks;
+    std::vector<Task> tasks;  ///< of this page
     std::size_t total = 0;  ///< of all pending tasks, or of all missed ones that are kept
     bool more = false;      ///< whether others may follow that the query asks for
     std::optional<TaskCursor> next;       ///< if so: where the next page begins, its `after`
@@ -671,6 +685,7 @@ public:
     constexpr Cursor() = default;
     /// Before the event with this seq.
     explicit constexpr Cursor(std::uint64_t seq) : seq_(seq) {}
+    /// The oldest event that is retained at the moment of the call that it is given to.
     static constexpr Cursor earliest() { return Cursor(); }
     /// Behind the newest event at the moment of the call that it is given to.
     static constexpr Cursor now() { return Cursor(~std::uint64_t{0}); }
@@ -680,8 +695,11 @@ public:
     /// The seq of the event that it stands before.
     constexpr std::uint64_t seq() const { return seq_; }
 
+    /// Whether both stand before the same event.
     friend constexpr bool operator==(Cursor a, Cursor b) { return a.seq_ == b.seq_; }
+    /// Whether they are not.
     friend constexpr bool operator!=(Cursor a, Cursor b) { return a.seq_ != b.seq_; }
+    /// Whether `a` comes first.
     friend constexpr bool operator<(Cursor a, Cursor b) { return a.seq_ < b.seq_; }
 
 private:
@@ -706,7 +724,7 @@ struct EventRange {
 
 /// Past events in order of emission.
 struct EventPage {
-    std::vector<Event> events;
+    std::vector<Event> events;  ///< of this page, in order of emission
     std::size_t total = 0;  ///< of all retained events
     bool more = false;      ///< whether others follow
     bool lost = false;      ///< whether the cursor asked for events that were trimmed
@@ -812,7 +830,7 @@ struct DeadLetter {
 
 /// Dead letters of a sink, in order of emission.
 struct DeadPage {
-    std::vector<DeadLetter> letters;
+    std::vector<DeadLetter> letters;  ///< of this page
     std::size_t total = 0;  ///< of all of them
     bool more = false;      ///< whether others follow
 };
@@ -866,7 +884,7 @@ struct LogRecord {
         std::string value;       ///< as the sentence has it
         bool is_number = false;  ///< the value is digits, and JSON needs no quotes around it
     };
-    LogLevel level = LogLevel::info;
+    LogLevel level = LogLevel::info;  ///< how much it matters
     std::string event;          ///< such as `journal.replaced`; each kind has its own
     std::string text;           ///< a sentence for people, which may have any characters
     std::vector<Field> fields;  ///< of the sentence
@@ -890,6 +908,7 @@ inline std::string to_line(const LogRecord& record) {
 
 /// How long something took, each time: how often it was how long, and in all.
 struct Durations {
+    /// What is counted in.
     using microseconds = std::chrono::microseconds;
     /// How long those of each count took at most; those of the last count took longer.
     static constexpr std::array<std::int64_t, 18> bounds{
@@ -1869,6 +1888,7 @@ inline std::optional<milliseconds> read_seconds(std::string_view token) {
 /// `Options::now`.  Any thread may call it.
 class ManualClock {
 public:
+    /// A clock that shows this time.
     explicit ManualClock(TimePoint start = TimePoint()) : now_(start.time_since_epoch().count()) {}
     /// The time that it shows.
     TimePoint now() const { return TimePoint(milliseconds(now_.load())); }
@@ -1983,17 +2003,23 @@ inline TimePoint one_year_after(TimePoint time) {
 class FileOps {
 public:
     virtual ~FileOps() = default;
+    /// Opens a file, always with O_CLOEXEC.
     virtual int open(const char* path, int flags, mode_t mode) {
         return ::open(path, flags | O_CLOEXEC, mode);
     }
+    /// Closes a descriptor.
     virtual int close(int fd) { return ::close(fd); }
+    /// Tells what a file is.
     virtual int fstat(int fd, struct stat* out) { return ::fstat(fd, out); }
+    /// Reads at an offset.
     virtual ssize_t pread(int fd, void* to, std::size_t size, off_t at) {
         return ::pread(fd, to, size, at);
     }
+    /// Writes at an offset.
     virtual ssize_t pwrite(int fd, const void* from, std::size_t size, off_t at) {
         return ::pwrite(fd, from, size, at);
     }
+    /// Sets a file's size.
     virtual int ftruncate(int fd, off_t size) { return ::ftruncate(fd, size); }
     /// Sets space aside without changing the file's size (FALLOC_FL_KEEP_SIZE).
     virtual int reserve(int fd, off_t at, off_t size) {
@@ -2005,6 +2031,7 @@ public:
         return -1;
 #endif
     }
+    /// Syncs a file's data.
     virtual int fdatasync(int fd) {
 #ifdef F_FULLFSYNC  // on macOS only this reaches the disk
         return ::fcntl(fd, F_FULLFSYNC);
@@ -2014,8 +2041,11 @@ public:
     }
     /// Syncs a directory, which makes the names in it durable.
     virtual int fsync(int fd) { return ::fsync(fd); }
+    /// Takes or leaves the lock of a file.
     virtual int flock(int fd, int operation) { return ::flock(fd, operation); }
+    /// Renames a file.
     virtual int rename(const char* from, const char* to) { return ::rename(from, to); }
+    /// Removes a file.
     virtual int unlink(const char* path) { return ::unlink(path); }
 };
 
@@ -6410,7 +6440,9 @@ class Store;
 /// time, and not after its scheduler is gone, except to be destroyed.
 class [[nodiscard]] Ticket {
 public:
+    /// Takes over another one's change, which that has no more.
     Ticket(Ticket&& other) noexcept : Ticket() { swap(other); }
+    /// The same; what this was is not waited for any more.
     Ticket& operator=(Ticket&& other) noexcept {
         Ticket(std::move(other)).swap(*this);
         return *this;
@@ -9096,7 +9128,7 @@ struct JournalDamage {
 
 /// What a journal holds, see `verify_journal()`.
 struct JournalReport {
-    std::string path;
+    std::string path;           ///< of the journal
     std::uint64_t bytes = 0;    ///< its size
     std::uint64_t records = 0;  ///< whole records
     /// How many of these there are of each operation; `head` is what a journal begins with.
@@ -9740,7 +9772,9 @@ class [[nodiscard]] Subscription {
 public:
     /// None.
     Subscription() = default;
+    /// Takes over another one's, which is none then.
     Subscription(Subscription&&) noexcept = default;
+    /// The same; what this was before ends.
     Subscription& operator=(Subscription&& other) noexcept {
         stop();
         hub_ = std::move(other.hub_);
@@ -9779,6 +9813,7 @@ struct Companion {
 /// called from any thread.
 class Scheduler {
 public:
+    /// Called with an event.
     using Callback = std::function<void(const Event&)>;
 
     /// Opens the journal, if `options` names one, and starts.  Blocks while the
@@ -9833,9 +9868,11 @@ public:
     /// Begins to change a pending task in place; it keeps its id.  Does not block.  Throws
     /// `Error` as begin_cancel() does, and with `invalid_argument`.
     Ticket begin_change(TaskId id, const TaskChange& change);
+    /// The same for the pending task that a name means.
     Ticket begin_change(std::string_view name, const TaskChange& change);
     /// The same for what a client asked for, as `TaskRequest::parse_change` read it.
     Ticket begin_change(TaskId id, const TaskRequest& change);
+    /// The same for the pending task that a name means.
     Ticket begin_change(std::string_view name, const TaskRequest& change);
     /// Begins to forget past events.  Does not block.  Throws `Error` with `stopped`.
     Ticket begin_forget(const EventRange& range) { return store_.begin_forget(range); }
@@ -9865,6 +9902,7 @@ public:
     std::optional<Task> find(std::string_view name) const { return store_.find(name); }
     /// The same tasks, with all that is known of them.
     std::optional<TaskStory> story(TaskId id) const { return store_.story(id); }
+    /// The same for the pending task that a name means.
     std::optional<TaskStory> story(std::string_view name) const { return store_.story(name); }
     /// Pending tasks by due time, or missed ones, the newest last: of these `Options::history` are
     /// kept, each for `Options::min_retention` at least.  Emitted ones are in events().  Throws
@@ -9993,6 +10031,7 @@ public:
     /// Holds back a sink's events, or goes on with them at once.  Blocks until that is
     /// stored.  Throws `Error` with `unknown_sink`.
     void pause_sink(const std::string& sink) { set_sink_state(sink, SinkState::paused); }
+    /// Goes on with a sink's events at once.  Blocks and throws as `pause_sink()` does.
     void resume_sink(const std::string& sink) { set_sink_state(sink, SinkState::active); }
     /// Drops the cursor and the dead letters of a sink that nobody delivers to.  Blocks
     /// until that is stored.  Throws `Error` with `unknown_sink`, or with `sink_listed`
@@ -10801,6 +10840,7 @@ public:
 struct SinkOptions {
     /// The name of its cursor: 1 to 64 letters, digits, '-', '_' and '.'.
     std::string name;
+    /// What its events are delivered to.
     std::shared_ptr<Sink> sink;
     /// The waits between attempts; after the last attempt the event is a dead letter.
     /// Each is lengthened by up to a tenth, at random.
@@ -11368,6 +11408,7 @@ struct CommandOptions {
 /// Exit status 0 means that it has taken the event.  Needs Linux 5.3.
 class CommandSink : public Sink {
 public:
+    /// Runs what the options say; throws `Error` with `invalid_argument` where that cannot be run.
     explicit CommandSink(CommandOptions options);
     Outcome deliver(const Delivery& delivery) override;
     void interrupt() override;
@@ -12856,7 +12897,7 @@ struct HttpOptions {
     /// it, and of its key, in PEM.  With both it speaks TLS, 1.3 or 1.2, and nothing else, but for
     /// sockets in the file system.  It needs a build with OpenSSL.
     std::string tls_certificate;
-    std::string tls_key;
+    std::string tls_key;  ///< see `tls_certificate`
     /// `HttpServer`: a file of authorities, in PEM.  With it every client must show a certificate
     /// that one of them has signed.
     std::string tls_client_ca;
@@ -15253,6 +15294,7 @@ inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq,
 /// It must outlive the server's listening, and the scheduler must outlive it.
 class HttpApi {
 public:
+    /// The routes of a scheduler, which must outlive it.
     explicit HttpApi(Scheduler& scheduler, HttpOptions options = {}) : HttpApi(std::move(options)) {
         serve(scheduler);
     }
@@ -16951,6 +16993,7 @@ public:
     /// have it as well: it is closed here at the end, but not ended.  Throws `std::runtime_error`
     /// if it is no such socket, which is then still the caller's.
     static HttpListener adopt(int fd);
+    /// Takes over the socket of another one, which has none then.
     HttpListener(HttpListener&& other) noexcept;
     HttpListener& operator=(HttpListener&&) = delete;
     ~HttpListener();
@@ -17432,6 +17475,7 @@ inline void Lane::run(const std::function<void(Exchanges&)>& work) {
 /// there is nothing to do.  The scheduler must outlive it.
 class HttpServer {
 public:
+    /// A server of a scheduler, which must outlive it.
     explicit HttpServer(Scheduler& scheduler, HttpOptions options = {})
         : HttpServer(std::move(options)) {
         serve(scheduler);
@@ -19562,7 +19606,7 @@ struct ClientOptions {
     std::string ca_file;
     /// For https: files of the client's certificate and its key, in PEM, where the server asks.
     std::string certificate;
-    std::string key;
+    std::string key;  ///< see `certificate`
 };
 
 /// Which events to list: the newest, or those right after or before one.
@@ -19604,6 +19648,7 @@ public:
     TaskId schedule(TimePoint due, std::string_view message, const std::string& key = "") const {
         return schedule(NewTask{due, std::string(message)}, key);
     }
+    /// The same, for a moment that lies `delay` ahead by the server's clock.
     TaskId schedule(milliseconds delay, std::string_view message,
                     const std::string& key = "") const {
         return schedule(delay, NewTask{TimePoint(), std::string(message)}, key);
@@ -19627,9 +19672,11 @@ public:
     bool cancel(std::string_view name) const { return cancel_path(path_of(name)); }
     /// Moves a task to another time.
     Task move(TaskId id, TimePoint due) const { return move_path(path_of(id), due); }
+    /// The same for the pending task that a name means.
     Task move(std::string_view name, TimePoint due) const { return move_path(path_of(name), due); }
     /// Moves a task to a moment that lies `delay` ahead by the server's clock.
     Task move(TaskId id, milliseconds delay) const { return move_path(path_of(id), delay); }
+    /// The same for the pending task that a name means.
     Task move(std::string_view name, milliseconds delay) const {
         return move_path(path_of(name), delay);
     }
@@ -20307,7 +20354,8 @@ inline bool BackupReceiver::receive(std::string_view piece) {
 
 }  // namespace detail
 
-inline std::uint64_t Client::backup(const std::function<void(std::string_view)>& take) const {
+inline std::uint64_t Client::backup(
+    const std::function<void(std::string_view piece)>& take) const {
     detail::BackupReceiver receiver{take};
     const detail::NoBrokenPipe quiet;
     httplib::Client client = connection();
