@@ -1361,28 +1361,30 @@ inline bool JsonReader::escape() {
     return true;
 }
 
-// One character beyond ASCII, as RFC 3629 allows it: no overlong form, no
-// surrogate, nothing above U+10FFFF.
-inline bool JsonReader::utf8() {
-    const auto byte = [this](std::ptrdiff_t i) -> unsigned {
-        return i < end_ - at_ ? static_cast<unsigned char>(at_[i]) : 0U;
+// The size of the character beyond ASCII at the front of a text, as RFC 3629 allows it: no
+// overlong form, no surrogate, nothing above U+10FFFF.  0: there is none.
+inline std::size_t utf8_size(std::string_view text) {
+    const auto byte = [text](std::size_t i) -> unsigned {
+        return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
     };
-    const auto follows = [&byte](std::ptrdiff_t i) { return (byte(i) & 0xC0U) == 0x80U; };
+    const auto follows = [&byte](std::size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
     const unsigned lead = byte(0);
     const unsigned second = byte(1);
-    std::ptrdiff_t length = 0;
-    if (lead >= 0xC2 && lead <= 0xDF) {
-        length = 2;
-    } else if ((lead & 0xF0U) == 0xE0U) {
+    if (!follows(1)) return 0;
+    if (lead >= 0xC2 && lead <= 0xDF) return 2;
+    if ((lead & 0xF0U) == 0xE0U) {
         const bool overlong = lead == 0xE0 && second < 0xA0;
         const bool surrogate = lead == 0xED && second > 0x9F;
-        length = overlong || surrogate || !follows(2) ? 0 : 3;
-    } else if (lead >= 0xF0 && lead <= 0xF4) {
-        const bool outside = (lead == 0xF0 && second < 0x90) || (lead == 0xF4 && second > 0x8F);
-        length = outside || !follows(2) || !follows(3) ? 0 : 4;
+        return overlong || surrogate || !follows(2) ? 0 : 3;
     }
-    if (length == 0 || !follows(1)) return fail("invalid UTF-8");
-    at_ += length;
+    const bool outside = (lead == 0xF0 && second < 0x90) || (lead == 0xF4 && second > 0x8F);
+    return lead < 0xF0 || lead > 0xF4 || outside || !follows(2) || !follows(3) ? 0 : 4;
+}
+
+inline bool JsonReader::utf8() {
+    const std::size_t size = utf8_size({at_, static_cast<std::size_t>(end_ - at_)});
+    if (size == 0) return fail("invalid UTF-8");
+    at_ += size;
     return true;
 }
 
@@ -1484,11 +1486,18 @@ inline std::optional<std::uint64_t> read_digits(std::string_view text) {
     return good ? std::optional(number) : std::nullopt;
 }
 
-// Printable ASCII of a text from elsewhere, for an answer, a log or a record.
+// The beginning of a text from elsewhere, for an answer, a log or a record: so many bytes of whole
+// characters at most, with a question mark for each control character and each byte that is no
+// UTF-8.
 inline std::string printable(std::string_view text, std::size_t limit) {
-    std::string out(text.substr(0, limit));
-    for (char& c : out) {
-        if (c < 0x20 || c > 0x7E) c = '?';
+    std::string out;
+    while (!text.empty()) {
+        const std::size_t size = std::max<std::size_t>(utf8_size(text), 1);
+        if (out.size() + size > limit) break;
+        const bool is_c1 = size == 2 && text[0] == '\xC2' && text[1] < '\xA0';
+        const bool is_shown = size == 1 ? text[0] >= 0x20 && text[0] < 0x7F : !is_c1;
+        out += is_shown ? text.substr(0, size) : "?";
+        text.remove_prefix(size);
     }
     return out;
 }
@@ -7081,7 +7090,8 @@ inline void Store::judge_clock(bool& replace_first) {
         replace_first = true;  // which writes a clock record
     } else {
         notes_.add(LogLevel::error, "clock.untrusted", times,
-                   "; nothing is emitted and tasks are refused until the clock has passed that");
+                   "; nothing is emitted and tasks are refused until the clock has passed that: "
+                   "set it right, by NTP for one, or have it believed as it is (--trust-clock)");
         clock_trusted_ = false;
     }
 }
@@ -13377,6 +13387,8 @@ public:
         const char* error = "";
     };
 
+    static constexpr const char* tls_error =
+        "This port does not speak TLS; begin its URL with http://.";
     // Of requests; those who answer were chosen by us, and may say more.
     static constexpr std::size_t max_head = 16'384;
     static constexpr std::size_t max_target = 8'192;
@@ -13428,6 +13440,7 @@ private:
     }
     std::size_t head_size();
     Step read_head();
+    bool judge_first_byte();
     bool judge_head_size(std::size_t size);
     bool judge();
     bool judge_line(std::string_view line);
@@ -13552,7 +13565,7 @@ inline MessageReader::Step MessageReader::read_head() {
         // Empty lines before a message are nothing (RFC 9112, 2.2).
         while (at_ < in_.size() && (in_[at_] == '\r' || in_[at_] == '\n')) ++at_;
         const std::size_t size = head_size();
-        const bool good = judge_head_size(size);
+        const bool good = judge_first_byte() && judge_head_size(size);
         if (good && size == 0) return Step::incomplete;
         head_.assign(in_, at_, good ? size : 0);
         at_ += head_.size();
@@ -13564,6 +13577,12 @@ inline MessageReader::Step MessageReader::read_head() {
     } while (kind_ == Kind::answers && status_ == 0);
     begin_body();
     return Step::whole;
+}
+
+// A handshake of TLS says nothing that ends a head, and its client waits for an answer.
+inline bool MessageReader::judge_first_byte() {
+    constexpr char handshake = 0x16;  // RFC 8446, 5.1
+    return !has_more() || in_[at_] != handshake || refuse(400, tls_error);
 }
 
 // A head of size 0 is not whole.
@@ -13862,15 +13881,35 @@ enum class Refusal {
     answers,
     limit,
     handshake,
+    tls_on_plain_port,
+    plain_on_tls_port,
     none,  // the last
 };
 
 inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::none)>
-    refusal_names{"invalid",     "secret",     "host",           "origin",    "not_found",
-                  "method",      "timeout",    "conflict",       "too_large", "target_too_long",
-                  "encoding",    "key_reused", "head_too_large", "failure",   "unavailable",
-                  "connections", "streams",    "bodies",         "answers",   "limit",
-                  "handshake"};
+    refusal_names{"invalid",
+                  "secret",
+                  "host",
+                  "origin",
+                  "not_found",
+                  "method",
+                  "timeout",
+                  "conflict",
+                  "too_large",
+                  "target_too_long",
+                  "encoding",
+                  "key_reused",
+                  "head_too_large",
+                  "failure",
+                  "unavailable",
+                  "connections",
+                  "streams",
+                  "bodies",
+                  "answers",
+                  "limit",
+                  "handshake",
+                  "tls_on_plain_port",
+                  "plain_on_tls_port"};
 
 // A share of a limit that all connections have together, for as long as it lives.
 class Share {
@@ -13980,6 +14019,7 @@ inline LogLevel level_of(Refusal why) {
     switch (why) {
         case Refusal::not_found:
         case Refusal::conflict:
+        case Refusal::tls_on_plain_port:
         case Refusal::none:
             return LogLevel::debug;
         case Refusal::invalid:
@@ -13991,6 +14031,7 @@ inline LogLevel level_of(Refusal why) {
         case Refusal::key_reused:
         case Refusal::head_too_large:
         case Refusal::handshake:
+        case Refusal::plain_on_tls_port:
             return LogLevel::info;
         case Refusal::failure:
             return LogLevel::error;
@@ -14121,10 +14162,31 @@ inline void note_if_refused(std::unique_ptr<Asked>& asked, const HttpRequest& re
 
 // ---- 13.4 TLS --------------------------------------------------------------
 //
-// A TlsSession behaves as a socket does that does not block.  What it has taken to send and the
-// socket does not take stays in the session, at most a record of it, so that nothing is ever
-// handed to it twice.  It is used by one thread at a time: the loop's, and from when it becomes
-// an event stream on the writer's.
+// A TlsSession behaves as a socket does that does not block, at a server's side and at a client's.
+// What it has taken to send and the socket does not take stays in the session, at most a record of
+// it, so that nothing is ever handed to it twice.  It is used by one thread at a time: a server's
+// by the loop's, and from when it becomes an event stream by the writer's.
+
+// Why TLS has ended, of what can be told apart.
+enum class TlsFault {
+    other,
+    plain,         // the other side speaks without TLS
+    expired,       // its certificate is that
+    not_yet_good,  // likewise
+    other_host,    // its certificate is for another host
+    unknown,       // no authority that is known has signed its certificate
+    wants_ours,    // it asks for a certificate
+    refuses_ours   // it does not accept the certificate that it was shown
+};
+
+// What a certificate is read from, and its key, and those who sign the other side's, in PEM.
+struct TlsFiles {
+    std::string certificate;
+    std::string key;
+    std::string authorities;
+};
+
+enum class TlsSide { server, client };
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
 
@@ -14147,24 +14209,11 @@ inline std::string tls_reason() {
     return reason ? reason : "OpenSSL does not say why";
 }
 
-// How OpenSSL reads and writes, by these functions.  Throws std::bad_alloc.
-inline TlsPointer<BIO_METHOD> make_socket_method(const char* name,
-                                                 int (*write)(BIO*, const char*, int),
-                                                 int (*read)(BIO*, char*, int),
-                                                 long (*control)(BIO*, int, long, void*)) {
-    TlsPointer<BIO_METHOD> made(::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, name));
-    if (!made) throw std::bad_alloc();
-    ::BIO_meth_set_write(made.get(), write);
-    ::BIO_meth_set_read(made.get(), read);
-    ::BIO_meth_set_ctrl(made.get(), control);
-    return made;
-}
-
-// The server's side of TLS on the socket of one connection, which is not its own.
+// One side of TLS on the socket of one connection, which is not its own.
 class TlsSession {
 public:
-    // Throws std::bad_alloc.
-    TlsSession(SSL_CTX* context, int fd);
+    // A client's side is told the name or address of its server.  Throws std::bad_alloc.
+    TlsSession(SSL_CTX* context, int fd, TlsSide side, const std::string& host = "");
     TlsSession(const TlsSession&) = delete;
     TlsSession& operator=(const TlsSession&) = delete;
 
@@ -14177,41 +14226,79 @@ public:
     bool has_unsent() const { return !unsent_.empty(); }
     // Whether all that has come was received.
     bool is_drained() const { return is_drained_ && ::SSL_has_pending(session_.get()) == 0; }
+    // Does so before anything else is received or sent.  False: not yet, or never, see errno.
+    bool shake_hands();
     // Whether hands have been shaken.
     bool is_established() const { return ::SSL_is_init_finished(session_.get()) == 1; }
     // Whether anything has come.
     bool has_begun() const { return has_begun_; }
-    // Whether what came first was a request without TLS.
-    bool is_plain() const { return is_plain_; }
-    // Tells the client, if it can be told, that nothing more follows.
+    // Why it has failed, after EPROTO; and that in words.
+    TlsFault fault() const;
+    std::string problem() const;
+    // Tells the other side, if it can be told, that nothing more follows.
     void end();
 
 private:
+    void expect(const std::string& host);
     ssize_t failure(int result);
+    int alert() const;
     static const BIO_METHOD* socket_method();
     static int write_socket(BIO* bio, const char* from, int size);
     static int read_socket(BIO* bio, char* to, int size);
-    static long control_socket(BIO*, int command, long, void*) { return command == BIO_CTRL_FLUSH; }
+    static long control_socket(BIO* bio, int command, long, void*);
 
     static constexpr std::size_t share = 65'536;  // bytes that one receive() takes from the socket
 
     const int fd_;
     std::size_t left_ = 0;  // of the share
     bool has_begun_ = false;
-    bool is_plain_ = false;
+    bool has_ended_ = false;  // the other side sends no more
+    bool is_plain_ = false;   // what came first was no TLS
     bool is_drained_ = false;
     bool has_failed_ = false;
+    unsigned long error_ = 0;  // with which it has failed
     std::string unsent_;
     TlsPointer<SSL> session_;
 };
 
-inline TlsSession::TlsSession(SSL_CTX* context, int fd) : fd_(fd), session_(::SSL_new(context)) {
+inline TlsSession::TlsSession(SSL_CTX* context, int fd, TlsSide side, const std::string& host)
+    : fd_(fd), session_(::SSL_new(context)) {
     BIO* const bio = session_ ? ::BIO_new(socket_method()) : nullptr;
     if (!bio) throw std::bad_alloc();
     ::BIO_set_data(bio, this);
     ::BIO_set_init(bio, 1);
     ::SSL_set_bio(session_.get(), bio, bio);  // the session's from here on
-    ::SSL_set_accept_state(session_.get());
+    if (side == TlsSide::server) {
+        ::SSL_set_accept_state(session_.get());
+    } else {
+        ::SSL_set_connect_state(session_.get());
+        expect(host);
+    }
+}
+
+// Has the other side show a certificate that is for this host.
+inline void TlsSession::expect(const std::string& host) {
+    in6_addr ignored{};
+    const bool is_number = ::inet_pton(AF_INET, host.c_str(), &ignored) == 1 ||
+                           ::inet_pton(AF_INET6, host.c_str(), &ignored) == 1;
+    SSL* const session = session_.get();
+    std::string name = host;  // SSL_set_tlsext_host_name() casts it in the old style
+    const bool well =
+        is_number ? ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session), host.c_str()) == 1
+                  : ::SSL_ctrl(session, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name,
+                               name.data()) == 1 &&
+                        ::SSL_set1_host(session, host.c_str()) == 1;
+    if (!well) throw std::bad_alloc();
+}
+
+inline bool TlsSession::shake_hands() {
+    if (!flush()) return false;
+    left_ = share;
+    ::ERR_clear_error();
+    const int result = ::SSL_do_handshake(session_.get());
+    if (result == 1) return true;
+    if (failure(result) == 0) errno = EPROTO;
+    return false;
 }
 
 inline ssize_t TlsSession::receive(char* to, std::size_t size) {
@@ -14259,16 +14346,90 @@ inline ssize_t TlsSession::failure(int result) {
     const int error = ::SSL_get_error(session_.get(), result);
     if (error == SSL_ERROR_ZERO_RETURN) return 0;
     const bool waits = error == SSL_ERROR_WANT_READ || error == SSL_ERROR_WANT_WRITE;
-    has_failed_ = has_failed_ || !waits;
+    if (!waits && !std::exchange(has_failed_, true)) error_ = ::ERR_peek_error();
     ::ERR_clear_error();
     errno = !waits ? EPROTO : left_ == 0 ? EINTR : EAGAIN;
     return -1;
 }
 
+// The alert of the other side that has ended it, as RFC 8446, 6 numbers them; -1: it sent none.
+inline int TlsSession::alert() const {
+    const int alert = ERR_GET_REASON(error_) - SSL_AD_REASON_OFFSET;
+    return ERR_GET_LIB(error_) == ERR_LIB_SSL && alert >= 0 ? alert : -1;
+}
+
+inline TlsFault TlsSession::fault() const {
+    constexpr int handshake_failure = 40;  // also of TLS 1.2, where it lacks a certificate
+    constexpr int bad_certificate = 42;
+    constexpr int unknown_authority = 48;
+    constexpr int certificate_required = 116;
+    if (is_plain_) return TlsFault::plain;
+    switch (::SSL_get_verify_result(session_.get())) {
+        case X509_V_OK:
+            break;
+        case X509_V_ERR_CERT_HAS_EXPIRED:
+            return TlsFault::expired;
+        case X509_V_ERR_CERT_NOT_YET_VALID:
+            return TlsFault::not_yet_good;
+        case X509_V_ERR_HOSTNAME_MISMATCH:
+        case X509_V_ERR_IP_ADDRESS_MISMATCH:
+            return TlsFault::other_host;
+        default:
+            return TlsFault::unknown;
+    }
+    const int said = alert();
+    const bool was_asked = ::SSL_get_client_CA_list(session_.get()) != nullptr;
+    if (said == certificate_required) return TlsFault::wants_ours;
+    if (said == handshake_failure && was_asked && !::SSL_is_server(session_.get()) &&
+        !::SSL_get_certificate(session_.get())) {
+        return TlsFault::wants_ours;
+    }
+    const bool is_refusal = said >= bad_certificate && said <= unknown_authority;
+    return is_refusal ? TlsFault::refuses_ours : TlsFault::other;
+}
+
+inline std::string TlsSession::problem() const {
+    const bool is_server = ::SSL_is_server(session_.get()) == 1;
+    const std::string its = is_server ? "the client's certificate " : "the server's certificate ";
+    const std::string verdict =
+        ::X509_verify_cert_error_string(::SSL_get_verify_result(session_.get()));
+    const std::string said = alert() < 0 ? "" : ::SSL_alert_desc_string_long(alert());
+    switch (fault()) {
+        case TlsFault::plain:
+            return is_server ? "plain HTTP on a TLS port" : "the server does not speak TLS";
+        case TlsFault::expired:
+            return its + "has expired";
+        case TlsFault::not_yet_good:
+            return its + "is not good yet";
+        case TlsFault::other_host:
+            return its + "is for another host";
+        case TlsFault::unknown:
+            return its + "is of no authority that is known here (" + verdict + ')';
+        case TlsFault::wants_ours:
+            return "the server asks for a certificate of the client";
+        case TlsFault::refuses_ours:
+            return std::string("the ") + (is_server ? "client" : "server") +
+                   " does not accept the certificate (" + said + ')';
+        case TlsFault::other:
+            break;
+    }
+    if (error_ == 0 || has_ended_) return "the connection was cut";
+    if (!said.empty()) return "the other side says: " + said;
+    const char* const reason = ::ERR_reason_error_string(error_);
+    return reason ? reason : "TLS failed";
+}
+
 // Unlike OpenSSL's own BIO of a socket, it takes all that is written, and raises no SIGPIPE.
 inline const BIO_METHOD* TlsSession::socket_method() {
-    static const BIO_METHOD* const method =
-        make_socket_method("server socket", write_socket, read_socket, control_socket).release();
+    static const BIO_METHOD* const method = [] {
+        TlsPointer<BIO_METHOD> made(
+            ::BIO_meth_new(::BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "quiet socket"));
+        if (!made) throw std::bad_alloc();
+        ::BIO_meth_set_write(made.get(), write_socket);
+        ::BIO_meth_set_read(made.get(), read_socket);
+        ::BIO_meth_set_ctrl(made.get(), control_socket);
+        return made.release();
+    }();
     return method;
 }
 
@@ -14289,7 +14450,7 @@ inline int TlsSession::write_socket(BIO* bio, const char* from, int size) {
     return size;
 }
 
-// A record begins with its type, which is no letter; a request without TLS does.
+// A record begins with its type, which is no letter; HTTP without TLS does.
 inline int TlsSession::read_socket(BIO* bio, char* to, int size) {
     TlsSession& tls = *static_cast<TlsSession*>(::BIO_get_data(bio));
     ::BIO_clear_retry_flags(bio);
@@ -14297,21 +14458,29 @@ inline int TlsSession::read_socket(BIO* bio, char* to, int size) {
     const ssize_t n = most == 0 ? -1 : ::recv(tls.fd_, to, most, MSG_DONTWAIT);
     if (n < 0 && (most == 0 || errno == EAGAIN || errno == EINTR)) ::BIO_set_retry_read(bio);
     tls.is_drained_ = n < size && most == static_cast<std::size_t>(size);
+    tls.has_ended_ = n == 0;
     if (n <= 0) return static_cast<int>(n);
     tls.left_ -= static_cast<std::size_t>(n);
     tls.is_plain_ = !std::exchange(tls.has_begun_, true) && to[0] >= 'A' && to[0] <= 'Z';
     return tls.is_plain_ ? -1 : static_cast<int>(n);
 }
 
-// A server's certificate and key, and what it asks of clients, as they were read from files.
-// Any thread.
+inline long TlsSession::control_socket(BIO* bio, int command, long, void*) {
+    if (command == BIO_CTRL_EOF) return static_cast<TlsSession*>(::BIO_get_data(bio))->has_ended_;
+    return command == BIO_CTRL_FLUSH;
+}
+
+// The certificate and key of a side, and whom it believes, as they were read from files.  Any
+// thread.
 class TlsContext {
 public:
-    // Throws `Error` with `invalid_argument` and a sentence that names the file.
-    TlsContext(const std::string& certificate, const std::string& key,
-               const std::string& client_ca);
-    std::unique_ptr<TlsSession> accept(int fd) const {
-        return std::make_unique<TlsSession>(context_.get(), fd);
+    // A server has a certificate, and asks for one if there are authorities; a client need not have
+    // one, and without authorities believes those of the system (or SSL_CERT_FILE).  Throws `Error`
+    // with `invalid_argument` and a sentence that names the file.
+    TlsContext(TlsSide side, const TlsFiles& files);
+    // The host is that of a client's server.
+    std::unique_ptr<TlsSession> session(int fd, const std::string& host = "") const {
+        return std::make_unique<TlsSession>(context_.get(), fd, side_, host);
     }
     // Until when the certificate is good.
     TimePoint expiry() const { return end_; }
@@ -14320,9 +14489,10 @@ public:
 
 private:
     void set_up();
+    void set_up_server();
     void use_certificate();
     void use_key(const std::string& path);
-    void use_client_ca(const std::string& path);
+    void use_authorities(const std::string& path);
     template <class Take>
     static std::size_t read_certificates(const std::string& path, Take take);
     static std::string read_pem(const std::string& path);
@@ -14333,34 +14503,47 @@ private:
         throw Error(Errc::invalid_argument, "TLS: " + path + ' ' + why);
     }
 
+    const TlsSide side_;
     const std::string certificate_;  // its file
     TlsPointer<SSL_CTX> context_;
     TimePoint begin_;
     TimePoint end_;
 };
 
-inline TlsContext::TlsContext(const std::string& certificate, const std::string& key,
-                              const std::string& client_ca)
-    : certificate_(certificate), context_(::SSL_CTX_new(TLS_server_method())) {
+inline TlsContext::TlsContext(TlsSide side, const TlsFiles& files)
+    : side_(side),
+      certificate_(files.certificate),
+      context_(::SSL_CTX_new(side == TlsSide::server ? TLS_server_method() : TLS_client_method())) {
     if (!context_) throw std::bad_alloc();
     set_up();
-    use_certificate();
-    use_key(key);
-    if (!client_ca.empty()) use_client_ca(client_ca);
+    if (side == TlsSide::server) set_up_server();
+    if (!certificate_.empty()) use_certificate();
+    if (!certificate_.empty()) use_key(files.key);
+    if (!files.authorities.empty()) {
+        use_authorities(files.authorities);
+    } else if (side == TlsSide::client) {
+        ::SSL_CTX_set_default_verify_paths(context_.get());
+    }
+    ::ERR_clear_error();
 }
 
-// A session is resumed by what the client keeps of it; here nothing is kept.
 inline void TlsContext::set_up() {
     SSL_CTX* const context = context_.get();
     ::SSL_CTX_set_min_proto_version(context, TLS1_2_VERSION);
-    ::SSL_CTX_set_cipher_list(context, "ECDHE+AESGCM:ECDHE+CHACHA20");  // of TLS 1.2
     ::SSL_CTX_set_options(context, SSL_OP_NO_RENEGOTIATION | SSL_OP_NO_COMPRESSION);
-#ifdef SSL_OP_IGNORE_UNEXPECTED_EOF
-    ::SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
-#endif
     ::SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_RELEASE_BUFFERS);
     ::SSL_CTX_set_read_ahead(context, 1);
     ::SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
+    if (side_ == TlsSide::client) ::SSL_CTX_set_verify(context, SSL_VERIFY_PEER, nullptr);
+}
+
+// A session is resumed by what the client keeps of it; here nothing is kept.
+inline void TlsContext::set_up_server() {
+    SSL_CTX* const context = context_.get();
+    ::SSL_CTX_set_cipher_list(context, "ECDHE+AESGCM:ECDHE+CHACHA20");  // of TLS 1.2
+#ifdef SSL_OP_IGNORE_UNEXPECTED_EOF
+    ::SSL_CTX_set_options(context, SSL_OP_IGNORE_UNEXPECTED_EOF);
+#endif
     ::SSL_CTX_set_num_tickets(context, 1);
     constexpr std::string_view name = "task-scheduler";
     ::SSL_CTX_set_session_id_context(context, reinterpret_cast<const unsigned char*>(name.data()),
@@ -14447,11 +14630,13 @@ inline void TlsContext::use_key(const std::string& path) {
     ::ERR_clear_error();
 }
 
-inline void TlsContext::use_client_ca(const std::string& path) {
-    read_certificates(path, [this](const TlsPointer<X509>& one) {
+inline void TlsContext::use_authorities(const std::string& path) {
+    const bool is_server = side_ == TlsSide::server;
+    read_certificates(path, [&](const TlsPointer<X509>& one) {
         return ::X509_STORE_add_cert(::SSL_CTX_get_cert_store(context_.get()), one.get()) == 1 &&
-               ::SSL_CTX_add_client_CA(context_.get(), one.get()) == 1;
+               (!is_server || ::SSL_CTX_add_client_CA(context_.get(), one.get()) == 1);
     });
+    if (!is_server) return;
     ::SSL_CTX_set_verify(context_.get(), SSL_VERIFY_PEER | SSL_VERIFY_FAIL_IF_NO_PEER_CERT,
                          nullptr);
 }
@@ -14482,19 +14667,21 @@ public:
     bool flush() { return true; }
     bool has_unsent() const { return false; }
     bool is_drained() const { return true; }
+    bool shake_hands() { return true; }
     bool is_established() const { return true; }
     bool has_begun() const { return true; }
-    bool is_plain() const { return false; }
+    TlsFault fault() const { return TlsFault::other; }
+    std::string problem() const { return ""; }
     void end() {}
 };
 
 class TlsContext {
 public:
-    TlsContext(const std::string&, const std::string&, const std::string&) {
+    TlsContext(TlsSide, const TlsFiles&) {
         throw Error(Errc::invalid_argument,
-                    "TLS (--tls-cert and --tls-key) needs a build with OpenSSL");
+                    "TLS (https, --tls-cert and --tls-key) needs a build with OpenSSL");
     }
-    std::unique_ptr<TlsSession> accept(int) const { return nullptr; }
+    std::unique_ptr<TlsSession> session(int, const std::string& = "") const { return nullptr; }
     TimePoint expiry() const { return {}; }
     std::string problem(TimePoint) const { return ""; }
 };
@@ -14516,23 +14703,19 @@ public:
 
 private:
     std::shared_ptr<const TlsContext> read() const {
-        return std::make_shared<const TlsContext>(certificate_, key_, client_ca_);
+        return std::make_shared<const TlsContext>(TlsSide::server, files_);
     }
 
-    const std::string certificate_;
-    const std::string key_;
-    const std::string client_ca_;
+    const TlsFiles files_;
     std::atomic<std::uint64_t> failures_{0};
     mutable std::mutex mutex_;
     std::shared_ptr<const TlsContext> context_;  // guarded by mutex_
 };
 
 inline ServerTls::ServerTls(const HttpOptions& options)
-    : certificate_(options.tls_certificate),
-      key_(options.tls_key),
-      client_ca_(options.tls_client_ca) {
-    if (certificate_.empty() && key_.empty() && client_ca_.empty()) return;
-    if (certificate_.empty() || key_.empty()) {
+    : files_{options.tls_certificate, options.tls_key, options.tls_client_ca} {
+    if (files_.certificate.empty() && files_.key.empty() && files_.authorities.empty()) return;
+    if (files_.certificate.empty() || files_.key.empty()) {
         throw Error(Errc::invalid_argument,
                     "TLS needs a certificate and its key (--tls-cert and --tls-key)");
     }
@@ -15355,8 +15538,8 @@ private:
     const Route* find_route(Call& call) const;
     detail::HttpAnswer answer(const detail::HttpRequest& request);
     template <class PeerOf>
-    void tell_of(const detail::Asked* asked, const detail::HttpAnswer& answer,
-                 PeerOf peer_of) noexcept;
+    void tell_of(const detail::Asked* asked, const detail::HttpAnswer& answer, PeerOf peer_of,
+                 std::string_view cause = "") noexcept;
     void tell_of_refusals(std::chrono::steady_clock::time_point now) noexcept;
     template <class... Parts>
     void say(LogLevel level, const char* event, const Parts&... parts) noexcept {
@@ -15961,10 +16144,11 @@ inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
     return made;
 }
 
-// Tells the log of an answer: of each at debug, and of refusals as Refusals has it.
+// Tells the log of an answer: of each at debug, and of refusals as Refusals has it.  What was no
+// request at all has a cause.
 template <class PeerOf>
-void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answer,
-                      PeerOf peer_of) noexcept {
+void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answer, PeerOf peer_of,
+                      std::string_view cause) noexcept {
     using detail::named;
     const detail::Refusal why = detail::refusal_of(answer);
     const auto now = std::chrono::steady_clock::now();
@@ -15977,15 +16161,22 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
                 named("bytes", answer.body.size()), " bytes, ", named("us", spent.count()), " us, ",
                 named("peer", peer_of()));
         }
+        const std::string_view reason = detail::refusal_names[static_cast<std::size_t>(why)];
+        if (!cause.empty()) {
+            say(LogLevel::debug, "connection.refused", "refused ", named("peer", peer_of()), ": ",
+                named("status", answer.status), ", ", named("reason", reason), ": ",
+                named("cause", cause));
+        }
         const std::uint64_t untold = refusals_.take_untold(why, now);
         if (untold == 0 || !logs(detail::level_of(why))) return;
         const std::string request =
             asked ? asked->method + ' ' + asked->target : std::string("a request");
         const std::string more =
             untold == 1 ? "" : ", and " + std::to_string(untold - 1) + " more for this reason";
+        const std::string because = cause.empty() ? "" : ": " + std::string(cause);
         say(detail::level_of(why), "request.refused", "refused ", named("request", request), " of ",
             named("peer", peer_of()), ": ", named("status", answer.status), ", ",
-            named("reason", detail::refusal_names[static_cast<std::size_t>(why)]), more);
+            named("reason", reason), because, more);
     } catch (const std::bad_alloc&) {  // it is counted all the same
     }
 }
@@ -16983,8 +17174,9 @@ public:
     /// Takes an address; port 0 takes a free one.  Blocks only while a name is looked up.
     /// Throws `std::runtime_error` if it cannot be had.
     HttpListener(const std::string& host, int port) { listen_on(host, port); }
-    /// The same for an address as it is written: `127.0.0.1:8080`, `localhost:0`, `[::1]:8080`, or
-    /// `unix:/path` for a socket in the file system.  That belongs to this process's user and group
+    /// The same for an address as it is written: `127.0.0.1:8080`, `localhost:0`, `[::1]:8080`,
+    /// `*:8080` for every address of this machine, or `unix:/path` for a socket in the file system.
+    /// That belongs to this process's user and group
     /// and lets only them connect (mode 0660); it takes the place of one that nobody listens at any
     /// more, and is removed with the listener.  Throws also `Error` with `invalid_argument`, if the
     /// text is no address.
@@ -17020,7 +17212,7 @@ private:
     void take(int fd);
     void listen_on(const std::string& host, int port);
     void listen_at(const std::string& path);
-    static int open(const addrinfo& at);
+    static int open(const addrinfo& at, bool takes_all);
     static void remove_stale(const sockaddr_un& at, const std::string& refusal);
 
     int fd_ = -1;
@@ -17041,13 +17233,12 @@ inline HttpListener::HttpListener(const std::string& address) {
     std::string host = address.substr(0, colon);
     const std::string port = address.substr(std::min(colon + 1, address.size()));
     const bool is_v6 = detail::is_ipv6_in_brackets(host);
-    const bool good_port = !port.empty() && port.size() <= 5 &&
-                           port.find_first_not_of("0123456789") == std::string::npos;
+    const bool good_port = port.size() <= 5 && detail::read_digits(port).value_or(65'536) <= 65'535;
     if (host.empty() || !good_port || (host.find_first_of(":[]") != std::string::npos && !is_v6)) {
         throw Error(Errc::invalid_argument,
                     "'" + detail::printable(address, 128) +
                         "' is no address to listen on; give ADDRESS:PORT, [ADDRESS]:PORT for "
-                        "IPv6, or unix:/PATH");
+                        "IPv6, *:PORT for all addresses, or unix:/PATH; a port is from 0 to 65535");
     }
     if (is_v6) host = host.substr(1, host.size() - 2);
     listen_on(host, std::stoi(port));
@@ -17078,7 +17269,13 @@ inline void HttpListener::listen_on(const std::string& host, int port) {
     hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
     addrinfo* found = nullptr;
     const std::string where = host + " port " + std::to_string(port);
-    const int unknown = ::getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found);
+    const bool is_all = host == "*";
+    if (is_all) {  // one of IPv6 takes IPv4 as well
+        const detail::Descriptor probe(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
+        hints.ai_family = probe.get() >= 0 ? AF_INET6 : AF_INET;
+    }
+    const int unknown = ::getaddrinfo(is_all ? nullptr : host.c_str(), std::to_string(port).c_str(),
+                                      &hints, &found);
     if (unknown != 0) {
         throw std::runtime_error("cannot listen on " + where + ": " + ::gai_strerror(unknown));
     }
@@ -17087,7 +17284,7 @@ inline void HttpListener::listen_on(const std::string& host, int port) {
     int fd = -1;
     int error = 0;
     for (const addrinfo* at = found; at && fd < 0; at = at->ai_next) {
-        fd = open(*at);
+        fd = open(*at, is_all);
         if (fd < 0) error = errno;
     }
     if (fd < 0) {
@@ -17104,13 +17301,15 @@ inline void HttpListener::take(int fd) {
 }
 
 // It listens at once: what is only bound may be taken by another process, too.
-inline int HttpListener::open(const addrinfo& at) {
+inline int HttpListener::open(const addrinfo& at, bool takes_all) {
     const int fd =
         ::socket(at.ai_family, at.ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, at.ai_protocol);
     if (fd < 0) return -1;
     const int on = 1;  // accepted sockets inherit it
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    const int off = 0;
+    if (takes_all) ::setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &off, sizeof off);
     if (::bind(fd, at.ai_addr, at.ai_addrlen) == 0 && ::listen(fd, 1'024) == 0) return fd;
     const int error = errno;
     ::close(fd);
@@ -17330,19 +17529,23 @@ inline void write_head(std::string& text, const HttpAnswer& answer, std::string_
 
 using SteadyTime = std::chrono::steady_clock::time_point;
 
-// Who is at the other end of a socket, for the log.
-inline std::string peer_of(int fd) {
-    sockaddr_storage at{};
-    socklen_t size = sizeof at;
-    if (::getpeername(fd, reinterpret_cast<sockaddr*>(&at), &size) != 0) return "a client";
+// Who is at the other end of a connection, for the log.
+struct Peer {
+    sockaddr_in6 at{};  // or one of IPv4; of a socket in the file system nothing but that it is one
+
+    sockaddr* address() { return reinterpret_cast<sockaddr*>(&at); }
+    std::string text() const;
+};
+
+inline std::string Peer::text() const {
     std::array<char, INET6_ADDRSTRLEN> host{};
     std::array<char, 8> port{};
-    if (::getnameinfo(reinterpret_cast<sockaddr*>(&at), size, host.data(), host.size(), port.data(),
-                      port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0 ||
-        at.ss_family == AF_UNIX) {
+    const bool is_v6 = at.sin6_family == AF_INET6;
+    if ((at.sin6_family != AF_INET && !is_v6) ||
+        ::getnameinfo(reinterpret_cast<const sockaddr*>(&at), sizeof at, host.data(), host.size(),
+                      port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
         return "a local client";
     }
-    const bool is_v6 = at.ss_family == AF_INET6;
     return (is_v6 ? "[" : "") + std::string(host.data()) + (is_v6 ? "]:" : ":") + port.data();
 }
 
@@ -17373,6 +17576,7 @@ struct Connection {
     explicit Connection(std::size_t max_body) : reader(MessageReader::Kind::requests, max_body) {}
 
     Descriptor socket;
+    Peer peer;
     std::unique_ptr<TlsSession> tls;  // null: without
     MessageReader reader;
     OutBuffer out;
@@ -17406,6 +17610,7 @@ struct Exchange {
     bool is_head = false;
     bool is_piece = false;  // the answer has gone out, but for a transfer
     std::unique_ptr<Asked> asked;  // if the log is told of it
+    const char* cause = "";        // why it is refused, if it was no request
 };
 
 using Exchanges = std::list<Exchange>;
@@ -17535,9 +17740,10 @@ private:
     bool watch_listeners(int operation);
     void accept_some(const HttpListener& listener);
     bool leaves_descriptors(int fd) const;
-    void adopt(int fd, const HttpListener& listener);
-    void reject(int fd, const HttpListener& listener);
-    void count_refusal(detail::Refusal why, int status, int fd);
+    void adopt(int fd, const detail::Peer& peer, const HttpListener& listener);
+    void reject(int fd, const detail::Peer& peer, const HttpListener& listener);
+    void count_refusal(detail::Refusal why, int status, const detail::Peer& peer,
+                       std::string_view cause);
     std::shared_ptr<const detail::TlsContext> tls_at(const HttpListener& listener) const;
     void warn_of_certificate();
 
@@ -17556,7 +17762,8 @@ private:
     bool begin(Connection& connection);
     bool begin_another(Connection& connection);
     bool wait_for_opening(Connection& connection);
-    bool refuse(Connection& connection, int status, const char* error);
+    bool refuse(Connection& connection, int status, const char* error,
+                std::optional<detail::Refusal> why = std::nullopt);
     bool write_on(Connection& connection);
     bool transfer_on(Connection& connection);
     bool linger(Connection& connection);
@@ -17862,16 +18069,18 @@ inline void HttpServer::accept_some(const HttpListener& listener) {
     constexpr int flags = SOCK_CLOEXEC | SOCK_NONBLOCK;
     if (reserve_.get() < 0) reserve_.reset(::eventfd(0, EFD_CLOEXEC));
     for (int i = 0; i < most && !stopping_; ++i) {
-        int fd = ::accept4(listener.fd(), nullptr, nullptr, flags);
+        detail::Peer peer;
+        socklen_t size = sizeof peer.at;
+        int fd = ::accept4(listener.fd(), peer.address(), &size, flags);
         if (fd >= 0) {
-            adopt(fd, listener);
+            adopt(fd, peer, listener);
             continue;
         }
         if ((errno == EMFILE || errno == ENFILE) && reserve_.get() >= 0) {
             reserve_.reset();
-            fd = ::accept4(listener.fd(), nullptr, nullptr, flags);
+            fd = ::accept4(listener.fd(), peer.address(), &size, flags);
             const int error = errno;
-            if (fd >= 0) reject(fd, listener);
+            if (fd >= 0) reject(fd, peer, listener);
             reserve_.reset(::eventfd(0, EFD_CLOEXEC));
             if (fd >= 0) continue;
             errno = error;
@@ -17893,9 +18102,9 @@ inline bool HttpServer::leaves_descriptors(int fd) const {
     return static_cast<rlim_t>(fd) + kept < limit.rlim_cur;
 }
 
-inline void HttpServer::adopt(int fd, const HttpListener& listener) {
+inline void HttpServer::adopt(int fd, const detail::Peer& peer, const HttpListener& listener) {
     if (clients_.size() >= options_.max_connections || !leaves_descriptors(fd)) {
-        return reject(fd, listener);
+        return reject(fd, peer, listener);
     }
     std::list<Connection> one;
     try {
@@ -17903,13 +18112,14 @@ inline void HttpServer::adopt(int fd, const HttpListener& listener) {
             if (list->capacity() <= clients_.size()) list->reserve(2 * clients_.size() + 16);
         }
         one.emplace_back(options_.max_body);
-        if (const auto tls = tls_at(listener)) one.front().tls = tls->accept(fd);
+        if (const auto tls = tls_at(listener)) one.front().tls = tls->session(fd);
         one.front().timer = timers_.emplace(SteadyTime::max(), &one.front());
     } catch (const std::bad_alloc&) {
-        return reject(fd, listener);
+        return reject(fd, peer, listener);
     }
     Connection& connection = one.front();
     connection.socket.reset(fd);
+    connection.peer = peer;
     connection.is_by_loopback = listener.is_loopback() && !listener.is_unix();
     connection.self = one.begin();
     clients_.splice(clients_.end(), one);
@@ -17922,8 +18132,8 @@ inline void HttpServer::adopt(int fd, const HttpListener& listener) {
 
 // What it answers takes no memory, which may be what there is not.  In TLS it is an alert, as hands
 // were not shaken.
-inline void HttpServer::reject(int fd, const HttpListener& listener) {
-    count_refusal(detail::Refusal::connections, 503, fd);
+inline void HttpServer::reject(int fd, const detail::Peer& peer, const HttpListener& listener) {
+    count_refusal(detail::Refusal::connections, 503, peer, "too many connections are open");
     constexpr std::string_view alert("\x15\x03\x03\0\x02\x02\x50", 7);
     constexpr std::string_view sentence =
         "HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\n"
@@ -17938,12 +18148,14 @@ inline void HttpServer::reject(int fd, const HttpListener& listener) {
 }
 
 // What is refused before there is a request.
-inline void HttpServer::count_refusal(detail::Refusal why, int status, int fd) {
+inline void HttpServer::count_refusal(detail::Refusal why, int status, const detail::Peer& peer,
+                                      std::string_view cause) {
     detail::HttpAnswer answer;
     answer.status = status;
     answer.refusal = why;
     api_.refusals_.count(answer);
-    api_.tell_of(nullptr, answer, [fd] { return detail::peer_of(fd); });
+    api_.tell_of(
+        nullptr, answer, [&peer] { return peer.text(); }, cause);
 }
 
 // ---- A client
@@ -17989,8 +18201,10 @@ inline bool HttpServer::read_on(Connection& connection) {
     if (connection.has_request) return begin(connection);
     const Step step = connection.reader.next();
     if (step == Step::refused) {
-        const auto& refusal = connection.reader.refusal();
-        return refuse(connection, refusal.status, refusal.error);
+        const auto& [status, error] = connection.reader.refusal();
+        const bool is_tls = error == detail::MessageReader::tls_error;
+        return refuse(connection, status, error,
+                      is_tls ? std::optional(detail::Refusal::tls_on_plain_port) : std::nullopt);
     }
     if (step == Step::whole) return begin(connection);
     count(connection, connection.reader.size());
@@ -18031,7 +18245,8 @@ inline bool HttpServer::receive(Connection& connection) {
     connection.may_read = n < 0 && errno == EINTR;
     if (connection.may_read) make_ready(connection);  // for the next round, too
     if (n < 0 && (errno == EAGAIN || errno == EINTR)) return false;
-    return n < 0 && connection.tls ? end_tls(connection) : end_of_input(connection);
+    const bool fails = connection.tls && (n < 0 || connection.shakes_hands());
+    return fails ? end_tls(connection) : end_of_input(connection);
 }
 
 // Handshakes cost much more than requests: in a round they have a share of time, so that others
@@ -18054,12 +18269,14 @@ inline ssize_t HttpServer::receive_tls(Connection& connection, char* to, std::si
 
 // A client that speaks without TLS is answered likewise.
 inline bool HttpServer::end_tls(Connection& connection) {
-    if (connection.tls->is_plain()) {
+    using detail::Refusal;
+    if (connection.tls->fault() == detail::TlsFault::plain) {
         connection.tls.reset();
-        return refuse(connection, 400, "This port speaks TLS; begin its URL with https://.");
+        return refuse(connection, 400, "This port speaks TLS; begin its URL with https://.",
+                      Refusal::plain_on_tls_port);
     }
     if (connection.shakes_hands() && connection.tls->has_begun()) {
-        count_refusal(detail::Refusal::handshake, 400, connection.socket.get());
+        count_refusal(Refusal::handshake, 400, connection.peer, connection.tls->problem());
     }
     return end_of_input(connection);
 }
@@ -18156,11 +18373,14 @@ inline bool HttpServer::begin_another(Connection& connection) {
 }
 
 // Answers what is no request; the connection ends behind it.
-inline bool HttpServer::refuse(Connection& connection, int status, const char* error) {
+inline bool HttpServer::refuse(Connection& connection, int status, const char* error,
+                               std::optional<detail::Refusal> why) {
     Exchange exchange;
     exchange.is_last = true;
     exchange.answer.status = status;
+    exchange.answer.refusal = why;
     exchange.answer.body = detail::errors_json({error});
+    exchange.cause = error;
     api_.refusals_.count(exchange.answer);
     answer(connection, exchange);
     return true;
@@ -18272,7 +18492,7 @@ inline void HttpServer::wait_for(Connection& connection, Wait wait) {
 
 inline void HttpServer::expire(Connection& connection) {
     if (connection.shakes_hands()) {
-        count_refusal(detail::Refusal::handshake, 408, connection.socket.get());
+        count_refusal(detail::Refusal::handshake, 408, connection.peer, "it took too long");
         return close(connection);
     }
     if (connection.wait != Wait::request) return close(connection);
@@ -18429,8 +18649,9 @@ inline void HttpServer::deliver(Exchanges& exchanges) {
 inline void HttpServer::tell_of(const Connection& connection, const Exchange& exchange) noexcept {
     const detail::HttpAnswer& answer = exchange.answer;
     if (!exchange.asked && answer.status < 400 && !answer.refusal) return;
-    api_.tell_of(exchange.asked.get(), answer,
-                 [&connection] { return detail::peer_of(connection.socket.get()); });
+    api_.tell_of(
+        exchange.asked.get(), answer, [&connection] { return connection.peer.text(); },
+        exchange.cause);
 }
 
 // Puts an answer behind those that go out already.  One that there is no memory for, or that
@@ -18509,6 +18730,7 @@ struct Url {
     std::string port;
     std::string target;  // path and query
     bool secure = false;
+    std::string socket;  // the path of one in the file system, in place of host and port
 };
 
 // What a webhook's URL may be (RFC 3986, without user, fragment and non-ASCII).
@@ -18632,148 +18854,12 @@ struct TooLate : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
-#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
-
-// The client's side of TLS on a socket that does not block.
-class Tls {
-public:
-    // What a call wants before it can go on; or it is done, or the connection at its end.
-    enum class Step { done, wants_to_read, wants_to_write, ended };
-
-    // Certificates are checked against the system's authorities (or SSL_CERT_FILE).
-    explicit Tls(const std::string& host)
-        : host_(host), context_(::SSL_CTX_new(TLS_client_method())) {
-        if (!context_ || ::SSL_CTX_set_default_verify_paths(context_.get()) != 1) fail("TLS");
-        ::SSL_CTX_set_min_proto_version(context_.get(), TLS1_2_VERSION);
-        ::SSL_CTX_set_verify(context_.get(), SSL_VERIFY_PEER, nullptr);
-        ::SSL_CTX_set_mode(context_.get(),
-                           SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    }
-    void start(int fd);
-    void end() { session_.reset(); }
-    Tls(const Tls&) = delete;
-    Tls& operator=(const Tls&) = delete;
-    Step handshake() {
-        ::ERR_clear_error();
-        return step(::SSL_connect(session_.get()));
-    }
-    Step read(char* to, std::size_t size, std::size_t& done) {
-        ::ERR_clear_error();
-        return step(::SSL_read_ex(session_.get(), to, size, &done));
-    }
-    Step write(std::string_view text, std::size_t& done) {
-        ::ERR_clear_error();
-        return step(::SSL_write_ex(session_.get(), text.data(), text.size(), &done));
-    }
-
-private:
-    Step step(int result) const;
-    [[noreturn]] void fail(const std::string& what) const;
-
-    // What OpenSSL's own BIO of a socket does, but that writing never raises SIGPIPE.
-    static const BIO_METHOD* socket_method();
-    static int write_socket(BIO* bio, const char* from, int size);
-    static int read_socket(BIO* bio, char* to, int size);
-    static long control_socket(BIO* bio, int command, long, void*);
-
-    const std::string host_;
-    int fd_ = -1;
-    bool ended_ = false;  // the receiver sends no more
-    TlsPointer<SSL_CTX> context_;
-    TlsPointer<SSL> session_;
+// TLS has failed, or is not spoken by the other side.
+struct TlsFailure : std::runtime_error {
+    explicit TlsFailure(const TlsSession& session)
+        : std::runtime_error(session.problem()), fault(session.fault()) {}
+    TlsFault fault;
 };
-
-inline const BIO_METHOD* Tls::socket_method() {
-    static const BIO_METHOD* const method =
-        make_socket_method("quiet socket", write_socket, read_socket, control_socket).release();
-    return method;
-}
-
-inline int Tls::write_socket(BIO* bio, const char* from, int size) {
-    const Tls& tls = *static_cast<const Tls*>(::BIO_get_data(bio));
-    ::BIO_clear_retry_flags(bio);
-    const ssize_t n = ::send(tls.fd_, from, static_cast<std::size_t>(size), MSG_NOSIGNAL);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) ::BIO_set_retry_write(bio);
-    return static_cast<int>(n);
-}
-
-inline int Tls::read_socket(BIO* bio, char* to, int size) {
-    Tls& tls = *static_cast<Tls*>(::BIO_get_data(bio));
-    ::BIO_clear_retry_flags(bio);
-    const ssize_t n = ::recv(tls.fd_, to, static_cast<std::size_t>(size), 0);
-    if (n < 0 && (errno == EAGAIN || errno == EINTR)) ::BIO_set_retry_read(bio);
-    if (n == 0) tls.ended_ = true;
-    return static_cast<int>(n);
-}
-
-inline long Tls::control_socket(BIO* bio, int command, long, void*) {
-    if (command == BIO_CTRL_EOF) return static_cast<const Tls*>(::BIO_get_data(bio))->ended_;
-    return command == BIO_CTRL_FLUSH;
-}
-
-inline void Tls::start(int fd) {
-    session_.reset(::SSL_new(context_.get()));
-    in6_addr address{};
-    const bool numeric = ::inet_pton(AF_INET, host_.c_str(), &address) == 1 ||
-                         ::inet_pton(AF_INET6, host_.c_str(), &address) == 1;
-    BIO* const bio = session_ ? ::BIO_new(socket_method()) : nullptr;
-    if (!bio) fail("TLS");
-    fd_ = fd;
-    ended_ = false;
-    ::BIO_set_data(bio, this);
-    ::BIO_set_init(bio, 1);
-    ::SSL_set_bio(session_.get(), bio, bio);  // the session's from here on
-    std::string name = host_;  // SSL_set_tlsext_host_name() casts it in the old style
-    const bool named = numeric ? ::X509_VERIFY_PARAM_set1_ip_asc(::SSL_get0_param(session_.get()),
-                                                                 host_.c_str()) == 1
-                               : ::SSL_ctrl(session_.get(), SSL_CTRL_SET_TLSEXT_HOSTNAME,
-                                            TLSEXT_NAMETYPE_host_name, name.data()) == 1 &&
-                                     ::SSL_set1_host(session_.get(), host_.c_str()) == 1;
-    if (!named) fail("TLS");
-}
-
-inline Tls::Step Tls::step(int result) const {
-    if (result == 1) return Step::done;
-    switch (::SSL_get_error(session_.get(), result)) {
-        case SSL_ERROR_WANT_READ:
-            return Step::wants_to_read;
-        case SSL_ERROR_WANT_WRITE:
-            return Step::wants_to_write;
-        case SSL_ERROR_ZERO_RETURN:
-            return Step::ended;
-        default:
-            fail("TLS failed");
-    }
-}
-
-inline void Tls::fail(const std::string& what) const {
-    const long verdict = session_ ? ::SSL_get_verify_result(session_.get()) : X509_V_OK;
-    const unsigned long error = ::ERR_get_error();
-    ::ERR_clear_error();
-    const char* const reason = ::ERR_reason_error_string(error);
-    if (verdict != X509_V_OK) {
-        throw std::runtime_error(std::string("the certificate is not good: ") +
-                                 ::X509_verify_cert_error_string(verdict));
-    }
-    throw std::runtime_error(what + ": " + (reason ? reason : "the connection was cut"));
-}
-
-#else
-
-// Without OpenSSL nobody makes one.
-class Tls {
-public:
-    enum class Step { done, wants_to_read, wants_to_write, ended };
-
-    explicit Tls(const std::string&) {}
-    void start(int) {}
-    void end() {}
-    Step handshake() { return Step::ended; }
-    Step read(char*, std::size_t, std::size_t&) { return Step::ended; }
-    Step write(std::string_view, std::size_t&) { return Step::ended; }
-};
-
-#endif
 
 using Resolve = decltype(WebhookOptions::resolve);
 using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
@@ -18870,20 +18956,27 @@ inline Addresses Lookup::take() {
     throw std::runtime_error(what + ": " + ::gai_strerror(state_->error));
 }
 
-// A connection to a receiver, plain or TLS.  What it does ends by a deadline, and when
-// it is interrupted; what fails throws.
+// A connection to a server, plain or TLS.  What it does ends by a deadline, and when it is
+// interrupted; what fails throws.
 class Channel {
 public:
     using SteadyTime = std::chrono::steady_clock::time_point;
 
-    explicit Channel(const Url& url, Resolve resolve = nullptr)
+    // What `server` calls the other side in a sentence.  For https it has the context, or one that
+    // believes the system's authorities.
+    explicit Channel(const Url& url, Resolve resolve = nullptr,
+                     std::shared_ptr<const TlsContext> context = nullptr,
+                     const char* server = "the receiver")
         : url_(url),
+          server_(server),
+          context_(std::move(context)),
           interruption_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
           lookup_(url.host, url.port, std::move(resolve)) {
         if (interruption_.get() < 0 || lookup_.fd() < 0) {
-            throw std::system_error(errno, std::generic_category(), "cannot make a webhook");
+            throw std::system_error(errno, std::generic_category(), "cannot make a connection");
         }
-        if (url_.secure) tls_.emplace(url_.host);
+        if (!url_.secure || context_) return;
+        context_ = std::make_shared<const TlsContext>(TlsSide::client, TlsFiles());
     }
     // From another thread: makes what is under way, or comes next, fail.
     void interrupt() { ::eventfd_write(interruption_.get(), 1); }
@@ -18891,9 +18984,11 @@ public:
     void begin(SteadyTime deadline) {
         eventfd_t ignored = 0;
         ::eventfd_read(interruption_.get(), &ignored);
-        deadline_ = deadline;
+        end_by(deadline);
     }
-    // Whether there is a connection that the receiver has not ended.
+    // Sets another deadline, and forgets no interruption.
+    void end_by(SteadyTime deadline) { deadline_ = deadline; }
+    // Whether there is a connection that the other side has not ended.
     bool is_open() const;
     void connect();
     void close();
@@ -18903,20 +18998,23 @@ public:
 
 private:
     Addresses addresses();
-    void connect_to(const addrinfo& address);
+    void connect_to(int family, const sockaddr* address, socklen_t size);
+    void connect_to_any(const Addresses& found);
+    void connect_to_socket();
     void wait_for(short events) const {
-        wait_for(socket_.get(), events, "the receiver took too long");
+        wait_for(socket_.get(), events, server_ + " took too long");
     }
-    void wait_for(int fd, short events, const char* too_late) const;
-    template <class Try>
-    bool until_done(Try attempt);
+    void wait_for(int fd, short events, const std::string& too_late) const;
+    void wait_to_go_on(short events) const;
 
     const Url url_;
-    const Descriptor interruption_;  // an eventfd
+    const std::string server_;
+    std::shared_ptr<const TlsContext> context_;  // null: without TLS
+    const Descriptor interruption_;              // an eventfd
     Lookup lookup_;
     Descriptor socket_;
     SteadyTime deadline_;
-    std::optional<Tls> tls_;  // https
+    std::unique_ptr<TlsSession> tls_;  // of the socket
 };
 
 // Nothing is to come between answers, but the end.
@@ -18925,7 +19023,7 @@ inline bool Channel::is_open() const {
     return socket_.get() >= 0 && ::poll(&socket, 1, 0) == 0;
 }
 
-inline void Channel::wait_for(int fd, short events, const char* too_late) const {
+inline void Channel::wait_for(int fd, short events, const std::string& too_late) const {
     std::array<pollfd, 2> watched{pollfd{fd, events, 0}, pollfd{interruption_.get(), POLLIN, 0}};
     for (;;) {
         const auto left =
@@ -18936,6 +19034,15 @@ inline void Channel::wait_for(int fd, short events, const char* too_late) const 
         if (watched[1].revents != 0) throw TooLate("it was interrupted");
         return;
     }
+}
+
+// After a call that has failed: waits until it may be made again, or throws why not.
+inline void Channel::wait_to_go_on(short events) const {
+    const int error = errno;
+    if (error == EINTR) return;
+    if (tls_ && error == EPROTO) throw TlsFailure(*tls_);
+    if (error != EAGAIN) throw std::system_error(error, std::generic_category());
+    wait_for(tls_ && tls_->has_unsent() ? short{POLLOUT} : events);
 }
 
 // An address in digits needs no thread.
@@ -18954,34 +19061,42 @@ inline Addresses Channel::addresses() {
 
 inline void Channel::connect() {
     close();
-    const Addresses found = addresses();
+    if (!url_.socket.empty()) return connect_to_socket();
+    connect_to_any(addresses());
+    if (!context_) return;
+    tls_ = context_->session(socket_.get(), url_.host);
+    while (!tls_->shake_hands()) wait_to_go_on(POLLIN);
+}
+
+inline void Channel::connect_to_any(const Addresses& found) {
     for (const addrinfo* address = found.get();; address = address->ai_next) {
         try {
-            connect_to(*address);
-            break;
+            return connect_to(address->ai_family, address->ai_addr, address->ai_addrlen);
         } catch (const std::system_error&) {
             if (!address->ai_next) throw;
         }
     }
-    if (!tls_) return;
-    tls_->start(socket_.get());
-    if (!until_done([this] { return tls_->handshake(); })) {
-        throw std::runtime_error("the receiver has ended the connection");
-    }
 }
 
-inline void Channel::connect_to(const addrinfo& address) {
-    socket_.reset(::socket(address.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
+inline void Channel::connect_to_socket() {
+    sockaddr_un at{};
+    at.sun_family = AF_UNIX;
+    url_.socket.copy(at.sun_path, sizeof at.sun_path - 1);
+    connect_to(AF_UNIX, reinterpret_cast<const sockaddr*>(&at), sizeof at);
+}
+
+inline void Channel::connect_to(int family, const sockaddr* address, socklen_t size) {
+    socket_.reset(::socket(family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
     if (socket_.get() < 0) throw_errno(errno, "there is no socket");
     const int on = 1;
     ::setsockopt(socket_.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     int error = 0;
-    if (::connect(socket_.get(), address.ai_addr, address.ai_addrlen) != 0) {
+    if (::connect(socket_.get(), address, size) != 0) {
         error = errno;
         if (error == EINPROGRESS) {
             wait_for(POLLOUT);
-            socklen_t size = sizeof error;
-            ::getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+            socklen_t error_size = sizeof error;
+            ::getsockopt(socket_.get(), SOL_SOCKET, SO_ERROR, &error, &error_size);
         }
     }
     if (error != 0) throw std::system_error(error, std::generic_category());
@@ -18989,60 +19104,25 @@ inline void Channel::connect_to(const addrinfo& address) {
 
 inline void Channel::close() {
     if (tls_) tls_->end();
+    tls_.reset();
     socket_.reset();
 }
 
-// False: the connection is at its end.
-template <class Try>
-bool Channel::until_done(Try attempt) {
-    for (;;) {
-        switch (attempt()) {
-            case Tls::Step::done:
-                return true;
-            case Tls::Step::ended:
-                return false;
-            case Tls::Step::wants_to_read:
-                wait_for(POLLIN);
-                break;
-            case Tls::Step::wants_to_write:
-                wait_for(POLLOUT);
-                break;
-        }
-    }
-}
-
 inline void Channel::send(std::string_view text) {
-    while (!text.empty()) {
-        std::size_t done = 0;
-        if (tls_) {
-            if (!until_done([&] { return tls_->write(text, done); })) {
-                throw std::runtime_error("the receiver has ended the connection");
-            }
-            text.remove_prefix(done);
-            continue;
-        }
-        const ssize_t n = ::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL);
-        if (n < 0 && errno != EAGAIN && errno != EINTR) {
-            throw std::system_error(errno, std::generic_category());
-        }
-        if (n < 0) wait_for(POLLOUT);
-        if (n > 0) done = static_cast<std::size_t>(n);
-        text.remove_prefix(done);
+    while (!text.empty() || (tls_ && tls_->has_unsent())) {
+        const ssize_t n =
+            tls_ ? tls_->send(text) : ::send(socket_.get(), text.data(), text.size(), MSG_NOSIGNAL);
+        if (n >= 0) text.remove_prefix(static_cast<std::size_t>(n));
+        if (n < 0) wait_to_go_on(POLLOUT);
     }
 }
 
 inline std::size_t Channel::receive(char* to, std::size_t size) {
-    if (tls_) {
-        std::size_t done = 0;
-        return until_done([&] { return tls_->read(to, size, done); }) ? done : 0;
-    }
     for (;;) {
-        wait_for(POLLIN);
-        const ssize_t n = ::recv(socket_.get(), to, size, 0);
+        if (!tls_ || tls_->is_drained()) wait_for(POLLIN);
+        const ssize_t n = tls_ ? tls_->receive(to, size) : ::recv(socket_.get(), to, size, 0);
         if (n >= 0) return static_cast<std::size_t>(n);
-        if (errno != EAGAIN && errno != EINTR) {
-            throw std::system_error(errno, std::generic_category());
-        }
+        wait_to_go_on(POLLIN);
     }
 }
 
@@ -19631,8 +19711,7 @@ public:
     /// Called with an event's id and payload, on the subscription's thread.
     using OnEvent = std::function<void(TaskId, std::string_view payload)>;
 
-    /// Throws `Error` with `invalid_argument` if the URL cannot be one, if a file cannot be read,
-    /// or if an installed cpp-httplib needs flags that are missing.
+    /// Throws `Error` with `invalid_argument` if the URL cannot be one, or a file cannot be used.
     explicit Client(ClientOptions options = {});
 
     /// Schedules a task.  A request with a key is made once, however often it is sent.
@@ -19750,20 +19829,29 @@ public:
         std::vector<std::string> topics = {}) const;
 
 private:
-    static ClientOptions checked(ClientOptions options);
-    static std::optional<std::string> unix_path(const std::string& url);
-    httplib::Client connection() const;
-    httplib::Headers headers() const;
-    httplib::Response answer_to(const char* method, const std::string& path,
-                                const std::string& body = "",
-                                const httplib::Headers& more = {}) const;
+    using Fields = std::vector<std::pair<std::string_view, std::string>>;
+    using Look = std::function<bool()>;
+    struct Answer {
+        int status;
+        std::string body;
+        bool is_replayed;  // it is the first one of an idempotency key
+    };
+
+    std::string request(const char* method, const std::string& path, const Fields& more = {},
+                        const std::string& body = "") const;
+    Answer answer_to(const char* method, const std::string& path, const std::string& body = "",
+                     const Fields& more = {}) const;
     std::string ask(const char* method, const std::string& path,
                     const std::string& body = "") const {
         return answer_to(method, path, body).body;
     }
-    std::string reason_of(httplib::Error error) const;
+    void exchange(const std::string& request, detail::MessageReader& answer,
+                  const Look& look) const;
+    void exchange_by(detail::Channel& channel, const std::string& request, milliseconds patience,
+                     detail::MessageReader& answer, const Look& look) const;
+    std::string reason_in_hand() const;
+    std::string advice_on(detail::TlsFault fault) const;
     [[noreturn]] void refuse(int status, const std::string& body) const;
-    [[noreturn]] void throw_unreachable(httplib::Error error) const;
     static std::string delayed(milliseconds delay, const NewTask& task);
     TaskId schedule_body(const std::string& body, const std::string& key) const;
     PutResult put_body(std::string_view name, const std::string& body, PutIf condition) const;
@@ -19775,7 +19863,11 @@ private:
     static std::string path_of(std::string_view name);
     static std::string sink_path(const std::string& sink, const std::string& what = "");
 
+    static constexpr std::size_t any_size = std::numeric_limits<std::size_t>::max();
+
     const ClientOptions options_;
+    const detail::Url url_;
+    const std::shared_ptr<const detail::TlsContext> tls_;  // null: without
 };
 
 namespace detail {
@@ -20036,17 +20128,13 @@ PageInfo read_page(std::string_view json, std::vector<Item>& items) {
 
 // A segment of a path, or a value in a query: a text in which nothing has another meaning.
 inline std::string url_encoded(std::string_view text) {
-    constexpr std::string_view plain = "-._~";
     std::string encoded;
     for (const char c : text) {
-        const auto code = static_cast<unsigned char>(c);
-        const bool is_letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
-        if (is_letter || (c >= '0' && c <= '9') || plain.find(c) != std::string_view::npos) {
+        const auto byte = static_cast<unsigned char>(c);
+        if (consists_of_alnum_and("-._~", {&c, 1})) {
             encoded += c;
         } else {
-            encoded += '%';
-            encoded += hex_digit(code >> 4);
-            encoded += hex_digit(code);
+            encoded += {'%', hex_digit(byte >> 4U), hex_digit(byte)};
         }
     }
     return encoded;
@@ -20062,173 +20150,173 @@ inline std::string params_of(const DueRange& range, const Filter& filter) {
     return params;
 }
 
-// Whether the text is [http[s]://]HOST[:PORT], and no more.
-inline bool is_server_url(std::string_view url) {
-    const std::size_t scheme = url.find("://");
-    if (scheme != std::string_view::npos) {
-        const std::string_view name = url.substr(0, scheme);
-        if (name != "http" && name != "https") return false;
-        url.remove_prefix(scheme + 3);
-    }
-    const std::size_t bracket = url.rfind(']');
-    const std::size_t colon = url.find(':', bracket == std::string_view::npos ? 0 : bracket);
-    const std::string_view host = url.substr(0, colon);
-    if (host.empty() || host.find_first_of("/?#@ ") != std::string_view::npos) return false;
-    if (colon == std::string_view::npos) return true;
-    const std::string_view port = url.substr(colon + 1);
-    return port.size() <= 5 && read_digits(port).value_or(65'536) <= 65'535;
-}
-
-// While it lives, this thread gets no SIGPIPE, which cpp-httplib raises where it ends a connection
-// with TLS that the server has ended already.
-class NoBrokenPipe {
-public:
-    NoBrokenPipe() {
-        sigset_t pending;
-        sigemptyset(&pipe_);
-        sigaddset(&pipe_, SIGPIPE);
-        ::sigpending(&pending);
-        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
-        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
-    }
-    ~NoBrokenPipe() {
-        const timespec at_once{};
-        if (!was_pending_) ::sigtimedwait(&pipe_, nullptr, &at_once);
-        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
-    }
-    NoBrokenPipe(const NoBrokenPipe&) = delete;
-    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
-
-private:
-    sigset_t pipe_;
-    sigset_t before_;
-    bool was_pending_ = false;
-};
-
-inline bool is_secure(const std::string& url) {
-    return url.rfind("https://", 0) == 0;
-}
-
-// Whether the files of TLS can be read at all.  Throws, naming the one that cannot.
-inline void check_client_files(const ClientOptions& options) {
-    for (const std::string* path : {&options.ca_file, &options.certificate, &options.key}) {
-        if (!path->empty() && read_file(*path).empty()) {
-            throw Error(Errc::invalid_argument, *path + " is empty");
+// Where a server is: [http[s]://]HOST[:PORT], a slash behind it means nothing; or unix:/PATH.  A
+// password, which has no place in it, is not repeated.
+inline Url server_url(std::string_view text) {
+    constexpr std::string_view unix_scheme = "unix:";
+    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    const std::string shown = "cannot use the URL " + printable(text, 128) + ": ";
+    if (text.substr(0, unix_scheme.size()) == unix_scheme) {
+        const std::string path(text.substr(unix_scheme.size()));
+        if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
+            refuse(shown +
+                   "it must be like unix:/run/tasks.sock, and no longer than the path of a socket "
+                   "may be");
         }
+        return {std::string(text), "localhost", {}, {}, {}, false, path};
     }
+    if (text.find('@') != std::string_view::npos) {
+        refuse(
+            "the URL of a server has no user and no password; a secret is given by itself (on the "
+            "command line: --secret-file)");
+    }
+    if (!text.empty() && text.back() == '/') text.remove_suffix(1);
+    const bool has_scheme = text.find("://") != std::string_view::npos;
+    const std::string whole = (has_scheme ? "" : "http://") + std::string(text);
+    const std::optional<Url> url = parse_url(whole);
+    if (!url || url->origin != whole) refuse(shown + "it must be like http://127.0.0.1:8080");
+    return *url;
+}
+
+// Null: it speaks without TLS.
+inline std::shared_ptr<const TlsContext> client_context(const ClientOptions& options,
+                                                        const Url& url) {
+    if (!url.secure) return nullptr;
     if (options.certificate.empty() != options.key.empty()) {
         throw Error(Errc::invalid_argument,
-                    "a client's certificate and its key must be given together");
+                    "a client's certificate and its key must be given together (on the command "
+                    "line: --client-cert and --client-key)");
     }
+    return std::make_shared<const TlsContext>(
+        TlsSide::client, TlsFiles{options.certificate, options.key, options.ca_file});
 }
 
 }  // namespace detail
 
 // ---- Calls -----------------------------------------------------------------
 
-inline Client::Client(ClientOptions options) : options_(checked(std::move(options))) {}
-
-inline ClientOptions Client::checked(ClientOptions options) {
-    detail::check_httplib();
-    std::string& url = options.url;
-    if (unix_path(url)) return options;
-    if (!url.empty() && url.back() == '/') url.pop_back();
-    std::string reason = "it must be like http://127.0.0.1:8080";
-    if (detail::is_secure(url)) {
-        if (!detail::has_openssl)
-            throw Error(Errc::invalid_argument, url + " needs a build with OpenSSL");
-        detail::check_client_files(options);
+inline Client::Client(ClientOptions options)
+    : options_(std::move(options)),
+      url_(detail::server_url(options_.url)),
+      tls_(detail::client_context(options_, url_)) {
+    const auto is_control = [](unsigned char c) { return c < 0x20 || c == 0x7F; };
+    if (std::any_of(options_.secret.begin(), options_.secret.end(), is_control)) {
+        throw Error(Errc::invalid_argument, "a secret must not hold control characters");
     }
+}
+
+inline std::string Client::request(const char* method, const std::string& path, const Fields& more,
+                                   const std::string& body) const {
+    std::string text = std::string(method) + ' ' + path + " HTTP/1.1\r\n";
+    const auto field = [&text](std::string_view name, std::string_view value) {
+        text.append(name).append(": ").append(value).append("\r\n");
+    };
+    field("Host", url_.authority);
+    field("User-Agent", "task-scheduler/" SCHEDULER_VERSION);
+    field("Connection", "close");
+    if (!options_.secret.empty()) field("x-pd-secret", options_.secret);
+    for (const auto& [name, value] : more) field(name, value);
+    if (!body.empty()) field("Content-Type", "application/json");
+    if (method != std::string_view("GET")) field("Content-Length", std::to_string(body.size()));
+    return text.append("\r\n").append(body);
+}
+
+// Sends a request and reads its answer, each piece of which may take so long.  look() is called
+// when more has come; it may take away the body, and returns false where that is enough.
+inline void Client::exchange_by(detail::Channel& channel, const std::string& request,
+                                milliseconds patience, detail::MessageReader& answer,
+                                const Look& look) const {
+    using Step = detail::MessageReader::Step;
+    const auto end_in = [&channel](milliseconds time) {
+        channel.end_by(std::chrono::steady_clock::now() + time);
+    };
+    end_in(options_.timeout);
+    channel.connect();
+    std::exception_ptr unsent;  // a server may answer before it has got all, and end
     try {
-        if (detail::is_server_url(url) &&
-            httplib::Client(url, options.certificate, options.key).is_valid()) {
-            return options;
+        channel.send(request);
+    } catch (const std::system_error&) {
+        unsent = std::current_exception();
+    }
+    std::array<char, 16'384> buffer;
+    for (Step step = Step::incomplete; step == Step::incomplete;) {
+        end_in(patience);
+        const std::size_t n = channel.receive(buffer.data(), buffer.size());
+        answer.feed({buffer.data(), n});
+        step = n > 0 ? answer.next() : answer.end();
+        if (step == Step::refused) {
+            throw std::runtime_error(std::string("it does not answer in HTTP: ") +
+                                     answer.refusal().error);
         }
-        if (!options.certificate.empty()) reason = "the client's certificate or key is not good";
-    } catch (const std::exception& error) {
-        reason = error.what();
+        if (answer.has_head() && !look()) return;
+        if (n > 0 || step == Step::whole) continue;
+        if (unsent) std::rethrow_exception(unsent);
+        throw std::runtime_error("the server has ended the connection");
     }
-    throw Error(Errc::invalid_argument, "cannot use the URL " + url + ": " + reason);
+    if (answer.request().body_status != 200) throw std::runtime_error("its answer broke off");
 }
 
-inline httplib::Client Client::connection() const {
-    const auto path = unix_path(options_.url);
-    httplib::Client client =
-        path ? httplib::Client(*path, 80)
-             : httplib::Client(options_.url, options_.certificate, options_.key);
-    if (path) client.set_address_family(AF_UNIX);
-#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
-    if (!options_.ca_file.empty() && !path) client.set_ca_cert_path(options_.ca_file.c_str());
-#endif
-    const auto seconds = static_cast<time_t>(options_.timeout.count() / 1'000);
-    const auto rest = static_cast<time_t>(options_.timeout.count() % 1'000 * 1'000);
-    client.set_connection_timeout(seconds, rest);
-    client.set_read_timeout(seconds, rest);
-    client.set_write_timeout(seconds, rest);
-    return client;
-}
-
-// The path of a socket in the file system, if this is the URL of one.
-inline std::optional<std::string> Client::unix_path(const std::string& url) {
-    constexpr std::string_view scheme = "unix:";
-    if (url.compare(0, scheme.size(), scheme) != 0) return std::nullopt;
-    std::string path = url.substr(scheme.size());
-    if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
-        throw Error(Errc::invalid_argument, "cannot use the URL " + url +
-                                                ": it must be like unix:/run/tasks.sock, and no "
-                                                "longer than the path of a socket may be");
+// The same over a connection of its own.
+inline void Client::exchange(const std::string& request, detail::MessageReader& answer,
+                             const Look& look) const {
+    try {
+        detail::Channel channel(url_, nullptr, tls_, "the server");
+        exchange_by(channel, request, options_.timeout, answer, look);
+    } catch (const std::bad_alloc&) {
+        throw;
+    } catch (const std::exception&) {
+        throw Error(Errc::unreachable, "cannot reach " + url_.origin + ": " + reason_in_hand());
     }
-    return path;
-}
-
-// Some releases of cpp-httplib would name the path as the host.
-inline httplib::Headers Client::headers() const {
-    httplib::Headers fields;
-    if (!options_.secret.empty()) fields.emplace("x-pd-secret", options_.secret);
-    if (unix_path(options_.url)) fields.emplace("Host", "localhost");
-    return fields;
 }
 
 // Throws what the status says, unless it is one of success.
-inline httplib::Response Client::answer_to(const char* method, const std::string& path,
-                                           const std::string& body,
-                                           const httplib::Headers& more) const {
-    httplib::Request request;
-    request.method = method;
-    request.path = path;
-    request.headers = headers();
-    for (const auto& field : more) request.headers.emplace(field.first, field.second);
-    request.body = body;
-    if (!body.empty()) request.headers.emplace("Content-Type", "application/json");
-    const detail::NoBrokenPipe quiet;
-    httplib::Client client = connection();
-    const httplib::Result result = client.send(request);
-    if (!result) throw_unreachable(result.error());
-    if (result->status != 200 && result->status != 201) refuse(result->status, result->body);
-    return *result;
+inline Client::Answer Client::answer_to(const char* method, const std::string& path,
+                                        const std::string& body, const Fields& more) const {
+    detail::MessageReader answer(detail::MessageReader::Kind::answers, any_size);
+    exchange(request(method, path, more, body), answer, [] { return true; });
+    std::string& text = answer.request().body;
+    if (answer.status() != 200 && answer.status() != 201) refuse(answer.status(), text);
+    const bool is_replayed = answer.request().field("Idempotent-Replayed").has_value();
+    return {answer.status(), std::move(text), is_replayed};
 }
 
-inline void Client::throw_unreachable(httplib::Error error) const {
-    throw Error(Errc::unreachable, "cannot reach " + options_.url + reason_of(error));
+// Why there is no answer, and what to do about it, of the exception that is being handled.
+inline std::string Client::reason_in_hand() const {
+    try {
+        throw;
+    } catch (const detail::TlsFailure& failure) {
+        return failure.what() + advice_on(failure.fault);
+    } catch (const std::system_error& failure) {
+        const int number = failure.code().value();
+        const bool is_nobody = number == ECONNREFUSED || number == ENOENT;
+        return std::string(failure.what()) + (is_nobody ? "; is the server running?" : "");
+    } catch (const std::exception& failure) {
+        return failure.what();
+    }
 }
 
-// Why there is no answer, behind a sentence that says so.
-inline std::string Client::reason_of(httplib::Error error) const {
-    if (error == httplib::Error::Connection) return "; is the server running?";
-    std::string reason = " (" + httplib::to_string(error) + ")";
-#ifdef CPPHTTPLIB_OPENSSL_SUPPORT
-    // Newer versions tell a foreign host's certificate from one that nobody knows.
-    if (error == httplib::Error::SSLServerVerification ||
-        reason.find("hostname verification") != std::string::npos) {
-        return ": its certificate is not one for this host that a known authority has signed; name "
-               "the authority's file (on the command line: --ca-file)";
+inline std::string Client::advice_on(detail::TlsFault fault) const {
+    using detail::TlsFault;
+    switch (fault) {
+        case TlsFault::plain:
+            return "; begin its URL with http://";
+        case TlsFault::expired:
+            return "; it needs a new one";
+        case TlsFault::not_yet_good:
+            return "; is the clock of this machine right?";
+        case TlsFault::other_host:
+            return "; use a URL with a name that the certificate has";
+        case TlsFault::unknown:
+            return "; name the file of the authority that has signed it (on the command line: "
+                   "--ca-file)";
+        case TlsFault::wants_ours:
+            return "; give one with its key (on the command line: --client-cert and --client-key)";
+        case TlsFault::refuses_ours:
+            return options_.certificate.empty() ? "" : "; it is that of " + options_.certificate;
+        case TlsFault::other:
+            break;
     }
-    if (error == httplib::Error::SSLConnection) {
-        reason +=
-            "; it may not speak TLS, or ask for a certificate (on the command line: --client-cert)";
-    }
-#endif
-    return reason;
+    return "";
 }
 
 inline void Client::refuse(int status, const std::string& body) const {
@@ -20244,7 +20332,7 @@ inline void Client::refuse(int status, const std::string& body) const {
     }
     if (sentences.empty()) sentences = "the server answers " + std::to_string(status);
     if (status == 401) {
-        sentences = "the server " + options_.url + " wants " +
+        sentences = "the server " + url_.origin + " wants " +
                     (options_.secret.empty() ? "a secret" : "another secret") +
                     " (on the command line: --secret-file)";
     }
@@ -20292,25 +20380,25 @@ inline std::string Client::delayed(milliseconds delay, const NewTask& task) {
 }
 
 inline TaskId Client::schedule_body(const std::string& body, const std::string& key) const {
-    httplib::Headers more;
+    Fields more;
     detail::check_key(key);
-    if (!key.empty()) more.emplace("Idempotency-Key", key);
+    if (!key.empty()) more.emplace_back("Idempotency-Key", key);
     return detail::member_in<TaskId>(answer_to("POST", "/schedule", body, more).body, "id");
 }
 
 inline SubmitResult Client::submit(const std::vector<std::string>& requests,
                                    const std::string& key) const {
-    httplib::Headers more;
+    Fields more;
     detail::check_key(key);
-    if (!key.empty()) more.emplace("Idempotency-Key", key);
+    if (!key.empty()) more.emplace_back("Idempotency-Key", key);
     std::string body = "[";
     for (const std::string& request : requests) {
         if (body.size() > 1) body += ',';
         body += request;
     }
-    const httplib::Response answer = answer_to("POST", "/schedule", body + ']', more);
+    const Answer answer = answer_to("POST", "/schedule", body + ']', more);
     SubmitResult result{detail::member_in<std::vector<TaskId>>(answer.body, "ids"),
-                        !answer.has_header("Idempotent-Replayed")};
+                        !answer.is_replayed};
     if (result.ids.size() == requests.size()) return result;
     throw Error(Errc::unreachable, "the answer is not that of a scheduler");
 }
@@ -20326,7 +20414,6 @@ struct BackupReceiver {
     std::string refusal = {};
     std::uint64_t size = 0;
     bool is_journal = true;
-    bool has_end = false;  // where the answer ends is known
     std::exception_ptr failure = nullptr;  // what `take` has thrown, which ends the connection
 
     // False: no more is wanted.
@@ -20356,30 +20443,29 @@ inline bool BackupReceiver::receive(std::string_view piece) {
 
 inline std::uint64_t Client::backup(
     const std::function<void(std::string_view piece)>& take) const {
+    using detail::MessageReader;
     detail::BackupReceiver receiver{take};
-    const detail::NoBrokenPipe quiet;
-    httplib::Client client = connection();
-    const httplib::Result result = client.Get(
-        "/backup", headers(),
-        [&receiver](const httplib::Response& head) {
-            receiver.status = head.status;
-            receiver.has_end =
-                head.has_header("Content-Length") || head.has_header("Transfer-Encoding");
-            return true;
-        },
-        [&receiver](const char* data, std::size_t size) {
-            return receiver.receive({data, size});
-        });
-    if (receiver.failure) std::rethrow_exception(receiver.failure);
-    if (!receiver.is_journal) throw Error(Errc::unreachable, "the answer is not a journal");
-    if (!result && receiver.size > 0) {
+    MessageReader answer(MessageReader::Kind::answers, any_size);
+    const auto look = [&] {
+        receiver.status = answer.status();
+        const std::string piece = std::exchange(answer.request().body, {});
+        return piece.empty() || receiver.receive(piece);
+    };
+    try {
+        exchange(request("GET", "/backup"), answer, look);
+    } catch (const Error&) {
+        if (receiver.size == 0) throw;
         throw Error(Errc::unreachable, "the copy of the journal broke off after " +
                                            std::to_string(receiver.size) + " bytes");
     }
-    if (!result) throw_unreachable(result.error());
+    if (receiver.failure) std::rethrow_exception(receiver.failure);
+    if (!receiver.is_journal) throw Error(Errc::unreachable, "the answer is not a journal");
     if (receiver.status == 200) {
         if (receiver.size == 0) throw Error(Errc::refused, "the journal is empty yet: no copy");
-        if (receiver.has_end) return receiver.size;
+        if (answer.request().field("Content-Length") ||
+            answer.request().field("Transfer-Encoding")) {
+            return receiver.size;
+        }
         throw Error(Errc::unreachable, "nothing tells whether the copy of the journal is whole");
     }
     try {
@@ -20408,10 +20494,10 @@ inline std::string Client::path_of(std::string_view name) {
 
 inline PutResult Client::put_body(std::string_view name, const std::string& body,
                                   PutIf condition) const {
-    httplib::Headers more;
-    if (condition == PutIf::absent) more.emplace("If-None-Match", "*");
-    if (condition == PutIf::present) more.emplace("If-Match", "*");
-    const httplib::Response answer = answer_to("PUT", path_of(name), body, more);
+    Fields more;
+    if (condition == PutIf::absent) more.emplace_back("If-None-Match", "*");
+    if (condition == PutIf::present) more.emplace_back("If-Match", "*");
+    const Answer answer = answer_to("PUT", path_of(name), body, more);
     return {detail::member_in<TaskId>(answer.body, "id"), answer.status == 201};
 }
 
@@ -20577,6 +20663,10 @@ private:
     void report(const std::string& problem) const {
         if (on_error_) on_error_(problem);
     }
+    bool is_stopping() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return stopping_;
+    }
 
     const Client client_;
     const OnEvent on_event_;
@@ -20586,12 +20676,11 @@ private:
     std::string last_event_id_;  // of the thread
     milliseconds retry_{3'000};  // of the thread: what the server asked for
     milliseconds wait_{0};       // of the thread: before the next connection
+    detail::Channel channel_;
     std::mutex mutex_;
     std::condition_variable changed_;
-    bool stopping_ = false;                  // guarded by mutex_
-    bool done_ = false;                      // guarded by mutex_
-    httplib::Client* connection_ = nullptr;  // guarded by mutex_
-    std::thread thread_;                     // last: starts when all the above exists
+    bool stopping_ = false;  // guarded by mutex_
+    std::thread thread_;     // last: starts when all the above exists
 };
 
 inline std::unique_ptr<Client::Subscription> Client::subscribe(
@@ -20612,20 +20701,18 @@ inline Client::Subscription::Subscription(const Client& client, OnEvent on_event
       on_gap_(std::move(on_gap)),
       on_error_(std::move(on_error)),
       path_(topics.empty() ? "/sse" : "/sse?" + detail::params_of({}, {{}, topics}).substr(1)),
-      last_event_id_(std::move(last_event_id)) {
+      last_event_id_(std::move(last_event_id)),
+      channel_(client.url_, nullptr, client.tls_, "the server") {
     thread_ = std::thread([this] { run(); });
 }
 
-// A connection that is just being made does not hear of the end: it is told again.
 inline void Client::Subscription::stop() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    stopping_ = true;
-    changed_.notify_all();
-    while (!done_) {
-        if (connection_) connection_->stop();
-        changed_.wait_for(lock, milliseconds(20));
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        stopping_ = true;
     }
-    lock.unlock();
+    changed_.notify_all();
+    channel_.interrupt();
     if (thread_.joinable()) thread_.join();
 }
 
@@ -20640,43 +20727,34 @@ inline void Client::Subscription::run() {
         if (wait_ != milliseconds(0)) wait_ = std::max(wait_, retry_);
         changed_.wait_for(lock, wait_, [this] { return stopping_; });
     }
-    done_ = true;
-    changed_.notify_all();
 }
 
 inline void Client::Subscription::follow() {
-    const detail::NoBrokenPipe quiet;
-    httplib::Client connection = client_.connection();
-    connection.set_read_timeout(60);  // several keep-alives
-    httplib::Headers headers = client_.headers();
-    headers.emplace("Accept", "text/event-stream");
-    if (!last_event_id_.empty()) headers.emplace("Last-Event-ID", last_event_id_);
+    constexpr milliseconds several_keep_alives{60'000};
+    Fields fields{{"Accept", "text/event-stream"}};
+    if (!last_event_id_.empty()) fields.emplace_back("Last-Event-ID", last_event_id_);
+    detail::MessageReader answer(detail::MessageReader::Kind::answers, any_size);
     detail::StreamReader reader;
-    int status = 0;
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        connection_ = &connection;
+    const auto look = [&] {
+        if (answer.status() != 200) return false;
+        std::string& text = answer.request().body;
+        reader.read(text, [this](const auto& event) { take(event); });
+        text.clear();
+        if (reader.retry()) retry_ = *reader.retry();
+        return !is_stopping();
+    };
+    std::string problem;
+    try {
+        client_.exchange_by(channel_, client_.request("GET", path_, fields), several_keep_alives,
+                            answer, look);
+        if (answer.status() != 200) {
+            problem = "the server answers " + std::to_string(answer.status());
+        }
+    } catch (const std::exception&) {
+        problem = "the connection ended: " + client_.reason_in_hand();
     }
-    const auto result = connection.Get(
-        path_, headers,
-        [&](const httplib::Response& response) {
-            status = response.status;
-            return status == 200;
-        },
-        [&](const char* data, std::size_t size) {
-            reader.read({data, size}, [this](const auto& event) { take(event); });
-            if (reader.retry()) retry_ = *reader.retry();
-            const std::lock_guard<std::mutex> guard(mutex_);
-            return !stopping_;
-        });
-    const std::lock_guard<std::mutex> guard(mutex_);
-    connection_ = nullptr;
-    if (stopping_) return;
-    if (status != 0 && status != 200) {
-        report("the server answers " + std::to_string(status));
-    } else if (!result) {
-        report("the connection ended" + client_.reason_of(result.error()));
-    }
+    channel_.close();
+    if (!problem.empty() && !is_stopping()) report(problem);
 }
 
 inline void Client::Subscription::take(const detail::StreamReader::Event& event) {

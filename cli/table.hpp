@@ -30,8 +30,9 @@ inline const FlagForm common_flags[] = {
      "for https: file of authorities that the server's certificate is checked against (or "
      "SCHEDULER_CA_FILE; default: the system's)"},
     {"--client-cert", 0, "FILE",
-     "for https: the client's certificate, where the server asks for one"},
-    {"--client-key", 0, "FILE", "for https: its key"},
+     "for https: the client's certificate, where the server asks for one (or "
+     "SCHEDULER_CLIENT_CERT)"},
+    {"--client-key", 0, "FILE", "for https: its key (or SCHEDULER_CLIENT_KEY)"},
     {"--config", 0, "FILE", "file of options, such as url = http://127.0.0.1:8080"},
 };
 

@@ -47,13 +47,13 @@ inline scheduler::Client client_for(const Arguments& arguments, bool needs_secre
         for (const ConfigLine& line : config) {
             if (line.name == name) value = line.value;
         }
-        const char* const set = variable ? std::getenv(variable) : nullptr;
+        const char* const set = std::getenv(variable);
         value = arguments.get(std::string("--") + name, set && *set ? set : value);
     };
     choose("url", "SCHEDULER_URL", options.url);
     choose("ca-file", "SCHEDULER_CA_FILE", options.ca_file);
-    choose("client-cert", nullptr, options.certificate);
-    choose("client-key", nullptr, options.key);
+    choose("client-cert", "SCHEDULER_CLIENT_CERT", options.certificate);
+    choose("client-key", "SCHEDULER_CLIENT_KEY", options.key);
     if (needs_secret) options.secret = secret_of(arguments, config);
     try {
         return scheduler::Client(options);

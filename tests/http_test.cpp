@@ -1783,6 +1783,7 @@ TEST_SUITE("http") {
         ask("invalid", post("", "{}"));
         ask("invalid", get("/tasks?misspelt=1"));
         ask("invalid", "no HTTP\r\n\r\n");
+        ask("tls_on_plain_port", "\x16\x03\x01\x02");
         ask("host", "GET /tasks HTTP/1.1\r\nHost: evil.example\r\n\r\n");
         ask("origin", get("/tasks", "Origin: https://evil.example\r\n"));
         ask("not_found", get("/nothing"));
@@ -1812,7 +1813,8 @@ TEST_SUITE("http") {
         ++expected["unavailable"];
         CHECK(status_of(kept.say(get("/readyz")).answer()) == 503);
         const std::string text = kept.say(get("/metrics")).answer();
-        for (const char* none : {"secret", "timeout", "failure", "handshake"}) expected[none] = 0;
+        for (const char* none : {"secret", "timeout", "failure", "handshake", "plain_on_tls_port"})
+            expected[none] = 0;
         for (const auto& [name, count] : expected) {
             const std::string reason = name;
             CAPTURE(reason);

@@ -50,6 +50,25 @@ std::string value_of(const LogRecord& record, const std::string& name) {
 }  // namespace
 
 TEST_SUITE("log") {
+    TEST_CASE("a pause is told again after a restart in the letters that its reason was given in") {
+        TempDir dir;
+        Heard heard;
+        Options options;
+        options.journal = dir.journal();
+        Scheduler(options).pause("das Ventil klemmt — schließen");
+        options.log = heard.log();
+        const Scheduler again(options);
+        const auto paused = heard.find("scheduler.paused");
+        REQUIRE(paused);
+        CHECK(paused->text.find(": das Ventil klemmt — schließen") != std::string::npos);
+    }
+
+    TEST_CASE("what others have said is shown as far as it is text, and not cut in a character") {
+        CHECK(detail::printable("schließen €", 64) == "schließen €");
+        CHECK(detail::printable("€€", 5) == "€");
+        CHECK(detail::printable("a\tb\x7F\xFF\xC2\x9B\xED\xA0\x80", 64) == "a?b??????");
+    }
+
     TEST_CASE("a record has a level, an event, a sentence, and the fields that are in it") {
         Heard heard;
         Options options;

@@ -19,6 +19,31 @@ namespace {
 
 using detail::TlsPointer;
 
+// While it lives, this thread gets no SIGPIPE, which OpenSSL's own sockets raise.
+class NoBrokenPipe {
+public:
+    NoBrokenPipe() {
+        sigset_t pending;
+        sigemptyset(&pipe_);
+        sigaddset(&pipe_, SIGPIPE);
+        ::sigpending(&pending);
+        was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+        ::pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+    }
+    ~NoBrokenPipe() {
+        const timespec at_once{};
+        if (!was_pending_) ::sigtimedwait(&pipe_, nullptr, &at_once);
+        ::pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+    }
+    NoBrokenPipe(const NoBrokenPipe&) = delete;
+    NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
+
+private:
+    sigset_t pipe_;
+    sigset_t before_;
+    bool was_pending_ = false;
+};
+
 TlsPointer<EVP_PKEY> make_key() {
     EVP_PKEY* key = nullptr;
     EVP_PKEY_CTX* const maker = ::EVP_PKEY_CTX_new_id(EVP_PKEY_EC, nullptr);
@@ -95,9 +120,11 @@ struct Service {
         http.tls_certificate = dir.path("cert.pem");
         http.tls_key = dir.path("key.pem");
         Options options;
+        options.log_level = LogLevel::debug;
         options.log = [this](const LogRecord& record) {
             const std::lock_guard<std::mutex> guard(mutex);
             if (record.level >= LogLevel::warning) log += record.text + '\n';
+            if (record.event == "connection.refused") refusals += record.text + '\n';
         };
         tasks.emplace(options);
         server.emplace(*tasks, http);
@@ -111,6 +138,13 @@ struct Service {
         const std::lock_guard<std::mutex> guard(mutex);
         return log;
     }
+    // Whether the log has told of a refused connection in these words.
+    bool refused(const std::string& words) {
+        return eventually([&] {
+            const std::lock_guard<std::mutex> guard(mutex);
+            return refusals.find(words) != std::string::npos;
+        });
+    }
     ClientOptions options() const {
         ClientOptions made;
         made.url = "https://127.0.0.1:" + std::to_string(port);
@@ -123,7 +157,8 @@ struct Service {
 
     TempDir dir;
     std::mutex mutex;
-    std::string log;  // guarded by mutex
+    std::string log;       // guarded by mutex
+    std::string refusals;  // guarded by mutex
     std::optional<Scheduler> tasks;
     std::optional<HttpServer> server;
     int port = 0;
@@ -148,7 +183,7 @@ public:
     explicit Wire(int port, int version = TLS1_3_VERSION, int buffer = 0,
                   const Identity* identity = nullptr, const char* protocol = "\x08http/1.1")
         : fd_(connected(port, buffer)), context_(::SSL_CTX_new(::TLS_client_method())) {
-        const detail::NoBrokenPipe quiet;
+        const NoBrokenPipe quiet;
         ::SSL_CTX_set_security_level(context_.get(), 0);
         ::SSL_CTX_set_max_proto_version(context_.get(), version);
         ::SSL_CTX_set_min_proto_version(context_.get(), 0);
@@ -176,7 +211,7 @@ public:
     int fd() const { return fd_.get(); }
     const X509* peer() const { return ::SSL_get0_peer_certificate(session_.get()); }
     Wire& say(std::string_view text) {
-        const detail::NoBrokenPipe quiet;
+        const NoBrokenPipe quiet;
         ::SSL_write(session_.get(), text.data(), static_cast<int>(text.size()));
         return *this;
     }
@@ -187,7 +222,7 @@ public:
         while ((at = heard_.find(mark, from)) == std::string::npos) {
             char buffer[16'384];
             from = heard_.size() - std::min(heard_.size(), mark.size());
-            const detail::NoBrokenPipe quiet;
+            const NoBrokenPipe quiet;
             const int n = ::SSL_read(session_.get(), buffer, sizeof buffer);
             if (n <= 0) break;
             heard_.append(buffer, static_cast<std::size_t>(n));
@@ -238,13 +273,27 @@ int Service::metric(const std::string& name) const {
     return at == std::string::npos ? -1 : std::atoi(text.c_str() + at + name.size() + 2);
 }
 
-const std::string failed_handshakes = "task_scheduler_requests_refused_total{reason=\"handshake\"}";
+std::string refused_for(const std::string& reason) {
+    return "task_scheduler_requests_refused_total{reason=\"" + reason + "\"}";
+}
+
+const std::string failed_handshakes = refused_for("handshake");
 
 std::string problem_of(const HttpOptions& options) {
     try {
         options.check();
     } catch (const Error& error) {
         CHECK(error.code() == Errc::invalid_argument);
+        return error.what();
+    }
+    return "";
+}
+
+// Why a client cannot ask; nothing: it can.
+std::string said(const ClientOptions& options) {
+    try {
+        Client(options).tasks();
+    } catch (const Error& error) {
         return error.what();
     }
     return "";
@@ -272,26 +321,57 @@ TEST_SUITE("tls") {
         CHECK(client.find(id)->status == Status::emitted);
     }
 
-    TEST_CASE("a client names the flag that helps with a certificate it does not trust") {
+    TEST_CASE("a client says what is wrong with a certificate, and what to do") {
         Service service;
-        const auto said = [](const ClientOptions& options) -> std::string {
-            try {
-                Client(options).tasks();
-            } catch (const Error& error) {
-                CHECK(error.code() == Errc::unreachable);
-                return error.what();
-            }
-            return "";
-        };
         ClientOptions options = service.options();
         CHECK(said(options).empty());
         options.ca_file.clear();
+        CHECK(said(options).find("is of no authority that is known here") != std::string::npos);
         CHECK(said(options).find("--ca-file") != std::string::npos);
         options = service.options();
-        options.url.replace(options.url.find("127.0.0.1"), 9, "localhost");  // another host
-        CHECK(said(options).find("for this host") != std::string::npos);
+        options.url.replace(options.url.find("127.0.0.1"), 9, "localhost");
+        CHECK(said(options).find("is for another host") != std::string::npos);
         options.ca_file = service.dir.path("missing.pem");
-        CHECK(errc_of([&] { Client client(options); }) == Errc::invalid_argument);
+        CHECK(said(options).find("missing.pem") != std::string::npos);
+        Service expired({}, Identity("127.0.0.1", -7'200, -3'600));
+        CHECK(said(expired.options()).find("certificate has expired") != std::string::npos);
+        Service early({}, Identity("127.0.0.1", 3'600, 7'200));
+        CHECK(said(early.options()).find("is not good yet") != std::string::npos);
+    }
+
+    TEST_CASE("a client with http is told of https, and one with https of http") {
+        Service service;
+        ClientOptions options = service.options();
+        options.url.erase(4, 1);
+        CHECK(said(options).find("https://") != std::string::npos);
+        Scheduler tasks;
+        HttpServer plain(tasks);
+        options.url = "https://127.0.0.1:" + std::to_string(plain.listen("127.0.0.1", 0));
+        CHECK(said(options).find("begin its URL with http://") != std::string::npos);
+    }
+
+    TEST_CASE("a client is told whether a certificate of its own is wanted, or which is not good") {
+        const Identity authority("authority");
+        const Identity stranger("stranger");
+        const Identity late("late", -7'200, -3'600, &authority);
+        TempDir dir;
+        HttpOptions http;
+        http.tls_client_ca = dir.write("ca.pem", authority.certificate_text());
+        Service service(http);
+        ClientOptions options = service.options();
+        CHECK(said(options).find("asks for a certificate") != std::string::npos);
+        CHECK(said(options).find("--client-cert") != std::string::npos);
+        CHECK(service.refused("peer did not return a certificate"));
+        options.certificate = dir.write("own.pem", stranger.certificate_text());
+        options.key = dir.write("own.key", stranger.key_text());
+        CHECK(said(options).find("does not accept the certificate (unknown CA); it is that of " +
+                                 options.certificate) != std::string::npos);
+        CHECK(service.refused("the client's certificate is of no authority"));
+        dir.write("own.pem", late.certificate_text());
+        CHECK(said(options).find("own.key is not the key of") != std::string::npos);
+        dir.write("own.key", late.key_text());
+        CHECK(said(options).find("(certificate expired)") != std::string::npos);
+        CHECK(service.refused("the client's certificate has expired"));
     }
 
     TEST_CASE("TLS 1.3 and 1.2 are spoken, nothing older, and HTTP/1.1 in them") {
@@ -306,6 +386,9 @@ TEST_SUITE("tls") {
         CHECK_FALSE(Wire(service.port, TLS1_1_VERSION).shook());
         CHECK_FALSE(Wire(service.port, TLS1_3_VERSION, 0, nullptr, "\x02h2").shook());
         CHECK(service.metric(failed_handshakes) == 2);
+        CHECK(service.refused("127.0.0.1:"));
+        CHECK(service.refused("handshake: unsupported protocol"));
+        CHECK(service.refused("handshake: no application protocol"));
     }
 
     TEST_CASE("connections are kept, requests may come together, and the end is told") {
@@ -371,7 +454,7 @@ TEST_SUITE("tls") {
         }
         Wire older(service.port, TLS1_2_VERSION);
         older.say(get("/healthz")).hear("}");
-        const detail::NoBrokenPipe quiet;
+        const NoBrokenPipe quiet;
         ::SSL_renegotiate(older.session());
         CHECK(::SSL_do_handshake(older.session()) != 1);
         ::ERR_clear_error();
@@ -387,6 +470,21 @@ TEST_SUITE("tls") {
             CHECK(said.find("HTTP/1.1 400 ") == 0);
             CHECK(said.find("https://") != std::string::npos);
         }
+        CHECK(service.metric(refused_for("plain_on_tls_port")) == 4);
+        CHECK(service.refused("plain_on_tls_port"));
+    }
+
+    TEST_CASE("who speaks TLS where there is none is told so at once") {
+        Scheduler tasks;
+        HttpServer plain(tasks);
+        const int port = plain.listen("127.0.0.1", 0);
+        const auto start = std::chrono::steady_clock::now();
+        const std::string said = raw(port, std::string("\x16\x03\x01\x02\x00\x01", 6));
+        CHECK(std::chrono::steady_clock::now() - start < std::chrono::seconds(15));
+        CHECK(said.find("HTTP/1.1 400 ") == 0);
+        CHECK(said.find("http://") != std::string::npos);
+        CHECK(raw(port, get_and_end("/metrics")).find(refused_for("tls_on_plain_port") + " 1\n") !=
+              std::string::npos);
     }
 
     TEST_CASE("handshakes that fail, or do not go on, end by themselves and are counted") {

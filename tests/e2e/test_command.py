@@ -334,8 +334,8 @@ class CommandLine(TestCase):
         self.one.stop()
         status, _, errors = self.run_verb('ls')
         self.assertEqual(status, 3)
-        self.assertEqual(errors, f'task-scheduler: cannot reach {self.one.url}; '
-                                 'is the server running?\n')
+        self.assertEqual(errors, f'task-scheduler: cannot reach {self.one.url}: '
+                                 'Connection refused; is the server running?\n')
         self.assertEqual(self.run_verb('events', '-f')[0], 3)
 
     def test_help_is_where_people_look_for_it(self):

@@ -82,9 +82,9 @@ class Tls(TestCase):
         self.assertEqual(done.returncode, status, done.stderr)
         return done.stdout
 
-    def verb(self, *arguments):
+    def verb(self, *arguments, env=None):
         done = subprocess.run([support.BINARY, *arguments], capture_output=True, text=True,
-                              timeout=30)
+                              timeout=30, env=env)
         return done.returncode, done.stdout, done.stderr
 
     def shake_hands(self, server, *arguments, text=""):
@@ -259,8 +259,23 @@ class Files(Tls):
         common = ("ls", "--url", server.url, "--ca-file", self.certificate)
         self.assertEqual(self.verb(*common, "--client-cert", guest[0], "--client-key", guest[1])[0],
                          0)
-        self.assertEqual(self.verb(*common)[0], 3)
-        self.assertEqual(self.verb(*common, "--client-cert", guest[0])[0], 2)
+        self.assertEqual(self.verb(*common, env=dict(
+            os.environ, SCHEDULER_CLIENT_CERT=guest[0], SCHEDULER_CLIENT_KEY=guest[1]))[0], 0)
+        for flags, status, words in (
+                ((), 3, "asks for a certificate of the client"),
+                (("--client-cert", stranger[0], "--client-key", stranger[1]), 3, stranger[0]),
+                (("--client-cert", guest[0]), 2, "--client-key"),
+                (("--client-cert", guest[0], "--client-key", stranger[1]), 2, stranger[1]),
+                (("--client-cert", stranger[1], "--client-key", stranger[1]), 2, stranger[1])):
+            with self.subTest(flags):
+                done = self.verb(*common, *flags)
+                self.assertEqual(done[0], status)
+                self.assertIn(words, done[2])
+                self.assertNotIn("ClientOptions", done[2])
+        server.until_logged("peer did not return a certificate")
+        done = self.verb("ls", "--url", server.url.replace("://", "://me:geheim@"))
+        self.assertEqual(done[0], 2)
+        self.assertNotIn("geheim", done[2])
 
 
 class Clock(Tls, support.WithClock):
