@@ -72,10 +72,14 @@ void run(cli::Settings settings) {
 
     // Before the journal, of which nothing is made if the port is taken.
     std::vector<scheduler::HttpListener> listeners = cli::open_listeners(settings, manager);
-    const std::string urls = cli::urls_of(settings, listeners);
-    if (settings.source.empty()) settings.source = cli::url_of(settings, listeners.front());
+    const std::string urls = cli::urls_of(settings, listeners, " and ");
+    const std::string url = cli::url_of(settings, listeners.front());
+    const std::string all_urls = cli::urls_of(settings, listeners, " ");
+    if (settings.source.empty()) settings.source = url;
     std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
     for (const scheduler::HttpListener& one : listeners) warn_if_open(settings, one);
+    cli::warn_of_open_files(settings);
+    cli::warn_of_manager(manager, settings);
     settings.http.page = cli::page();
 
     std::optional<scheduler::Scheduler> tasks;  // the server ends before it
@@ -103,7 +107,8 @@ void run(cli::Settings settings) {
     std::printf("task-scheduler %s %s\n", SCHEDULER_VERSION, started.c_str());
     std::fflush(stdout);
     say(settings, scheduler::LogLevel::info, "server.started", started,
-        {{"url", urls},
+        {{"url", url},
+         {"urls", all_urls},
          {"version", SCHEDULER_VERSION},
          {"journal", settings.scheduler.journal},
          {"recovered", recovered, true}});

@@ -103,7 +103,7 @@ inline void set_from_config(Settings& settings, const std::vector<ConfigLine>& l
     for (const ConfigLine& line : lines) {
         for (const Flag& flag : flags) {
             if (flag.name != line.name) continue;
-            naming(line.place + ": " + line.name, [&] { flag.set(settings, line.value); });
+            naming(line.place + ": " + line.name, [&] { set_flag(settings, flag, line.value); });
         }
     }
 }
@@ -129,7 +129,8 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
         set_from_config(to, find_config(arguments));
         read_variables(to);
         for (const auto& [name, value] : arguments.flags) {
-            naming(name, [&, &text = value, flag = by_name.at(name)] { flag->set(to, text); });
+            naming(name,
+                   [&, &text = value, flag = by_name.at(name)] { set_flag(to, *flag, text); });
         }
     };
     read(settings);

@@ -29,6 +29,7 @@ struct Settings {
     scheduler::Options scheduler;
     scheduler::HttpOptions http;
     LogFormat log_format = LogFormat::text;
+    std::map<std::string, std::string> given;  // what was said of each flag, a line each
     // Reads the options again, as they are in the file by now.
     std::function<Settings()> read_again;
 };
@@ -95,8 +96,8 @@ inline const Flag flags[] = {
     {"port", "PORT", "port to listen on; 0 takes a free one (default 8080)",
      [](Settings& s, const std::string& v) { set_number(s.port.emplace(), v, 0, 65'535); }},
     {"listen", "ADDRESS",
-     "where to listen: ADDRESS:PORT, unix:/PATH, or systemd for its sockets; may be repeated, and "
-     "stands beside --host and --port if one of these is given",
+     "where to listen: ADDRESS:PORT, *:PORT for all addresses, unix:/PATH, or systemd for its "
+     "sockets; may be repeated, and stands beside --host and --port if one of these is given",
      [](Settings& s, const std::string& v) { s.listen.push_back(v); }},
     {"journal", "FILE", "where tasks are kept (default tasks.jsonl)",
      [](Settings& s, const std::string& v) { s.scheduler.journal = named(v); }},
@@ -180,8 +181,14 @@ inline const Flag flags[] = {
 };
 
 // Variables that are no flag's: the server's, and those that are only for the verbs.
-inline const char* const other_variables[] = {"SCHEDULER_SECRET", "SCHEDULER_READ_SECRET",
-                                              "SCHEDULER_URL", "SCHEDULER_CA_FILE"};
+inline const char* const other_variables[] = {"SCHEDULER_SECRET",      "SCHEDULER_READ_SECRET",
+                                              "SCHEDULER_URL",         "SCHEDULER_CA_FILE",
+                                              "SCHEDULER_CLIENT_CERT", "SCHEDULER_CLIENT_KEY"};
+
+inline void set_flag(Settings& settings, const Flag& flag, const std::string& value) {
+    flag.set(settings, value);
+    settings.given[flag.name] += value + '\n';
+}
 
 inline FlagForm form_of(const Flag& flag) {
     return {std::string("--") + flag.name, 0, flag.value ? flag.value : "", flag.help};
@@ -220,7 +227,7 @@ inline void read_variables(Settings& settings) {
     for (const Flag& flag : flags) {
         const std::string name = variable_of(flag);
         const char* value = std::getenv(name.c_str());
-        if (value && *value) naming(name, [&] { flag.set(settings, value); });
+        if (value && *value) naming(name, [&] { set_flag(settings, flag, value); });
     }
 }
 
@@ -345,6 +352,23 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
     return sinks;
 }
 
+// Warns of each file with secrets in it that every user of the machine can read.
+inline void warn_of_open_files(const Settings& settings) {
+    for (const std::string& path : {settings.secret_file, settings.read_secret_file,
+                                    settings.http.tls_key, settings.sinks_file}) {
+        struct stat status {};
+        if (path.empty() || ::stat(path.c_str(), &status) != 0 || !S_ISREG(status.st_mode) ||
+            (status.st_mode & S_IROTH) == 0) {
+            continue;
+        }
+        settings.scheduler.log({scheduler::LogLevel::warning,
+                                "file.open",
+                                "every user of this machine can read " + path +
+                                    ", which holds what is secret; chmod o= takes that away",
+                                {{"file", path}}});
+    }
+}
+
 // What SIGHUP asks for: the files of secrets, of TLS and of sinks are read again while the server
 // goes on, and what the file of options says of the log.
 // Each file counts as a whole; of one with something wrong, that is told, and what was read
@@ -364,7 +388,8 @@ private:
     void read(const std::string& path, Fn fn);
     void replace_secrets(const scheduler::HttpOptions& next);
     bool replace_all_secrets();
-    void read_log_options();
+    void read_options();
+    void tell_of_others(const Settings& next);
 
     Settings& settings_;
     scheduler::Scheduler& tasks_;
@@ -376,7 +401,7 @@ private:
 
 inline void Reload::run() {
     any_ = false;
-    read_log_options();
+    read_options();
     if (!replace_all_secrets()) {
         read(settings_.secret_file, [this] {
             scheduler::HttpOptions next = settings_.http;
@@ -391,15 +416,35 @@ inline void Reload::run() {
     }
     read(settings_.http.tls_certificate, [this] { server_.reload_tls(); });
     read(settings_.sinks_file, [this] { sinks_.replace(read_sinks(settings_)); });
+    warn_of_open_files(settings_);
     if (!any_)
         say(scheduler::LogLevel::info, "reload.nothing",
             "there is no file of secrets, TLS or sinks to read again; it goes on");
 }
 
-// The change is told at the lower one of both levels.
-inline void Reload::read_log_options() {
+// What is said otherwise now, but for the log's options, counts from the next start on.
+inline void Reload::tell_of_others(const Settings& next) {
+    std::string names;
+    for (const Flag& flag : flags) {
+        const std::string name = flag.name;
+        if (name.rfind("log-", 0) == 0) continue;
+        const auto said = [&name](const Settings& settings) {
+            const auto found = settings.given.find(name);
+            return found == settings.given.end() ? std::string() : found->second;
+        };
+        if (said(next) != said(settings_)) names += (names.empty() ? "" : ", ") + name;
+    }
+    if (names.empty()) return;
+    any_ = true;
+    say(scheduler::LogLevel::warning, "reload.ignored",
+        "the file of options has another " + names + " now, which takes a restart");
+}
+
+// A change of the level is told at the lower one of both.
+inline void Reload::read_options() {
     try {
         const Settings next = settings_.read_again();
+        tell_of_others(next);
         scheduler::LogLevel& level = settings_.scheduler.log_level;
         const scheduler::LogLevel before = std::exchange(level, next.scheduler.log_level);
         if (level == before && next.log_format == settings_.log_format) return;

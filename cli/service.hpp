@@ -20,8 +20,13 @@ public:
     // No other thread may run yet.
     ServiceManager();
 
-    // Sends assignments, a line each, such as READY=1.  Does not block, nor throw.
-    void notify(const std::string& assignments) const noexcept;
+    // Sends assignments, a line each, such as READY=1, if there are any.  Does not block, nor throw.
+    // Returns errno, if somebody wants to hear and cannot be reached; else 0.
+    int notify(const std::string& assignments) const noexcept;
+    // Where it listens, as NOTIFY_SOCKET says.
+    const std::string& socket() const { return socket_; }
+    // How many sockets it has handed over that nobody has taken.
+    std::size_t untaken() const { return sockets_.size(); }
     void tell_reloading() const;
     // The sockets that it has handed over, once; they listen already.
     std::vector<scheduler::HttpListener> take_listeners();
@@ -62,18 +67,24 @@ inline ServiceManager::ServiceManager() : socket_(take_variable("NOTIFY_SOCKET")
 }
 
 // The name of an abstract socket begins with an @, in place of the zero.
-inline void ServiceManager::notify(const std::string& assignments) const noexcept {
+inline int ServiceManager::notify(const std::string& assignments) const noexcept {
     sockaddr_un at{};
     at.sun_family = AF_UNIX;
-    if (socket_.empty() || socket_.size() >= sizeof at.sun_path) return;
+    if (socket_.empty()) return 0;
+    if (socket_.size() >= sizeof at.sun_path) return ENAMETOOLONG;
+    if (socket_[0] != '/' && socket_[0] != '@') return EAFNOSUPPORT;
     socket_.copy(at.sun_path, socket_.size());
     if (at.sun_path[0] == '@') at.sun_path[0] = '\0';
     const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + socket_.size());
     const int fd = ::socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) return;
-    ::sendto(fd, assignments.data(), assignments.size(), MSG_NOSIGNAL | MSG_DONTWAIT,
-             reinterpret_cast<const sockaddr*>(&at), size);
+    if (fd < 0) return errno;
+    int error = ::connect(fd, reinterpret_cast<const sockaddr*>(&at), size) == 0 ? 0 : errno;
+    if (error == 0 && !assignments.empty() &&
+        ::send(fd, assignments.data(), assignments.size(), MSG_NOSIGNAL | MSG_DONTWAIT) < 0) {
+        error = errno;
+    }
     ::close(fd);
+    return error;
 }
 
 inline void ServiceManager::tell_reloading() const {
@@ -121,7 +132,13 @@ inline std::vector<scheduler::HttpListener> open_listeners(const Settings& setti
     if (settings.listen.empty() || settings.host || settings.port) {
         listeners.emplace_back(settings.host.value_or("127.0.0.1"), settings.port.value_or(8080));
     }
+    std::set<std::string> known;
+    for (const scheduler::HttpListener& one : listeners) known.insert(one.address());
     for (const std::string& address : settings.listen) {
+        const bool is_any = address.size() > 2 && address.compare(address.size() - 2, 2, ":0") == 0;
+        if (!is_any && !known.insert(address).second) {
+            throw UsageError("--listen: " + address + " is given twice");
+        }
         if (address == "systemd") {
             std::vector<scheduler::HttpListener> handed = manager.take_listeners();
             if (handed.empty()) {
@@ -146,14 +163,30 @@ inline std::string url_of(const Settings& settings, const scheduler::HttpListene
     return (settings.http.tls_certificate.empty() ? "http://" : "https://") + listener.address();
 }
 
-// What answers at these, in words.
+// What answers at these, with something between them.
 inline std::string urls_of(const Settings& settings,
-                           const std::vector<scheduler::HttpListener>& listeners) {
+                           const std::vector<scheduler::HttpListener>& listeners,
+                           const std::string& between) {
     std::string urls;
     for (const scheduler::HttpListener& one : listeners) {
-        urls += (urls.empty() ? "" : " and ") + url_of(settings, one);
+        urls += (urls.empty() ? "" : between) + url_of(settings, one);
     }
     return urls;
+}
+
+// Warns of what the service manager says that comes to nothing.
+inline void warn_of_manager(const ServiceManager& manager, const Settings& settings) {
+    const auto warn = [&settings](const std::string& sentence) {
+        settings.scheduler.log({scheduler::LogLevel::warning, "service.ignored", sentence, {}});
+    };
+    if (manager.untaken() > 0) {
+        warn("the service manager has handed over " + std::to_string(manager.untaken()) +
+             " sockets (LISTEN_FDS), at which nobody listens; --listen systemd takes them");
+    }
+    if (const int error = manager.notify(""); error != 0) {
+        warn("the service manager does not hear at NOTIFY_SOCKET=" + manager.socket() + ": " +
+             std::generic_category().message(error));
+    }
 }
 
 // Opening was ended by a signal.

@@ -96,6 +96,13 @@ class Reload(test_sinks.Sinks):
         self.assertEqual(self.status(server, "second-reader", "OPTIONS"), 403)
         self.assertNotIn("second-reader", server.stderr())
 
+    def test_an_option_that_takes_a_restart_is_told_when_the_file_has_it_otherwise(self):
+        config = self.write("config", "max-tasks = 10\n")
+        server = self.server("--config", config)
+        self.write("config", "max-tasks = 20\nhistory = 5\n")
+        [line] = self.reload(server)
+        self.assertIn("another history, max-tasks now", line)
+
     def test_under_load_no_connection_is_lost_and_no_stream_misses_an_event(self):
         receiver = self.receiver()
         hook = self.hook(receiver)

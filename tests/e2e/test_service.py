@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The server as a service: where it listens, what a service manager hears and hands over, a journal
 that takes long to open, and the health check."""
+import contextlib
 import json
 import os
 import re
@@ -154,7 +155,9 @@ class Listening(Service):
                 ("nonsense", 2, "no address to listen on"), ("unix:relative", 2, "with a slash"),
                 ("unix:/" + 200 * "x", 2, "may have 107"), ("unix:/no/such/folder", 1, "No such"),
                 ("unix:" + os.path.join(self.folder(), "file"), 1, "is no socket"),
-                ("systemd", 2, "no socket was handed over"), ("[::1", 2, "no address")):
+                ("systemd", 2, "no socket was handed over"), ("[::1", 2, "no address"),
+                ("127.0.0.1:99999", 2, "--listen: '127.0.0.1:99999' is no address"),
+                ("*:", 2, "*:PORT for all addresses")):
             with self.subTest(address):
                 done = self.run_binary("--listen", address)
                 self.assertEqual(done.returncode, status, done.stderr)
@@ -165,7 +168,57 @@ class Listening(Service):
         self.assertFalse(os.path.exists(os.path.join(self.folder(), "tasks.jsonl")))
 
 
+    def test_an_address_that_is_given_twice_is_named(self):
+        path = "unix:" + os.path.join(self.folder(), "socket")
+        for word in (path, "127.0.0.1:18080"):
+            done = self.run_binary("--listen", word, "--listen", word)
+            self.assertEqual(done.returncode, 2)
+            self.assertIn(f"--listen: {word} is given twice", done.stderr)
+        done = self.run_binary("--port", "18080", "--listen", "127.0.0.1:18080")
+        self.assertIn("--listen: 127.0.0.1:18080 is given twice", done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_a_star_stands_for_every_address_of_both_kinds(self):
+        server = self.server("--listen", "*:0")
+        port = int(re.search(r"\*:(\d+)", server.line)[1])
+        for host in ("127.0.0.1",) + (("::1",) if socket.has_ipv6 and self.has_ipv6() else ()):
+            with socket.create_connection((host, port), 10) as wire:
+                wire.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                self.assertIn(b"200 OK", wire.recv(4096))
+
+    @staticmethod
+    def has_ipv6():
+        with contextlib.suppress(OSError), socket.create_server(("::1", 0),
+                                                                family=socket.AF_INET6):
+            return True
+        return False
+
+    def test_what_comes_to_nothing_is_told_in_the_log(self):
+        secret = os.path.join(self.folder(), "secret")
+        with open(secret, "w") as file:
+            file.write("geheim\n")
+        os.chmod(secret, 0o644)
+        server = self.server("--secret-file", secret, env={
+            **os.environ, "NOTIFY_SOCKET": "nonsense"})
+        server.until_logged("NOTIFY_SOCKET=nonsense")
+        server.until_logged("can read " + secret)
+        self.assertNotIn("geheim", server.stderr())
+
+
 class HandedOver(Service):
+    def test_sockets_that_nobody_takes_are_told_in_the_log(self):
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(tcp.close)
+        process = self.launch(tcp, words=("--port", "0"))
+        self.assertTrue(any("handed over 1 sockets" in line for line in process.stderr))
+
+    def test_the_sockets_of_systemd_are_taken_once(self):
+        tcp = socket.create_server(("127.0.0.1", 0))
+        self.addCleanup(tcp.close)
+        process = self.launch(tcp, words=2 * ("--listen", "systemd"))
+        self.assertEqual(process.wait(20), 2)
+        self.assertIn("--listen: systemd is given twice", process.stderr.read())
+
     def launch(self, *sockets, words=("--listen", "systemd"), env=None):
         numbers = ",".join(str(one.fileno()) for one in sockets)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("SCHEDULER_")}
