@@ -12659,7 +12659,7 @@ inline void add_content(Json& to, std::string_view media, std::string_view type)
 
 inline void append(Json& to, const Operation::Answer& answer) {
     to.object().add("description", answer.description);
-    add_content(to, answer.media, answer.type);
+    if (!answer.type.empty()) add_content(to, answer.media, answer.type);
     if (answer.fields.empty()) return;
     Json fields;
     fields.object();
@@ -13987,6 +13987,7 @@ inline StatusLine status_line(int status) {
         {200, "OK", Refusal::none},
         {201, "Created", Refusal::none},
         {204, "No Content", Refusal::none},
+        {304, "Not Modified", Refusal::none},
         {400, "Bad Request", Refusal::invalid},
         {401, "Unauthorized", Refusal::secret},
         {403, "Forbidden", Refusal::origin},
@@ -15677,6 +15678,7 @@ private:
     std::atomic<Scheduler*> served_{nullptr};
     const HttpOptions options_;
     const std::vector<Route> routes_;
+    const std::string page_tag_;  // an entity tag (RFC 9110, 8.8.3)
     mutable std::mutex secrets_mutex_;
     std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
     std::atomic<std::size_t> streams_{0};
@@ -15694,7 +15696,10 @@ private:
 };
 
 inline HttpApi::HttpApi(HttpOptions options)
-    : options_(std::move(options)), routes_(all_routes(!options_.page.empty())), tls_(options_) {
+    : options_(std::move(options)),
+      routes_(all_routes(!options_.page.empty())),
+      page_tag_('"' + detail::digest_of(options_.page) + '"'),
+      tls_(options_) {
     options_.check();
     replace_secrets(options_.secrets, options_.read_secrets);
 }
@@ -15956,7 +15961,8 @@ inline HttpApi::Route HttpApi::page_route() {
         detail::Operation("GET", "/", "page", "The page to look at and to work with.")
             .without_secret()
             .with_any_query()
-            .answers("string", "It holds no data: it asks for them as anybody does.", "text/html"),
+            .answers("string", "It holds no data: it asks for them as anybody does.", "text/html")
+            .answers(304, "", "It is still the one with the tag of If-None-Match."),
         &HttpApi::get_page};
 }
 
@@ -16027,7 +16033,7 @@ inline void HttpApi::serve(const std::string& prefix, const httplib::Request& fr
             stream_here(to, *made.stream);
         } else if (made.transfer) {
             transfer_here(to, made);
-        } else if (made.status != 204) {
+        } else if (made.status != 204 && made.status != 304) {
             to.set_content(std::move(made.body), std::string(made.type));
         }
     } catch (const std::exception&) {
@@ -16833,8 +16839,15 @@ inline void HttpApi::get_page(Call& call) {
     fields.emplace_back("Cross-Origin-Opener-Policy", "same-origin");
     fields.emplace_back("Referrer-Policy", "no-referrer");
     fields.emplace_back("X-Content-Type-Options", "nosniff");
+    fields.emplace_back("ETag", page_tag_);
     call.answer.type = "text/html; charset=utf-8";
-    call.answer.body = options_.page;
+    const std::string_view known = call.request.field("If-None-Match").value_or("");
+    if (known.find(page_tag_) == std::string_view::npos) {
+        call.answer.body = options_.page;
+    } else {
+        call.answer.status = 304;
+        call.answer.has_length = false;
+    }
 }
 
 // To count descriptors takes a while where there are many.

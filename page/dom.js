@@ -109,6 +109,12 @@ async function trying(fn) {
   }
 }
 
+/** Calls `fn` at each event of it, and tells what is refused. */
+const on = (id, what, fn) => $(id).addEventListener(what, (event) => {
+  if (what === 'submit') event.preventDefault();
+  trying(() => fn(event));
+});
+
 /** Asks; null: no, else what was entered where `reason` is true, else ''. */
 function question({ title, text, yes, reason = false }) {
   const dialog = $('question');
@@ -128,11 +134,8 @@ function question({ title, text, yes, reason = false }) {
   });
 }
 
-$('question-no').addEventListener('click', () => $('question').close('no'));
-$('question-form').addEventListener('submit', (event) => {
-  event.preventDefault();
-  $('question').close('yes');
-});
+on('question-no', 'click', () => $('question').close('no'));
+on('question-form', 'submit', () => $('question').close('yes'));
 
 /** Copies; over plain HTTP there is no clipboard, but the old command still works. */
 async function copy(text) {

@@ -119,10 +119,10 @@ function showFound(show, { info, data }, error) {
   $('first-page').hidden = !after;
 }
 
-$('next-page').addEventListener('click', () => go({ after: $('next-page').next }));
-$('first-page').addEventListener('click', () => go({}));
+on('next-page', 'click', () => go({ after: $('next-page').next }));
+on('first-page', 'click', () => go({}));
 
-$('cancel-all').addEventListener('click', () => trying(async () => {
+on('cancel-all', 'click', async () => {
   // Counted again: it says what is there at this moment.
   const query = queryOf(filter());
   const { page_info: info } = await askJson(`tasks?limit=1&${query}`);
@@ -136,15 +136,14 @@ $('cancel-all').addEventListener('click', () => trying(async () => {
   const { cancelled } = await askJson(`tasks?${query}`, 'DELETE');
   toast(`Cancelled ${plural(cancelled, 'task')}.`);
   refresh();
-}));
+});
 
-$('search').addEventListener('submit', (event) => {
-  event.preventDefault();
+on('search', 'submit', () => {
   const q = $('query').value.trim();
   if (/^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i.test(q)) return go({ q: '', task: q.toLowerCase() });
   return go({ q, show: $('which').value });
 });
-$('which').addEventListener('change', () => go({ show: $('which').value }));
+on('which', 'change', () => go({ show: $('which').value }));
 
 // ---- The picture ----
 
@@ -201,7 +200,8 @@ function showBars() {
   });
   const end = bars.from + bars.counts.length * bars.span;
   $('axis').replaceChildren(
-    make('span', {}, moment(bars.from)), make('span', {}, `most: ${number(most)}`),
+    make('span', {}, moment(bars.from)),
+    make('span', {}, `${state().q ? 'all tasks, ' : ''}most: ${number(most)}`),
     make('span', {}, moment(end)));
   $('whole').hidden = !state().from;
 }
@@ -228,25 +228,25 @@ function barUnder(event) {
 }
 
 let dragFrom = null;
-$('bars').addEventListener('pointerdown', (event) => {
+on('bars', 'pointerdown', (event) => {
   if (event.button !== 0) return;
   $('bars').setPointerCapture(event.pointerId);
   dragFrom = barUnder(event);
   choose(dragFrom, dragFrom);
 });
-$('bars').addEventListener('pointermove', (event) => {
+on('bars', 'pointermove', (event) => {
   if (dragFrom !== null) choose(dragFrom, barUnder(event));
 });
-$('bars').addEventListener('pointerup', () => {
+on('bars', 'pointerup', () => {
   if (dragFrom === null) return;
   dragFrom = null;
   zoom();
 });
-$('bars').addEventListener('pointercancel', () => {
+on('bars', 'pointercancel', () => {
   dragFrom = chosenBars = null;
   showBars();
 });
-$('bars').addEventListener('keydown', (event) => {
+on('bars', 'keydown', (event) => {
   const last = bars.counts.length - 1;
   const to = { ArrowLeft: barAt - 1, ArrowRight: barAt + 1, Home: 0, End: last }[event.key];
   if (event.key === 'Enter' && chosenBars) return zoom();
@@ -259,5 +259,5 @@ $('bars').addEventListener('keydown', (event) => {
   choose(event.shiftKey ? fixed : barAt, barAt);
   $('bars').setAttribute('aria-activedescendant', `bar-${barAt}`);
 });
-$('unit').addEventListener('change', () => go({ unit: $('unit').value }));
-$('whole').addEventListener('click', () => go({ from: '', to: '', unit: '' }));
+on('unit', 'change', () => go({ unit: $('unit').value }));
+on('whole', 'click', () => go({ from: '', to: '', unit: '' }));

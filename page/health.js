@@ -36,15 +36,18 @@ function problemsOf(status) {
   return problems;
 }
 
+/** A button that does something which changes things. */
+const doButton = (text, fn) => make('button', { class: 'writes', onclick: () => trying(async () => {
+  await fn();
+  refresh();
+}) }, text);
+
 let told = '';
 function showProblems(status) {
   const problems = problemsOf(status);
   $('problems').hidden = problems.length === 0;
-  const build = ({ button, act }) => make('li', {}, make('span'), button ? make('button', {
-    class: 'writes', onclick: () => trying(async () => {
-      await act();
-      refresh();
-    }) }, button) : '');
+  const build = ({ button, act }) =>
+    make('li', {}, make('span'), button ? doButton(button, act) : '');
   arrange($('problem-list'), problems, ({ kind }) => kind, build,
     (row, { text }) => write(row.firstChild, text));
   // Spoken when something begins or ends to be wrong, not whenever a number changes.
@@ -69,33 +72,25 @@ function showStatus(status) {
   showSinks(status.sinks);
 }
 
-$('pause').addEventListener('click', () => trying(async () => {
+on('pause', 'click', async () => {
   const reason = await question({ title: 'Pause everything?', yes: 'Pause', reason: true,
     text: 'Nothing is emitted until it is resumed, also after a restart. Tasks are still taken.' });
   if (reason === null) return;
   await ask('pause', 'POST', JSON.stringify(reason ? { reason } : {}));
   refresh();
-}));
+});
 
 // ---- Sinks ----
 
 const pathOf = (sink) => `sinks/${encodeURIComponent(sink)}`;
 
-function sinkButton(text, fn) {
-  return make('button', { class: text === 'Dead letters…' ? '' : 'writes',
-    onclick: () => trying(async () => {
-      await fn();
-      refresh();
-    }) }, text);
-}
-
 function showSinks(sinks) {
   $('sinks').hidden = sinks.length === 0;
   const build = ({ name }) => make('li', {}, make('b', {}, name), ' ', make('span'),
     make('p', { class: 'hint' }), make('div', { class: 'actions' },
-      sinkButton('Pause', () => ask(`${pathOf(name)}/pause`, 'POST')),
-      sinkButton('Resume', () => ask(`${pathOf(name)}/resume`, 'POST')),
-      sinkButton('Dead letters…', () => showLetters(name))));
+      doButton('Pause', () => ask(`${pathOf(name)}/pause`, 'POST')),
+      doButton('Resume', () => ask(`${pathOf(name)}/resume`, 'POST')),
+      make('button', { onclick: () => trying(() => showLetters(name)) }, 'Dead letters…')));
   arrange($('sink-list'), sinks, ({ name }) => name, build, (row, sink) => {
     const [, state, facts, actions] = row.children;
     write(state, `${sink.state}, ${sink.kind} ${sink.target}`);
@@ -128,4 +123,4 @@ async function showLetters(sink) {
   $('letters-all').onclick = () => again(undefined);
   if (!$('letters').open) $('letters').showModal();
 }
-$('letters-close').addEventListener('click', () => $('letters').close());
+on('letters-close', 'click', () => $('letters').close());

@@ -49,7 +49,7 @@ function tellRate(seconds) {
   write($('rate'), isConnected ? text : 'not connected');
 }
 
-$('hold').addEventListener('click', () => {
+on('hold', 'click', () => {
   isHeld = !isHeld;
   isStale = true;
   $('hold').setAttribute('aria-pressed', isHeld);

@@ -38,7 +38,7 @@ function askSecret() {
   });
   return beingAsked;
 }
-$('secret').addEventListener('cancel', (event) => event.preventDefault());
+on('secret', 'cancel', (event) => event.preventDefault());
 
 /** The answer; asks for the secret where it is missing or wrong. */
 async function request(path, options) {
@@ -52,10 +52,10 @@ async function request(path, options) {
 }
 
 /** The text of a good answer; throws a Refusal for another one. */
-async function ask(path, method = 'GET', body = undefined) {
+async function ask(path, method = 'GET', body = undefined, headers = {}) {
   let response, text;
   try {
-    response = await request(path, { method, body });
+    response = await request(path, { method, body, headers });
     text = await response.text();
   } catch {
     throw new Refusal(0, ['The server does not answer.']);

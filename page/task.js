@@ -60,29 +60,29 @@ function showMessage(of) {
   write($('payload'), of?.payload.slice(0, shownAtOnce) ?? '');
 }
 
-$('message-all').addEventListener('click', () => {
+on('message-all', 'click', () => {
   $('message-all').hidden = true;
   write($('message'), task.message);
   write($('payload'), task.payload);
 });
-$('copy-message').addEventListener('click', () => copy(task.message));
-$('task-edit').addEventListener('click', () => edit(task));
-$('task-now').addEventListener('click', () => trying(async () => {
+on('copy-message', 'click', () => copy(task.message));
+on('task-edit', 'click', () => edit(task));
+on('task-now', 'click', async () => {
   const answer = await question({ title: 'Run it now?', yes: 'Run it now',
     text: 'It is emitted at once instead of at its time.' });
   if (answer === null) return;
   await ask(`tasks/${task.id}`, 'PATCH', '{"delay":0}');
   toast('It is due now.');
   refresh();
-}));
-$('task-cancel').addEventListener('click', () => trying(async () => {
+});
+on('task-cancel', 'click', async () => {
   const answer = await question({ title: 'Cancel this task?', yes: 'Cancel the task',
     text: 'It is gone for good and never emitted.' });
   if (answer === null) return;
   await ask(`tasks/${task.id}`, 'DELETE');
   toast('Cancelled.');
   go({});
-}));
+});
 
 // ---- The form ----
 
@@ -102,14 +102,16 @@ function edit(of) {
   tellErrors([]);
   write($('editor-title'), of ? 'Move or edit' : 'Schedule a task');
   write($('editor-save'), of ? 'Save' : 'Schedule');
-  $('editor-new').hidden = !!of;
+  $('editor-new').hidden = of && !of.name;  // by its name a task gets another topic
+  $('name').parentNode.hidden = !!of;
+  $('topic').value = of?.topic ?? '';
   check('when', of ? 'at' : 'in');
   $('at').value = iso(localMs(of ? of.due : serverNow() + 3600000)).slice(0, 19);
   $('in').value = of ? '' : '5m';
   const isText = !of || of.message.startsWith('"');
   check('kind', isText ? 'text' : 'json');
   $('body').value = !of ? '' : isText ? JSON.parse(of.message) : of.message;
-  before = { at: $('at').value, body: $('body').value, kind: radio('kind') };
+  before = { at: $('at').value, body: $('body').value, kind: radio('kind'), topic: $('topic').value };
   $('editor').showModal();
   (of ? $('at') : $('in')).focus();
 }
@@ -138,17 +140,17 @@ function formMembers() {
   const errors = [];
   if (radio('when') === 'in') {
     const delay = $('in').value.trim();
-    members.push(`"delay":${/^\d+(\.\d+)?$/.test(delay) ? delay : JSON.stringify(delay)}`);
+    members.push(['delay', /^\d+(\.\d+)?$/.test(delay) ? delay : JSON.stringify(delay)]);
   } else if (!edited || $('at').value !== before.at) {
     const time = new Date($('at').value);
     if (isNaN(time)) errors.push('The "timestamp" must be a date and a time.');
-    else members.push(`"timestamp":"${time.toISOString()}"`);
+    else members.push(['timestamp', `"${time.toISOString()}"`]);
   }
   const body = $('body').value;
   if (!edited || body !== before.body || radio('kind') !== before.kind) {
     const isText = radio('kind') === 'text';
-    // As it was typed, for the same reason that a message is shown as it was sent.
-    members.push(`"message":${isText ? JSON.stringify(body) : body}`);
+    // As it was typed, as a message is shown as it was sent.
+    members.push(['message', isText ? JSON.stringify(body) : body]);
     try {
       if (!isText) JSON.parse(body);
     } catch (error) {
@@ -156,25 +158,31 @@ function formMembers() {
     }
   }
   const topic = $('topic').value.trim();
-  if (!edited && topic) {
-    if (!/^[A-Za-z0-9._~/-]+$/.test(topic)) {
+  if (topic !== before.topic) {
+    if (!/^[A-Za-z0-9._~/-]*$/.test(topic)) {
       errors.push('A "topic" is made of letters, digits and ._~/- only.');
     }
-    members.push(`"topic":${JSON.stringify(topic)}`);
+    members.push(['topic', topic && JSON.stringify(topic)]);
+    // All members are replaced then: the others stay as they are.
+    const said = members.map(([key]) => (key === 'delay' ? 'timestamp' : key));
+    if (edited) members.push(...piecesOf(edited.payload).filter(([key]) => !said.includes(key)));
   }
   tellErrors(errors);
-  return errors.length ? null : `{${members.join(',')}}`;
+  const texts = members.filter(([, text]) => text).map(([key, text]) => `${JSON.stringify(key)}:${text}`);
+  return errors.length ? null : `{${texts.join()}}`;
 }
 
 async function save() {
   const body = formMembers();
   if (body === null) return;
-  const name = $('name').value.trim();
+  const isWhole = $('topic').value.trim() !== before.topic;
+  const name = edited ? isWhole && edited.name : $('name').value.trim();
   $('editor-save').disabled = true;
   try {
-    if (edited && body !== '{}') await ask(`tasks/${edited.id}`, 'PATCH', body);
-    else if (!edited && name) await ask(`tasks/${encodeURIComponent(name)}`, 'PUT', body);
-    else if (!edited) await ask('schedule', 'POST', body);
+    if (name) {
+      await ask(`tasks/${encodeURIComponent(name)}`, 'PUT', body, edited ? { 'if-match': '*' } : {});
+    } else if (!edited) await ask('schedule', 'POST', body);
+    else if (body !== '{}') await ask(`tasks/${edited.id}`, 'PATCH', body);
     toast(edited ? 'Saved.' : 'Scheduled.');
     $('editor').close();
     refresh();
@@ -185,10 +193,7 @@ async function save() {
   }
 }
 
-$('editor-form').addEventListener('submit', (event) => {
-  event.preventDefault();
-  save();
-});
-$('editor-close').addEventListener('click', () => $('editor').close());
-$('schedule').addEventListener('click', () => edit(null));
-for (const id of ['at', 'in']) $(id).addEventListener('input', () => check('when', id));
+on('editor-form', 'submit', save);
+on('editor-close', 'click', () => $('editor').close());
+on('schedule', 'click', () => edit(null));
+for (const id of ['at', 'in']) on(id, 'input', () => check('when', id));

@@ -1939,6 +1939,14 @@ TEST_SUITE("http") {
             CHECK(answer.find(field) != std::string::npos);
         }
         CHECK(status_of(service.ask("HEAD /")) == 200);
+        const std::size_t tag = answer.find("ETag: ") + 6;
+        const std::string known =
+            "If-None-Match: \"x\", W/" + answer.substr(tag, answer.find('\r', tag) - tag) + "\r\n";
+        const std::string same = service.ask("GET /", "", known);
+        CHECK(status_of(same) == 304);
+        CHECK(same.find("Content-Length") == std::string::npos);
+        CHECK(same.substr(same.find("\r\n\r\n") + 4).empty());
+        CHECK(status_of(service.ask("GET /", "", "If-None-Match: \"x\"\r\n")) == 200);
         CHECK(status_of(service.ask("GET /", "", "Origin: http://evil.example\r\n")) == 403);
         const std::string with = "x-pd-secret: hidden\r\n";
         CHECK(status_of(service.ask("POST /", "", with)) == 405);
@@ -1977,7 +1985,12 @@ TEST_SUITE("http") {
                 .say(line + " HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
                 .hear_all();
         };
-        CHECK(ask("GET /scheduler/?q=x").find(http.page) != std::string::npos);
+        const std::string page = ask("GET /scheduler/?q=x");
+        CHECK(page.find(http.page) != std::string::npos);
+        const std::size_t tag = page.find("ETag: ") + 6;
+        const std::string known = page.substr(tag, page.find('\r', tag) - tag);
+        CHECK(status_of(ask("GET /scheduler/ HTTP/1.1\r\nIf-None-Match: " + known + "\r\nX: ")) ==
+              304);
         CHECK(status_of(ask("HEAD /scheduler/")) == 200);
         CHECK(status_of(ask("GET /")) == 404);
         api.stop();

@@ -28,7 +28,8 @@ const browser = await chromium.launch({
 const problems = [];  // what no page of ours may do
 const foreign = [];
 async function open(path = '/', options = {}) {
-  const context = await browser.newContext({ viewport: { width: 1100, height: 900 }, ...options });
+  const context = await browser.newContext({ viewport: { width: 1100, height: 900 },
+    ignoreHTTPSErrors: url.startsWith('https:'), ...options });
   const tab = await context.newPage();
   tab.setDefaultTimeout(20000);
   tab.on('pageerror', (error) => problems.push(String(error)));
@@ -103,6 +104,7 @@ const scenarios = {
     await tab.waitForFunction(() => document.querySelectorAll('#list li').length === 10);
     await search(tab, 'rose');
     await says(tab, 'found', /^10 of 30 pending tasks match$/);
+    await says(tab, 'axis', /all tasks, most:/);
     assert.match(tab.url(), /\?q=rose$/);
     await search(tab, 'topic:house/*');
     await says(tab, 'found', /^20 of 30/);
@@ -222,6 +224,12 @@ const scenarios = {
     await says(tab, 'toast', /Scheduled/);
     await says(tab, 'list', /door.*house\/door.*By hand/);
     await tab.click('#list a:has-text("By hand")');
+    await tab.click('#task-edit');
+    assert.ok(!(await tab.locator('#name').isVisible()), 'a name stays');
+    await tab.fill('#topic', 'house/gate');
+    await tab.click('#editor-save');
+    await says(tab, 'task-facts', /pending, topic house\/gate/);
+    await says(tab, 'message', /^"By hand"$/);
     await tab.click('#task-cancel');
     await tab.click('#question-yes');
     await says(tab, 'found', /^0 pending/);
@@ -241,6 +249,17 @@ const scenarios = {
     await says(tab, 'problem-list', /Paused.*a <b>reason<\/b>/);
     await tab.click('#problem-list button:has-text("Resume")');
     await tab.waitForFunction(() => !/Paused/.test(document.getElementById('problems').innerText));
+  },
+
+  async https() {
+    const tab = await open();
+    assert.ok(await tab.evaluate(() => isSecureContext && location.protocol === 'https:'));
+    await tab.click('#schedule');
+    await tab.fill('#in', '1');
+    await tab.fill('#body', 'By TLS');
+    await tab.click('#editor-save');
+    await says(tab, 'live', /By TLS/);
+    assert.equal(await text(tab, 'rate'), '');
   },
 
   async secret() {

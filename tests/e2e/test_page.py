@@ -10,19 +10,21 @@ import unittest
 import support
 from support import TestCase, iso
 from test_clients import Program, install, needed
+import test_tls
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
-class Page(TestCase):
-    def page(self, scenario, server, *arguments):
+class Driven:
+    def page(self, scenario, server, *arguments, tls=None):
         """Begins a scenario; its lines come from the program that is returned."""
         os.environ["CHROMIUM"] = needed("chromium-headless-shell", "chromium")
         install()
-        if server.ask("GET", "/")[0] == 404:
-            raise unittest.SkipTest("this binary has no page: Meson makes it")
+        with server.wire(tls=tls) as wire:
+            if wire.call("GET", server.prefix + "/").status == 404:
+                raise unittest.SkipTest("this binary has no page: Meson makes it")
         shutil.copy(os.path.join(HERE, "page.mjs"), support.WORK)
-        url = f"http://127.0.0.1:{server.port}{server.prefix}"
+        url = f"http{'s' if tls else ''}://127.0.0.1:{server.port}{server.prefix}"
         program = Program("node", "page.mjs", scenario, url, *arguments)
         self.addCleanup(program.end)
         return program
@@ -39,6 +41,14 @@ class Page(TestCase):
         line = program.json(60)
         self.assertEqual(line, {"done": True}, line.get("failed"))
 
+
+class Secure(Driven, test_tls.Tls):
+    def test_it_works_over_https(self):
+        server = self.secured()
+        self.ends_well(self.page("https", server, tls=self.trust))
+
+
+class Page(Driven, TestCase):
     def with_tasks(self, server):
         """30 tasks over an hour, a third of them about roses; the id of the first."""
         tasks = [{"timestamp": iso(600 + 120 * i), "message": {"text": f"rose {i}" if i % 3 == 0
