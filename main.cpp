@@ -6,22 +6,13 @@
 
 #include "cli/flags.hpp"
 #include "cli/logger.hpp"
+#include "cli/memory.hpp"
 #include "cli/page.hpp"
 #include "cli/service.hpp"
 #include "cli/table.hpp"
 #include "scheduler.hpp"
 
-#include <sys/resource.h>
-
 namespace {
-
-// Connections are descriptors, of which a login gives 1,024 where there may be more.
-void raise_descriptor_limit() {
-    rlimit limit{};
-    if (::getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur == limit.rlim_max) return;
-    limit.rlim_cur = limit.rlim_max;
-    ::setrlimit(RLIMIT_NOFILE, &limit);
-}
 
 void warn_if_open(const cli::Settings& settings, const scheduler::HttpListener& listener) {
     if (listener.is_loopback() || !settings.http.secrets.empty()) return;
@@ -66,7 +57,8 @@ void run(cli::Settings settings) {
     pthread_sigmask(SIG_BLOCK, &signals, nullptr);  // inherited by every thread
     std::signal(SIGPIPE, SIG_IGN);
     std::signal(SIGXFSZ, SIG_IGN);
-    raise_descriptor_limit();
+    cli::raise_descriptor_limit();
+    cli::make_threads_small(settings.scheduler.max_memory > 0);
     cli::Logger logger(settings.scheduler.log_level, settings.log_format);
     settings.scheduler.log = [&logger](const auto& record) { logger.say(record); };
 
@@ -80,6 +72,7 @@ void run(cli::Settings settings) {
     for (const scheduler::HttpListener& one : listeners) warn_if_open(settings, one);
     cli::warn_of_open_files(settings);
     cli::warn_of_manager(manager, settings);
+    cli::share_memory(settings, configured.size());
     settings.http.page = cli::page();
 
     std::optional<scheduler::Scheduler> tasks;  // the server ends before it

@@ -342,9 +342,13 @@ struct StoredTask {
         return read_details().max_lateness;
     }
     bool has_name() const { return (given & Details::name_bit) != 0; }
-    // Of payload and details, a name's place in the index included: what counts towards
-    // `Options::max_bytes`.
+    // Of payload and details, a name's place in the index included: what differs from task to task
+    // of what counts towards `Options::max_bytes`.
     std::size_t bytes() const;
+    // What each takes beside that: itself, its places in the index and the queue or the history,
+    // and what the allocator adds.
+    static constexpr std::size_t beside = 112;
+    std::size_t memory() const { return bytes() + beside; }
 
     static const std::size_t header;
     using TextSize = std::uint16_t;
@@ -367,8 +371,8 @@ inline std::size_t StoredTask::details_size(const Details& details) {
 
 inline std::size_t StoredTask::bytes() const {
     constexpr std::size_t name_in_index = 80;
-    const std::size_t beside = has_name() ? name_in_index : 0;
-    return given == 0 ? size : size + details_size(details()) + beside;
+    const std::size_t in_index = has_name() ? name_in_index : 0;
+    return given == 0 ? size : size + details_size(details()) + in_index;
 }
 
 inline Details StoredTask::read_details() const {
@@ -845,7 +849,7 @@ struct Pause {
 struct Stats {
     std::size_t pending = 0;             ///< tasks that wait
     std::size_t retained = 0;            ///< events in the history
-    std::size_t bytes = 0;               ///< of payload, pending and retained
+    std::size_t bytes = 0;               ///< of memory, as `Options::max_bytes` counts them
     std::uint64_t scheduled = 0;         ///< tasks stored
     std::uint64_t cancelled = 0;         ///< tasks cancelled
     std::uint64_t emitted = 0;           ///< events emitted
@@ -925,6 +929,26 @@ struct Durations {
         ++counts[i];
         sum += duration;
     }
+};
+
+/// A limit, which is what is usual until somebody sets it: then it is given.  It reads and is set
+/// as a number is.
+template <class Number, Number usual>
+class Limit {
+public:
+    constexpr Limit() = default;
+    constexpr Limit(Number value) : value_(value), is_given_(true) {}
+    constexpr operator Number() const { return value_; }
+    /// Whether it was set, be it to what is usual.
+    constexpr bool is_given() const { return is_given_; }
+    /// Sets one that is not given, which it stays: to this, and to no more than is usual.
+    constexpr void derive(std::uint64_t value) {
+        if (!is_given_) value_ = static_cast<Number>(std::min<std::uint64_t>(value, usual));
+    }
+
+private:
+    Number value_ = usual;
+    bool is_given_ = false;
 };
 
 /// When a record counts as stored; but for `answers` the names are those of Redis.
@@ -3387,6 +3411,7 @@ private:
     std::size_t make_room(std::size_t index, const DueKey& key);
     void split(std::size_t index);
     void shift_to_room(std::size_t index);
+    void close_gaps();
     static void sort_by_due(std::vector<Entry>& entries);
 
     Blocks blocks_;                     // none is empty
@@ -3502,6 +3527,7 @@ inline void DueQueue::insert(StoredTask* task) {
     if (promised_ > 0) --promised_;
     const DueKey key = key_of(task);
     if (filling_) {
+        if (unsorted_.size() == unsorted_.capacity() && size_ < unsorted_.size() / 2) close_gaps();
         task->seq = unsorted_.size();
         unsorted_.push_back({task->due, task});
         ++size_;
@@ -3595,6 +3621,14 @@ private:
     std::size_t count_ = 0;  // of the blocks before block_
 };
 
+// Forgets the places of tasks that were erased while the queue was filled.
+inline void DueQueue::close_gaps() {
+    const auto is_gap = [](const Entry& entry) { return !entry.task; };
+    unsorted_.erase(std::remove_if(unsorted_.begin(), unsorted_.end(), is_gap), unsorted_.end());
+    if (!filling_) return;  // nobody asks for places any more
+    for (std::size_t i = 0; i < unsorted_.size(); ++i) unsorted_[i].task->seq = i;
+}
+
 // A radix sort, which keeps the order of equals: by some bits of the due time, from the
 // lowest to the highest that differ.
 inline void DueQueue::sort_by_due(std::vector<Entry>& entries) {
@@ -3627,11 +3661,9 @@ inline void DueQueue::sort_by_due(std::vector<Entry>& entries) {
 inline void DueQueue::sort() {
     constexpr std::size_t share = Block::capacity * 3 / 4;
     filling_ = false;
+    close_gaps();
     std::vector<Entry> entries = std::move(unsorted_);
     unsorted_ = {};
-    entries.erase(std::remove_if(entries.begin(), entries.end(),
-                                 [](const Entry& entry) { return !entry.task; }),
-                  entries.end());
     sort_by_due(entries);
     const auto earlier_id = [](const Entry& a, const Entry& b) { return a.task->id < b.task->id; };
     for (auto run = entries.begin(); run != entries.end();) {
@@ -3970,6 +4002,7 @@ public:
     bool empty() const { return size_ == 0; }
     std::size_t size() const { return size_; }
     std::size_t bytes() const { return bytes_; }  // of payload
+    std::size_t memory() const { return bytes_ + size_ * StoredTask::beside; }
     // The seq that the next task gets.
     std::uint64_t next_seq() const { return next_seq_; }
     // The seq of the oldest task, or of the next one if there is none.
@@ -4158,7 +4191,9 @@ public:
         const Letter* letter_again() const;
     };
 
-    explicit SinkBook(std::size_t max_dead) : max_dead_(max_dead) {}
+    // Most of a sink, and of all of them in bytes.
+    SinkBook(std::size_t max_dead, std::uint64_t max_bytes)
+        : max_dead_(max_dead), max_bytes_(max_bytes) {}
 
     const std::map<std::string, Sink>& all() const { return sinks_; }
     const Sink* find(const std::string& name) const {
@@ -4173,7 +4208,7 @@ public:
     std::uint64_t first_wanted() const;
     // A seq that no event has yet, as far as the sinks know.
     std::uint64_t next_seq() const;
-    // Of the payloads of dead letters that are not in the history, and their errors.
+    // Of dead letters, with their events where these are not in the history.
     std::size_t bytes() const { return bytes_; }
     // Of the records of all dead letters in a journal, about.
     std::size_t record_bytes() const { return record_bytes_; }
@@ -4201,12 +4236,17 @@ public:
     }
 
 private:
+    static std::size_t memory_of(const Letter& letter) {
+        constexpr std::size_t beside = 144;
+        return letter.error.size() + beside + (letter.counts ? letter.event->memory() : 0);
+    }
     static std::size_t record_size(const Letter& letter) {
         constexpr std::size_t beside = 350;
         return letter.event->bytes() + letter.error.size() + beside;
     }
 
     const std::size_t max_dead_;
+    const std::uint64_t max_bytes_;
     std::map<std::string, Sink> sinks_;
     std::map<std::string, Sink> expected_;
     std::size_t bytes_ = 0;
@@ -4258,7 +4298,7 @@ inline void SinkBook::bury(Sink& sink, Letters::node_type node, bool is_retained
     erase(sink, node.key());
     Letter& letter = node.mapped();
     letter.counts = !is_retained;
-    if (letter.counts) bytes_ += letter.event->bytes();
+    bytes_ += memory_of(letter);
     record_bytes_ += record_size(letter);
     try {
         if (!letter.error.empty()) sink.last_error = letter.error;
@@ -4266,15 +4306,17 @@ inline void SinkBook::bury(Sink& sink, Letters::node_type node, bool is_retained
     }
     if (letter.again) sink.first_again = std::min(sink.first_again, node.key());
     sink.letters.insert(std::move(node));
-    if (sink.letters.size() <= max_dead_) return;
-    ++sink.dropped;
-    erase(sink, sink.letters.begin()->first);
+    while (sink.letters.size() > max_dead_ ||
+           (record_bytes_ > max_bytes_ && sink.letters.size() > 1)) {
+        ++sink.dropped;
+        erase(sink, sink.letters.begin()->first);
+    }
 }
 
 inline void SinkBook::erase(Sink& sink, std::uint64_t seq) {
     const auto letter = sink.letters.find(seq);
     if (letter == sink.letters.end()) return;
-    if (letter->second.counts) bytes_ -= letter->second.event->bytes();
+    bytes_ -= memory_of(letter->second);
     record_bytes_ -= record_size(letter->second);
     sink.letters.erase(letter);
 }
@@ -4290,7 +4332,7 @@ inline void SinkBook::drop(const StoredTask* event) {
     for (auto& [name, sink] : sinks_) {
         const auto letter = sink.letters.find(event->seq);
         if (letter == sink.letters.end() || std::exchange(letter->second.counts, true)) continue;
-        bytes_ += event->bytes();
+        bytes_ += event->memory();
     }
 }
 
@@ -4306,12 +4348,13 @@ public:
         std::size_t sink_backlog;
         std::size_t sink_backlog_bytes;
         std::size_t max_dead;
+        std::uint64_t share;  // in bytes: of events, of missed tasks, of dead letters
     };
     // Called between the parts of what may take long; it may let others have the lock, so
     // it is called only where everything is consistent.  Empty: nothing.
     using Breathe = std::function<void()>;
 
-    explicit State(const Limits& limits) : limits_(limits), sinks_(limits.max_dead) {}
+    explicit State(const Limits& limits) : limits_(limits), sinks_(limits.max_dead, limits.share) {}
 
     // While a journal is read, between these two, whatever a sink wants is kept.
     void begin_loading();
@@ -4407,13 +4450,14 @@ public:
     // The latest time of all records that were applied; a clock that is behind it is not trusted.
     TimePoint newest_stamp() const { return newest_stamp_; }
     void set_newest_stamp(TimePoint stamp) { newest_stamp_ = stamp; }
-    // What clients make this hold, also on its way: payloads, keys with what they
+    // What clients make this hold in memory, also on its way: tasks, keys with what they
     // answered, dead letters (Q6).
-    std::size_t bytes() const { return bytes_ + arriving_bytes_ + keys_.bytes() + sinks_.bytes(); }
+    std::size_t bytes() const {
+        return bytes_ + (index_.size() + arriving_) * StoredTask::beside + arriving_bytes_ +
+               keys_.bytes() + sinks_.bytes();
+    }
     std::size_t key_bytes() const { return keys_.bytes(); }
     std::size_t letter_bytes() const { return sinks_.bytes(); }
-    // About how much memory all tasks take, pending and past.
-    std::uint64_t memory() const { return bytes_ + index_.size() * (sizeof(StoredTask) + 40); }
     // About what a journal with just this would come to.
     std::uint64_t record_bytes() const;
 
@@ -4450,6 +4494,10 @@ private:
     void cancel(const std::vector<TaskId>& ids, const Breathe& breathe);
     void end(StoredTask* task, Stage stage, TimePoint at, History& history, std::uint64_t seq);
     void forget(StoredTask* task);
+    // Whether so many past tasks, which take so many bytes, are more than is to be kept.
+    bool is_too_much(std::size_t count, std::size_t bytes) const {
+        return count > limits_.history || (bytes > limits_.share && count > 0);
+    }
     bool trim(History& past, TimePoint now, const Breathe& breathe);
     bool is_old(const StoredTask* ended, TimePoint now) const;
     bool is_wanted(const StoredTask* event) const { return event->seq >= sinks_.first_wanted(); }
@@ -4933,7 +4981,7 @@ inline bool State::trim(TimePoint now, const Breathe& breathe) {
 
 inline bool State::trim(History& past, TimePoint now, const Breathe& breathe) {
     std::size_t trimmed = 0;
-    while (past.size() > limits_.history && is_old(past.oldest(), now)) {
+    while (is_too_much(past.size(), past.memory()) && is_old(past.oldest(), now)) {
         StoredTask* const task = past.oldest();
         if (&past == &history_ && is_wanted(task)) break;
         past.drop_oldest();
@@ -4947,7 +4995,7 @@ inline bool State::trim(History& past, TimePoint now, const Breathe& breathe) {
 inline std::optional<TimePoint> State::next_trim() const {
     std::optional<TimePoint> next;
     for (const History* past : {&history_, &missed_}) {
-        if (past->size() <= limits_.history) continue;
+        if (!is_too_much(past->size(), past->memory())) continue;
         if (past == &history_ && is_wanted(past->oldest())) {
             const bool fits = history_.size() <= limits_.sink_backlog &&
                               history_.bytes() <= limits_.sink_backlog_bytes;
@@ -4964,7 +5012,8 @@ inline std::optional<OverflowRecord> State::next_overflow(TimePoint now) const {
     constexpr std::size_t most = 1'024;
     std::size_t count = 0;
     std::size_t bytes = history_.bytes();
-    for (std::size_t left = history_.size(); left > limits_.history && count < most; --left) {
+    for (std::size_t left = history_.size(); count < most; --left) {
+        if (!is_too_much(left, bytes + left * StoredTask::beside)) break;
         const StoredTask* const event = history_.at(count);
         const bool fits = left <= limits_.sink_backlog && bytes <= limits_.sink_backlog_bytes;
         if (fits || !is_old(event, now)) break;
@@ -6125,21 +6174,29 @@ struct Options {
     std::string journal;
     /// When a task counts as stored.
     Fsync fsync = Fsync::always;
+    /// How much memory all of this may take, in bytes; 0: as much as the limits below let it.  From
+    /// this those limits are derived that are not given, see `derive_limits()`.
+    std::uint64_t max_memory = 0;
+    /// How much of `max_memory` is for others: the program around this, and a server, see
+    /// `HttpOptions::derive_limits()`.
+    std::uint64_t memory_of_others = 0;
     /// How many tasks may be pending at once.
-    std::size_t max_tasks = 10'000'000;
-    /// How many bytes clients may make this hold: payloads pending and retained, keys with
-    /// what they answered, dead letters.
-    std::uint64_t max_bytes = std::uint64_t{4} << 30;
-    /// How many past events are kept; each is kept for `min_retention` in any case.
-    std::size_t history = 10'000;
+    Limit<std::size_t, 10'000'000> max_tasks;
+    /// How many bytes of memory clients may make this hold: tasks pending and retained, each with
+    /// its payload and what it takes beside, keys with what they answered, dead letters.
+    Limit<std::uint64_t, std::uint64_t{4} << 30> max_bytes;
+    /// How many past events are kept, and likewise missed tasks, as long as they take no more than
+    /// a quarter of `max_bytes`; each is kept for `min_retention` in any case.
+    Limit<std::size_t, 10'000> history;
     /// For how long each event is kept at least.
     milliseconds min_retention{60'000};
     /// How many past events, and how many bytes of them, are kept while a sink has not
     /// taken them; beyond that the oldest become dead letters of the sink.
-    std::size_t sink_backlog = 100'000;
-    std::size_t sink_backlog_bytes = std::size_t{256} << 20;  ///< see `sink_backlog`
-    /// How many dead letters of a sink are kept; beyond that the oldest are dropped.
-    std::size_t max_dead = 10'000;
+    Limit<std::size_t, 100'000> sink_backlog;
+    Limit<std::size_t, std::size_t{256} << 20> sink_backlog_bytes;  ///< see `sink_backlog`
+    /// How many dead letters of a sink are kept, as long as those of all sinks take no more than a
+    /// quarter of `max_bytes`; beyond that its oldest are dropped.
+    Limit<std::size_t, 10'000> max_dead;
     /// A task that is later than this is missed instead of emitted, unless it says by itself
     /// how late it may be.
     std::optional<milliseconds> max_lateness;
@@ -6176,7 +6233,32 @@ struct Options {
     std::function<TimePoint()> now;
     /// Replaces the file system, for tests.
     std::shared_ptr<FileOps> files;
+
+    /// Derives from `max_memory` each limit that is not given, as a `Scheduler` does when it is
+    /// made.  Throws `Error` with `invalid_argument` if `max_memory` is too little.
+    void derive_limits();
 };
+
+// What the state does not hold is for the journal's buffers when it is opened, written and
+// replaced, and for the stacks of threads; and what it holds lies with gaps between.
+inline void Options::derive_limits() {
+    constexpr std::uint64_t mebibyte = std::uint64_t{1} << 20;
+    constexpr std::uint64_t least_task = 128;
+    constexpr std::uint64_t usual_event = 512;
+    if (max_memory == 0) return;
+    const std::uint64_t others = memory_of_others + 2 * mebibyte;
+    if (max_memory < others + mebibyte && !max_bytes.is_given()) {
+        throw Error(Errc::invalid_argument,
+                    "the limit of memory must be at least " + std::to_string(others + mebibyte) +
+                        " bytes, of which what is not for tasks takes " + std::to_string(others));
+    }
+    max_bytes.derive((max_memory - std::min(max_memory, others)) / 5 * 4);
+    max_tasks.derive(max_bytes / least_task);
+    history.derive(max_bytes / 4 / usual_event);
+    sink_backlog.derive(max_bytes / 4 / usual_event);
+    sink_backlog_bytes.derive(max_bytes / 4);
+    max_dead.derive(max_bytes / 4 / usual_event);
+}
 
 /// How a sink stands to one event.
 struct SinkShare {
@@ -6603,8 +6685,8 @@ public:
     void set_sink_state(const std::string& sink, SinkState state);
     std::size_t redeliver(const std::string& sink, std::optional<TaskId> id);
     std::vector<SinkStatus> sinks() const;
-    DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after,
-                          std::size_t limit) const;
+    DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after, std::size_t limit,
+                          std::size_t max_bytes) const;
 
     // ---- The journal's work, of its thread or of whoever drives
     // Does what is to be done for the journal now.
@@ -6776,12 +6858,13 @@ private:
     // Tasks are freed in any order, so that the last of them may hold most of the pages:
     // what was once much is given back again and again until it is little.
     bool wants_release_locked() const {
-        return had_much_memory_ && state_.memory() < most_memory_ / 2;
+        return had_much_memory_ && state_.bytes() < most_memory_ / 2;
     }
     void release_memory(Lock& lock);
     void wake_tender_locked() {
-        most_memory_ = std::max(most_memory_, state_.memory());
-        had_much_memory_ = had_much_memory_ || most_memory_ >= much_memory;
+        most_memory_ = std::max(most_memory_, state_.bytes());
+        had_much_memory_ =
+            had_much_memory_ || most_memory_ >= std::min(much_memory, options_.max_bytes / 4);
         const bool wants_sync = journal_->wants_sync() && !awaits_sync_;
         if (!wants_sync && !wants_tending_locked()) return;
         asked_ = true;
@@ -6849,11 +6932,17 @@ private:
     std::thread tender_;  // last: starts when all the above exists
 };
 
+inline Options with_limits(Options options) {
+    options.derive_limits();
+    return options;
+}
+
 inline Store::Store(Options options)
-    : options_(std::move(options)),
+    : options_(with_limits(std::move(options))),
       keeps_(!options_.journal.empty() || options_.make_journal),
       state_({options_.history, std::min(options_.min_retention, longest_wait),
-              options_.sink_backlog, options_.sink_backlog_bytes, options_.max_dead}) {
+              options_.sink_backlog, options_.sink_backlog_bytes, options_.max_dead,
+              options_.max_bytes / 4}) {
     emitted_.ids.reserve(batch);
     missed_.ids.reserve(batch);
     emission_lines_.reserve(batch * 40 + 256);
@@ -7256,7 +7345,7 @@ inline void Store::check_accepting_locked(TimePoint at) {
 }
 
 inline void Store::check_limits_locked(std::size_t tasks, std::size_t bytes) {
-    const bool fits = state_.bytes() + bytes <= options_.max_bytes;
+    const bool fits = state_.bytes() + bytes + tasks * StoredTask::beside <= options_.max_bytes;
     if (state_.expected() + tasks <= options_.max_tasks && fits) return;
     stats_.refused += 1;
     if (!fits) throw bytes_limit();
@@ -7266,7 +7355,7 @@ inline void Store::check_limits_locked(std::size_t tasks, std::size_t bytes) {
 
 inline Error Store::bytes_limit() const {
     return Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_bytes) +
-                                       " bytes of payload is reached");
+                                       " bytes of memory is reached");
 }
 
 inline std::string text_of(TaskId id) {
@@ -8462,8 +8551,15 @@ inline void Store::write_behind(Lock& lock) noexcept {
 inline void Store::tell_of_locked(const std::string& name) {
     SinkBook::Sink* const sink = state_.sinks().find(name);
     if (!sink || sink->dropped == 0 || std::exchange(sink->told_dropped, true)) return;
-    notes_.add(LogLevel::warning, "sink.dropping", "sink ", named("sink", name), " has more than ",
-               named("most", options_.max_dead), " dead letters; the oldest are dropped");
+    const std::size_t most = options_.max_dead;
+    if (sink->letters.size() >= most) {
+        notes_.add(LogLevel::warning, "sink.dropping", "sink ", named("sink", name),
+                   " has more than ", named("most", most), " dead letters; the oldest are dropped");
+    } else {
+        notes_.add(LogLevel::warning, "sink.dropping", "dead letters take more than ",
+                   named("bytes", options_.max_bytes / 4), " bytes; the oldest of sink ",
+                   named("sink", name), " are dropped");
+    }
 }
 
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newest,
@@ -8619,7 +8715,7 @@ inline std::optional<Delivery> Store::next_delivery(const std::string& name, std
         if (!sink.wants(*state_.history().at(i))) continue;
         Event event = event_of(state_.history().at(i));
         bytes += event.text().size();
-        if (bytes > most_batch_bytes) break;
+        if (bytes > std::min<std::uint64_t>(most_batch_bytes, options_.max_bytes / 64)) break;
         delivery.more.push_back(std::move(event));
     }
     return delivery;
@@ -8716,8 +8812,7 @@ inline std::vector<SinkStatus> Store::sinks() const {
 }
 
 inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskId> after,
-                                    std::size_t limit) const {
-    constexpr std::size_t max_bytes = std::size_t{4} << 20;
+                                    std::size_t limit, std::size_t max_bytes) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const Letters& dead = sink_locked(name).letters;
     auto at = dead.begin();
@@ -8816,7 +8911,7 @@ inline void Store::tend_now(Lock& lock) {
 // some 30 ms for 200 MB, during which others may have to wait for memory: so it is done when
 // half of what there was is free.
 inline void Store::release_memory(Lock& lock) {
-    most_memory_ = state_.memory();
+    most_memory_ = state_.bytes();
     had_much_memory_ = most_memory_ >= little_memory;
     lock.unlock();
 #ifdef __GLIBC__
@@ -8878,7 +8973,8 @@ private:
     void copy_letters();
     void write_new_cursors();
 
-    static constexpr std::size_t page_size = 100;
+    // Whether a page of so many records has enough.
+    bool is_full(std::size_t count) const { return count >= 100 || lines_.size() >= 262'144; }
 
     Store& store_;
     const State& state_;
@@ -8956,13 +9052,14 @@ inline void Store::Copy::copy_pending() {
     DueKey from{TimePoint::min(), TaskId()};
     in_pages([&] {
         std::size_t count = 0;
+        bool more = false;
         state_.walk(from, [&](StoredTask* task) {
-            from = {task->due, count < page_size ? task->id.plus(1) : task->id};
-            if (count++ == page_size) return false;
-            write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(task)}});
-            return true;
+            more = is_full(count++);
+            from = {task->due, more ? task->id : task->id.plus(1)};
+            if (!more) write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(task)}});
+            return !more;
         });
-        return count > page_size;
+        return more;
     });
 }
 
@@ -8971,7 +9068,7 @@ inline void Store::Copy::copy_keys() {
     in_pages([&] {
         const Answers& all = state_.keys().all();
         auto at = all.upper_bound(last);
-        for (std::size_t ids = 0; at != all.end() && ids < page_size; ++at) {
+        for (std::size_t ids = 0; at != all.end() && !is_full(ids); ++at) {
             write(lines_, AnswerRecord{make_answer(at->first, at->second)});
             ids += 1 + at->second.ids.size() / 8;
             last = at->first;
@@ -9003,8 +9100,7 @@ inline void Store::Copy::copy_ended(const History& past) {
     in_pages([&] {
         write_new_cursors();
         std::size_t i = past.index_of(seq);
-        const std::size_t end = std::min(past.size(), i + page_size);
-        for (; i < end; ++i) {
+        for (std::size_t n = 0; i < past.size() && !is_full(n); ++i, ++n) {
             StoredTask* const task = past.at(i);
             write(lines_, ScheduleRecord{{}, {}, {TaskRef::share(task)}});
             if (task->stage == Stage::emitted) {
@@ -9014,7 +9110,7 @@ inline void Store::Copy::copy_ended(const History& past) {
             }
             seq = task->seq + 1;
         }
-        return end < past.size();
+        return i < past.size();
     });
 }
 
@@ -9025,7 +9121,7 @@ inline void Store::Copy::copy_letters() {
             const SinkBook::Sink* const sink = state_.sinks().find(name);
             if (!sink) return false;
             auto at = sink->letters.lower_bound(seq);
-            for (std::size_t n = 0; at != sink->letters.end() && n < page_size; ++at, ++n) {
+            for (std::size_t n = 0; at != sink->letters.end() && !is_full(n); ++at, ++n) {
                 write(lines_, DeadRecord{name, {}, make_letter(at->first, at->second)});
                 seq = at->first + 1;
             }
@@ -9250,7 +9346,7 @@ private:
     void tell_state();
 
     static constexpr std::size_t any = ~std::size_t{0};
-    State state_{{any, longest_wait, any, any, any}};
+    State state_{{any, longest_wait, any, any, any, any}};
 };
 
 inline void JournalVerifier::read(File& file) {
@@ -10030,10 +10126,12 @@ public:
     /// How each sink stands, by name.
     std::vector<SinkStatus> sinks() const { return store_.sinks(); }
     /// At most `limit` dead letters of a sink, in order of emission, behind the one with
-    /// the id `after`.  Throws `Error` with `unknown_sink` or `unknown_task`.
+    /// the id `after`; they end when their payloads reach `max_bytes`.  Throws `Error` with
+    /// `unknown_sink` or `unknown_task`.
     DeadPage dead_letters(const std::string& sink, std::optional<TaskId> after = std::nullopt,
-                          std::size_t limit = 100) const {
-        return store_.dead_letters(sink, after, limit);
+                          std::size_t limit = 100,
+                          std::size_t max_bytes = std::size_t{4} << 20) const {
+        return store_.dead_letters(sink, after, limit, max_bytes);
     }
     /// Has a dead letter delivered again, or all of them; each is tried once.  Blocks
     /// until that is stored and returns how many they are.  Throws `Error` as above.
@@ -12500,8 +12598,10 @@ inline std::vector<ApiSchema> api_schemas() {
                 "written_bytes:integer,syncs:integer,rewrites:integer,recovered:integer,"
                 "damaged_lines:integer,torn_bytes:integer}"},
             {"limits",
-                "{tasks:integer,bytes:integer,history:integer,sink_backlog:integer,"
-                "sink_backlog_bytes:integer,dead_letters:integer,max_lateness_ms:integer|null}"},
+                "{memory:integer,tasks:integer,bytes:integer,history:integer,sink_backlog:integer,"
+                "sink_backlog_bytes:integer,dead_letters:integer,body:integer,bodies:integer,"
+                "answers:integer,connections:integer,streams:integer,stream_pages:integer,"
+                "max_lateness_ms:integer|null}"},
             {"sinks", "Sink[]"},
             {"lateness", "LatenessMinute[]",
                 "How late events were, by the minute, as far as there were any."},
@@ -12811,18 +12911,27 @@ inline Json journal_json(const Stats& stats, const Options& options) {
     return json.add("torn_bytes", stats.torn_bytes);
 }
 
-inline Json limits_json(const Options& options) {
+// Limits by their names, in `GET /status` and in metrics.
+using NamedLimits = std::vector<std::pair<const char*, std::uint64_t>>;
+
+inline NamedLimits limits_of(const Options& options) {
+    return {
+        {"memory", options.max_memory},         {"tasks", options.max_tasks},
+        {"bytes", options.max_bytes},           {"history", options.history},
+        {"sink_backlog", options.sink_backlog}, {"sink_backlog_bytes", options.sink_backlog_bytes},
+        {"dead_letters", options.max_dead}};
+}
+
+inline Json limits_json(const NamedLimits& limits, const Options& options) {
     Json json;
-    json.object().add("tasks", options.max_tasks).add("bytes", options.max_bytes);
-    json.add("history", options.history).add("sink_backlog", options.sink_backlog);
-    json.add("sink_backlog_bytes", options.sink_backlog_bytes);
-    json.add("dead_letters", options.max_dead);
+    json.object();
+    for (const auto& [name, limit] : limits) json.add(name, limit);
     return json.add("max_lateness_ms", options.max_lateness);
 }
 
 // How a scheduler stands, as an object to which a server adds its own.
 inline Json status_json(const Overview& overview, const Options& options,
-                        const std::vector<SinkStatus>& sinks) {
+                        const NamedLimits& limits, const std::vector<SinkStatus>& sinks) {
     const Stats& stats = overview.stats;
     const std::vector<std::string> problems = unready(stats);
     Json json;
@@ -12836,7 +12945,7 @@ inline Json status_json(const Overview& overview, const Options& options,
     json.add("missed", stats.missed).add("events_kept", stats.retained);
     json.add("missed_kept", overview.missed).add("bytes", stats.bytes);
     json.add("clock", Json().object().add("trusted", stats.clock_trusted));
-    json.add("journal", journal_json(stats, options)).add("limits", limits_json(options));
+    json.add("journal", journal_json(stats, options)).add("limits", limits_json(limits, options));
     json.add("sinks", sinks).add("lateness", overview.lateness).add("marks", overview.marks);
     return json;
 }
@@ -12893,9 +13002,9 @@ struct HttpOptions {
     /// does so by itself when it is bound to the loopback and has no secret.
     bool check_host = false;
     /// The largest body of a request, in bytes.
-    std::size_t max_body = std::size_t{1} << 20;
+    Limit<std::size_t, std::size_t{1} << 20> max_body;
     /// How many event streams may be open.
-    std::size_t max_streams = 1'024;
+    Limit<std::size_t, 1'024> max_streams;
     /// After how long without an event a stream gets a comment.
     milliseconds keep_alive{15'000};
     /// The HTML document that `GET /` answers, to anybody; empty: there is nothing at `/`.  The
@@ -12912,13 +13021,20 @@ struct HttpOptions {
     /// that one of them has signed.
     std::string tls_client_ca;
 
-    /// `HttpServer`: how many bytes of large answers may be on their way at once.
-    std::size_t max_answers = std::size_t{64} << 20;
+    /// `HttpServer`: how many bytes of large answers may be on their way at once.  A page ends when
+    /// it takes a quarter of them.
+    Limit<std::size_t, std::size_t{64} << 20> max_answers;
     /// `HttpServer`: how many bytes of large bodies may be on their way at once.
-    std::size_t max_bodies = std::size_t{64} << 20;
+    Limit<std::size_t, std::size_t{64} << 20> max_bodies;
+    /// `HttpServer`: how many bytes of past events each thread that writes event streams keeps as
+    /// these get them; there is one for about each thousand streams.
+    Limit<std::size_t, std::size_t{4} << 20> max_stream_pages;
     /// `HttpServer`: how many connections may be open, event streams not counted.  A few
     /// descriptors of the process's limit are left to others, whatever this says.
-    std::size_t max_connections = 4'096;
+    Limit<std::size_t, 4'096> max_connections;
+    /// `HttpServer`: about how many bytes the system keeps for a client that does not read; 0: as
+    /// many as it likes, which may be some MiB.
+    std::size_t send_buffer = 0;
     /// `HttpServer`: how long a request may take to come in, and its answer to go out.
     milliseconds request_timeout{30'000};
     /// `HttpServer`: how long a connection may be idle between requests.
@@ -12927,7 +13043,41 @@ struct HttpOptions {
     /// Throws `Error` with `invalid_argument` if a secret, an origin or a host cannot be one, or
     /// a file of TLS cannot be used.  `HttpApi` and `HttpServer` do so when they are made.
     void check() const;
+    /// Derives each limit that is not given from how many bytes of memory a server may take, and
+    /// returns how many it takes at most by all its limits together: more, where those that are
+    /// given do not fit.  `Options::memory_of_others` is the place for that.
+    std::uint64_t derive_limits(std::uint64_t memory);
 };
+
+namespace detail {
+
+// How many bytes of a body or an answer are many, if so many of all answers may be on their way.
+inline std::size_t large_size(std::size_t max_answers) {
+    return std::clamp<std::size_t>(max_answers / 128, 4'096, 65'536);
+}
+
+}  // namespace detail
+
+// A connection has a request's head, and answers that are not large; a stream has a few numbers.
+// A body is there twice, as what was received and as what is stored of it.
+inline std::uint64_t HttpOptions::derive_limits(std::uint64_t memory) {
+    constexpr std::uint64_t kibibyte = 1'024;
+    constexpr std::uint64_t buffers = 1'536 * kibibyte;  // of the threads, and of backups
+    const std::uint64_t session = tls_certificate.empty() ? 0 : 40 * kibibyte;
+    const std::uint64_t part = (memory - std::min(memory, buffers)) / 16;
+    max_answers.derive(std::max(4 * part, 128 * kibibyte));
+    const std::uint64_t a_connection =
+        20 * kibibyte + 2 * detail::large_size(max_answers) + session;
+    const std::uint64_t a_stream = 4 * kibibyte + session;
+    max_connections.derive(std::max<std::uint64_t>(6 * part / a_connection, 8));
+    max_bodies.derive(std::max(2 * part, 128 * kibibyte));
+    max_body.derive(std::min(max_bodies / 2, max_answers / 2));
+    max_streams.derive(std::max<std::uint64_t>(part / a_stream, 4));
+    max_stream_pages.derive(std::max(part / (1 + max_streams / 1'000), 64 * kibibyte));
+    if (send_buffer == 0) send_buffer = std::max<std::size_t>(max_answers / 64, 16'384);
+    return buffers + max_connections * a_connection + max_answers + 2 * max_bodies +
+           max_streams * a_stream + max_stream_pages * (1 + max_streams / 1'000);
+}
 
 namespace detail {
 
@@ -14845,13 +14995,14 @@ inline std::string Frames::text_of(const std::vector<std::string>& patterns,
     return chosen;
 }
 
-// The page of frames that begins at a cursor (E2).
-inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq) {
+// The page of frames that begins at a cursor (E2), and ends when it has so many bytes.
+inline Frames make_frames(const Scheduler& scheduler, std::uint64_t seq,
+                          std::size_t most = std::size_t{1} << 18) {
     constexpr std::size_t page_events = 1'024;
     EventQuery query;
     query.limit = page_events - seq % page_events;
     query.from = Cursor(seq);
-    query.max_bytes = std::size_t{1} << 18;
+    query.max_bytes = most;
     const EventPage page = scheduler.events(query);
     Frames frames;
     frames.next = page.next.seq();
@@ -14889,13 +15040,14 @@ inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
     return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
 }
 
-// Writes event streams, on one thread, to sockets that do not block.  It sleeps in epoll_wait:
-// without limit when it has no stream, else until the next keep-alive.
+// Writes event streams to sockets that do not block, on one thread, which the first of them starts.
+// It sleeps in epoll_wait: without limit when it has no stream, else until the next keep-alive.
 class StreamWriter {
 public:
     // `on_closed` is called once for each stream that has ended.
     StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
-                 std::function<void()> on_closed);
+                 std::function<void()> on_closed,
+                 std::size_t max_cached = HttpOptions().max_stream_pages);
     ~StreamWriter() { stop(); }
     using Topics = std::vector<std::string>;
 
@@ -14970,7 +15122,6 @@ private:
     static constexpr std::size_t few_streams = 8;
     static constexpr std::uint64_t few_events = 8;  // a stream with so few to come is at the head
     static constexpr std::uint64_t many_events = 4'096;  // one with more to come is not live
-    static constexpr std::size_t max_cached = std::size_t{4} << 20;
     static constexpr std::size_t max_pages = 32;
     static constexpr milliseconds slice{2};                // of those that catch up
     static constexpr std::chrono::microseconds pause{50};  // behind a slice, see E1
@@ -14978,6 +15129,7 @@ private:
     const Scheduler& scheduler_;
     const milliseconds keep_alive_;
     const std::function<void()> on_closed_;
+    const std::size_t max_cached_;
     const Descriptor epoll_;
     const Descriptor wake_fd_;
     std::atomic<std::size_t> size_{0};
@@ -14994,14 +15146,15 @@ private:
     std::size_t cached_ = 0;         // bytes of pages_
     std::uint64_t next_seq_ = 0;     // as far as the history went when it was last looked at
     std::chrono::steady_clock::time_point next_keep_alive_;
-    std::thread thread_;  // last: starts when all the above exists
+    std::thread thread_;  // guarded by adopted_mutex_, but for its end
 };
 
 inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_alive,
-                                  std::function<void()> on_closed)
+                                  std::function<void()> on_closed, std::size_t max_cached)
     : scheduler_(scheduler),
       keep_alive_(keep_alive),
       on_closed_(std::move(on_closed)),
+      max_cached_(max_cached),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     epoll_event event{};
@@ -15011,7 +15164,6 @@ inline StreamWriter::StreamWriter(const Scheduler& scheduler, milliseconds keep_
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_fd_.get(), &event) != 0) {
         throw std::system_error(errno, std::generic_category(), "cannot set up event streams");
     }
-    thread_ = std::thread([this] { run(); });
 }
 
 // ---- From other threads
@@ -15023,12 +15175,13 @@ inline void StreamWriter::adopt(int fd, std::string head, std::uint64_t seq, Top
         Streams one;
         one.emplace_back(fd, std::move(head), seq, std::move(topics), std::move(tls));
         const std::lock_guard<std::mutex> guard(adopted_mutex_);
+        if (!ended_ && !thread_.joinable()) thread_ = std::thread([this] { run(); });
         taken = !ended_;
         if (taken) {
             adopted_.splice(adopted_.end(), one);
             ++size_;
         }
-    } catch (const std::bad_alloc&) {  // it is not taken
+    } catch (const std::exception&) {  // it is not taken
     }
     if (taken) return wake();
     end(fd);
@@ -15060,9 +15213,12 @@ inline void StreamWriter::begin_stop() {
 }
 
 inline void StreamWriter::stop() {
-    if (!thread_.joinable()) return;
     begin_stop();
-    thread_.join();
+    {
+        const std::lock_guard<std::mutex> guard(adopted_mutex_);
+        ended_ = ended_ || !thread_.joinable();
+    }
+    if (thread_.joinable()) thread_.join();
 }
 
 // ---- The thread
@@ -15370,9 +15526,10 @@ inline const Frames& StreamWriter::page_at(std::uint64_t seq) {
         pages_.splice(pages_.begin(), pages_, found);
         return pages_.front();
     }
-    pages_.push_front(make_frames(scheduler_, seq));
+    const std::size_t size = std::min(std::size_t{1} << 18, max_cached_ / 2);
+    pages_.push_front(make_frames(scheduler_, seq, size));
     cached_ += pages_.front().bytes();
-    while (pages_.size() > max_pages || (cached_ > max_cached && pages_.size() > 1)) {
+    while (pages_.size() > max_pages || (cached_ > max_cached_ && pages_.size() > 1)) {
         cached_ -= pages_.back().bytes();
         pages_.pop_back();
     }
@@ -15417,9 +15574,10 @@ inline void StreamWriter::end(int fd) {
 class StreamWriters {
 public:
     StreamWriters(const Scheduler& scheduler, milliseconds keep_alive,
-                  std::function<void()> on_closed)
-        : make_([&scheduler, keep_alive, on_closed = std::move(on_closed)] {
-              return std::make_unique<StreamWriter>(scheduler, keep_alive, on_closed);
+                  std::function<void()> on_closed,
+                  std::size_t max_cached = HttpOptions().max_stream_pages)
+        : make_([&scheduler, keep_alive, on_closed = std::move(on_closed), max_cached] {
+              return std::make_unique<StreamWriter>(scheduler, keep_alive, on_closed, max_cached);
           }) {
         writers_[0] = make_();
     }
@@ -15606,6 +15764,7 @@ private:
     void answer_sink(Call& call) const;
     void post_pause(Call& call);
     void post_resume(Call& call);
+    detail::NamedLimits limits() const;
     void get_status(Call& call);
     void get_backup(Call& call);
     void get_healthz(Call& call);
@@ -15660,7 +15819,12 @@ private:
     static int status_of(Errc code);
 
     static constexpr std::size_t small = 16'384;  // bytes of a body
-    static constexpr std::size_t large = 65'536;  // bytes of a body or an answer
+    // How many bytes of a body or an answer are many.
+    std::size_t large() const { return detail::large_size(options_.max_answers); }
+    // How many bytes of tasks or events a page ends with.
+    std::size_t page_bytes() const {
+        return std::min<std::size_t>(TaskQuery().max_bytes, options_.max_answers / 4);
+    }
     static constexpr const char* earliest = "earliest";
     static constexpr const char* opening_error =
         "The journal is still being opened; try again later.";
@@ -16220,7 +16384,7 @@ inline bool HttpApi::leave_to_worker(Call& call) {
 
 // Whether an answer of this size may be built, by this thread and now.
 inline bool HttpApi::admit(Call& call, std::size_t size) {
-    if (size <= large) return true;
+    if (size <= large()) return true;
     if (leave_to_worker(call)) return false;
     detail::Share share(answers_, size);
     if (answers_ <= options_.max_answers) {
@@ -16496,7 +16660,7 @@ inline int HttpApi::status_of(Errc code) {
 // ---- Changes of tasks and events
 
 inline void HttpApi::post_schedule(Call& call) {
-    if (call.request.body.size() > large && leave_to_worker(call)) return;
+    if (call.request.body.size() > large() && leave_to_worker(call)) return;
     std::vector<std::string> errors;
     std::vector<TaskRequest> requests;
     const bool many = detail::JsonReader(call.request.body).enter_array();
@@ -16613,7 +16777,7 @@ inline PutIf HttpApi::put_condition(const Call& call, std::vector<std::string>& 
 }
 
 inline void HttpApi::put_task(Call& call) {
-    if (call.request.body.size() > large && leave_to_worker(call)) return;
+    if (call.request.body.size() > large() && leave_to_worker(call)) return;
     TaskRequest request = TaskRequest::parse(call.request.body, scheduler().now());
     std::vector<std::string> errors = request.errors;
     if (!is_task_name(call.id)) errors.emplace_back(detail::name_rule);
@@ -16797,11 +16961,23 @@ inline void HttpApi::get_backup(Call& call) {
     call.answer.fields.emplace_back("Cache-Control", "no-store");
 }
 
+inline detail::NamedLimits HttpApi::limits() const {
+    detail::NamedLimits limits = detail::limits_of(scheduler().options());
+    limits.insert(limits.end(), {{"body", options_.max_body},
+                                 {"bodies", options_.max_bodies},
+                                 {"answers", options_.max_answers},
+                                 {"connections", options_.max_connections},
+                                 {"streams", options_.max_streams},
+                                 {"stream_pages", options_.max_stream_pages}});
+    return limits;
+}
+
 inline void HttpApi::get_status(Call& call) {
-    detail::Json json =
-        detail::status_json(scheduler().overview(), scheduler().options(), scheduler().sinks());
+    detail::Json json = detail::status_json(scheduler().overview(), scheduler().options(), limits(),
+                                            scheduler().sinks());
     detail::Json streams;
-    streams.object().add("open", streams_.load()).add("limit", options_.max_streams);
+    streams.object().add("open", streams_.load());
+    streams.add("limit", std::size_t{options_.max_streams});
     const bool reads = access_by_head(call.request, *secrets()) == detail::Access::read;
     json.add("streams", streams).add("access", reads ? "read" : "all");
     answer(call, 200, std::move(json.text));
@@ -16863,6 +17039,11 @@ inline void HttpApi::get_metrics(Call& call) {
                connections_);
     text.gauge("task_scheduler_connections_max", "How many connections may be open.",
                options_.max_connections);
+    text.head("task_scheduler_limit", "gauge",
+              "The limits that GET /status tells; 0: there is none.");
+    for (const auto& [name, limit] : limits()) {
+        text.sample("task_scheduler_limit", {{"of", name}}, limit);
+    }
     refusals_.append(text);
     call.answer.type = "text/plain; version=0.0.4; charset=utf-8";
     tls_.append_metrics(text);
@@ -16940,6 +17121,7 @@ inline void HttpApi::get_tasks(Call& call) {
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     query.counts = true;
+    query.max_bytes = page_bytes();
     const bool is_quick = query.filter.is_open() && query.status == Status::pending;
     if (!is_quick && leave_to_worker(call)) return;
     const TaskPage page = scheduler().tasks(query);
@@ -16974,6 +17156,7 @@ inline void HttpApi::get_events(Call& call) {
     query.limit = limit;
     query.filter = filter_of(call, errors);
     query.counts = true;
+    query.max_bytes = page_bytes();
     if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     if (!query.filter.is_open() && leave_to_worker(call)) return;
@@ -17025,7 +17208,7 @@ inline void HttpApi::get_dead(Call& call) {
         if (!after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    const DeadPage page = scheduler().dead_letters(call.id, after, limit);
+    const DeadPage page = scheduler().dead_letters(call.id, after, limit, page_bytes());
     if (!admit(call, detail::size_of(page.letters))) return;
     detail::PageInfo info{page.total, {}, {}};
     if (!page.letters.empty()) {
@@ -17450,11 +17633,11 @@ namespace detail {
 // one, which is not copied.
 class OutBuffer {
 public:
-    static constexpr std::size_t large = 65'536;
+    explicit OutBuffer(std::size_t large) : most_(large) {}
 
     bool empty() const { return sent_ == text_.size() + large_.size(); }
     // Whether it takes more before it has been sent.
-    bool is_full() const { return !large_.empty() || text_.size() > large; }
+    bool is_full() const { return !large_.empty() || text_.size() > most_; }
     // Puts an answer behind what is there: all of it or, when memory fails, nothing.
     void append(const std::string& head, std::string&& body);
     // Sends what the socket takes, by the session if there is one.  False: the connection has
@@ -17464,13 +17647,14 @@ public:
     std::string take() { return std::exchange(text_, {}).substr(std::exchange(sent_, 0)); }
 
 private:
+    const std::size_t most_;  // of a text
     std::string text_;
     std::string large_;
     std::size_t sent_ = 0;  // of both
 };
 
 inline void OutBuffer::append(const std::string& head, std::string&& body) {
-    const bool is_large = body.size() > large;
+    const bool is_large = body.size() > most_;
     text_.reserve(text_.size() + head.size() + (is_large ? 0 : body.size()));
     text_ += head;
     if (is_large) {
@@ -17499,7 +17683,7 @@ inline bool OutBuffer::send(int fd, TlsSession* tls) {
     }
     sent_ = 0;
     text_.clear();
-    if (text_.capacity() > large) text_.shrink_to_fit();
+    if (text_.capacity() > most_) text_.shrink_to_fit();
     release_text(large_);
     return true;
 }
@@ -17586,7 +17770,8 @@ struct Connection {
     };
     enum class Wait { nothing, idle, request, write, linger };
 
-    explicit Connection(std::size_t max_body) : reader(MessageReader::Kind::requests, max_body) {}
+    Connection(std::size_t max_body, std::size_t large_answer)
+        : reader(MessageReader::Kind::requests, max_body), out(large_answer) {}
 
     Descriptor socket;
     Peer peer;
@@ -17628,33 +17813,35 @@ struct Exchange {
 
 using Exchanges = std::list<Exchange>;
 
-// A thread, and the exchanges that it takes care of, in order.
+// A thread, and the exchanges that it takes care of, in order.  There is none until there are some.
 class Lane {
 public:
+    explicit Lane(std::function<void(Exchanges&)> work) : work_(std::move(work)) {}
     ~Lane() { stop(); }
-    // Starts the thread, which calls `work` with what has been pushed.
-    void start(std::function<void(Exchanges&)> work) {
-        thread_ = std::thread([this, work = std::move(work)] { run(work); });
-    }
-    // Takes the exchanges over.  Cannot fail.  Any thread.
+    // Takes the exchanges over.  Cannot fail.  Any thread, which does the work itself where there
+    // cannot be a thread for it.
     void push(Exchanges& exchanges);
     // Ends the thread when it has done what was pushed.
     void stop();
 
 private:
-    void run(const std::function<void(Exchanges&)>& work);
+    void run();
 
+    const std::function<void(Exchanges&)> work_;
     std::mutex mutex_;
     std::condition_variable changed_;
     Exchanges queue_;        // guarded by mutex_
     bool stopping_ = false;  // guarded by mutex_
-    std::thread thread_;
+    std::thread thread_;     // guarded by mutex_, but for its end
 };
 
 inline void Lane::push(Exchanges& exchanges) {
-    {
+    try {
         const std::lock_guard<std::mutex> guard(mutex_);
+        if (!exchanges.empty() && !thread_.joinable()) thread_ = std::thread([this] { run(); });
         queue_.splice(queue_.end(), exchanges);
+    } catch (const std::exception&) {
+        return work_(exchanges);
     }
     changed_.notify_one();
 }
@@ -17669,7 +17856,7 @@ inline void Lane::stop() {
     thread_.join();
 }
 
-inline void Lane::run(const std::function<void(Exchanges&)>& work) {
+inline void Lane::run() {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
         changed_.wait(lock, [this] { return stopping_ || !queue_.empty(); });
@@ -17677,7 +17864,7 @@ inline void Lane::run(const std::function<void(Exchanges&)>& work) {
         Exchanges taken;
         taken.swap(queue_);
         lock.unlock();
-        work(taken);
+        work_(taken);
         lock.lock();
     }
 }
@@ -17844,8 +18031,8 @@ private:
     std::mutex returned_mutex_;
     Exchanges returned_;  // guarded by returned_mutex_: with their answers
 
-    detail::Lane committer_;
-    detail::Lane worker_;
+    detail::Lane committer_{[this](Exchanges& exchanges) { commit(exchanges); }};
+    detail::Lane worker_{[this](Exchanges& exchanges) { work(exchanges); }};
     std::thread loop_;
 };
 
@@ -17858,7 +18045,9 @@ inline HttpServer::HttpServer(HttpOptions options)
 inline void HttpServer::serve(Scheduler& scheduler) {
     if (api_.is_serving()) throw std::runtime_error("this server has a scheduler");
     sinks_ = scheduler.sinks().size();
-    streams_.emplace(scheduler, options_.keep_alive, [this] { api_.count_stream_out(); });
+    streams_.emplace(
+        scheduler, options_.keep_alive, [this] { api_.count_stream_out(); },
+        options_.max_stream_pages);
     companion_ = scheduler.add_companion({[this] { streams_->write_or_wake(); }, nullptr, nullptr});
     api_.serve(scheduler);
     if (loop_.joinable()) warn_of_certificate();
@@ -17884,6 +18073,10 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
         sinks_ = api_.scheduler().sinks().size();
     }
     listeners_ = std::move(listeners);
+    for (const HttpListener& one : listeners_) {  // which the system doubles, for connections too
+        const int half = static_cast<int>(options_.send_buffer / 2);
+        if (half > 0) ::setsockopt(one.fd(), SOL_SOCKET, SO_SNDBUF, &half, sizeof half);
+    }
     epoll_event event{};
     event.events = EPOLLIN | EPOLLET;  // so that it need not be read
     if (::epoll_ctl(epoll_.get(), EPOLL_CTL_ADD, wake_.get(), &event) != 0 ||
@@ -17891,8 +18084,6 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
         throw std::runtime_error("cannot watch connections: " +
                                  std::generic_category().message(errno));
     }
-    committer_.start([this](Exchanges& exchanges) { commit(exchanges); });
-    worker_.start([this](Exchanges& exchanges) { work(exchanges); });
     loop_ = std::thread([this] { loop(); });
 }
 
@@ -18124,7 +18315,7 @@ inline void HttpServer::adopt(int fd, const detail::Peer& peer, const HttpListen
         for (auto* list : {&ready_, &turn_}) {  // make_ready() cannot fail
             if (list->capacity() <= clients_.size()) list->reserve(2 * clients_.size() + 16);
         }
-        one.emplace_back(options_.max_body);
+        one.emplace_back(options_.max_body, api_.large());
         if (const auto tls = tls_at(listener)) one.front().tls = tls->session(fd);
         one.front().timer = timers_.emplace(SteadyTime::max(), &one.front());
     } catch (const std::bad_alloc&) {

@@ -43,6 +43,35 @@ void set_number(Int& value, const std::string& text, std::uint64_t least, std::u
     value = static_cast<Int>(std::min(number(text, least, most), largest));
 }
 
+// The same of a limit, which is given then.
+template <class Int, Int usual>
+void set_number(scheduler::Limit<Int, usual>& limit, const std::string& text, std::uint64_t least,
+                std::uint64_t most) {
+    Int value{};
+    set_number(value, text, least, most);
+    limit = value;
+}
+
+// A number of bytes, such as 65536, 512K, 24M or 1G.
+template <class Number>
+void set_bytes(Number& value, const std::string& text, std::uint64_t least, std::uint64_t most) {
+    std::string digits = text;
+    unsigned shift = 0;
+    if (const std::size_t unit = std::string("KMG").find(text.empty() ? ' ' : text.back());
+        unit != std::string::npos) {
+        shift = 10 * (static_cast<unsigned>(unit) + 1);
+        digits.pop_back();
+    }
+    try {
+        const std::uint64_t scaled = number(digits, 0, any_size >> shift) << shift;
+        set_number(value, std::to_string(scaled), least, most);
+    } catch (const UsageError&) {
+        throw UsageError("must be a number of bytes from " + std::to_string(least) + " to " +
+                         std::to_string(most) + ", such as 65536, 512K, 24M or 1G, not '" + text +
+                         "'");
+    }
+}
+
 // A duration such as 1h30m, or a whole number of seconds.
 inline scheduler::milliseconds duration(const std::string& text) {
     const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;

@@ -81,6 +81,8 @@ inline bool is_yes(const std::string& text) {
     throw UsageError("must be yes or no, not '" + text + "'");
 }
 
+inline constexpr std::uint64_t least_memory = std::uint64_t{12} << 20;
+
 // A flag of the server.  The environment variable SCHEDULER_NAME says the same, and the
 // command line wins.
 struct Flag {
@@ -121,18 +123,24 @@ inline const Flag flags[] = {
     {"journal-min-size", "BYTES",
      "below this size the journal is not replaced by a shorter one (default 4194304)",
      [](Settings& s, const std::string& v) {
-         set_number(s.scheduler.rewrite_min_bytes, v, 0, any_size);
+         set_bytes(s.scheduler.rewrite_min_bytes, v, 0, any_size);
      }},
     {"history", "N", "past events that are kept, each for --min-retention at least (default 10000)",
      [](Settings& s, const std::string& v) { set_number(s.scheduler.history, v, 0, any_size); }},
     {"min-retention", "DURATION", "for how long each past event is kept at least (default 60s)",
      [](Settings& s, const std::string& v) { s.scheduler.min_retention = duration(v); }},
+    {"max-memory", "BYTES",
+     "memory of all of it, such as 24M, from which every limit follows that is not given; then "
+     "/status tells them (default: no limit of its own)",
+     [](Settings& s, const std::string& v) {
+         set_bytes(s.scheduler.max_memory, v, least_memory, any_size);
+     }},
     {"max-body", "BYTES", "largest request body (default 1048576)",
-     [](Settings& s, const std::string& v) { set_number(s.http.max_body, v, 1, 1U << 30); }},
+     [](Settings& s, const std::string& v) { set_bytes(s.http.max_body, v, 1, 1U << 30); }},
     {"max-tasks", "N", "pending tasks at once (default 10000000)",
      [](Settings& s, const std::string& v) { set_number(s.scheduler.max_tasks, v, 1, any_size); }},
-    {"max-bytes", "BYTES", "payload bytes pending and retained together (default 4294967296)",
-     [](Settings& s, const std::string& v) { set_number(s.scheduler.max_bytes, v, 1, any_size); }},
+    {"max-bytes", "BYTES", "memory of tasks pending and retained, and of keys (default 4294967296)",
+     [](Settings& s, const std::string& v) { set_bytes(s.scheduler.max_bytes, v, 1, any_size); }},
     {"max-streams", "N", "event streams at once (default 1024)",
      [](Settings& s, const std::string& v) { set_number(s.http.max_streams, v, 0, 1'000'000); }},
     {"max-connections", "N", "other connections at once (default 4096)",

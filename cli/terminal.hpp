@@ -114,8 +114,8 @@ inline std::string names_of(const FlagForm& flag) {
 inline std::string option_line(const FlagForm& flag) {
     constexpr std::size_t indent = 27;
     std::string line = "  " + names_of(flag) + (flag.value.empty() ? "" : " ") + flag.value;
-    line += line.size() < indent ? std::string(indent - line.size(), ' ')
-                                 : '\n' + std::string(indent, ' ');
+    line += line.size() + 1 < indent ? std::string(indent - line.size(), ' ')
+                                     : '\n' + std::string(indent, ' ');
     return line + wrapped(flag.help, indent) + '\n';
 }
 

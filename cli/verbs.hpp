@@ -104,7 +104,7 @@ inline When when_of(const Arguments& arguments) {
 
 inline std::string standard_input() {
     std::string text;
-    char buffer[65'536];
+    char buffer[4'096];
     for (std::size_t n; (n = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;)
         text.append(buffer, n);
     return text;

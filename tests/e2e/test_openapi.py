@@ -226,7 +226,7 @@ class Description(TestCase):
 
     def exercise_limits(self):
         go = self.exercise
-        small = self.server('--max-bytes', '300')
+        small = self.server('--max-bytes', '500')
         task = {'delay': 3600, 'message': 'x' * 150}
         one = go(small, 'post', '/schedule', '/schedule', 200, task)['id']
         go(small, 'post', '/schedule', '/schedule', 507, task)
