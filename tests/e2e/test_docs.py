@@ -29,7 +29,13 @@ SERVER = re.compile(r"^task-scheduler(?! +(?:--help|--version)\b)(?: +--.*)?$")
 # The first words of what stands in a block marked console, and why it does.
 BOOTS = "it needs a system that boots: the long form of test_packaging.py types it into one"
 ENGINE = "it needs a container engine: the long form of test_packaging.py runs the image's steps"
+ELSEWHERE = "they are for other builders of packages: tests/recipes_test.py tries what can be tried"
 NOT_TRIED_HERE = {
+    "packages.md": {
+        "$ vcpkg install": ELSEWHERE,
+        "$ echo \"src-link": ELSEWHERE,
+        "$ bitbake-layers": ELSEWHERE,
+    },
     "operate.md": {
         "apt-get install -y --no-install-recommends build-essential": BOOTS,
         "task-scheduler add --secret-file /etc": BOOTS,
