@@ -937,7 +937,9 @@ template <class Number, Number usual>
 class Limit {
 public:
     constexpr Limit() = default;
+    /// One that is given.
     constexpr Limit(Number value) : value_(value), is_given_(true) {}
+    /// What it is.
     constexpr operator Number() const { return value_; }
     /// Whether it was set, be it to what is usual.
     constexpr bool is_given() const { return is_given_; }

@@ -108,6 +108,16 @@ class Readme(TestCase):
 
 
 class Documentation(TestCase):
+    def test_the_tour_shows_every_example_as_it_is(self):
+        text = (ROOT / "docs/cpp.md").read_text(encoding="utf-8")
+        shown = [one for one in re.findall(r"^```cpp\n(.*?)^```$", text, re.M | re.S)
+                 if "int main()" in one]
+        examples = {path.name: path.read_text(encoding="utf-8")
+                    for path in ROOT.glob("examples/*.cpp")}
+        self.assertEqual(sorted(shown), sorted(examples.values()))
+        for name in examples:
+            self.assertIn(f"[{name}](#", text)
+
     def test_the_snippets_of_the_tour_compile(self):
         flags = [flag for flag in library_flags() or [] if not flag.startswith("-l")]
         if HTTPLIB:
@@ -116,6 +126,7 @@ class Documentation(TestCase):
             self.skipTest("cpp-httplib is not installed with pkg-config")
         text = (ROOT / "docs/cpp.md").read_text(encoding="utf-8")
         snippets = re.findall(r"^```cpp\n(.*?)^```$", text, re.M | re.S)
+        snippets = [one for one in snippets if "int main()" not in one]  # examples are built
         self.assertGreater(len(snippets), 8)
         self.assert_compiles(self.compile(
             "#include <scheduler.hpp>\n#include <cstdio>\n"

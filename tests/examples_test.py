@@ -41,10 +41,47 @@ class Examples(unittest.TestCase):
         self.assertEqual(re.sub(time, "TIME", self.run_example("embed")),
                          re.sub(time, "TIME", shown))
 
-    def test_the_example_of_sinks_tells_that_the_second_attempt_was_taken(self):
-        self.assertRegex(self.run_example("sinks"),
-                         r'\A\{"timestamp":"[^"]*","message":\{"invoice":4711\}\} '
-                         r'taken at attempt 2\n\Z')
+    PAYLOAD = re.compile(r'\{"timestamp":"[-0-9T:.]{23}Z","message":(.*)\}')
+
+    def lines_of(self, name):
+        """What it prints, line by line, and of each payload only the message."""
+        return [self.PAYLOAD.sub(r"\1", line) for line in self.run_example(name).splitlines()]
+
+    def test_a_task_in_the_journal_is_emitted_by_the_next_scheduler(self):
+        self.assertEqual(self.lines_of("durable"), ['{"name":"Leia"}'])
+
+    def test_a_task_that_is_changed_is_emitted_as_it_was_changed_and_a_cancelled_one_never(self):
+        lines = self.lines_of("change")
+        self.assertEqual(lines[:2], ["cancelled", '{"drink":"coffee"}'])
+        self.assertRegex(lines[2], r"\Atask [-0-9a-f]{36} was already emitted\Z")
+        self.assertEqual(len(lines), 3)
+
+    def test_a_task_that_is_put_by_name_is_one_however_often(self):
+        self.assertEqual(self.lines_of("names"), ["made", "moved", "moved", "1 is pending",
+                                                  'alarm: "no sign of life"'])
+
+    def test_a_subscription_goes_on_behind_the_last_event_after_a_restart(self):
+        self.assertEqual(self.lines_of("resume"),
+                         ['"first"', '"while nobody listens"', '"third"'])
+
+    def test_a_sink_of_ones_own_takes_the_second_attempt(self):
+        self.assertEqual(self.lines_of("sink"), ['{"invoice":4711} taken at attempt 2'])
+
+    def test_an_event_loop_of_ones_own_emits_what_is_due(self):
+        self.assertEqual(self.lines_of("loop"), ['{"led":"on"}'])
+
+    def test_simulated_time_is_exact(self):
+        day = "2026-12-24T{}:00:00.000Z"
+        self.assertEqual(self.run_example("simulate").splitlines(),
+                         [f'{moment}: {{"timestamp":"{moment}","message":"{what}"}}'
+                          for moment, what in ((day.format("08"), "breakfast"),
+                                               (day.format("18"), "presents"))])
+
+    def test_a_journal_of_ones_own_outlives_its_scheduler(self):
+        self.assertEqual(self.lines_of("journal"), ['"from the shelf"'])
+
+    def test_a_client_gets_the_event_of_the_task_that_it_has_scheduled(self):
+        self.assertEqual(self.lines_of("client"), ['{"name":"Han"}'])
 
     def test_the_example_of_mounting_prints_the_answer_of_its_own_server(self):
         self.assertEqual(self.run_example("mount"), '{"status":"ok"}\n')
