@@ -79,9 +79,12 @@
 #pragma push_macro("Status")
 #undef Status
 
-// Casts to std::size_t and time_t say something on 32-bit machines only.
-#if defined(__GNUC__) && !defined(__clang__)
+// Casts to std::size_t and time_t say something on 32-bit machines only; and OpenSSL marks as
+// unused what is to be used.
 #pragma GCC diagnostic push
+#ifdef __clang__
+#pragma GCC diagnostic ignored "-Wused-but-marked-unused"
+#else
 #pragma GCC diagnostic ignored "-Wuseless-cast"
 #endif
 
@@ -14737,8 +14740,7 @@ std::size_t TlsContext::read_certificates(const std::string& path, Take take) {
             if (!take(std::move(one))) refuse(path, "cannot be used: " + tls_reason());
             continue;
         }
-        constexpr unsigned long reason_mask = 0xFFF;
-        const bool is_end = (::ERR_peek_last_error() & reason_mask) == PEM_R_NO_START_LINE;
+        const bool is_end = ERR_GET_REASON(::ERR_peek_last_error()) == PEM_R_NO_START_LINE;
         if (count == 0 && is_end) refuse(path, "holds no certificate in PEM");
         if (!is_end) refuse(path, "holds a damaged certificate: " + tls_reason());
         ::ERR_clear_error();
@@ -20982,9 +20984,7 @@ inline void Client::Subscription::take(const detail::StreamReader::Event& event)
 
 }  // namespace scheduler
 
-#if defined(__GNUC__) && !defined(__clang__)
 #pragma GCC diagnostic pop
-#endif
 
 #pragma pop_macro("emit")
 #pragma pop_macro("error")
