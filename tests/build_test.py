@@ -225,6 +225,34 @@ class Refusals(TestCase):
                               "-lssl -lcrypto", run([f"./{name}"], self.folder).stderr)
 
 
+class Elsewhere(TestCase):
+    """Other C libraries and processors than those of this machine."""
+
+    def test_it_compiles_against_the_headers_of_musl(self):
+        musl = pathlib.Path("/usr/include/x86_64-linux-musl")
+        libcxx = sorted(pathlib.Path("/usr/lib").glob("llvm-*/include/c++/v1"))
+        if not (musl.exists() and libcxx and pathlib.Path("/usr/include/httplib.h").exists()):
+            self.skipTest("musl, libc++ or cpp-httplib is not installed: musl-dev, libc++-dev")
+        for name in ("picojson.h", "httplib.h"):
+            (self.folder / name).symlink_to(f"/usr/include/{name}")
+        builtin = run(["clang++", "-print-resource-dir"], ROOT).stdout.strip() + "/include"
+        system = [word for folder in (libcxx[-1], musl, builtin, self.folder)
+                  for word in ("-isystem", str(folder))]
+        self.assert_compiles(run(
+            ["clang++", "--target=x86_64-linux-musl", "-std=c++17", "-fsyntax-only", "-Wall",
+             "-Wextra", "-nostdinc", "-nostdinc++", "-D_LIBCPP_HAS_MUSL_LIBC", *system,
+             "main.cpp"], ROOT))
+
+    def test_a_library_of_this_machine_is_refused_for_another(self):
+        if not (shutil.which("aarch64-linux-gnu-g++") and library_flags()):
+            self.skipTest("needs aarch64-linux-gnu-g++ and the cpp-httplib of the distribution")
+        done = run(["meson", "setup", "--cross-file", str(ROOT / "packaging/cross/aarch64.ini"),
+                    str(self.folder / "build"), str(ROOT)], self.folder)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("it only declares what a library of this machine has", done.stdout)
+        self.assertIn("-Dhttplib_dir=FOLDER", done.stdout)
+
+
 class Surroundings(TestCase):
     MACROS = {
         # As Windows, Qt, X11 and careless headers define them.

@@ -183,6 +183,8 @@ TEST_SUITE("time") {
                     const time_t seconds = timegm(&parts);  // which carries what is too much
                     const bool real = parts.tm_mon == month - 1 && parts.tm_mday == day;
                     CAPTURE(text);
+                    const bool is_narrow = sizeof(time_t) < 8 && (year < 1902 || year > 2037);
+                    if (is_narrow) continue;
                     REQUIRE(parse_time(text).has_value() == real);
                     if (real) REQUIRE(at(text) == TimePoint(std::chrono::seconds(seconds)));
                 }
