@@ -122,6 +122,7 @@ void suspended() {
 
 int main() {
     ::mount("sysfs", "/sys", "sysfs", 0, nullptr);
+    ::mount("devtmpfs", "/dev", "devtmpfs", 0, nullptr);
     try {
         clock_is_set();
         year_2038();
