@@ -145,6 +145,7 @@
 #include <sys/file.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/types.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -867,11 +868,14 @@ struct Stats {
     milliseconds overdue{0};             ///< since when the earliest pending task should be emitted
     bool stopped = false;                ///< it was stopped: nothing is accepted or emitted
     bool journal_failed = false;         ///< the journal cannot be written at this moment
+    bool disk_full = false;              ///< tasks are refused until its disk has more room
     std::uint64_t journal_failures = 0;  ///< groups of records that could not be stored
     std::uint64_t journal_bytes = 0;     ///< its size
     std::uint64_t journal_written = 0;   ///< bytes written to it, rewrites included
     std::uint64_t journal_syncs = 0;     ///< how often it was synced
     std::uint64_t journal_rewrites = 0;  ///< how often it was rewritten
+    std::optional<std::uint64_t> journal_room;  ///< bytes free on its disk; nothing: not known
+    std::uint64_t journal_needs = 0;     ///< how much of that it takes to store one task more
     std::uint64_t payload_accepted = 0;  ///< bytes of payload of the tasks stored
 };
 
@@ -2077,6 +2081,8 @@ public:
         return ::fdatasync(fd);
 #endif
     }
+    /// Tells how large the file's file system is, and how much of it is free.
+    virtual int fstatvfs(int fd, struct statvfs* out) { return ::fstatvfs(fd, out); }
     /// Syncs a directory, which makes the names in it durable.
     virtual int fsync(int fd) { return ::fsync(fd); }
     /// Takes or leaves the lock of a file.
@@ -4406,6 +4412,8 @@ public:
     // Forgets what has ended and need not be kept any longer.  Returns whether there was
     // any.
     bool trim(TimePoint now, const Breathe& breathe = {});
+    // Of what has ended, no more is kept for long than so many bytes of the journal.
+    void limit_past(std::uint64_t bytes) { most_past_bytes_ = bytes; }
     // When trim() has something to do, if ever.
     std::optional<TimePoint> next_trim() const;
     // What a sink has to give up, because the history cannot keep it for longer.
@@ -4463,8 +4471,8 @@ public:
     }
     std::size_t key_bytes() const { return keys_.bytes(); }
     std::size_t letter_bytes() const { return sinks_.bytes(); }
-    // About what a journal with just this would come to.
-    std::uint64_t record_bytes() const;
+    // About what a journal would come to with just this and what is on its way.
+    std::uint64_t record_bytes(std::size_t tasks = 0, std::size_t bytes = 0) const;
 
     static constexpr std::chrono::hours key_lifetime{24};
 
@@ -4501,14 +4509,21 @@ private:
     void forget(StoredTask* task);
     // Whether so many past tasks, which take so many bytes, are more than is to be kept.
     bool is_too_much(std::size_t count, std::size_t bytes) const {
-        return count > limits_.history || (bytes > limits_.share && count > 0);
+        constexpr std::uint64_t more = record_beside + end_record_size - StoredTask::beside;
+        const std::uint64_t in_journal = bytes + count * more;
+        return count > limits_.history ||
+               (count > 0 && (bytes > limits_.share || in_journal > most_past_bytes_));
     }
     bool trim(History& past, TimePoint now, const Breathe& breathe);
     bool is_old(const StoredTask* ended, TimePoint now) const;
     bool is_wanted(const StoredTask* event) const { return event->seq >= sinks_.first_wanted(); }
     bool pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint at);
 
+    // Of a task's record, what is not its payload, about.
+    static constexpr std::uint64_t record_beside = 140;
+
     const Limits limits_;
+    std::uint64_t most_past_bytes_ = ~std::uint64_t{0};
     TaskIndex index_;
     NameIndex names_;
     DueQueue queue_;
@@ -5046,11 +5061,11 @@ inline void State::drop_answers(TimePoint now, std::size_t most) {
 
 // ---- 7.9 What there is -----------------------------------------------------
 
-inline std::uint64_t State::record_bytes() const {
-    constexpr std::uint64_t per_task = 130;
+// With so many more tasks, and bytes of payload.
+inline std::uint64_t State::record_bytes(std::size_t tasks, std::size_t bytes) const {
     const std::uint64_t past = history_.size() + missed_.size();
-    return bytes_ + sinks_.record_bytes() + keys_.bytes() + pending() * per_task +
-           past * (per_task + end_record_size);
+    return bytes_ + arriving_bytes_ + bytes + sinks_.record_bytes() + keys_.bytes() +
+           (expected() + tasks) * record_beside + past * (record_beside + end_record_size);
 }
 
 // What never changes of a task.
@@ -5198,6 +5213,9 @@ void State::walk(const DueKey& from, Fn fn) const {
 //       before the first byte is written: a full disk stops neither emission nor
 //       cancelling.  Only ends take of that space, and a new file has it too, or does
 //       not take the place of the old one.
+//   J8  The disk keeps room for a new file beside the old one.  The store replaces the
+//       journal, and forgets old events, before that is gone, and refuses what would take it;
+//       cancelling and forgetting go on, and make room.
 
 // ---- 8.1 The interface -----------------------------------------------------
 
@@ -5217,6 +5235,10 @@ struct JournalFigures {
     std::uint64_t replacements = 0;   ///< how often it was replaced
     std::uint64_t damaged_lines = 0;  ///< lines that could not be read
     std::uint64_t torn_bytes = 0;     ///< bytes cut off its end
+    /// Bytes that were free on its disk when that was last looked at, and that disk's size; all
+    /// bits set: not known.
+    std::uint64_t room = ~std::uint64_t{0};
+    std::uint64_t disk = ~std::uint64_t{0};  ///< see `room`
 };
 
 /// What a journal held at one moment: whole records, which stay as they were whatever becomes of
@@ -5309,9 +5331,13 @@ public:
     virtual void replace(Source& source) = 0;
     /// Whether it can only be replaced; cheap, from any thread.
     virtual bool failed() const = 0;
-    /// Figures of this moment.  A scheduler relies on `failed`, on `bytes`, by which it judges
-    /// when to replace, and on `replacements`; the others are only shown.
+    /// Figures of this moment.  A scheduler relies on `failed`, on `replacements`, and on `bytes`,
+    /// `room` and `disk`, by which it judges when to replace and whether there is room for another
+    /// task; the others are only shown.
     virtual JournalFigures figures() const = 0;
+    /// Looks how much room there is; a journal does so by itself when it takes some.  Does not
+    /// wait for the disk.  Any thread may call this.
+    virtual void look_at_room() noexcept {}
     /// How long its syncs took, which is only shown.
     virtual Durations sync_durations() const { return {}; }
     /// Whether this process may commit and emit.
@@ -5580,6 +5606,14 @@ inline bool JournalReader::is_plausible(const Line& line) {
 
 // ---- 8.3 The file ----------------------------------------------------------
 
+constexpr std::uint64_t small_disk = std::uint64_t{64} << 20;
+
+// How much is reserved at once: less on a small disk, of which nothing is to be wasted.
+inline std::uint64_t reserve_step(std::uint64_t disk) {
+    constexpr std::uint64_t page = 4'096;
+    return std::max(page, std::min(disk, small_disk) / 64 / page * page);
+}
+
 class FileJournal : public Journal {
 public:
     // Locks and opens the file.  Throws journal_busy and journal_unreadable.  `threads`: it
@@ -5601,6 +5635,7 @@ public:
     void replace(Source& source) override;
     bool failed() const override { return failed_.load(); }
     JournalFigures figures() const override;
+    void look_at_room() noexcept override;
     Durations sync_durations() const override;
     std::shared_ptr<const JournalSnapshot> snapshot() override;
 
@@ -5639,6 +5674,7 @@ private:
     void prepare_locked(std::string_view lines, std::uint64_t pending);
     void owe_locked(std::string_view lines) noexcept;
     void reserve_locked(std::uint64_t bytes);
+    void reserve_steps_locked(std::uint64_t bytes);
     bool blank(File& file, std::uint64_t from, std::uint64_t size) noexcept;
     [[noreturn]] void take_back(File& file, std::uint64_t start, std::uint64_t size,
                                 const std::exception& failure);
@@ -5666,6 +5702,8 @@ private:
     std::atomic<std::uint64_t> written_{0};
     std::atomic<std::uint64_t> syncs_{0};
     std::atomic<std::uint64_t> replacements_{0};
+    std::atomic<std::uint64_t> room_{~std::uint64_t{0}};  // see JournalFigures
+    std::atomic<std::uint64_t> disk_{~std::uint64_t{0}};
 
     std::mutex commit_mutex_;     // before the others: a commit, or the end of a replacement
     std::mutex sync_mutex_;       // before file_mutex_
@@ -5709,6 +5747,7 @@ inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::share
       ops_(std::move(ops)),
       log_(std::move(log)) {
     lock();
+    look_at_room();
     open_existing();
 }
 
@@ -5718,6 +5757,7 @@ inline void FileJournal::lock() {
     try {
         lock_ = std::make_unique<File>(*ops_, name, O_RDWR | O_CREAT);
     } catch (const Error& error) {
+        if (error.code() == Errc::disk_full) throw;
         const bool writable = ::access(directory_of(path_).c_str(), W_OK | X_OK) == 0;
         const char* advice =
             "; a journal needs a folder that exists and can be written (--journal names the file)";
@@ -5779,6 +5819,8 @@ inline bool FileJournal::read(const Take& take) {
     }
     const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
     const bool damaged = !reader.damaged().empty();
+    // What a crash has left of a replacement takes room that the next one needs.
+    if (ops_->unlink(next_path_.c_str()) == 0) look_at_room();
     if (damaged) keep_damaged(reader.damaged());
     size_ = reader.good_end();
     torn_bytes_ = file_size - std::min(file_size, reader.end());
@@ -5807,6 +5849,16 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     stamp.erase(std::remove(stamp.begin(), stamp.end(), ':'), stamp.end());
     const std::string path = path_ + ".damaged-" + stamp;
     damaged_lines_ = damaged.size();
+    std::uint64_t bytes = 0;
+    for (const JournalReader::Range& range : damaged) bytes += range.end - range.begin;
+    // A loss of power may damage what was not stored yet.  On a small disk that must not, again
+    // and again, take the room that the journal needs.
+    if (disk_ < small_disk && room_ < bytes + disk_ / 2) {
+        return log_(make_record(LogLevel::error, "journal.damaged", "the journal ",
+                                named("journal", path_), " has ", named("lines", damaged.size()),
+                                " damaged line(s), which were dropped: its small disk has no "
+                                "room to put them aside"));
+    }
     File aside(*ops_, path, O_WRONLY | O_CREAT | O_TRUNC);
     std::uint64_t size = 0;
     for (const JournalReader::Range& range : damaged) {
@@ -5973,11 +6025,16 @@ inline bool FileJournal::blank(File& file, std::uint64_t from, std::uint64_t siz
     }
 }
 
-// Reserves in large steps, and in the exact one when the disk is nearly full (J7).
 inline void FileJournal::reserve_locked(std::uint64_t bytes) {
-    constexpr std::uint64_t step = std::uint64_t{1} << 20;
+    if (size_ + bytes <= reserved_) return;
+    const AtExit look([this] { look_at_room(); });
+    reserve_steps_locked(bytes);
+}
+
+// Reserves in large steps, and in the exact one when the disk is nearly full (J7).
+inline void FileJournal::reserve_steps_locked(std::uint64_t bytes) {
+    const std::uint64_t step = reserve_step(disk_);
     const std::uint64_t needed = size_ + bytes;
-    if (needed <= reserved_) return;
     const std::uint64_t rounded = (needed + step - 1) / step * step;
     try {
         file_->reserve(size_, rounded - size_);
@@ -5987,6 +6044,14 @@ inline void FileJournal::reserve_locked(std::uint64_t bytes) {
         file_->reserve(size_, bytes);
         reserved_ = needed;
     }
+}
+
+inline void FileJournal::look_at_room() noexcept {
+    struct statvfs disk {};
+    if (ops_->fstatvfs(lock_->fd(), &disk) != 0 || disk.f_blocks == 0) return;
+    const std::uint64_t block = disk.f_frsize ? disk.f_frsize : disk.f_bsize;
+    disk_ = disk.f_blocks * block;
+    room_ = disk.f_bavail * block;
 }
 
 // The kernel reports a failure once, to whoever asks first: so one sync at a time, and none
@@ -6025,6 +6090,7 @@ inline void FileJournal::replace(Source& source) {
         tailing_ = false;
         release_text(tail_);
         copied_ = 0;
+        look_at_room();
     });
     Replacement next(*ops_, next_path_, path_);
     source.at_rest([this] {
@@ -6105,7 +6171,8 @@ inline void FileJournal::finish(Replacement& next) {
 }
 
 inline JournalFigures FileJournal::figures() const {
-    return {failed_, size_, written_, syncs_, replacements_, damaged_lines_, torn_bytes_};
+    return {failed_,        size_,       written_, syncs_, replacements_,
+            damaged_lines_, torn_bytes_, room_,    disk_};
 }
 
 inline Durations FileJournal::sync_durations() const {
@@ -6457,6 +6524,7 @@ struct Group : Fate {
     std::size_t written = 0;       // how many these are
     std::uint64_t ends = 0;        // tasks that its records end
     bool pauses = false;           // one of its records does (S7)
+    bool schedules = false;        // one of its records does
     bool rests_on_behind = false;  // on what is written behind, see Store::write_behind()
     std::condition_variable changed;
 
@@ -6772,6 +6840,12 @@ private:
     void check_accepting_locked(TimePoint at);
     Stats stats_locked() const;
     void check_limits_locked(std::size_t tasks, std::size_t bytes);
+    void check_room_locked(std::size_t tasks, std::size_t bytes);
+    std::uint64_t needed_room_locked(const JournalFigures& journal, std::size_t tasks = 0,
+                                     std::size_t bytes = 0) const;
+    bool is_disk_full_locked(const JournalFigures& journal) const;
+    static std::string room_text(const JournalFigures& journal, std::uint64_t needed);
+    void tell_of_room_locked(const char* why) noexcept;
     Error bytes_limit() const;
     template <class Key>
     StoredTask* find_open(Key key);
@@ -6800,6 +6874,7 @@ private:
     void lead(Lock& lock);
     std::exception_ptr store_ends(const Group& group, const std::exception_ptr& error,
                                   std::uint64_t pending) noexcept;
+    void judge_disk_locked(const Group& group, const std::exception_ptr& error) noexcept;
     void settle_group(Lock& lock, Group& group);
     void keep_room(Group& group) noexcept;
     void count_locked(const Record& record, bool failed);
@@ -6855,7 +6930,8 @@ private:
     }
     void commit_unwaited(Lock& lock);
     void sync(Lock& lock);
-    void replace(Lock& lock);
+    std::exception_ptr replace(Lock& lock);
+    void misjudge_room_locked(const JournalFigures& journal) noexcept;
     std::chrono::steady_clock::time_point next_sync() const {
         const bool delayed = options_.fsync == Fsync::everysec;
         return delayed ? synced_at_ + std::chrono::seconds(1) : synced_at_;
@@ -6915,6 +6991,9 @@ private:
     std::uint64_t replace_above_ = 0;         // guarded by mutex_: size that asks for a replacement
     std::uint64_t live_then_ = 0;      // guarded by mutex_: what was live when it was last copied
     std::uint64_t replacements_ = 0;   // guarded by mutex_: replacements tried
+    std::uint64_t misjudged_room_ = 0;  // guarded by mutex_: which a replacement needed besides
+    bool told_of_full_disk_ = false;    // guarded by mutex_: and not yet that there is room again
+    bool refused_by_disk_ = false;      // guarded by mutex_: although it has room, as by a quota
     TimePoint replace_again_{};        // guarded by mutex_: not before this, under Drive::caller
     std::uint64_t most_memory_ = 0;    // guarded by mutex_: since some was given back
     bool had_much_memory_ = false;     // guarded by mutex_: and may still hold its pages
@@ -6954,8 +7033,14 @@ inline Store::Store(Options options)
     notes_.set_level(options_.log_level);
     const Notes::AtEnd told(notes_, options_.log);
     state_.lateness().mark({Mark::Kind::start, started_at_});
-    journal_ = make_journal();
-    recover();
+    try {
+        journal_ = make_journal();
+        recover();
+    } catch (const Error& error) {
+        if (error.code() != Errc::disk_full) throw;
+        const char* advice = "; make room there, or name a file on another disk (--journal)";
+        throw Error(error.code(), std::string(error.what()) + advice);
+    }
     if (options_.drive == Drive::thread) tender_ = std::thread([this] { tend(); });
 }
 
@@ -7134,6 +7219,7 @@ inline void Store::recover() {
         notes_.add(LogLevel::warning, "journal.names_lost", named("tasks", unnamed),
                    " tasks have lost their names to newer tasks");
     }
+    state_.limit_past(journal_->figures().disk / 8);
     stats_.recovered = state_.pending();
     late_before_ = state_.late();
     last_stored_ = state_.ids().last();
@@ -7148,14 +7234,14 @@ inline void Store::recover() {
     state_.drop_answers(now(), ~std::size_t{0});
     if (replace_first) {
         Lock lock(mutex_);
-        const std::uint64_t before = journal_->figures().replacements;
-        replace(lock);
+        const std::exception_ptr failure = replace(lock);
         if (opening_ended_) std::rethrow_exception(opening_ended_);
-        if (journal_->failed() || journal_->figures().replacements == before) {
-            throw Error(Errc::journal_failed, "cannot write the journal " + options_.journal);
-        }
+        if (failure) std::rethrow_exception(failure);
     }
     journal_->write_ends({}, state_.pending());  // which reserves space for them
+    if (const JournalFigures journal = journal_->figures(); is_disk_full_locked(journal)) {
+        tell_of_room_locked(room_text(journal, needed_room_locked(journal, 1)).c_str());
+    }
 }
 
 // Whoever opens may end it, also in a replacement, which keeps to itself what it meets.
@@ -7263,7 +7349,9 @@ std::shared_ptr<Group> Store::begin(One one) {
         group.ends += record.template get_if<One>()->ids.size();
     } else if constexpr (std::is_same_v<One, PauseRecord>) {
         group.pauses = true;
-    } else if constexpr (!std::is_same_v<One, ScheduleRecord>) {
+    } else if constexpr (std::is_same_v<One, ScheduleRecord>) {
+        group.schedules = true;
+    } else {
         group.rests_on_behind = true;
     }
     group.records.push_back(std::move(record));
@@ -7351,11 +7439,63 @@ inline void Store::check_accepting_locked(TimePoint at) {
 
 inline void Store::check_limits_locked(std::size_t tasks, std::size_t bytes) {
     const bool fits = state_.bytes() + bytes + tasks * StoredTask::beside <= options_.max_bytes;
-    if (state_.expected() + tasks <= options_.max_tasks && fits) return;
+    if (state_.expected() + tasks <= options_.max_tasks && fits) {
+        return check_room_locked(tasks, bytes);
+    }
     stats_.refused += 1;
     if (!fits) throw bytes_limit();
     throw Error(Errc::task_limit,
                 "the limit of " + std::to_string(options_.max_tasks) + " pending tasks is reached");
+}
+
+// What the disk has to have free for the journal to be replaced when so much more was stored, and
+// for something to be gained by that.  The ends of tasks need their room in the new file too.
+inline std::uint64_t Store::needed_room_locked(const JournalFigures& journal, std::size_t tasks,
+                                               std::size_t bytes) const {
+    const std::uint64_t copy = state_.record_bytes(tasks, bytes) +
+                               (state_.expected() + tasks) * end_record_size + misjudged_room_;
+    return copy + copy / 8 + 2 * reserve_step(journal.disk);
+}
+
+// Whether there is no room for another small task.  Once that was so, there is room again
+// when some more has become free.
+inline bool Store::is_disk_full_locked(const JournalFigures& journal) const {
+    constexpr std::size_t small = 4'096;
+    const std::uint64_t needed = needed_room_locked(journal, 1, small);
+    return refused_by_disk_ || journal.room < needed + (told_of_full_disk_ ? needed / 16 : 0);
+}
+
+// Refuses what could not be stored without taking the room that a replacement needs (J8).
+inline void Store::check_room_locked(std::size_t tasks, std::size_t bytes) {
+    JournalFigures journal = journal_->figures();
+    const std::uint64_t needed = needed_room_locked(journal, tasks, bytes);
+    if (journal.room >= needed) return;
+    journal_->look_at_room();  // others may have made some
+    journal = journal_->figures();
+    if (journal.room >= needed) return;
+    ++stats_.refused;
+    const std::string why = room_text(journal, needed);
+    if (is_disk_full_locked(journal)) tell_of_room_locked(why.c_str());
+    wake_tender_locked();
+    throw Error(Errc::disk_full, "no space left for the journal " + options_.journal + ": " + why);
+}
+
+inline std::string Store::room_text(const JournalFigures& journal, std::uint64_t needed) {
+    return std::to_string(needed) + " bytes must be free on its disk, and " +
+           std::to_string(journal.room) + " are; cancel tasks, forget events or make room";
+}
+
+// Tells the log, once, that tasks are refused for want of room, and why, or, without a reason,
+// that they are not any more.
+inline void Store::tell_of_room_locked(const char* why) noexcept {
+    if (std::exchange(told_of_full_disk_, why != nullptr) == told_of_full_disk_) return;
+    if (why) {
+        return notes_.add(LogLevel::error, "journal.disk_full", "the journal ",
+                          named("journal", options_.journal),
+                          " takes no more tasks: ", named("reason", why));
+    }
+    notes_.add(LogLevel::info, "journal.disk_freed", "the journal ",
+               named("journal", options_.journal), " has room again; tasks are accepted");
 }
 
 inline Error Store::bytes_limit() const {
@@ -7484,6 +7624,7 @@ inline Ticket Store::begin_change(StoredTask* task, TaskRef next, TimePoint at) 
         ++stats_.refused;
         throw bytes_limit();
     }
+    check_room_locked(0, after - std::min(before, after));
     Task changed = task_of(next.get());
     ScheduleRecord record;
     record.at = at;
@@ -7775,6 +7916,7 @@ inline void Store::lead(Lock& lock) {
     std::exception_ptr end_error = error;
     if (error && group.ends > 0) end_error = store_ends(group, error, known);
     lock.lock();
+    if (group.schedules || told_of_full_disk_) judge_disk_locked(group, error);
     if (error) group.fail(std::move(error), shared_notes_);
     if (end_error) group.ended.fail(std::move(end_error), shared_notes_);
     settle_group(lock, group);
@@ -7785,6 +7927,26 @@ inline void Store::lead(Lock& lock) {
     settled_.notify_all();
     if (on_due_changed) on_due_changed();
     wake_tender_locked();
+}
+
+// Whether there is room shows when there is none, and when tasks are stored again.
+inline void Store::judge_disk_locked(const Group& group, const std::exception_ptr& error) noexcept {
+    if (!error) {
+        if (group.schedules) refused_by_disk_ = false;
+        if (told_of_full_disk_ && !is_disk_full_locked(journal_->figures())) {
+            tell_of_room_locked(nullptr);
+        }
+        return;
+    }
+    try {
+        std::rethrow_exception(error);
+    } catch (const Error& failure) {
+        if (failure.code() != Errc::disk_full) return;
+        refused_by_disk_ = false;
+        refused_by_disk_ = !is_disk_full_locked(journal_->figures());
+        tell_of_room_locked(failure.what());
+    } catch (...) {
+    }
 }
 
 // What of a group that has failed ends tasks is stored all the same if the disk is full: for
@@ -8420,6 +8582,7 @@ inline Cursor Store::newest() const {
 }
 
 inline Stats Store::stats() const {
+    journal_->look_at_room();
     const std::lock_guard<std::mutex> guard(mutex_);
     return stats_locked();
 }
@@ -8440,12 +8603,16 @@ inline Stats Store::stats_locked() const {
     stats.journal_syncs = journal.syncs;
     stats.journal_rewrites = journal.replacements;
     stats.journal_failed = journal.failed;
+    stats.disk_full = is_disk_full_locked(journal);
+    if (~journal.room != 0) stats.journal_room = journal.room;
+    stats.journal_needs = needed_room_locked(journal, 1);
     stats.journal_bytes = journal.bytes;
     stats.journal_written = journal.written;
     return stats;
 }
 
 inline Overview Store::overview() const {
+    journal_->look_at_room();
     const std::lock_guard<std::mutex> guard(mutex_);
     Overview overview;
     overview.now = now();
@@ -8845,11 +9012,19 @@ inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskI
 // ---- 9.12 The journal's thread ---------------------------------------------
 
 inline bool Store::wants_replacement_locked() const {
+    const JournalFigures journal = journal_->figures();
+    if (journal.failed) return true;
     const std::uint64_t live = state_.record_bytes();
+    const std::uint64_t copy = live + state_.expected() * end_record_size + misjudged_room_;
+    if (journal.room < copy) return false;
     // A replacement that gained little is worth another when half of what was live then is gone.
     const std::uint64_t above = 2 * live < live_then_ ? 0 : replace_above_;
-    const std::uint64_t most = std::max({options_.rewrite_min_bytes, 2 * live, above});
-    return journal_->failed() || journal_->figures().bytes > most;
+    if (journal.bytes > std::max({options_.rewrite_min_bytes, 2 * live, above})) return true;
+    // On a disk that gets full it is worth one when more is dead than may still be written (J8).
+    const std::uint64_t dead = journal.bytes - std::min(journal.bytes, live);
+    const std::uint64_t needed = needed_room_locked(journal);
+    const std::uint64_t left = journal.room - std::min(journal.room, needed);
+    return dead > std::max(live / 8, 2 * reserve_step(journal.disk)) && dead > left;
 }
 
 inline bool Store::wants_tending_locked() const {
@@ -9137,9 +9312,13 @@ inline void Store::Copy::copy_letters() {
 
 // Has the journal replaced by what is remembered.  One replacement at a time: whoever asks for
 // another meanwhile waits for that one.
-inline void Store::replace(Lock& lock) {
-    if (replacing_) return settled_.wait(lock, [this] { return !replacing_; });
+inline std::exception_ptr Store::replace(Lock& lock) {
+    if (replacing_) {
+        settled_.wait(lock, [this] { return !replacing_; });
+        return nullptr;
+    }
     replacing_ = true;
+    std::exception_ptr failure;
     const bool had_failed = journal_->failed();
     const std::uint64_t before = journal_->figures().bytes;
     lock.unlock();
@@ -9151,21 +9330,36 @@ inline void Store::replace(Lock& lock) {
         // estimate, and is not repeated.
         const std::uint64_t size = copy.size();
         replace_above_ = size > before / 5 * 4 ? size + size / 4 : 0;
+        misjudged_room_ /= 2;
+        refused_by_disk_ = false;
         state_.lateness().mark({Mark::Kind::replacement, now()});
         if (before > 0) {
             notes_.add(LogLevel::info, "journal.replaced", "the journal was replaced: of ",
                        named("before", before), " bytes ", named("after", size), " were live");
         }
     } catch (const std::exception& error) {
-        notes_.add(LogLevel::error, "journal.replace_failed", error.what());
+        failure = std::current_exception();
+        if (!opening_) notes_.add(LogLevel::error, "journal.replace_failed", error.what());
         if (!lock.owns_lock()) lock.lock();
-        const std::uint64_t size = journal_->figures().bytes;
-        replace_above_ = size + size / 4;
+        const JournalFigures journal = journal_->figures();
+        replace_above_ = journal.bytes + journal.bytes / 4;
         replace_again_ = now() + std::chrono::seconds(1);
+        const auto* const known = dynamic_cast<const Error*>(&error);
+        if (known && known->code() == Errc::disk_full) misjudge_room_locked(journal);
     }
     if (had_failed || !journal_->failed()) ++replacements_;
     replacing_ = false;
     settled_.notify_all();
+    return failure;
+}
+
+// What was a little too much for the disk is tried again when it has more room for it.
+inline void Store::misjudge_room_locked(const JournalFigures& journal) noexcept {
+    const std::uint64_t copy = state_.record_bytes() + state_.expected() * end_record_size;
+    const std::uint64_t step = reserve_step(journal.disk);
+    if (journal.room > 2 * (copy + step)) return;  // it is not for want of that
+    replace_above_ = 0;
+    if (journal.room >= copy) misjudged_room_ = journal.room - copy + step;
 }
 
 inline void Store::compact() {
@@ -9928,7 +10122,7 @@ public:
     using Callback = std::function<void(const Event&)>;
 
     /// Opens the journal, if `options` names one, and starts.  Blocks while the
-    /// journal is read.  Throws `Error` with `journal_busy`, `journal_unreadable`
+    /// journal is read.  Throws `Error` with `journal_busy`, `journal_unreadable`, `disk_full`
     /// or `journal_failed`.
     explicit Scheduler(Options options = {});
     /// As `stop()`.  Not to be called from a callback.
@@ -12314,6 +12508,15 @@ inline void append_emission(MetricsText& text, const Overview& overview) {
 inline void append_journal(MetricsText& text, const Stats& stats, const Durations& syncs) {
     text.gauge("task_scheduler_journal_failed", "1 while the journal cannot be written.",
                stats.journal_failed);
+    text.gauge("task_scheduler_journal_disk_full",
+               "1 while tasks are refused for want of room on the journal's disk.",
+               stats.disk_full);
+    if (stats.journal_room) {
+        text.gauge("task_scheduler_journal_room_bytes", "Bytes free on the journal's disk.",
+                   *stats.journal_room);
+        text.gauge("task_scheduler_journal_needed_bytes",
+                   "Bytes that must be free there for another task.", stats.journal_needs);
+    }
     text.gauge("task_scheduler_journal_bytes", "Size of the journal.", stats.journal_bytes);
     text.gauge("task_scheduler_journal_damaged_lines",
                "Lines of the journal that could not be read at start.", stats.damaged_lines);
@@ -12374,6 +12577,15 @@ inline std::vector<std::string> unready(const Stats& stats) {
     if (stats.stopped) reasons.emplace_back("The scheduler has stopped.");
     if (stats.journal_failed) {
         reasons.emplace_back("The journal cannot be written; tasks are refused.");
+    }
+    if (stats.disk_full) {
+        const bool known = stats.journal_room && *stats.journal_room < stats.journal_needs;
+        reasons.push_back("The disk of the journal is full; tasks are refused" +
+                          (known ? " until " + std::to_string(stats.journal_needs) +
+                                       " bytes are free, where " +
+                                       std::to_string(*stats.journal_room) + " are"
+                                 : std::string()) +
+                          ": cancel tasks, forget events or make room.");
     }
     if (!stats.clock_trusted) {
         reasons.emplace_back(
@@ -12599,7 +12811,8 @@ inline std::vector<ApiSchema> api_schemas() {
             {"bytes", "integer", "Of payload, pending and retained."},
             {"clock", "{trusted:boolean}"},
             {"journal",
-                "{file:string|null,fsync:string,failed:boolean,failures:integer,bytes:integer,"
+                "{file:string|null,fsync:string,failed:boolean,disk_full:boolean,"
+                "room_bytes:integer|null,needed_bytes:integer,failures:integer,bytes:integer,"
                 "written_bytes:integer,syncs:integer,rewrites:integer,recovered:integer,"
                 "damaged_lines:integer,torn_bytes:integer}"},
             {"limits",
@@ -12909,7 +13122,9 @@ inline void append(Json& to, const Mark& mark) {
 inline Json journal_json(const Stats& stats, const Options& options) {
     Json json;
     json.object().add("file", text_or_null(options.journal)).add("fsync", name_of(options.fsync));
-    json.add("failed", stats.journal_failed).add("failures", stats.journal_failures);
+    json.add("failed", stats.journal_failed);
+    json.add("disk_full", stats.disk_full).add("room_bytes", stats.journal_room);
+    json.add("needed_bytes", stats.journal_needs).add("failures", stats.journal_failures);
     json.add("bytes", stats.journal_bytes).add("written_bytes", stats.journal_written);
     json.add("syncs", stats.journal_syncs).add("rewrites", stats.journal_rewrites);
     json.add("recovered", stats.recovered).add("damaged_lines", stats.damaged_lines);
@@ -14035,6 +14250,7 @@ enum class Refusal {
     bodies,
     answers,
     limit,
+    disk_full,
     handshake,
     tls_on_plain_port,
     plain_on_tls_port,
@@ -14062,6 +14278,7 @@ inline constexpr std::array<std::string_view, static_cast<std::size_t>(Refusal::
                   "bodies",
                   "answers",
                   "limit",
+                  "disk_full",
                   "handshake",
                   "tls_on_plain_port",
                   "plain_on_tls_port"};
@@ -16433,6 +16650,7 @@ void HttpApi::guard(detail::HttpAnswer& made, Fn fn) noexcept {
             return fn();
         } catch (const Error& error) {
             if (!made.is_begun && error.code() != Errc::outcome_unknown) {
+                if (error.code() == Errc::disk_full) made.refusal = detail::Refusal::disk_full;
                 return refuse(made, status_of(error.code()), detail::sentence(error.what()));
             }
         } catch (const std::bad_alloc&) {

@@ -131,6 +131,10 @@ inline std::string StatusAnswer::journal() const {
     line += file.empty() ? "none"
                          : file + ", " + count(at(journal, "bytes")) + " bytes, fsync " +
                                text(at(journal, "fsync"));
+    if (is_true(at(journal, "disk_full"))) {
+        line += "; ITS DISK IS FULL: " + count(at(journal, "room_bytes")) + " bytes are free, " +
+                count(at(journal, "needed_bytes")) + " are needed";
+    }
     const std::int64_t damaged = number(at(journal, "damaged_lines"));
     if (damaged > 0) line += "; " + std::to_string(damaged) + " damaged lines were found";
     return line;

@@ -372,8 +372,12 @@ TEST_SUITE("journal") {
         REQUIRE(::mkdir((dir.journal() + ".new").c_str(), 0700) == 0);
         Options options = options_for(dir);
         std::string said;
-        options.log = [&said](const scheduler::LogRecord& record) { said += record.text + '\n'; };
-        CHECK(support::errc_of([&] { Scheduler tasks(options); }) == Errc::journal_failed);
+        try {
+            const Scheduler tasks(options);
+        } catch (const scheduler::Error& error) {
+            CHECK(error.code() == Errc::journal_failed);
+            said = error.what();
+        }
         CHECK(said.find(dir.journal() + ": Is a directory") != std::string::npos);
         CHECK(said.find(".new") == std::string::npos);
     }

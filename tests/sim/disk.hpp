@@ -42,8 +42,10 @@ public:
     std::uint64_t failures() const { return failures_; }
     // Everybody else takes all the space that is left, or gives it back.
     void fill() { capacity_ = used(); }
-    void empty() { capacity_ = ~std::uint64_t{0}; }
-    bool is_full() const { return capacity_ != ~std::uint64_t{0}; }
+    void empty() { capacity_ = size_; }
+    bool is_full() const { return capacity_ != size_; }
+    // Makes it a disk of so many bytes, which nobody else uses.
+    void resize(std::uint64_t size) { capacity_ = size_ = size; }
 
     // The process is gone: whatever it still asks for fails.
     void end_process() { crashed_ = true; }
@@ -116,7 +118,8 @@ private:
     Names names_;
     Names durable_names_;
     std::vector<NameChange> name_changes_;
-    std::uint64_t capacity_ = ~std::uint64_t{0};
+    std::uint64_t size_ = std::uint64_t{1} << 40;
+    std::uint64_t capacity_ = size_;  // what others have left of it
     bool crashed_ = false;
     std::uint64_t failures_ = 0;
 };
@@ -222,6 +225,7 @@ public:
     ssize_t pwrite(int fd, const void* from, std::size_t size, off_t at) override;
     int ftruncate(int fd, off_t size) override;
     int reserve(int fd, off_t at, off_t size) override;
+    int fstatvfs(int fd, struct statvfs* out) override;
     int fdatasync(int fd) override;
     int fsync(int fd) override;
     int flock(int fd, int operation) override;
@@ -324,7 +328,7 @@ inline ssize_t Disk::Calls::pwrite(int fd, const void* from, std::size_t size, o
     const auto begin = static_cast<std::uint64_t>(at);
     std::size_t count = shortened(size);
     if (fails) count = disk_.random_.below(size + (disk_.has_crashed() ? 1 : 0));
-    if (disk_.is_full()) count = room(inode, begin, count);
+    count = room(inode, begin, count);
     const std::string bytes(static_cast<const char*>(from), count);
     if (count > 0) {
         Write write{begin, bytes, false};
@@ -352,8 +356,19 @@ inline int Disk::Calls::reserve(int fd, off_t at, off_t size) {
     Inode& inode = *files_.at(fd).inode;
     const auto end = static_cast<std::uint64_t>(at) + static_cast<std::uint64_t>(size);
     const bool is_large = static_cast<std::uint64_t>(size) > disk_.largest_reserve;
-    if (is_large || (disk_.is_full() && room(inode, 0, end) < end)) return fail(ENOSPC);
+    if (is_large || room(inode, 0, end) < end) return fail(ENOSPC);
     inode.reserved = std::max(inode.reserved, end);
+    return 0;
+}
+
+// To look is no effect, and fails only with the process.
+inline int Disk::Calls::fstatvfs(int, struct statvfs* out) {
+    const Memory::Pause pause;
+    if (disk_.has_crashed()) return fail(EIO);
+    const std::uint64_t used = disk_.used();
+    out->f_bsize = out->f_frsize = 1;
+    out->f_blocks = disk_.size_;
+    out->f_bavail = disk_.capacity_ - std::min(disk_.capacity_, used);
     return 0;
 }
 

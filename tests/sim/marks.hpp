@@ -17,7 +17,7 @@
 
 namespace sim {
 
-constexpr std::array<std::string_view, 63> mark_names{
+constexpr std::array<std::string_view, 64> mark_names{
     "a crash of the process inside a call",
     "a loss of power",
     "a loss of power that kept writes out of order",
@@ -48,6 +48,7 @@ constexpr std::array<std::string_view, 63> mark_names{
     "an emission owed to the journal",
     "a disk that was full, and then free",
     "a cancel on a full disk",
+    "a change refused for want of room",
     "a full disk that let through the ends of a group alone",
     "an opening that failed and changed nothing",
     "a salvage of damaged lines",

@@ -427,6 +427,10 @@ inline void World::refused(const Result& result, const char* what) {
     trace(std::string(what) + " was refused: " + result.what);
     if (result.memory) return marks_.hit("a failed allocation that refused a change");
     if (result.code == Errc::clock_untrusted && !trusted_) return;
+    if (result.code == Errc::disk_full) {
+        require(disk_.is_full() || tasks_->stats().disk_full, "a change was refused for no room");
+        return marks_.hit("a change refused for want of room");
+    }
     fail(std::string(what) + " was refused: " + result.what);
 }
 
@@ -751,14 +755,16 @@ inline void World::resolve_bulk(const BegunRef& begun, const Result& result) {
     const auto is_there = [this](TaskId id) { return tasks_->find(id).has_value(); };
     const bool stored = is_bulk_stored(*begun);
     begun->stored = stored;
-    // Whether it got what a failed group has let go shows only in what is there.
+    bulks_.erase(std::remove(bulks_.begin(), bulks_.end(), begun), bulks_.end());
+    // Whether it got what a failed group has let go shows only in what is there; what it did not
+    // get the next one may have.
     if (begun->taken) {
         const auto last =
-            std::remove_if(ids.begin() + static_cast<std::ptrdiff_t>(begun->sure), ids.end(),
-                           [&](TaskId id) { return is_there(id) == stored; });
+            std::stable_partition(ids.begin() + static_cast<std::ptrdiff_t>(begun->sure), ids.end(),
+                                  [&](TaskId id) { return is_there(id) != stored; });
+        if (!stored) std::for_each(last, ids.end(), [this](TaskId id) { offer_released(id); });
         ids.erase(last, ids.end());
     }
-    bulks_.erase(std::remove(bulks_.begin(), bulks_.end(), begun), bulks_.end());
     if (ids.empty()) return;  // which is written nowhere
     const auto is_let_go = [&](TaskId id) {
         const auto task = live_.pending.find(id);
