@@ -6943,7 +6943,7 @@ private:
     }
     void release_memory(Lock& lock);
     void wake_tender_locked() {
-        most_memory_ = std::max(most_memory_, state_.bytes());
+        most_memory_ = std::max<std::uint64_t>(most_memory_, state_.bytes());
         had_much_memory_ =
             had_much_memory_ || most_memory_ >= std::min(much_memory, options_.max_bytes / 4);
         const bool wants_sync = journal_->wants_sync() && !awaits_sync_;
@@ -14318,7 +14318,8 @@ struct Transfer {
     bool is_over() const { return at == snapshot->size(); }
     // The next piece.  Throws.
     std::string next() {
-        std::string piece(std::min<std::uint64_t>(piece_size, snapshot->size() - at), '\0');
+        const auto size = std::min<std::uint64_t>(piece_size, snapshot->size() - at);
+        std::string piece(static_cast<std::size_t>(size), '\0');
         piece.resize(snapshot->read(&piece[0], piece.size(), at));
         if (piece.empty() && !is_over()) {
             throw Error(Errc::journal_failed, "the journal is shorter than it was");
