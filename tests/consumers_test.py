@@ -175,19 +175,11 @@ class Consumers(unittest.TestCase):
             for line in text.splitlines():
                 self.assertIn(line.replace(" COMPONENTS http", "") + "\n", said)
 
-    def test_find_package_tells_what_there_is_and_why_something_is_not(self):
-        self.need_cmake()
+    def answers(self, name, calls, *options):
+        """What find_package() finds for each of these arguments, and else why not."""
         prefix, _ = self.meson_root.result()
-        folder = self.folder / "asked"
+        folder = self.folder / name
         folder.mkdir()
-        calls = {
-            "": "yes", "0.1": "yes", "0.1.0 EXACT": "yes", "0": "yes",
-            "COMPONENTS http": "yes", "0.2": "no", "1": "no", "0.1.9": "no", "0.0.9": "no",
-            "COMPONENTS postgres": "no this version keeps its journal in a file: there is no "
-                                   "component postgres yet",
-            "COMPONENTS sqlite": "no there is no component sqlite; there is http",
-            "OPTIONAL_COMPONENTS postgres": "yes",
-        }
         text = "cmake_minimum_required(VERSION 3.16)\nproject(asked LANGUAGES CXX)\n"
         for call in calls:
             text += (f"find_package(scheduler {call} QUIET)\n"
@@ -196,10 +188,29 @@ class Consumers(unittest.TestCase):
                      "unset(scheduler_NOT_FOUND_MESSAGE)\n")
         (folder / "CMakeLists.txt").write_text(text, encoding="utf-8")
         told = run("cmake", "-S", folder, "-B", folder / "build",
-                   f"-DCMAKE_PREFIX_PATH={prefix}", *GIVEN)
-        answers = {call: re.search(f"(?m)^<{re.escape(call)}> (.*)$", told)[1].strip()
-                   for call in calls}
-        self.assertEqual(answers, calls)
+                   f"-DCMAKE_PREFIX_PATH={prefix}", *options)
+        return {call: re.search(f"(?m)^<{re.escape(call)}> (.*)$", told)[1].strip()
+                for call in calls}
+
+    def test_find_package_tells_what_there_is_and_why_something_is_not(self):
+        self.need_cmake()
+        calls = {
+            "": "yes", "0.1": "yes", "0.1.0 EXACT": "yes", "0": "yes",
+            "COMPONENTS http": "yes", "0.2": "no", "1": "no", "0.1.9": "no", "0.0.9": "no",
+            "COMPONENTS postgres": "no this version keeps its journal in a file: there is no "
+                                   "component postgres yet",
+            "COMPONENTS sqlite": "no there is no component sqlite; there is http",
+            "OPTIONAL_COMPONENTS postgres": "yes",
+        }
+        self.assertEqual(self.answers("asked", calls, *GIVEN), calls)
+
+    def test_a_split_httplib_is_refused_where_a_whole_one_is_needed(self):
+        self.need_cmake()
+        split = self.folder / "split"
+        split.mkdir()
+        (split / "httplib.h").write_text("namespace httplib { struct Server { Server(); }; }\n")
+        answers = self.answers("refused", ["COMPONENTS http"], f"-DSCHEDULER_HTTPLIB_DIR={split}")
+        self.assertRegex(answers["COMPONENTS http"], "^no the httplib.h that was found does not ")
 
 
 if __name__ == "__main__":

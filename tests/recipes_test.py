@@ -2,7 +2,9 @@
 """The recipes in packaging/ for other builders of packages, as far as they can be tried without
 these: what they name is there, and what they say is what the rest of the repository says.
 
-    recipes_test.py ROOT
+    recipes_test.py ROOT [HTTPLIB_DIR]
+
+HTTPLIB_DIR is a folder with a whole httplib.h, as for -Dhttplib_dir.
 """
 import ast
 import configparser
@@ -19,7 +21,8 @@ import types
 import unittest
 
 ROOT = pathlib.Path(sys.argv[1] if len(sys.argv) > 1 else ".").resolve()
-del sys.argv[1:2]
+GIVEN = [f"-DSCHEDULER_HTTPLIB_DIR={sys.argv[2]}"] if len(sys.argv) > 2 and sys.argv[2] else []
+del sys.argv[1:3]
 PACKAGING = ROOT / "packaging"
 VERSION = re.search(r'#define SCHEDULER_VERSION "(.*)"',
                     (ROOT / "scheduler.hpp").read_text(encoding="utf-8"))[1]
@@ -124,7 +127,7 @@ class Conan(TestCase):
                 shutil.copy(path, copy)
         self.need_cmake()
         self.run_command("cmake", "-S", self.folder, "-B", self.folder / "build",
-                         "-DSCHEDULER_BINARY=ON", f"-DSCHEDULER_HTTPLIB_DIR={self.folder}")
+                         "-DSCHEDULER_BINARY=ON", *GIVEN)
 
 
 class OpenWrt(TestCase):
@@ -156,8 +159,7 @@ class OpenWrt(TestCase):
         self.make("prepare")
         build = self.folder / f"task-scheduler-{VERSION}"
         self.need_cmake()
-        self.run_command("cmake", "-S", build, "-B", build, "-DSCHEDULER_BINARY=ON",
-                         f"-DSCHEDULER_HTTPLIB_DIR={self.folder}")
+        self.run_command("cmake", "-S", build, "-B", build, "-DSCHEDULER_BINARY=ON", *GIVEN)
         self.write("installed/usr/bin/task-scheduler", "")
         self.make("install")
         self.assertTrue((self.folder / "root/usr/bin/task-scheduler").is_file())

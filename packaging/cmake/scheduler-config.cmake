@@ -98,8 +98,29 @@ macro(scheduler_find_httplib)
   endif()
 endmacro()
 
+# Distributions split httplib.h into declarations and a library, which is there for their machines.
+macro(scheduler_check_httplib)
+  if(SCHEDULER_HTTPLIB_DIR OR CMAKE_CROSSCOMPILING)
+    set(CMAKE_REQUIRED_INCLUDES ${SCHEDULER_HTTPLIB_DIR})
+    set(CMAKE_REQUIRED_DEFINITIONS ${scheduler_httplib_flags})
+    set(CMAKE_REQUIRED_LIBRARIES ${scheduler_httplib} Threads::Threads)
+    check_cxx_source_compiles(
+      "#include <httplib.h>\nint main() { httplib::Server server; }" SCHEDULER_HTTPLIB_LINKS)
+    foreach(scheduler_name IN ITEMS INCLUDES DEFINITIONS LIBRARIES)
+      unset(CMAKE_REQUIRED_${scheduler_name})
+    endforeach()
+    if(NOT SCHEDULER_HTTPLIB_LINKS)
+      unset(SCHEDULER_HTTPLIB_LINKS CACHE)  # looked at again, where another one is given
+      set(scheduler_http_problem "the httplib.h that was found does not link: it only declares \
+what a library of this machine has, or a library is missing; -DSCHEDULER_HTTPLIB_DIR=FOLDER says where \
+the httplib.h of cpp-httplib's own repository is")
+    endif()
+  endif()
+endmacro()
+
 if("http" IN_LIST scheduler_FIND_COMPONENTS AND scheduler_FOUND)
   if(NOT TARGET scheduler::http)
+    set(scheduler_http_problem "")
     scheduler_find_httplib()
     if(scheduler_httplib MATCHES "OpenSSL::" AND NOT OpenSSL_FOUND)
       set(scheduler_http_problem "OpenSSL is missing, which cpp-httplib needs (Debian: libssl-dev)")
@@ -107,6 +128,9 @@ if("http" IN_LIST scheduler_FIND_COMPONENTS AND scheduler_FOUND)
       set(scheduler_http_problem "httplib.h is missing (Debian: libcpp-httplib-dev); \
 -DSCHEDULER_HTTPLIB_DIR=FOLDER says where it is")
     else()
+      scheduler_check_httplib()
+    endif()
+    if(NOT scheduler_http_problem)
       add_library(scheduler::http INTERFACE IMPORTED ${scheduler_scope})
       set_target_properties(scheduler::http PROPERTIES
         INTERFACE_SCHEDULER_HTTP ON COMPATIBLE_INTERFACE_BOOL SCHEDULER_HTTP)
