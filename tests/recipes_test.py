@@ -163,6 +163,7 @@ class OpenWrt(TestCase):
         self.write("installed/usr/bin/task-scheduler", "")
         self.make("install")
         self.assertTrue((self.folder / "root/usr/bin/task-scheduler").is_file())
+        self.assertTrue((self.folder / "root/etc/init.d/task-scheduler").is_file())
 
 
 class Yocto(TestCase):

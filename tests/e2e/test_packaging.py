@@ -214,9 +214,48 @@ class BusyBox(TestCase):
         self.assertEqual(self.say("start"), (0, "started"))
 
 
+class Procd(TestCase):
+    """The script of OpenWrt in the shell of BusyBox, with a procd that writes down what it is told."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder = tempfile.mkdtemp(prefix="procd-")
+        self.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def tell(self, function, config):
+        script = (ROOT / "packaging/procd/task-scheduler").read_text(encoding="utf-8")
+        for name, value in {"STATE": f"{self.folder}/state", "CONFIG": config,
+                            "RUN_AS": pwd.getpwuid(os.getuid()).pw_name}.items():
+            script, count = re.subn(rf"^{name}=\S*", f"{name}={value}", script, flags=re.M)
+            self.assertEqual(count, 1, name)
+        procd = "".join(f'procd_{name}() {{ echo {name} "$@"; }}\n' for name in (
+            "open_instance", "close_instance", "set_param", "append_param", "send_signal"))
+        file = pathlib.Path(self.folder, "script")
+        file.write_text(f"{procd}{script}\n{function}\n", encoding="utf-8")
+        done = run(shutil.which("busybox", path=PATH), "sh", str(file))
+        self.assertEqual(done.returncode, 0, done.stdout)
+        return done.stdout.splitlines()
+
+    def test_procd_is_told_how_to_run_the_server_and_as_whom(self):
+        needs(self, "busybox")
+        config = pathlib.Path(self.folder, "config")
+        told = self.tell("start_service", config)
+        self.assertEqual([told[0], told[-1]], ["open_instance", "close_instance"])
+        self.assertIn("set_param command /usr/bin/task-scheduler", told)
+        self.assertIn(f"set_param env SCHEDULER_JOURNAL={self.folder}/state/tasks.jsonl", told)
+        self.assertEqual(os.stat(f"{self.folder}/state").st_mode & 0o777, 0o700)
+        self.assertFalse([line for line in told if "SCHEDULER_CONFIG" in line])
+        config.touch()
+        self.assertIn(f"append_param env SCHEDULER_CONFIG={config}",
+                      self.tell("start_service", config))
+        self.assertEqual(self.tell("reload_service", config),
+                         ["send_signal task-scheduler * HUP"])
+
+
 class Texts(TestCase):
     def test_the_scripts_have_no_slip_that_a_shell_finds(self):
         for script in ("packaging/busybox/S60task-scheduler", "packaging/openrc/task-scheduler",
+                       "packaging/procd/task-scheduler",
                        "debian/task-scheduler.postinst", "debian/task-scheduler.postrm"):
             with self.subTest(script):
                 self.assertEqual(run("sh", "-n", str(ROOT / script)).stdout, "")
