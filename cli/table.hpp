@@ -152,7 +152,7 @@ inline const Verb verbs[] = {
      "",
      "export [--due DURATION] [--topic TOPIC]... [--grep TEXT]",
      "Prints pending tasks as lines of JSON, the earliest first, each the request that would "
-     "schedule it; name is that of the task, where it has one.",
+     "schedule it; where the task has a name, it is the member name.",
      {{"--due", 0, "DURATION", "only what is due within it, such as 1h"},
       {"--topic", 0, "TOPIC",
        "only what has this topic, or one that begins so where it ends with a *; may be repeated"},

@@ -162,6 +162,19 @@ class Consumers(unittest.TestCase):
     def test_a_program_that_is_made_with_pkg_config_runs(self):
         self.assert_runs("make")
 
+    @unittest.skipUnless(os.environ.get("SCHEDULER_TEST_LONG"), "takes a minute: for tests/run --long")
+    def test_cmake_builds_and_installs_the_program_and_what_it_says_of_itself(self):
+        self.need_cmake()
+        build, root = self.folder / "program", self.folder / "program-root"
+        run("cmake", "-S", ROOT, "-B", build, *GIVEN)
+        run("cmake", "--build", build)
+        run("cmake", "--install", build, "--prefix", root)
+        self.assertIn("task-scheduler 0", run(root / "bin/task-scheduler", "--version"))
+        self.assertIn("page_text", run("nm", "-C", build / "task-scheduler"))
+        self.assertEqual(sorted(path.name for path in root.rglob("*task-scheduler*")),
+                         ["_task-scheduler", "task-scheduler", "task-scheduler.1",
+                          "task-scheduler.bash", "task-scheduler.fish"])
+
     def test_an_installed_header_is_used_by_the_line_on_the_page(self):
         self.need_cmake()
         self.assert_runs("line")

@@ -112,8 +112,8 @@ macro(scheduler_check_httplib)
     if(NOT SCHEDULER_HTTPLIB_LINKS)
       unset(SCHEDULER_HTTPLIB_LINKS CACHE)  # looked at again, where another one is given
       set(scheduler_http_problem "the httplib.h that was found does not link: it only declares \
-what a library of this machine has, or a library is missing; -DSCHEDULER_HTTPLIB_DIR=FOLDER says where \
-the httplib.h of cpp-httplib's own repository is")
+what a library of this machine has, or a library is missing; -DSCHEDULER_HTTPLIB_DIR=FOLDER says \
+where the httplib.h of cpp-httplib's own repository is")
     endif()
   endif()
 endmacro()
