@@ -20,8 +20,8 @@ public:
     // No other thread may run yet.
     ServiceManager();
 
-    // Sends assignments, a line each, such as READY=1, if there are any.  Does not block, nor throw.
-    // Returns errno, if somebody wants to hear and cannot be reached; else 0.
+    // Sends assignments, a line each, such as READY=1, if there are any.  Does not block, nor
+    // throw.  Returns errno, if somebody wants to hear and cannot be reached; else 0.
     int notify(const std::string& assignments) const noexcept;
     // Where it listens, as NOTIFY_SOCKET says.
     const std::string& socket() const { return socket_; }
