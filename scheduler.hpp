@@ -7488,7 +7488,8 @@ inline std::string Store::room_text(const JournalFigures& journal, std::uint64_t
 // Tells the log, once, that tasks are refused for want of room, and why, or, without a reason,
 // that they are not any more.
 inline void Store::tell_of_room_locked(const char* why) noexcept {
-    if (std::exchange(told_of_full_disk_, why != nullptr) == told_of_full_disk_) return;
+    const bool was_told = std::exchange(told_of_full_disk_, why != nullptr);
+    if (was_told == told_of_full_disk_) return;
     if (why) {
         return notes_.add(LogLevel::error, "journal.disk_full", "the journal ",
                           named("journal", options_.journal),
