@@ -29,6 +29,7 @@ SERVER = re.compile(r"^task-scheduler(?! +(?:--help|--version)\b)(?: +--.*)?$")
 # The first words of what stands in a block marked console, and why it does.
 BOOTS = "it needs a system that boots: the long form of test_packaging.py types it into one"
 ENGINE = "it needs a container engine: the long form of test_packaging.py runs the image's steps"
+ROUTER = "it is for OpenWrt: test_packaging.py runs the script with a procd that takes it down"
 ELSEWHERE = "they are for other builders of packages: tests/recipes_test.py tries what can be tried"
 NOT_TRIED_HERE = {
     "packages.md": {
@@ -42,6 +43,7 @@ NOT_TRIED_HERE = {
         "install -d -m 700 /etc/task-scheduler": BOOTS,
         "mkdir -p /etc/systemd/system": BOOTS,
         "install -m 755 packaging/openrc": BOOTS,
+        "/etc/init.d/task-scheduler enable": ROUTER,
         "docker build": ENGINE,
         "$ task-scheduler --webhook": "it shows what the log says, each time at another time",
     },
