@@ -27,8 +27,11 @@ def wrapper(build):
 
 
 def job(build, mode, journal):
-    done = subprocess.run([*wrapper(build), str(build / "tests/job"), mode, str(journal)],
-                          capture_output=True, timeout=120)
+    try:
+        done = subprocess.run([*wrapper(build), str(build / "tests/job"), mode, str(journal)],
+                              capture_output=True, timeout=120)
+    except subprocess.TimeoutExpired:
+        return b"", "it does not end"
     return done.stdout if done.returncode == 0 else b"", done.stderr.decode()
 
 
