@@ -23,7 +23,7 @@ inline void raise_descriptor_limit() {
 // 256 KiB of stack are several times what any thread uses; the C library has another size of its
 // own.  glibc gives each thread a heap as well, unless it is told how many there may be, and keeps
 // what large blocks have left.
-inline void make_threads_small(bool has_little_memory) {
+inline void make_threads_small([[maybe_unused]] bool has_little_memory) {
     pthread_attr_t attributes;
     if (::pthread_attr_init(&attributes) != 0) return;
     ::pthread_attr_setstacksize(&attributes, std::size_t{256} << 10);

@@ -239,9 +239,9 @@ class Elsewhere(TestCase):
         system = [word for folder in (libcxx[-1], musl, builtin, self.folder)
                   for word in ("-isystem", str(folder))]
         self.assert_compiles(run(
-            ["clang++", "--target=x86_64-linux-musl", "-std=c++17", "-fsyntax-only", "-Wall",
-             "-Wextra", "-nostdinc", "-nostdinc++", "-D_LIBCPP_HAS_MUSL_LIBC", *system,
-             "main.cpp"], ROOT))
+            ["clang++", "--target=x86_64-linux-musl", "-std=c++17", "-fsyntax-only", "-Werror",
+             "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow", "-nostdinc",
+             "-nostdinc++", "-D_LIBCPP_HAS_MUSL_LIBC", *system, "main.cpp"], ROOT))
 
     def test_a_library_of_this_machine_is_refused_for_another(self):
         if not (shutil.which("aarch64-linux-gnu-g++") and library_flags()):
