@@ -11733,6 +11733,7 @@ private:
     Outcome run(const Delivery& delivery) const;
     static int payload_file(std::string_view payload);
     static std::vector<std::string> environment(const Delivery& delivery);
+    static void close_others(posix_spawn_file_actions_t& actions);
     pid_t spawn(const Delivery& delivery, int input, int output) const;
     End watch(pid_t pid, int output) const;
     void read_output(int output, std::string& line, std::size_t& lines) const;
@@ -11844,6 +11845,21 @@ inline std::vector<std::string> CommandSink::environment(const Delivery& deliver
     return all;
 }
 
+// Musl has no call that closes all but the three: those are named that would be inherited.
+inline void CommandSink::close_others(posix_spawn_file_actions_t& actions) {
+#if defined(__GLIBC__) && (__GLIBC__ > 2 || __GLIBC_MINOR__ >= 34)
+    ::posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
+#else
+    DIR* const folder = ::opendir("/proc/self/fd");
+    while (const dirent* const entry = folder ? ::readdir(folder) : nullptr) {
+        const int fd = std::atoi(entry->d_name);
+        const int flags = fd > STDERR_FILENO ? ::fcntl(fd, F_GETFD) : -1;
+        if (flags == 0) ::posix_spawn_file_actions_addclose(&actions, fd);
+    }
+    if (folder) ::closedir(folder);
+#endif
+}
+
 // The command gets a process group of its own, the signals as they are by default, and
 // no descriptor but the three.
 inline pid_t CommandSink::spawn(const Delivery& delivery, int input, int output) const {
@@ -11865,11 +11881,7 @@ inline pid_t CommandSink::spawn(const Delivery& delivery, int input, int output)
     ::posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
     ::posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
     ::posix_spawn_file_actions_adddup2(&actions, output, STDERR_FILENO);
-#ifdef __GLIBC_PREREQ
-#if __GLIBC_PREREQ(2, 34)
-    ::posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
-#endif
-#endif
+    close_others(actions);
     ::posix_spawnattr_init(&attributes);
     ::posix_spawnattr_setflags(
         &attributes, POSIX_SPAWN_SETPGROUP | POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
