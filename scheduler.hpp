@@ -13390,6 +13390,20 @@ inline bool is_loopback_name(std::string_view host) {
     return ::inet_pton(AF_INET6, inside.c_str(), &v6) == 1 && is_loopback(v6);
 }
 
+// An address of the internet as it is written, with its port, and by this name for its host if
+// there is one; of another kind: nothing.
+inline std::string internet_address(const sockaddr* at, std::string host = "") {
+    std::array<char, INET6_ADDRSTRLEN> number{};
+    const bool is_v6 = at->sa_family == AF_INET6;
+    if (at->sa_family != AF_INET && !is_v6) return "";
+    const auto* const v6 = reinterpret_cast<const sockaddr_in6*>(at);
+    const auto* const v4 = reinterpret_cast<const sockaddr_in*>(at);  // whose port is at that place
+    const void* const bytes = is_v6 ? static_cast<const void*>(&v6->sin6_addr) : &v4->sin_addr;
+    if (host.empty()) host = ::inet_ntop(at->sa_family, bytes, number.data(), number.size());
+    if (host.find(':') != std::string::npos) host = '[' + host + ']';
+    return host + ':' + std::to_string(ntohs(v4->sin_port));
+}
+
 // Whether this is an address of IPv6 in brackets.
 inline bool is_ipv6_in_brackets(std::string_view host) {
     in6_addr v6{};
@@ -13647,38 +13661,23 @@ inline void judge_body_fields(HttpRequest& request, std::uint64_t size, std::siz
 // Takes a body in chunks apart (RFC 9112, 7.1), as its bytes come.
 class ChunkDecoder {
 public:
-    // Takes bytes from the front of `text` until they are used up or the body is at its
-    // end, and calls fn(data) for what belongs to the body.  Returns how many it took.
+    // Takes from the front of `text` what is data or a whole line, up to the end of the body, and
+    // calls fn(data) for what belongs to the body.  Returns how many bytes it took; the rest comes
+    // again, with more behind it.
     template <class Fn>
     std::size_t take(std::string_view text, Fn fn);
-    bool is_done() const { return state_ == State::done; }
-    bool is_bad() const { return state_ == State::bad; }
+    bool is_done() const { return next_ == Next::nothing; }
+    bool is_bad() const { return next_ == Next::bad; }
 
 private:
-    enum class State {
-        size,
-        size_blank,
-        extension,
-        size_end,
-        data,
-        data_cr,
-        data_lf,
-        trailer_start,
-        trailer_name,
-        trailer,
-        trailer_lf,
-        last_lf,
-        done,
-        bad
-    };
-    State next(char c);
-    State next_of_size(char c);
+    enum class Next { size, data, end_of_data, trailer, nothing, bad };
+    Next judge(std::string_view line);
+    Next judge_size(std::string_view line);
 
     static constexpr std::size_t max_extras = 8'192;  // bytes of extensions and trailers
 
-    State state_ = State::size;
+    Next next_ = Next::size;
     std::uint64_t left_ = 0;  // of the chunk
-    int digits_ = 0;
     std::size_t extras_ = 0;
 };
 
@@ -13686,68 +13685,55 @@ template <class Fn>
 std::size_t ChunkDecoder::take(std::string_view text, Fn fn) {
     std::size_t at = 0;
     while (at < text.size() && !is_done() && !is_bad()) {
-        if (state_ != State::data) {
-            state_ = next(text[at++]);
+        const std::string_view rest = text.substr(at);
+        if (next_ == Next::data) {
+            const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(left_, rest.size()));
+            fn(rest.substr(0, n));
+            at += n;
+            left_ -= n;
+            if (left_ == 0) next_ = Next::end_of_data;
             continue;
         }
-        const auto n = static_cast<std::size_t>(std::min<std::uint64_t>(left_, text.size() - at));
-        fn(text.substr(at, n));
-        at += n;
-        left_ -= n;
-        if (left_ == 0) state_ = State::data_cr;
+        const std::size_t end = rest.find('\r');
+        const std::string_view line = rest.substr(0, end);
+        const bool is_whole = line.size() + 1 < rest.size();
+        const bool is_long = line.size() > max_extras || line.find('\n') != line.npos;
+        const bool begins = next_ == Next::size          ? hex_value(rest[0]) >= 0
+                            : next_ == Next::end_of_data ? line.empty()
+                                                         : true;
+        if (is_long || !begins || (is_whole && rest[end + 1] != '\n')) {
+            next_ = Next::bad;
+        } else if (is_whole) {
+            next_ = judge(line);
+            at += end + 2;
+        } else {
+            break;
+        }
     }
     return at;
 }
 
-inline ChunkDecoder::State ChunkDecoder::next(char c) {
-    const auto expect = [c](char wanted, State then) { return c == wanted ? then : State::bad; };
-    switch (state_) {
-        case State::size:
-            return next_of_size(c);
-        case State::size_blank:
-            if (c == ';') return State::extension;
-            return (c != ' ' && c != '\t') || ++extras_ > max_extras ? State::bad : state_;
-        case State::extension:
-            if (c == '\r') return State::size_end;
-            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
-        case State::trailer_name:
-            if (c == ':') return State::trailer;
-            return !is_token({&c, 1}) || ++extras_ > max_extras ? State::bad : state_;
-        case State::trailer:
-            if (c == '\r') return State::trailer_lf;
-            return c == '\n' || ++extras_ > max_extras ? State::bad : state_;
-        case State::size_end:
-            digits_ = 0;
-            return expect('\n', left_ > 0 ? State::data : State::trailer_start);
-        case State::data_cr:
-            return expect('\r', State::data_lf);
-        case State::data_lf:
-            return expect('\n', State::size);
-        case State::trailer_start:
-            if (c == '\r') return State::last_lf;
-            return is_token({&c, 1}) ? State::trailer_name : State::bad;
-        case State::trailer_lf:
-            return expect('\n', State::trailer_start);
-        case State::last_lf:
-            return expect('\n', State::done);
-        case State::data:
-        case State::done:
-        case State::bad:
-            break;
-    }
-    return State::bad;
+inline ChunkDecoder::Next ChunkDecoder::judge(std::string_view line) {
+    if (next_ == Next::size) return judge_size(line);
+    if (next_ == Next::end_of_data) return line.empty() ? Next::size : Next::bad;
+    if (line.empty()) return Next::nothing;
+    const std::size_t colon = line.find(':');
+    extras_ += line.size();
+    const bool good = colon != line.npos && is_token(line.substr(0, colon));
+    return good && extras_ <= max_extras ? Next::trailer : Next::bad;
 }
 
-inline ChunkDecoder::State ChunkDecoder::next_of_size(char c) {
-    const int value = hex_value(c);
-    if (value >= 0) {
-        left_ = left_ << 4 | static_cast<unsigned>(value);
-        return ++digits_ > 15 ? State::bad : State::size;
-    }
-    if (digits_ == 0) return State::bad;
-    if (c == '\r') return State::size_end;
-    if (c == ' ' || c == '\t') return State::size_blank;
-    return c == ';' ? State::extension : State::bad;
+// Digits, and perhaps an extension, which is passed over, with blanks before it.
+inline ChunkDecoder::Next ChunkDecoder::judge_size(std::string_view line) {
+    constexpr std::size_t most_digits = 15;
+    const std::size_t digits =
+        std::min(line.find_first_not_of("0123456789abcdefABCDEF"), line.size());
+    const std::string_view extension = trimmed(line.substr(digits));
+    extras_ += line.size() - digits;
+    if (digits == 0 || digits > most_digits || extras_ > max_extras) return Next::bad;
+    if (line.size() > digits && extension.substr(0, 1) != ";") return Next::bad;
+    std::from_chars(line.data(), line.data() + digits, left_, 16);
+    return left_ > 0 ? Next::data : Next::trailer;
 }
 
 // ---- The reader ------------------------------------------------------------
@@ -13768,10 +13754,9 @@ public:
     struct Refusal {
         int status = 400;
         const char* error = "";
+        bool is_tls = false;  // what has come begins as TLS does
     };
 
-    static constexpr const char* tls_error =
-        "This port does not speak TLS; begin its URL with http://.";
     // Of requests; those who answer were chosen by us, and may say more.
     static constexpr std::size_t max_head = 16'384;
     static constexpr std::size_t max_target = 8'192;
@@ -13838,7 +13823,7 @@ private:
     bool take_body();
     void take_chunks(std::string_view arrived);
     bool refuse(int status, const char* error) {
-        refusal_ = {status, error};
+        refusal_ = {status, error, false};
         return false;
     }
 
@@ -13965,7 +13950,9 @@ inline MessageReader::Step MessageReader::read_head() {
 // A handshake of TLS says nothing that ends a head, and its client waits for an answer.
 inline bool MessageReader::judge_first_byte() {
     constexpr char handshake = 0x16;  // RFC 8446, 5.1
-    return !has_more() || in_[at_] != handshake || refuse(400, tls_error);
+    if (!has_more() || in_[at_] != handshake) return true;
+    refusal_ = {400, "This port does not speak TLS; begin its URL with http://.", true};
+    return false;
 }
 
 // A head of size 0 is not whole.
@@ -17458,25 +17445,11 @@ inline void HttpApi::get_dead(Call& call) {
 inline void HttpApi::post_redeliver(Call& call) {
     if (leave_to_worker(call)) return;
     std::optional<std::string> text;
-    std::vector<std::string> errors;
-    detail::JsonReader reader(call.request.body);
-    std::string_view key;
-    std::string_view value;
-    const bool object = reader.enter_object();
-    while (object && reader.next_member(key) && reader.value(value)) {
-        if (detail::is_named(key, "id")) {
+    const auto errors =
+        read_optional(call, "id", [&text](std::string_view value, std::vector<std::string>&) {
             text = detail::read_string(value).value_or("");
-        } else if (!detail::is_named(key, "secret")) {
-            errors.emplace_back(
-                R"(The body may only have "id", of a dead letter; without, all of them.)");
-        }
-    }
-    if (object && !reader.finish()) {
-        errors = {"The body is not valid JSON: " + reader.problem() + "."};
-    } else if (!object && !call.request.body.empty()) {
-        errors = {R"(The body must be empty or an object, such as {"id": "…"}.)"};
-    }
-    if (!errors.empty()) return answer(call, 400, detail::errors_json({errors.front()}));
+        });
+    if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const auto id = text ? TaskId::parse(*text) : std::nullopt;
     if (text && !id) {
         return refuse(call, 404, "There is no dead letter " + detail::printable(*text, 64) + ".");
@@ -17824,8 +17797,7 @@ inline HttpListener HttpListener::adopt(int fd) {
 
 inline int HttpListener::port() const {
     if (at_.ss_family == AF_UNIX) return 0;
-    return ntohs(at_.ss_family == AF_INET6 ? reinterpret_cast<const sockaddr_in6*>(&at_)->sin6_port
-                                           : reinterpret_cast<const sockaddr_in*>(&at_)->sin_port);
+    return ntohs(reinterpret_cast<const sockaddr_in*>(&at_)->sin_port);  // or IPv6's, at that place
 }
 
 inline std::string HttpListener::address() const {
@@ -17833,15 +17805,7 @@ inline std::string HttpListener::address() const {
         const char* const path = reinterpret_cast<const sockaddr_un*>(&at_)->sun_path;
         return std::string("unix:") + (*path ? path : "");
     }
-    std::array<char, INET6_ADDRSTRLEN> text{};
-    const bool is_v6 = at_.ss_family == AF_INET6;
-    const void* const number =
-        is_v6 ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in6*>(&at_)->sin6_addr)
-              : &reinterpret_cast<const sockaddr_in*>(&at_)->sin_addr;
-    ::inet_ntop(at_.ss_family, number, text.data(), text.size());
-    const std::string host = host_.empty() ? text.data() : host_;
-    return (host.find(':') != std::string::npos ? '[' + host + ']' : host) + ':' +
-           std::to_string(port());
+    return detail::internet_address(reinterpret_cast<const sockaddr*>(&at_), host_);
 }
 
 inline bool HttpListener::is_loopback() const {
@@ -17967,20 +17931,11 @@ struct Peer {
     sockaddr_in6 at{};  // or one of IPv4; of a socket in the file system nothing but that it is one
 
     sockaddr* address() { return reinterpret_cast<sockaddr*>(&at); }
-    std::string text() const;
-};
-
-inline std::string Peer::text() const {
-    std::array<char, INET6_ADDRSTRLEN> host{};
-    std::array<char, 8> port{};
-    const bool is_v6 = at.sin6_family == AF_INET6;
-    if ((at.sin6_family != AF_INET && !is_v6) ||
-        ::getnameinfo(reinterpret_cast<const sockaddr*>(&at), sizeof at, host.data(), host.size(),
-                      port.data(), port.size(), NI_NUMERICHOST | NI_NUMERICSERV) != 0) {
-        return "a local client";
+    std::string text() const {
+        const std::string text = internet_address(reinterpret_cast<const sockaddr*>(&at));
+        return text.empty() ? "a local client" : text;
     }
-    return (is_v6 ? "[" : "") + std::string(host.data()) + (is_v6 ? "]:" : ":") + port.data();
-}
+};
 
 // A connection of an HttpServer.
 //
@@ -18641,10 +18596,9 @@ inline bool HttpServer::read_on(Connection& connection) {
     if (connection.has_request) return begin(connection);
     const Step step = connection.reader.next();
     if (step == Step::refused) {
-        const auto& [status, error] = connection.reader.refusal();
-        const bool is_tls = error == detail::MessageReader::tls_error;
-        return refuse(connection, status, error,
-                      is_tls ? std::optional(detail::Refusal::tls_on_plain_port) : std::nullopt);
+        const auto& [status, error, is_tls] = connection.reader.refusal();
+        return is_tls ? refuse(connection, status, error, detail::Refusal::tls_on_plain_port)
+                      : refuse(connection, status, error);
     }
     if (step == Step::whole) return begin(connection);
     count(connection, connection.reader.size());
@@ -19837,30 +19791,24 @@ private:
     template <class One>
     static std::vector<One> all_of(std::string_view json, const std::string& place,
                                    One (*read_one)(std::string_view, const std::string&));
-    static bool is_earliest(std::string_view json, const std::string& place);
+    // Whether a string is the second of two that it may be.
+    static bool is_second(std::string_view json, const std::string& place, const char* first,
+                          const char* second);
     // What is said of a sink, before it is one.
     struct Draft {
-        std::string name;
-        std::optional<std::string> url;
-        std::optional<std::vector<std::string>> command;
-        std::optional<std::vector<std::string>> secrets;
-        std::optional<std::vector<std::pair<std::string, std::string>>> headers;
-        std::optional<WebhookFormat> format;
-        std::size_t batch = 0;
-        std::optional<milliseconds> timeout;
-        std::optional<std::vector<milliseconds>> retry;
-        std::vector<std::string> topics;
-        bool from_earliest = false;
+        SinkOptions options;
+        WebhookOptions webhook;
+        CommandOptions command;
+        std::set<std::string> said;  // the names of the members
     };
     static std::string file_of(std::string_view json, const std::string& place);
     static std::size_t batch_of(std::string_view json, const std::string& place);
-    static WebhookFormat format_of(std::string_view json, const std::string& place);
     static bool take(Draft& draft, const std::string& key, std::string_view value,
                      const std::string& place);
     static bool take_headers(Draft& draft, std::string_view value, const std::string& place,
                              std::string (*read_one)(std::string_view, const std::string&));
     SinkOptions read_sink(std::string_view json, const std::string& place) const;
-    std::string settings_of(std::string_view json, const Draft& draft) const;
+    std::string settings_of(std::string_view json, const WebhookOptions& webhook) const;
     std::shared_ptr<Sink> make(const Draft& draft) const;
 
     const std::function<void(const LogRecord&)> log_;
@@ -19937,12 +19885,13 @@ inline std::vector<SinkOptions> SinkReader::read(std::string_view json) {
     return sinks;
 }
 
-inline bool SinkReader::is_earliest(std::string_view json, const std::string& place) {
+inline bool SinkReader::is_second(std::string_view json, const std::string& place,
+                                  const char* first, const char* second) {
     const std::string text = string_of(json, place);
-    if (text != "earliest" && text != "newest") {
-        refuse(place, "must be \"newest\" or \"earliest\"");
+    if (text != first && text != second) {
+        refuse(place, std::string("must be \"") + first + "\" or \"" + second + '"');
     }
-    return text == "earliest";
+    return text == second;
 }
 
 // What is in a file, which may end with a newline.
@@ -19968,20 +19917,11 @@ inline std::size_t SinkReader::batch_of(std::string_view json, const std::string
     return static_cast<std::size_t>(*number);
 }
 
-inline WebhookFormat SinkReader::format_of(std::string_view json, const std::string& place) {
-    const std::string text = string_of(json, place);
-    if (text != "payload" && text != "cloudevents") {
-        refuse(place, "must be \"payload\" or \"cloudevents\"");
-    }
-    return text == "payload" ? WebhookFormat::payload : WebhookFormat::cloudevents;
-}
-
 inline bool SinkReader::take_headers(Draft& draft, std::string_view value, const std::string& place,
                                      std::string (*read_one)(std::string_view,
                                                              const std::string&)) {
-    if (!draft.headers) draft.headers.emplace();
     members(value, place, [&](const std::string& name, std::string_view text, const auto& at) {
-        draft.headers->emplace_back(name, read_one(text, at));
+        draft.webhook.headers.emplace_back(name, read_one(text, at));
         return true;
     });
     return true;
@@ -19990,35 +19930,40 @@ inline bool SinkReader::take_headers(Draft& draft, std::string_view value, const
 // False: there is no such member.
 inline bool SinkReader::take(Draft& draft, const std::string& key, std::string_view value,
                              const std::string& place) {
+    draft.said.insert(key);
+    SinkOptions& options = draft.options;
+    WebhookOptions& webhook = draft.webhook;
     if (key == "name") {
-        draft.name = string_of(value, place);
-        if (!is_sink_name(draft.name)) refuse(place, sink_name_rule);
+        options.name = string_of(value, place);
+        if (!is_sink_name(options.name)) refuse(place, sink_name_rule);
     } else if (key == "webhook") {
-        draft.url = string_of(value, place);
+        webhook.url = string_of(value, place);
     } else if (key == "exec") {
-        draft.command = all_of(value, place, string_of);
+        draft.command.command = all_of(value, place, string_of);
     } else if (key == "secrets" || key == "secret_files") {
-        if (!draft.secrets) draft.secrets.emplace();
         for (std::string& secret : all_of(value, place, key == "secrets" ? string_of : file_of)) {
-            draft.secrets->push_back(std::move(secret));
+            webhook.secrets.push_back(std::move(secret));
         }
     } else if (key == "headers" || key == "header_files") {
         return take_headers(draft, value, place, key == "headers" ? string_of : file_of);
     } else if (key == "format") {
-        draft.format = format_of(value, place);
+        const bool is_event = is_second(value, place, "payload", "cloudevents");
+        webhook.format = is_event ? WebhookFormat::cloudevents : WebhookFormat::payload;
     } else if (key == "batch") {
-        draft.batch = batch_of(value, place);
+        webhook.batch = batch_of(value, place);
     } else if (key == "timeout") {
-        draft.timeout = duration_of(value, place);
+        webhook.timeout = draft.command.timeout = duration_of(value, place);
     } else if (key == "retry") {
-        draft.retry = all_of(value, place, duration_of);
+        options.retry = all_of(value, place, duration_of);
     } else if (key == "topics") {
-        draft.topics = all_of(value, place, string_of);
-        if (draft.topics.empty()) refuse(place, "must name a topic; leave it out for all events");
-        const std::string problem = topics_problem(draft.topics);
+        options.topics = all_of(value, place, string_of);
+        if (options.topics.empty()) {
+            refuse(place, "must name a topic; leave it out for all events");
+        }
+        const std::string problem = topics_problem(options.topics);
         if (!problem.empty()) refuse(place, problem);
     } else if (key == "from") {
-        draft.from_earliest = is_earliest(value, place);
+        options.from_earliest = is_second(value, place, "newest", "earliest");
     } else {
         return false;
     }
@@ -20030,61 +19975,52 @@ inline SinkOptions SinkReader::read_sink(std::string_view json, const std::strin
     members(json, place, [&](const std::string& key, std::string_view value, const auto& where) {
         return take(draft, key, value, where);
     });
-    if (draft.name.empty()) refuse(place + ".name", "is missing");
-    if (draft.url.has_value() == draft.command.has_value()) {
+    SinkOptions& options = draft.options;
+    if (options.name.empty()) refuse(place + ".name", "is missing");
+    const bool is_command = draft.said.count("exec") > 0;
+    if (is_command == (draft.said.count("webhook") > 0)) {
         refuse(place, "must have one of \"webhook\" and \"exec\"");
     }
-    if (draft.command && draft.secrets) refuse(place + ".secrets", "is only for a webhook");
-    if (draft.command && draft.headers) refuse(place + ".headers", "is only for a webhook");
-    if (draft.command && draft.format) refuse(place + ".format", "is only for a webhook");
-    if (draft.command && draft.batch > 0) refuse(place + ".batch", "is only for a webhook");
-    SinkOptions options;
-    options.name = draft.name;
-    options.from_earliest = draft.from_earliest;
-    options.topics = draft.topics;
-    options.settings = settings_of(json, draft);
-    if (draft.retry) options.retry = *draft.retry;
+    for (const char* key :
+         {"secrets", "secret_files", "headers", "header_files", "format", "batch"}) {
+        if (is_command && draft.said.count(key) > 0) {
+            refuse(place + '.' + key, "is only for a webhook");
+        }
+    }
+    options.settings = settings_of(json, draft.webhook);
     try {
         options.sink = make(draft);
     } catch (const Error& error) {
         refuse(place, error.what());
     }
-    return options;
+    return std::move(options);
 }
 
 // All that a sink is made of, what was read from files included.
-inline std::string SinkReader::settings_of(std::string_view json, const Draft& draft) const {
+inline std::string SinkReader::settings_of(std::string_view json,
+                                           const WebhookOptions& webhook) const {
     std::string settings(json);
     const auto add = [&settings](std::string_view text) { settings.append(1, '\0').append(text); };
     add(source_);
-    if (draft.secrets) std::for_each(draft.secrets->begin(), draft.secrets->end(), add);
-    if (!draft.headers) return settings;
-    for (const auto& [name, value] : *draft.headers) add(value);
+    for (const std::string& secret : webhook.secrets) add(secret);
+    for (const auto& field : webhook.headers) add(field.second);
     return settings;
 }
 
 inline std::shared_ptr<Sink> SinkReader::make(const Draft& draft) const {
-    if (draft.url) {
-        WebhookOptions options;
-        options.url = *draft.url;
-        options.secrets = draft.secrets.value_or(options.secrets);
-        options.headers = draft.headers.value_or(options.headers);
-        options.timeout = draft.timeout.value_or(options.timeout);
-        options.format = draft.format.value_or(options.format);
-        options.batch = draft.batch;
+    if (draft.said.count("webhook") > 0) {
+        WebhookOptions options = draft.webhook;
         options.source = source_;
         return std::make_shared<WebhookSink>(std::move(options));
     }
-    CommandOptions options;
-    options.command = *draft.command;
-    options.timeout = draft.timeout.value_or(options.timeout);
-    if (log_) options.log = command_log(log_, draft.name);
+    CommandOptions options = draft.command;
+    if (log_) options.log = command_log(log_, draft.options.name);
     auto sink = std::make_shared<CommandSink>(std::move(options));
     // It may be there when it is needed; until then its events are tried again.
     const std::string problem = CommandSink::problem(sink->target());
     if (!problem.empty()) {
-        tell(log_, LogLevel::warning, "command.missing", "sink ", named("sink", draft.name), ": ",
-             problem);
+        tell(log_, LogLevel::warning, "command.missing", "sink ", named("sink", draft.options.name),
+             ": ", problem);
     }
     return sink;
 }
@@ -20845,71 +20781,41 @@ inline SubmitResult Client::submit(const std::vector<std::string>& requests,
 
 // ---- Backups ---------------------------------------------------------------
 
-namespace detail {
-
-// Takes in what a server answers when it is asked for its journal.
-struct BackupReceiver {
-    const std::function<void(std::string_view)>& take;
-    int status = 0;
-    std::string refusal = {};
+inline std::uint64_t Client::backup(const std::function<void(std::string_view piece)>& take) const {
     std::uint64_t size = 0;
     bool is_journal = true;
     std::exception_ptr failure = nullptr;  // what `take` has thrown, which ends the connection
-
-    // False: no more is wanted.
-    bool receive(std::string_view piece);
-};
-
-inline bool BackupReceiver::receive(std::string_view piece) {
-    constexpr std::size_t longest = 65'536;
-    if (status != 200) {
-        refusal += piece.substr(0, longest - std::min(longest, refusal.size()));
-        return true;
-    }
-    if (size == 0) {
-        const std::size_t known = std::min(piece.size(), journal_mark.size());
-        is_journal = piece.substr(0, known) == journal_mark.substr(0, known);
-    }
-    size += piece.size();
-    try {
-        if (is_journal) take(piece);
-    } catch (...) {
-        failure = std::current_exception();
-    }
-    return is_journal && !failure;
-}
-
-}  // namespace detail
-
-inline std::uint64_t Client::backup(
-    const std::function<void(std::string_view piece)>& take) const {
-    using detail::MessageReader;
-    detail::BackupReceiver receiver{take};
-    MessageReader answer(MessageReader::Kind::answers, any_size);
+    detail::MessageReader answer(detail::MessageReader::Kind::answers, any_size);
     const auto look = [&] {
-        receiver.status = answer.status();
+        if (answer.status() != 200) return true;
         const std::string piece = std::exchange(answer.request().body, {});
-        return piece.empty() || receiver.receive(piece);
+        const std::size_t known = std::min(piece.size(), detail::journal_mark.size());
+        if (size == 0) is_journal = piece.compare(0, known, detail::journal_mark, 0, known) == 0;
+        size += piece.size();
+        try {
+            if (is_journal && !piece.empty()) take(piece);
+        } catch (...) {
+            failure = std::current_exception();
+        }
+        return is_journal && !failure;
     };
     try {
         exchange(request("GET", "/backup"), answer, look);
     } catch (const Error&) {
-        if (receiver.size == 0) throw;
-        throw Error(Errc::unreachable, "the copy of the journal broke off after " +
-                                           std::to_string(receiver.size) + " bytes");
+        if (size == 0) throw;
+        throw Error(Errc::unreachable,
+                    "the copy of the journal broke off after " + std::to_string(size) + " bytes");
     }
-    if (receiver.failure) std::rethrow_exception(receiver.failure);
-    if (!receiver.is_journal) throw Error(Errc::unreachable, "the answer is not a journal");
-    if (receiver.status == 200) {
-        if (receiver.size == 0) throw Error(Errc::refused, "the journal is empty yet: no copy");
-        if (answer.request().field("Content-Length") ||
-            answer.request().field("Transfer-Encoding")) {
-            return receiver.size;
-        }
+    if (failure) std::rethrow_exception(failure);
+    if (!is_journal) throw Error(Errc::unreachable, "the answer is not a journal");
+    if (answer.status() == 200) {
+        const detail::HttpMessage& head = answer.request();
+        if (size == 0) throw Error(Errc::refused, "the journal is empty yet: no copy");
+        if (head.field("Content-Length") || head.field("Transfer-Encoding")) return size;
         throw Error(Errc::unreachable, "nothing tells whether the copy of the journal is whole");
     }
     try {
-        refuse(receiver.status, receiver.refusal);
+        refuse(answer.status(), answer.request().body);
     } catch (const Error& error) {
         if (error.code() != Errc::unknown_task) throw;
         throw Error(Errc::refused, error.what());

@@ -1959,7 +1959,7 @@ class Surfaces(Sinks):
         self.assertEqual(status, 0)
         self.assertIn("Usage: task-scheduler sinks", output)
         for verb in (["a/../b"], [""], ["a b"], ["%61"]):
-            self.assertEqual(self.verb(server, "pause", *verb)[0], 1, verb)
+            self.assertEqual(self.verb(server, "pause", *verb)[0], 2, verb)
         server.stop()
         for arguments in ([], ["dead", "a"], ["redeliver", "a"], ["pause", "a"], ["resume", "a"]):
             self.assertEqual(self.verb(server, *arguments)[0], 3)
