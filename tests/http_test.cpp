@@ -1813,8 +1813,10 @@ TEST_SUITE("http") {
         ++expected["unavailable"];
         CHECK(status_of(kept.say(get("/readyz")).answer()) == 503);
         const std::string text = kept.say(get("/metrics")).answer();
-        for (const char* none : {"secret", "timeout", "failure", "handshake", "plain_on_tls_port"})
+        for (const char* none :
+             {"secret", "timeout", "failure", "disk_full", "handshake", "plain_on_tls_port"}) {
             expected[none] = 0;
+        }
         for (const auto& [name, count] : expected) {
             const std::string reason = name;
             CAPTURE(reason);
