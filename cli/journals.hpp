@@ -115,7 +115,7 @@ inline std::FILE* spooled_input() {
     };
     std::FILE* const file = std::tmpfile();
     if (!file) fail("cannot make a temporary file for what is read");
-    char buffer[65'536];
+    char buffer[4'096];
     for (std::size_t size; (size = std::fread(buffer, 1, sizeof buffer, stdin)) > 0;) {
         if (std::fwrite(buffer, 1, size, file) != size) break;
     }
