@@ -6258,7 +6258,8 @@ struct Options {
     /// its payload and what it takes beside, keys with what they answered, dead letters.
     Limit<std::uint64_t, std::uint64_t{4} << 30> max_bytes;
     /// How many past events are kept, and likewise missed tasks, as long as they take no more than
-    /// a quarter of `max_bytes`; each is kept for `min_retention` in any case.
+    /// a quarter of `max_bytes` and an eighth of the journal's disk; each is kept for
+    /// `min_retention` in any case.
     Limit<std::size_t, 10'000> history;
     /// For how long each event is kept at least.
     milliseconds min_retention{60'000};
@@ -6274,7 +6275,8 @@ struct Options {
     std::optional<milliseconds> max_lateness;
     /// Believe the clock although it is behind the newest record of the journal.
     bool trust_clock = false;
-    /// Below this size the journal is not replaced, however much of it is dead.
+    /// Below this size the journal is not replaced, however much of it is dead, unless its disk
+    /// gets full.
     std::uint64_t rewrite_min_bytes = std::uint64_t{4} << 20;
     /// Whether the scheduler has threads, or the caller runs what is due.
     Drive drive = Drive::thread;
@@ -6843,7 +6845,10 @@ private:
     void check_room_locked(std::size_t tasks, std::size_t bytes);
     std::uint64_t needed_room_locked(const JournalFigures& journal, std::size_t tasks = 0,
                                      std::size_t bytes = 0) const;
-    bool is_disk_full_locked(const JournalFigures& journal) const;
+    std::uint64_t wanted_room_locked(const JournalFigures& journal) const;
+    bool is_disk_full_locked(const JournalFigures& journal) const {
+        return refused_by_disk_ || journal.room < wanted_room_locked(journal);
+    }
     static std::string room_text(const JournalFigures& journal, std::uint64_t needed);
     void tell_of_room_locked(const char* why) noexcept;
     Error bytes_limit() const;
@@ -7240,7 +7245,7 @@ inline void Store::recover() {
     }
     journal_->write_ends({}, state_.pending());  // which reserves space for them
     if (const JournalFigures journal = journal_->figures(); is_disk_full_locked(journal)) {
-        tell_of_room_locked(room_text(journal, needed_room_locked(journal, 1)).c_str());
+        tell_of_room_locked(room_text(journal, wanted_room_locked(journal)).c_str());
     }
 }
 
@@ -7457,12 +7462,12 @@ inline std::uint64_t Store::needed_room_locked(const JournalFigures& journal, st
     return copy + copy / 8 + 2 * reserve_step(journal.disk);
 }
 
-// Whether there is no room for another small task.  Once that was so, there is room again
-// when some more has become free.
-inline bool Store::is_disk_full_locked(const JournalFigures& journal) const {
+// What it takes for the disk not to be called full: room for another small task, and some more once
+// there was none.
+inline std::uint64_t Store::wanted_room_locked(const JournalFigures& journal) const {
     constexpr std::size_t small = 4'096;
     const std::uint64_t needed = needed_room_locked(journal, 1, small);
-    return refused_by_disk_ || journal.room < needed + (told_of_full_disk_ ? needed / 16 : 0);
+    return told_of_full_disk_ ? needed + needed / 16 : needed;
 }
 
 // Refuses what could not be stored without taking the room that a replacement needs (J8).
@@ -8606,7 +8611,7 @@ inline Stats Store::stats_locked() const {
     stats.journal_failed = journal.failed;
     stats.disk_full = is_disk_full_locked(journal);
     if (~journal.room != 0) stats.journal_room = journal.room;
-    stats.journal_needs = needed_room_locked(journal, 1);
+    stats.journal_needs = wanted_room_locked(journal);
     stats.journal_bytes = journal.bytes;
     stats.journal_written = journal.written;
     return stats;

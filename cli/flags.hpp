@@ -121,7 +121,8 @@ inline const Flag flags[] = {
      "let in only clients with a certificate that an authority in this file has signed",
      [](Settings& s, const std::string& v) { s.http.tls_client_ca = named(v); }},
     {"journal-min-size", "BYTES",
-     "below this size the journal is not replaced by a shorter one (default 4194304)",
+     "below this size the journal is replaced by a shorter one only when its disk gets full "
+     "(default 4194304)",
      [](Settings& s, const std::string& v) {
          set_bytes(s.scheduler.rewrite_min_bytes, v, 0, any_size);
      }},

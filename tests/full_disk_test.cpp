@@ -46,6 +46,61 @@ private:
     std::map<int, off_t> ends_;  // of the space of each open file
 };
 
+// A disk of so many bytes that has nothing but the journal, and what others put there.
+class SmallFiles : public FileOps {
+public:
+    explicit SmallFiles(std::uint64_t size) : size_(size) {}
+    // What others have there, in bytes.
+    std::uint64_t others = 0;
+
+    int open(const char* path, int flags, mode_t mode) override {
+        const int fd = FileOps::open(path, flags, mode);
+        if (fd >= 0) paths_[fd] = path;
+        if (fd >= 0 && flags & O_TRUNC) ends_[path] = 0;
+        return fd;
+    }
+    int reserve(int fd, off_t from, off_t size) override { return take(fd, from + size) ? 0 : -1; }
+    ssize_t pwrite(int fd, const void* from, std::size_t size, off_t to) override {
+        if (!take(fd, to + static_cast<off_t>(size))) return -1;
+        return FileOps::pwrite(fd, from, size, to);
+    }
+    int rename(const char* from, const char* to) override {
+        for (auto& [fd, path] : paths_) path = path == to ? "gone" : path == from ? to : path;
+        ends_[to] = ends_[from];
+        ends_.erase(from);
+        return FileOps::rename(from, to);
+    }
+    int unlink(const char* path) override {
+        ends_.erase(path);
+        return FileOps::unlink(path);
+    }
+    int fstatvfs(int, struct statvfs* out) override {
+        out->f_frsize = 1;
+        out->f_blocks = size_;
+        out->f_bavail = size_ - std::min(size_, used());
+        return 0;
+    }
+
+private:
+    std::uint64_t used() const {
+        std::uint64_t bytes = others;
+        for (const auto& [path, end] : ends_) bytes += end;
+        return bytes;
+    }
+    bool take(int fd, off_t to) {
+        std::uint64_t& end = ends_[paths_.at(fd)];
+        const auto wanted = static_cast<std::uint64_t>(to);
+        errno = ENOSPC;
+        if (wanted > end && used() - end + wanted > size_) return false;
+        end = std::max(end, wanted);
+        return true;
+    }
+
+    const std::uint64_t size_;
+    std::map<int, std::string> paths_;
+    std::map<std::string, std::uint64_t> ends_;  // of what each file takes
+};
+
 // A scheduler without threads on such a disk.
 struct Place {
     Options options() {
@@ -153,6 +208,105 @@ TEST_SUITE("full disk") {
         Scheduler tasks(options);
         CHECK(tasks.stats().pending == 0);
         CHECK(tasks.stats().retained == count + 50);
+    }
+
+    TEST_CASE("on a disk of 2 MiB a scheduler runs for ever at a steady load") {
+        Place place;
+        Options options = place.options();
+        options.files = std::make_shared<SmallFiles>(std::uint64_t{2} << 20);
+        Scheduler tasks(options);
+        const NewTask waiting{place.clock.now() + std::chrono::hours(24 * 300), "\"x\""};
+        tasks.submit(std::vector<NewTask>(1'000, waiting)).wait();
+        for (int i = 0; i < 20'000; ++i) {
+            tasks.schedule(std::chrono::seconds(60), '"' + std::string(100, 'x') + '"');
+            place.clock.advance(std::chrono::seconds(1));
+            tasks.run_due();
+        }
+        CHECK(tasks.stats().emitted == 20'000 - 59);
+        CHECK(tasks.stats().refused == 0);
+        CHECK_FALSE(tasks.stats().disk_full);
+        CHECK(tasks.stats().retained > 500);  // as far as an eighth of the disk holds them
+        CHECK(tasks.stats().retained < 1'000);
+    }
+
+    TEST_CASE("a disk without room for a replacement takes no task until some are cancelled") {
+        Place place;
+        Options options = place.options();
+        std::vector<LogRecord> log;
+        options.log = [&log](const LogRecord& record) { log.push_back(record); };
+        options.files = std::make_shared<SmallFiles>(std::uint64_t{2} << 20);
+        std::vector<TaskId> ids;
+        const auto fill = [&](Scheduler& tasks) {
+            return errc_of([&] {
+                for (;;) ids.push_back(tasks.schedule(std::chrono::hours(1), "\"x\""));
+            });
+        };
+        {
+            Scheduler tasks(options);
+            CHECK(fill(tasks) == Errc::disk_full);
+            CHECK(fill(tasks) == Errc::disk_full);
+            CHECK(tasks.stats().disk_full);
+            CHECK(*tasks.stats().journal_room < tasks.stats().journal_needs);
+            tasks.run_due();  // which hands over what is logged
+            REQUIRE(log.size() == 1);
+            CHECK(log[0].event == "journal.disk_full");
+            CHECK(log[0].text.find(place.dir.journal()) != std::string::npos);
+        }
+        log.clear();
+        Scheduler tasks(options);
+        CHECK(tasks.stats().disk_full);
+        REQUIRE(log.size() == 1);
+        CHECK(log[0].event == "journal.disk_full");
+        // Each cancel takes what was kept for its task's end, and more of the file is dead.
+        const std::size_t count = ids.size();
+        for (std::size_t i = 0; i < count / 4; ++i) CHECK(tasks.cancel(ids[i]));
+        while (tasks.run_due() > 0) {
+        }
+        CHECK_FALSE(tasks.stats().disk_full);
+        tasks.schedule(std::chrono::hours(1), "\"x\"");
+        tasks.run_due();
+        CHECK(log.back().event == "journal.disk_freed");
+    }
+
+    TEST_CASE("room that others take and give back is seen at once") {
+        Place place;
+        const auto files = std::make_shared<SmallFiles>(std::uint64_t{2} << 20);
+        Options options = place.options();
+        options.files = files;
+        Scheduler tasks(options);
+        tasks.schedule(std::chrono::hours(1), "\"x\"");
+        files->others = std::uint64_t{2} << 20;
+        CHECK(tasks.stats().disk_full);
+        files->others = 0;
+        CHECK_FALSE(tasks.stats().disk_full);
+        tasks.schedule(std::chrono::hours(1), "\"x\"");
+    }
+
+    TEST_CASE("what a crash has left of a replacement takes no room") {
+        Place place;
+        { const Scheduler tasks(place.options()); }
+        place.dir.write("tasks.jsonl.new", std::string(1'000, 'x'));
+        const Scheduler tasks(place.options());
+        CHECK_FALSE(std::filesystem::exists(place.dir.journal() + ".new"));
+    }
+
+    TEST_CASE("a disk that is full at the start is told in one line that says what to do") {
+        Place place;
+        const auto files = std::make_shared<SmallFiles>(std::uint64_t{2} << 20);
+        files->others = std::uint64_t{2} << 20;
+        Options options = place.options();
+        options.files = files;
+        std::string said;
+        options.log = [&said](const LogRecord& record) { said += record.text; };
+        try {
+            const Scheduler tasks(options);
+        } catch (const Error& error) {
+            CHECK(error.code() == Errc::disk_full);
+            said += error.what();
+        }
+        CHECK(said == "cannot write to " + place.dir.journal() +
+                          ": No space left on device; make room there, or name a file on another "
+                          "disk (--journal)");
     }
 }
 

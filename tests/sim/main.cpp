@@ -2,7 +2,8 @@
 //
 // The simulation: one process, one thread, one seed.
 //
-//     sim [--seconds N | --seeds N] [--seed S | --from S | --from random] [--trace] [--marks]
+//     sim [--seconds N | --seeds N] [--seed S | --from S | --from random] [--brownouts] [--trace]
+//         [--marks]
 //
 // Runs one world after the other, each with the next seed, for N seconds or seeds; with --seed
 // that one alone.  Its last line is "N passed, N failed".
@@ -69,6 +70,7 @@ struct Arguments {
     bool one = false;  // that seed alone
     bool trace = false;
     bool marks = false;
+    bool brownouts = false;
 };
 
 struct Totals {
@@ -106,6 +108,8 @@ bool read_arguments(int count, char** words, Arguments& out) {
             out.trace = true;
         } else if (std::strcmp(words[i], "--marks") == 0) {
             out.marks = true;
+        } else if (std::strcmp(words[i], "--brownouts") == 0) {
+            out.brownouts = true;
         } else {
             return false;
         }
@@ -113,21 +117,24 @@ bool read_arguments(int count, char** words, Arguments& out) {
     return true;
 }
 
-void run_one(std::uint64_t seed, bool trace, sim::Marks& marks, Totals& totals) {
+void run_one(std::uint64_t seed, const Arguments& arguments, sim::Marks& marks, Totals& totals) {
     sim::steady_time = std::chrono::hours(1);
     sim::Memory::work();
 #ifdef __GLIBCXX__
     sim::device_state = seed;
 #endif
-    sim::World world(seed, marks, trace);
+    // Some seeds of every run are of this kind, in short.
+    const std::chrono::hours brownouts(arguments.brownouts ? 24 : seed % 200 == 0 ? 2 : 0);
+    sim::World world(seed, marks, arguments.trace, brownouts);
     try {
         world.run();
         ++totals.passed;
     } catch (const std::exception& failure) {
         ++totals.failed;
-        std::printf("seed %llu, operation %llu: %s\n    repeat: tests/sim/run --seed %llu\n",
+        std::printf("seed %llu, operation %llu: %s\n    repeat: tests/sim/run %s--seed %llu\n",
                     static_cast<unsigned long long>(seed),
                     static_cast<unsigned long long>(world.operations()), failure.what(),
+                    arguments.brownouts ? "--brownouts " : "",
                     static_cast<unsigned long long>(seed));
         std::fflush(stdout);
     }
@@ -137,13 +144,14 @@ void run_one(std::uint64_t seed, bool trace, sim::Marks& marks, Totals& totals) 
 
 // Shows how often each event has happened, or those that never did, which count as failures.
 void judge_marks(const sim::Marks& marks, const Arguments& arguments, Totals& totals) {
+    const bool alone = arguments.one || arguments.brownouts;  // which cannot meet all of them
     for (std::size_t i = 0; i < sim::mark_names.size(); ++i) {
         const bool never = marks.count(i) == 0;
-        if (arguments.marks || (never && !arguments.one)) {
+        if (arguments.marks || (never && !alone)) {
             std::printf("%8llu %s\n", static_cast<unsigned long long>(marks.count(i)),
                         std::string(sim::mark_names[i]).c_str());
         }
-        if (arguments.one) continue;
+        if (alone) continue;
         ++(never ? totals.failed : totals.passed);
     }
 }
@@ -156,7 +164,7 @@ int main(int count, char** words) {
     if (!read_arguments(count, words, arguments)) {
         std::fputs(
             "usage: sim [--seconds N | --seeds N] [--seed S | --from S | --from random] "
-            "[--trace] [--marks]\n",
+            "[--brownouts] [--trace] [--marks]\n",
             stderr);
         return 2;
     }
@@ -171,7 +179,7 @@ int main(int count, char** words) {
         return seconds() >= arguments.seconds;
     };
     do {
-        run_one(seed++, arguments.trace, marks, totals);
+        run_one(seed++, arguments, marks, totals);
     } while (!is_over());
     std::printf("seeds %llu to %llu, %llu operations in %.1f s, %.1f years of simulated time\n",
                 static_cast<unsigned long long>(arguments.seed),

@@ -8,6 +8,7 @@
 #include "model.hpp"
 #include "random.hpp"
 
+#include <algorithm>
 #include <array>
 
 namespace sim {
@@ -62,7 +63,9 @@ constexpr Act last_of_time_and_readers = Act::unsubscribe;
 constexpr Act last_of_faults = Act::fail_memory;
 
 struct Plan {
-    explicit Plan(Random& random);
+    // `brownouts`: so many hours on a device with a small disk whose power fails often; 0: not that.
+    Plan(Random& random, std::chrono::hours brownouts);
+    bool has_brownouts() const { return brownouts.count() > 0; }
     bool syncs_answers() const {
         return options.fsync == scheduler::Fsync::always ||
                options.fsync == scheduler::Fsync::answers;
@@ -73,6 +76,8 @@ struct Plan {
     double weight(Act act) const { return weights_[static_cast<std::size_t>(act)]; }
 
     std::size_t steps = 1'500;
+    std::chrono::hours brownouts{0};
+    std::uint64_t disk = 0;  // its size, which is little; 0: there is room for everything
     bool large = false;      // batches of thousands of tasks
     bool scattered = false;  // a loss of power may keep later writes and lose earlier ones
     bool damage = false;     // bytes of the journal go bad between two processes
@@ -83,12 +88,14 @@ struct Plan {
 
 private:
     void draw_acts(Random& random);
+    void draw_disk(Random& random);
+    void plan_brownouts();
     void draw_options(Random& random);
 
     std::array<double, static_cast<std::size_t>(Act::count)> weights_{};
 };
 
-inline Plan::Plan(Random& random) {
+inline Plan::Plan(Random& random, std::chrono::hours hours) : brownouts(hours) {
     large = random.chance(2);
     steps = large ? 150 : 1'500;
     scattered = random.chance(30);
@@ -98,6 +105,29 @@ inline Plan::Plan(Random& random) {
     fault_kind = static_cast<int>(random.below(4));
     draw_options(random);
     draw_acts(random);
+    if (has_brownouts() || (!large && random.chance(15))) draw_disk(random);
+    if (has_brownouts()) plan_brownouts();
+}
+
+// There is room for twice what is live, if no more is kept of the past.
+inline void Plan::draw_disk(Random& random) {
+    disk = has_brownouts() ? std::uint64_t{2} << 20 : std::uint64_t{1} << random.between(19, 21);
+    options.history = std::min<std::size_t>(options.history, 30);
+    options.sink_backlog = std::min<std::size_t>(options.sink_backlog, 60);
+    options.max_dead = std::min<std::size_t>(options.max_dead, 20);
+    options.rewrite_min_bytes = std::uint64_t{4} << 20;
+}
+
+inline void Plan::plan_brownouts() {
+    large = damage = false;
+    weights_.fill(0);
+    weight(Act::schedule) = 20;
+    weight(Act::batch) = weight(Act::cancel) = weight(Act::change) = weight(Act::put) = 1;
+    weight(Act::run) = 3;
+    weight(Act::advance) = 20;
+    weight(Act::write_back) = 0.3;
+    weight(Act::crash_inside) = 0.1;
+    weight(Act::lose_power) = 0.4;
 }
 
 inline void Plan::draw_options(Random& random) {

@@ -27,7 +27,7 @@ inline std::chrono::nanoseconds steady_time{0};
 
 class World {
 public:
-    World(std::uint64_t seed, Marks& marks, bool traced);
+    World(std::uint64_t seed, Marks& marks, bool traced, std::chrono::hours brownouts);
     World(const World&) = delete;
     World& operator=(const World&) = delete;
     ~World();

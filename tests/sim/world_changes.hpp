@@ -51,6 +51,7 @@ inline TimePoint World::draw_due() {
     const std::uint64_t kind = random_.below(100);
     if (kind < 8) return now() - milliseconds(random_.below(5'000));
     if (kind < 40) return now() + milliseconds(random_.below(5'000));
+    if (plan_.has_brownouts()) return now() + milliseconds(random_.below(1'800'000));
     if (kind < 70) return now() + milliseconds(random_.below(600'000));
     if (kind < 95) return now() + milliseconds(random_.below(86'400'000));
     return now() + std::chrono::hours(random_.below(24 * 300));
@@ -427,7 +428,7 @@ inline void World::refused(const Result& result, const char* what) {
     trace(std::string(what) + " was refused: " + result.what);
     if (result.memory) return marks_.hit("a failed allocation that refused a change");
     if (result.code == Errc::clock_untrusted && !trusted_) return;
-    if (result.code == Errc::disk_full) {
+    if (result.code == Errc::disk_full && !plan_.has_brownouts()) {
         require(disk_.is_full() || tasks_->stats().disk_full, "a change was refused for no room");
         return marks_.hit("a change refused for want of room");
     }

@@ -9,11 +9,11 @@
 
 namespace sim {
 
-inline World::World(std::uint64_t seed, Marks& marks, bool traced)
+inline World::World(std::uint64_t seed, Marks& marks, bool traced, std::chrono::hours brownouts)
     : marks_(marks),
       trace_(traced),
       random_(seed),
-      plan_(random_),
+      plan_(random_, brownouts),
       clock_(scheduler::parse_time("2026-03-01T12:00:00Z").value()),
       disk_(random_) {
     plan_.options.now = clock_.source();
@@ -23,6 +23,7 @@ inline World::World(std::uint64_t seed, Marks& marks, bool traced)
         if (trace_) trace("log: " + record.text);
     };
     if (plan_.tight) disk_.largest_reserve = 400'000;
+    if (plan_.disk > 0) disk_.resize(plan_.disk);
     base_.max_dead = live_.max_dead = plan_.options.max_dead;
     latest_ = now();
     if (!plan_.sinks) return;
@@ -58,7 +59,10 @@ inline void World::fail(const std::string& what) const {
 
 inline void World::run() {
     open();
-    for (std::size_t i = 0; i < plan_.steps; ++i) step();
+    const auto is_over = [this] {
+        return plan_.has_brownouts() ? simulated_ >= plan_.brownouts : operations_ >= plan_.steps;
+    };
+    while (!is_over()) step();
     mend_disk();
     restart(true, false);
     check_all();
@@ -291,6 +295,7 @@ inline void World::advance(milliseconds by) {
 }
 
 inline void World::draw_advance() {
+    if (plan_.has_brownouts()) return advance(milliseconds(random_.between(1, 10'000)));
     // Often to just when there is something to do, or right before that.
     const auto wake = tasks_->next_wake();
     if (wake && *wake > now() && random_.chance(50)) {
