@@ -124,7 +124,9 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
         flush_output();
         return true;
     }
-    if (!arguments.rest.empty()) throw UsageError("unexpected argument " + arguments.rest[0]);
+    if (!arguments.rest.empty()) {
+        throw UsageError("unexpected argument '" + arguments.rest[0] + '\'');
+    }
     const auto read = [arguments, by_name](Settings& to) {
         set_from_config(to, find_config(arguments));
         read_variables(to);

@@ -13,7 +13,7 @@ namespace cli {
 
 // What a verb is given that takes one file.
 inline const std::string& only_file(const Arguments& arguments, const std::string& verb) {
-    if (arguments.rest.size() == 1) return arguments.rest[0];
+    if (arguments.rest.size() == 1 && !arguments.rest[0].empty()) return arguments.rest[0];
     throw UsageError(verb + " takes one FILE");
 }
 
@@ -177,7 +177,7 @@ inline int compact(const Arguments& arguments) {
 
 inline int backup(const Arguments& arguments) {
     check_no_rest(arguments, "backup");
-    if (!arguments.has("--to")) throw UsageError("backup needs --to FILE");
+    if (arguments.get("--to").empty()) throw UsageError("backup needs --to FILE");
     const bool prints = arguments.get("--to") == "-";
     if (prints && on_terminal()) {
         throw UsageError("--to -: standard output is a terminal; name a file, or a pipe behind it");

@@ -273,7 +273,7 @@ inline const Verb& verb_named(const std::string& name) {
         if (verb.name == name) return verb;
         names.emplace_back(verb.name);
     }
-    throw UsageError("unknown command " + name + suggestion(name, names));
+    throw UsageError("unknown command '" + name + '\'' + suggestion(name, names));
 }
 
 inline int help(const Arguments& arguments) {
@@ -500,7 +500,7 @@ inline std::string troff_flags(const std::vector<FlagForm>& all) {
 }
 
 inline int man(const Arguments& arguments) {
-    if (!arguments.rest.empty()) throw UsageError("man takes no argument " + arguments.rest[0]);
+    check_no_rest(arguments, "man");
     std::string text = ".TH TASK\\-SCHEDULER 1 \"\" \"task\\-scheduler " SCHEDULER_VERSION
                        "\"\n"
                        ".SH NAME\ntask\\-scheduler \\- keeps JSON messages and emits each at its "

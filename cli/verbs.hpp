@@ -62,6 +62,11 @@ inline scheduler::Client client_for(const Arguments& arguments, bool needs_secre
     }
 }
 
+inline void check_no_rest(const Arguments& arguments, const std::string& verb) {
+    if (arguments.rest.empty()) return;
+    throw UsageError(verb + " takes no argument '" + arguments.rest[0] + '\'');
+}
+
 inline scheduler::TaskId task_id(const std::string& text) {
     const auto id = scheduler::TaskId::parse(text);
     if (!id) throw UsageError("'" + text + "' is not the id of a task");
@@ -268,7 +273,7 @@ inline std::size_t list_limit(const Arguments& arguments) {
 
 inline int ls(const Arguments& arguments) {
     constexpr std::size_t page_size = 1'000;
-    if (!arguments.rest.empty()) throw UsageError("ls takes no argument " + arguments.rest[0]);
+    check_no_rest(arguments, "ls");
     scheduler::TaskQuery query = chosen_tasks(arguments);
     std::size_t left = list_limit(arguments);
     if (arguments.has("--missed")) {
@@ -462,7 +467,7 @@ inline std::string newest_event(const scheduler::Client& client) {
 }
 
 inline int events(const Arguments& arguments) {
-    if (!arguments.rest.empty()) throw UsageError("events takes no argument " + arguments.rest[0]);
+    check_no_rest(arguments, "events");
     const bool follows = arguments.has("--follow");
     const std::size_t count = naming("-n", [&] {
         return static_cast<std::size_t>(
@@ -567,11 +572,6 @@ inline int sinks(const Arguments& arguments) {
         throw UsageError(error.what());  // it is no name of a sink
     }
     return 0;
-}
-
-inline void check_no_rest(const Arguments& arguments, const std::string& verb) {
-    if (arguments.rest.empty()) return;
-    throw UsageError(verb + " takes no argument " + arguments.rest[0]);
 }
 
 inline int pause(const Arguments& arguments) {
