@@ -125,7 +125,6 @@
 #include <new>
 #include <numeric>
 #include <optional>
-#include <random>
 #include <set>
 #include <stdexcept>
 #include <string>
@@ -2242,6 +2241,27 @@ private:
     int fd_;
 };
 
+// Numbers at random, which are no secret (splitmix64).  The header <random> costs whoever includes
+// this file as much as a quarter of all others.
+class Random {
+public:
+    Random() {
+        const Descriptor source(::open("/dev/urandom", O_RDONLY | O_CLOEXEC));
+        if (::read(source.get(), &state_, sizeof state_) == sizeof state_) return;
+        state_ = static_cast<std::uint64_t>(wall_clock().time_since_epoch().count());
+    }
+    std::uint64_t operator()() {
+        state_ += 0x9E3779B97F4A7C15U;
+        std::uint64_t mixed = state_;
+        mixed = (mixed ^ mixed >> 30) * 0xBF58476D1CE4E5B9U;
+        mixed = (mixed ^ mixed >> 27) * 0x94D049BB133111EBU;
+        return mixed ^ mixed >> 31;
+    }
+
+private:
+    std::uint64_t state_ = 0;
+};
+
 // Waits for a moment of the wall clock, wherever that is set meanwhile, and however long the
 // machine sleeps.  Its calls need the mutex of the lock that wait() is given.  A condition variable
 // cannot do it: musl's waits for so long as it was until then when the wait began.
@@ -3870,14 +3890,9 @@ public:
     TaskId last() const { return TaskId(ms_ << 16 | 0x7000U | counter_, ~std::uint64_t{0}); }
 
 private:
-    static std::uint64_t seed() {
-        std::random_device device;
-        return static_cast<std::uint64_t>(device()) << 32 | device();
-    }
-
     std::uint64_t ms_ = 0;
     std::uint64_t counter_ = 0;
-    std::mt19937_64 random_{seed()};
+    Random random_;
 };
 
 // ---- 7.3 The past, keys and sinks ------------------------------------------
@@ -11211,7 +11226,7 @@ private:
         // Of the attempt under way and of its outcome: set by its own thread, and guarded by
         // mutex_ for the others.
         std::shared_ptr<const Config> used;
-        std::minstd_rand random{std::random_device{}()};
+        detail::Random random;
         // What is at hand, and what has become of it, which is kept until that is stored.
         std::optional<Delivery> delivery;
         std::optional<Outcome> outcome;
@@ -11647,9 +11662,9 @@ inline void Sinks::judge_failure(Worker& worker, Outcome& outcome) const {
         return say_failure(worker, "sink.dead_letter", outcome, "; it is a dead letter now");
     }
     const milliseconds::rep base = retry[delivery.attempt - 1].count();
-    std::uniform_int_distribution<milliseconds::rep> jitter(0, base / 10);
+    const std::uint64_t jitter = worker.random() % (static_cast<std::uint64_t>(base) / 10 + 1);
     const milliseconds wished = std::min(outcome.wait.value_or(milliseconds(0)), max_retry_after);
-    outcome.wait = std::max(milliseconds(base + jitter(worker.random)), wished);
+    outcome.wait = std::max(milliseconds(base + static_cast<milliseconds::rep>(jitter)), wished);
     say_failure(worker, "sink.attempt_failed", outcome, "; the next is in ");
 }
 

@@ -2,6 +2,7 @@
 #include "support.hpp"
 
 #include <future>
+#include <random>
 
 namespace scheduler_test {
 

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "support.hpp"
 
+#include <random>
+
 namespace streams_test {
 
 using namespace scheduler;

@@ -32,6 +32,9 @@ ENGINE = "it needs a container engine: the long form of test_packaging.py runs t
 ROUTER = "it is for OpenWrt: test_packaging.py runs the script with a procd that takes it down"
 ELSEWHERE = "they are for other builders of packages: tests/recipes_test.py tries what can be tried"
 NOT_TRIED_HERE = {
+    "device.md": {
+        "mount -o ro": "it needs a device whose root may be mounted anew",
+    },
     "packages.md": {
         "$ vcpkg install": ELSEWHERE,
         "$ echo \"src-link": ELSEWHERE,
@@ -168,6 +171,9 @@ class Pages(TestCase):
 
     def test_what_security_says_works_as_it_is_written(self):
         Reader(self, "security.md").read()
+
+    def test_what_device_says_works_as_it_is_written(self):
+        Reader(self, "device.md").read()
 
     def test_what_cannot_be_tried_is_known_and_why(self):
         for page in sorted(DOCS.glob("*.md")):

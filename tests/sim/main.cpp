@@ -15,6 +15,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <new>
+#include <random>
 
 // Allocations fail where the simulation says so.  Not inlined, as compilers that see both halves
 // of a pair wonder at free().
