@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The unit for systemd and the scripts of other inits, by systemd's own tools and real shells."""
 import contextlib
+import json
 import os
 import pathlib
 import pwd
@@ -250,6 +251,18 @@ class Procd(TestCase):
                       self.tell("start_service", config))
         self.assertEqual(self.tell("reload_service", config),
                          ["send_signal task-scheduler * HUP"])
+
+
+class Footprint(TestCase):
+    def test_what_the_server_costs_is_measured(self):
+        done = run(str(ROOT / "tests/bench/footprint"), "--json", "--idle", "0.2", "--tasks", "3",
+                   support.BINARY)
+        self.assertEqual(done.returncode, 0, done.stdout)
+        server, *policies = map(json.loads, done.stdout.splitlines())
+        self.assertGreater(server["rss_kib"], server["pss_kib"] // 2)
+        self.assertEqual([row["fsync"] for row in policies],
+                         ["always", "answers", "everysec", "no"])
+        self.assertGreaterEqual(policies[0]["syncs"], 1)
 
 
 class Texts(TestCase):
