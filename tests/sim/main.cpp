@@ -38,9 +38,8 @@
     std::free(memory);
 }
 
-// The library's sources of chance and of time, so that a seed decides everything.  They take
-// the place of those in libstdc++; with another library a run is as good, but no two of the same
-// seed are alike.
+// The library's sources of chance and of time, so that a seed decides everything.  Only
+// libstdc++'s chance can be replaced; with another library no two runs of the same seed are alike.
 #ifdef __GLIBCXX__
 namespace sim {
 inline std::uint64_t device_state = 0;
@@ -48,13 +47,14 @@ inline std::uint64_t device_state = 0;
 std::random_device::result_type std::random_device::_M_getval() {
     return static_cast<result_type>(sim::Random(sim::device_state++).next());
 }
+#endif
 std::chrono::steady_clock::time_point std::chrono::steady_clock::now() noexcept {
     return time_point(sim::steady_time);
 }
 std::chrono::system_clock::time_point std::chrono::system_clock::now() noexcept {
-    return time_point(sim::steady_time);  // a scheduler is given another clock, and asks that
+    // A scheduler is given another clock, and asks that.
+    return time_point(std::chrono::duration_cast<duration>(sim::steady_time));
 }
-#endif
 
 namespace {
 
