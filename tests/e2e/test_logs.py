@@ -102,6 +102,20 @@ class Logs(TestCase):
         server.until_logged("server.started")
         self.assertRegex(server.stderr(), f"^{TIME} info ")
 
+    def test_what_is_no_request_has_a_line_at_debug_that_says_why_and_of_whom(self):
+        server = self.server("--log-level", "debug")
+        for text, reason, cause in (
+                (b"GET / HTTP/1.1\r\n\r\n", "invalid", "exactly one Host field"),
+                (b"\x16\x03\x01\x02\x00\x01", "tls_on_plain_port", "begin its URL with http://")):
+            with server.wire() as wire:
+                wire.send(text)
+                self.assertIn(b" 400 ", wire.rest())
+                port = wire.socket.getsockname()[1]
+            server.until_logged(cause)
+            [line] = [line for line in server.stderr().splitlines() if "connection.refused" in line
+                      and cause in line]
+            self.assertIn(f"refused 127.0.0.1:{port}: 400, {reason}: ", line)
+
     def test_a_flood_of_refusals_does_not_flood_the_log(self):
         server = self.server(env={"SCHEDULER_SECRET": SECRET})
         for _ in range(500):
