@@ -19409,6 +19409,12 @@ public:
     void send(std::string_view text);
     // 0: the end.
     std::size_t receive(char* to, std::size_t size);
+    // Receives something for a reader.  False: the connection is at its end.
+    bool receive(MessageReader& reader);
+    // Receives the rest of an answer.  look() is called whenever more of it has come, and returns
+    // false where that is enough.
+    template <class Look>
+    void receive_answer(MessageReader& answer, Look look);
 
 private:
     Addresses addresses();
@@ -19540,6 +19546,32 @@ inline std::size_t Channel::receive(char* to, std::size_t size) {
     }
 }
 
+inline bool Channel::receive(MessageReader& reader) {
+    std::array<char, 16'384> buffer;
+    const std::size_t n = receive(buffer.data(), buffer.size());
+    reader.feed({buffer.data(), n});
+    return n > 0;
+}
+
+template <class Look>
+void Channel::receive_answer(MessageReader& answer, Look look) {
+    using Step = MessageReader::Step;
+    bool more = true;
+    Step step = answer.next();
+    while (look() && step == Step::incomplete && more) {
+        more = receive(answer);
+        step = more ? answer.next() : answer.end();
+    }
+    if (step == Step::refused) {
+        throw std::runtime_error(std::string("it cannot be read: ") + answer.refusal().error);
+    }
+    if (!answer.has_head()) throw std::runtime_error(server_ + " has ended the connection");
+    const int reason = answer.request().body_status;
+    if (reason == 200 || reason == 413) return;
+    throw std::runtime_error(server_ + " answers " + std::to_string(answer.status()) +
+                             ", but not to the end");
+}
+
 }  // namespace detail
 
 // ---- 14.3 The sink ---------------------------------------------------------
@@ -19563,8 +19595,6 @@ private:
     void append_event_fields(std::string& head, const Event& event) const;
     std::string request(const Delivery& delivery) const;
     void send(const std::string& request);
-    bool receive();
-    void read_answer();
     Outcome judge() const;
 
     static constexpr std::size_t max_body = 65'536;  // of a larger one, the rest is not read
@@ -19710,7 +19740,7 @@ inline Outcome WebhookSink::deliver(const Delivery& delivery) {
     channel_->begin(std::chrono::steady_clock::now() + options_.timeout);
     try {
         send(request(delivery));
-        read_answer();
+        channel_->receive_answer(*reader_, [] { return true; });
     } catch (const detail::Shortage& error) {
         channel_->close();
         return Outcome::postponed(error.what());
@@ -19732,7 +19762,7 @@ inline void WebhookSink::send(const std::string& request) {
     if (channel_->is_open()) {
         try {
             channel_->send(request);
-            if (receive()) return;
+            if (channel_->receive(*reader_)) return;
         } catch (const detail::TooLate&) {
             throw;
         } catch (const std::exception&) {  // it was at its end
@@ -19740,32 +19770,6 @@ inline void WebhookSink::send(const std::string& request) {
     }
     channel_->connect();
     channel_->send(request);
-}
-
-// False: the connection is at its end.
-inline bool WebhookSink::receive() {
-    std::array<char, 16'384> buffer;
-    const std::size_t n = channel_->receive(buffer.data(), buffer.size());
-    reader_->feed({buffer.data(), n});
-    return n > 0;
-}
-
-inline void WebhookSink::read_answer() {
-    using Step = detail::MessageReader::Step;
-    Step step = reader_->next();
-    bool more = true;
-    while (step == Step::incomplete && more) {
-        more = receive();
-        step = more ? reader_->next() : reader_->end();
-    }
-    if (step == Step::refused) {
-        throw std::runtime_error(std::string("it cannot be read: ") + reader_->refusal().error);
-    }
-    if (!reader_->has_head()) throw std::runtime_error("the receiver has ended the connection");
-    const int reason = reader_->request().body_status;
-    if (reason == 200 || reason == 413) return;
-    throw std::runtime_error("the receiver answers " + std::to_string(reader_->status()) +
-                             ", but not to the end");
 }
 
 // B1
@@ -20622,34 +20626,19 @@ inline std::string Client::request(const char* method, const std::string& path, 
 inline void Client::exchange_by(detail::Channel& channel, const std::string& request,
                                 milliseconds patience, detail::MessageReader& answer,
                                 const Look& look) const {
-    using Step = detail::MessageReader::Step;
     const auto end_in = [&channel](milliseconds time) {
         channel.end_by(std::chrono::steady_clock::now() + time);
     };
     end_in(options_.timeout);
     channel.connect();
-    std::exception_ptr unsent;  // a server may answer before it has got all, and end
     try {
         channel.send(request);
-    } catch (const std::system_error&) {
-        unsent = std::current_exception();
+    } catch (const std::system_error&) {  // it may have answered before it has got all
     }
-    std::array<char, 16'384> buffer;
-    for (Step step = Step::incomplete; step == Step::incomplete;) {
+    channel.receive_answer(answer, [&] {
         end_in(patience);
-        const std::size_t n = channel.receive(buffer.data(), buffer.size());
-        answer.feed({buffer.data(), n});
-        step = n > 0 ? answer.next() : answer.end();
-        if (step == Step::refused) {
-            throw std::runtime_error(std::string("it does not answer in HTTP: ") +
-                                     answer.refusal().error);
-        }
-        if (answer.has_head() && !look()) return;
-        if (n > 0 || step == Step::whole) continue;
-        if (unsent) std::rethrow_exception(unsent);
-        throw std::runtime_error("the server has ended the connection");
-    }
-    if (answer.request().body_status != 200) throw std::runtime_error("its answer broke off");
+        return !answer.has_head() || look();
+    });
 }
 
 // The same over a connection of its own.
