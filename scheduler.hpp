@@ -7970,18 +7970,22 @@ inline void Store::judge_disk_locked(const Group& group, const std::exception_pt
     }
 }
 
+inline bool tells_of_full_disk(const std::exception_ptr& failure) {
+    try {
+        std::rethrow_exception(failure);
+    } catch (const Error& error) {
+        return error.code() == Errc::disk_full;
+    } catch (...) {
+        return false;
+    }
+}
+
 // What of a group that has failed ends tasks is stored all the same if the disk is full: for
 // that there is room (J7).  Returns why it could not be.
 inline std::exception_ptr Store::store_ends(const Group& group, const std::exception_ptr& error,
                                             std::uint64_t pending) noexcept {
     const bool alone = std::all_of(group.records.begin(), group.records.end(), Group::is_end);
-    try {
-        std::rethrow_exception(error);
-    } catch (const Error& reason) {
-        if (alone || reason.code() != Errc::disk_full) return error;
-    } catch (...) {
-        return error;
-    }
+    if (alone || !tells_of_full_disk(error)) return error;
     try {
         std::string lines;
         for (const Record& record : group.records) {
@@ -9365,8 +9369,7 @@ inline std::exception_ptr Store::replace(Lock& lock) {
         const JournalFigures journal = journal_->figures();
         replace_above_ = journal.bytes + journal.bytes / 4;
         replace_again_ = now() + std::chrono::seconds(1);
-        const auto* const known = dynamic_cast<const Error*>(&error);
-        if (known && known->code() == Errc::disk_full) misjudge_room_locked(journal);
+        if (tells_of_full_disk(failure)) misjudge_room_locked(journal);
     }
     if (had_failed || !journal_->failed()) ++replacements_;
     replacing_ = false;
