@@ -211,18 +211,23 @@ class Refusals(TestCase):
         if not flags or "-DCPPHTTPLIB_OPENSSL_SUPPORT" not in flags:
             self.skipTest("there is no installed cpp-httplib that was compiled with OpenSSL")
         libraries = [flag for flag in flags if flag.startswith(("-L", "-l"))]
-        programs = {"mount": (ROOT / "examples/mount.cpp").read_text(encoding="utf-8"),
-                    "client": '#include "scheduler.hpp"\n'
-                              'int main() { scheduler::Client client; client.tasks(); }\n'}
-        for name, text in programs.items():
+        programs = {
+            "mount": ((ROOT / "examples/mount.cpp").read_text(encoding="utf-8"),
+                      "the installed cpp-httplib was compiled with OpenSSL and this program "
+                      "without: compile it with $(pkg-config --cflags --libs cpp-httplib) "
+                      "-lssl -lcrypto"),
+            # It needs nothing of the library.
+            "client": ('#include "scheduler.hpp"\n'
+                       'int main() { scheduler::Client client({"http://127.0.0.1:1", {}}); '
+                       'client.tasks(); }\n', "cannot reach http://127.0.0.1:1"),
+        }
+        for name, (text, says) in programs.items():
             with self.subTest(name):
                 (self.folder / f"{name}.cpp").write_text(text, encoding="utf-8")
                 done = run(["g++", "-std=c++17", "-I", str(ROOT), f"{name}.cpp", "-o", name,
                             *libraries, "-pthread"], self.folder)
                 self.assertEqual(done.returncode, 0, done.stderr[:2000])
-                self.assertIn("the installed cpp-httplib was compiled with OpenSSL and this program "
-                              "without: compile it with $(pkg-config --cflags --libs cpp-httplib) "
-                              "-lssl -lcrypto", run([f"./{name}"], self.folder).stderr)
+                self.assertIn(says, run([f"./{name}"], self.folder).stderr)
 
 
 class Elsewhere(TestCase):
