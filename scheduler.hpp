@@ -20402,11 +20402,18 @@ public:
             members_.push_back({name, {value}});
         });
     }
+    // False: there is no such member of this kind.
+    template <class Value>
+    bool has(std::string_view name, Value& to) const {
+        bool found = false;
+        for (const auto& [key, value] : members_) {
+            if (key == name) found = read(value, to);
+        }
+        return found;
+    }
     template <class Value>
     const JsonMembers& get(std::string_view name, Value& to) const {
-        for (const auto& [key, value] : members_) {
-            if (key == name) read(value, to);
-        }
+        has(name, to);
         return *this;
     }
 
@@ -20417,9 +20424,8 @@ private:
 // The value of a member, which an answer must have.
 template <class Value>
 Value member_in(std::string_view json, std::string_view name) {
-    std::optional<Value> value;
-    JsonMembers(json).get(name, value);
-    if (value) return std::move(*value);
+    Value value{};
+    if (JsonMembers(json).has(name, value)) return value;
     throw Error(Errc::unreachable, "the answer is not that of a scheduler");
 }
 

@@ -120,7 +120,7 @@ TEST_SUITE("limits") {
     }
 
     TEST_CASE("a budget counts what tasks take beside their payloads") {
-        for (const std::size_t size : {1, 100, 10'000}) {
+        for (const std::size_t size : {1U, 100U, 10'000U}) {
             CAPTURE(size);
             Options options;
             options.max_memory = 4 * mebibyte;

@@ -75,7 +75,7 @@ std::string any_text(std::size_t most = 12) {
 std::string any_sink() {
     static constexpr std::string_view letters = "abcXYZ019-_.";
     std::string name;
-    for (std::size_t i = 1 + below(64); i > 0; --i) name += letters[below(letters.size())];
+    for (std::size_t i = 1 + below(64U); i > 0; --i) name += letters[below(letters.size())];
     return name;
 }
 
@@ -98,7 +98,7 @@ std::string any_payload() {
 std::string any_label(std::string_view others) {
     const std::string letters = "abcXYZ019" + std::string(others);
     std::string label;
-    for (std::size_t i = 1 + below(128); i > 0; --i) label += letters[below(letters.size())];
+    for (std::size_t i = 1 + below(128U); i > 0; --i) label += letters[below(letters.size())];
     return label;
 }
 
@@ -130,7 +130,7 @@ auto maybe(Make make) {
 template <class Make>
 auto some_of(Make make, std::size_t least = 0) {
     std::vector<decltype(make())> values;
-    for (std::size_t i = least + below(9); i > 0; --i) values.push_back(make());
+    for (std::size_t i = least + below(9U); i > 0; --i) values.push_back(make());
     return values;
 }
 
@@ -179,7 +179,7 @@ void make(ForgetRecord& r) {
 void make(AnswerRecord& r) {
     Answer answer = any_answer();
     answer.first_use = any_time();
-    for (std::size_t runs = below(5); runs > 0; --runs) answer.ids.add(any_id(), 1 + below(9));
+    for (std::size_t runs = below(5U); runs > 0; --runs) answer.ids.add(any_id(), 1 + below(9U));
     r.answer = make_answer("k" + any_text(), answer);
 }
 
