@@ -128,7 +128,10 @@ class Load(TestCase):
         for _ in range(3):
             for path in ("/tasks", "/events", "/tasks/" + task, "/healthz", "/metrics"):
                 assert server.call("GET", path, headers=headers).status == 200
-        self.threads, self.before = server.threads(), server.resident_mib()
+        # Of the threads that begin when they are needed one may not have begun: while writes need no
+        # sync and are quick, none is left to the committer.
+        later = 1 if "--fsync" in flags else 0
+        self.threads, self.before = server.threads() + later, server.resident_mib()
         return server
 
     def assert_normal(self, server, headers=()):
@@ -148,10 +151,10 @@ class Load(TestCase):
     def assert_cost(self, server, count, sent, bound=0.0):
         """The memory of so many clients that have sent so many bytes each, now."""
         grown = server.resident_mib() - self.before
-        self.note(f"{count} clients cost {grown:.0f} MiB and {server.threads() - self.threads} "
+        self.note(f"{count} clients cost {grown:.0f} MiB and {max(server.threads() - self.threads, 0)} "
                   "threads")
         self.assert_below(grown, bound + count * sent / MIB + self.room(count))
-        self.assertEqual(server.threads(), self.threads, "no request has a thread")
+        self.assertLessEqual(server.threads(), self.threads, "no request has a thread")
 
     def room(self, count):
         """What so many clients may cost, in MiB."""
@@ -167,7 +170,7 @@ class Load(TestCase):
         began = time.monotonic()
         wait_for(lambda: server.resident_mib() < self.before + 16, 20, "the memory's coming back")
         self.note(f"memory is back after {time.monotonic() - began:.1f} s")
-        wait_for(lambda: server.threads() == self.threads, 20, "the end of all threads but those")
+        wait_for(lambda: server.threads() <= self.threads, 20, "the end of all threads but those")
 
     def refusals(self, server, headers=()):
         text = server.call("GET", "/metrics", headers=headers).body.decode()
@@ -238,7 +241,7 @@ class Slow(Load):
             crowd.send(whole[at:at + 24].encode())
         self.assertEqual(set(crowd.await_answers()), {200})
         self.assertEqual(server.pending(), count + 1)
-        self.assertEqual(server.threads(), self.threads)
+        self.assertLessEqual(server.threads(), self.threads)
 
 
 class Unread(Load):
@@ -310,7 +313,7 @@ class Bodies(Load):
         self.assertLessEqual(set(statuses), allowed)
         self.assert_says_when(crowd)
         self.assert_counted(server, refused, statuses, headers)
-        self.assertEqual(server.threads(), self.threads)
+        self.assertLessEqual(server.threads(), self.threads)
         pages = server.call("GET", "/tasks?limit=1", headers=headers)
         self.assertEqual(pages.json["page_info"]["total_count"], 2 + statuses.count(200),
                          "what was answered with 200 is there, and nothing else")
