@@ -14811,6 +14811,11 @@ inline std::string TlsSession::problem() const {
             break;
     }
     if (error_ == 0 || has_ended_) return "the connection was cut";
+    constexpr int internal_error = 80;  // which HttpServer::reject() sends
+    if (!is_server && alert() == internal_error) {
+        return "the server cannot take this connection now, perhaps as it has too many (" + said +
+               ')';
+    }
     if (!said.empty()) return "the other side says: " + said;
     const char* const reason = ::ERR_reason_error_string(error_);
     return reason ? reason : "TLS failed";

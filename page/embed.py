@@ -14,19 +14,20 @@ import sys
 
 
 def document(index):
-    """index.html with its style and scripts in it, and their digests in its policy."""
+    """index.html with its style and, as one, its scripts in it, and their digests in its policy."""
     html = index.read_text(encoding="utf-8")
     digests = {"style": [], "script": []}
 
-    def put(tag, name):
-        text = (index.parent / name).read_text(encoding="utf-8")
-        assert f"</{tag}" not in text.lower(), f"{name} would end its element"
+    def put(tag, names):
+        text = "".join((index.parent / name).read_text(encoding="utf-8") for name in names)
+        assert f"</{tag}" not in text.lower(), f"{' or '.join(names)} would end its element"
         digest = hashlib.sha256(text.encode()).digest()
         digests[tag].append(f"'sha256-{base64.b64encode(digest).decode()}'")
-        return f"<{tag}>{text}</{tag}>"
+        return f"<{tag}>{text}</{tag}>\n"
 
-    html = re.sub(r'<link rel="stylesheet" href="([\w.]+)">', lambda m: put("style", m[1]), html)
-    html = re.sub(r'<script src="([\w.]+)"></script>', lambda m: put("script", m[1]), html)
+    html = re.sub(r'<link rel="stylesheet" href="([\w.]+)">\n', lambda m: put("style", [m[1]]), html)
+    html = re.sub(r'(?:<script src="[\w.]+"></script>\n)+',
+                  lambda m: put("script", re.findall(r'src="([\w.]+)"', m[0])), html)
     for tag, its in digests.items():
         html = html.replace(f"{tag}-src 'self'", f"{tag}-src {' '.join(its)}", 1)
     return html

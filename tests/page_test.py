@@ -21,6 +21,7 @@ class Page(unittest.TestCase):
 
     def test_the_files_are_at_most_60_kib_together(self):
         self.assertLessEqual(sum(path.stat().st_size for path in FILES), 60 * 1024)
+        self.assertLessEqual(len(self.document.encode()), 60 * 1024)
 
     def test_every_file_is_in_the_document_and_known_to_meson(self):
         build = (ROOT / "meson.build").read_text(encoding="utf-8")

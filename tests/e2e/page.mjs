@@ -178,7 +178,7 @@ const scenarios = {
       await says(tab, 'found', /pending tasks/);
     }
     assert.equal(await tab.title(), 'Task Scheduler');
-    assert.equal(await tab.locator('script').count(), 8, 'the page has no other script');
+    assert.equal(await tab.locator('script').count(), 1, 'the page has no other script');
     await isNoWiderThanTheScreen(tab);
   },
 
