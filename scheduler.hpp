@@ -6270,7 +6270,8 @@ struct Options {
     /// How many tasks may be pending at once.
     Limit<std::size_t, 10'000'000> max_tasks;
     /// How many bytes of memory clients may make this hold: tasks pending and retained, each with
-    /// its payload and what it takes beside, keys with what they answered, dead letters.
+    /// its payload and what it takes beside, keys with what they answered, dead letters.  Keys are
+    /// taken until they have half of it.
     Limit<std::uint64_t, std::uint64_t{4} << 30> max_bytes;
     /// How many past events are kept, and likewise missed tasks, as long as they take no more than
     /// a quarter of `max_bytes` and an eighth of the journal's disk; each is kept for
@@ -6324,7 +6325,8 @@ struct Options {
     std::shared_ptr<FileOps> files;
 
     /// Derives from `max_memory` each limit that is not given, as a `Scheduler` does when it is
-    /// made.  Throws `Error` with `invalid_argument` if `max_memory` is too little.
+    /// made.  Throws `Error` with `invalid_argument` if `max_memory` is too little, also for the
+    /// `max_bytes` that are given.
     void derive_limits();
 };
 
@@ -6336,12 +6338,14 @@ inline void Options::derive_limits() {
     constexpr std::uint64_t usual_event = 512;
     if (max_memory == 0) return;
     const std::uint64_t others = memory_of_others + 2 * mebibyte;
-    if (max_memory < others + mebibyte && !max_bytes.is_given()) {
+    const std::uint64_t tasks = max_bytes.is_given() ? std::uint64_t{max_bytes} : mebibyte;
+    if (max_memory < others || max_memory - others < tasks) {
         throw Error(Errc::invalid_argument,
-                    "the limit of memory must be at least " + std::to_string(others + mebibyte) +
-                        " bytes, of which what is not for tasks takes " + std::to_string(others));
+                    "the limit of " + std::to_string(max_memory) + " bytes of memory is too low: " +
+                        std::to_string(tasks) + " are for tasks, and what is not for tasks takes " +
+                        std::to_string(others));
     }
-    max_bytes.derive((max_memory - std::min(max_memory, others)) / 5 * 4);
+    max_bytes.derive((max_memory - others) / 5 * 4);
     max_tasks.derive(max_bytes / least_task);
     history.derive(max_bytes / 4 / usual_event);
     sink_backlog.derive(max_bytes / 4 / usual_event);
@@ -6857,6 +6861,7 @@ private:
     void check_accepting_locked(TimePoint at);
     Stats stats_locked() const;
     void check_limits_locked(std::size_t tasks, std::size_t bytes);
+    void check_keys_locked();
     void check_room_locked(std::size_t tasks, std::size_t bytes);
     std::uint64_t needed_room_locked(const JournalFigures& journal, std::size_t tasks = 0,
                                      std::size_t bytes = 0) const;
@@ -6867,6 +6872,7 @@ private:
     static std::string room_text(const JournalFigures& journal, std::uint64_t needed);
     void tell_of_room_locked(const char* why) noexcept;
     Error bytes_limit() const;
+    void tell_of_memory_locked() noexcept;
     template <class Key>
     StoredTask* find_open(Key key);
 
@@ -7259,6 +7265,7 @@ inline void Store::recover() {
         if (failure) std::rethrow_exception(failure);
     }
     journal_->write_ends({}, state_.pending());  // which reserves space for them
+    if (state_.bytes() > options_.max_bytes) tell_of_memory_locked();
     if (const JournalFigures journal = journal_->figures(); is_disk_full_locked(journal)) {
         tell_of_room_locked(room_text(journal, wanted_room_locked(journal)).c_str());
     }
@@ -7399,6 +7406,7 @@ inline Ticket Store::begin_schedule(std::vector<TaskRef> tasks, const Idempotenc
     }
     check_accepting_locked(at);
     check_limits_locked(tasks.size(), bytes);
+    if (keyed) check_keys_locked();
     const TaskId first = state_.ids().next(at);
     for (std::size_t i = 0; i < tasks.size(); ++i) {
         tasks[i]->id = first.plus(i);
@@ -7468,6 +7476,19 @@ inline void Store::check_limits_locked(std::size_t tasks, std::size_t bytes) {
                 "the limit of " + std::to_string(options_.max_tasks) + " pending tasks is reached");
 }
 
+// A key is known for a day and may not be forgotten before, so keys leave room for what comes
+// without one.
+inline void Store::check_keys_locked() {
+    if (state_.key_bytes() < options_.max_bytes / 2) return;
+    stats_.refused += 1;
+    throw Error(Errc::task_limit,
+                "idempotency keys take " + std::to_string(state_.key_bytes()) + " of " +
+                    std::to_string(options_.max_bytes) +
+                    " bytes of memory, and half is for them: each is kept for 24 hours and while "
+                    "its tasks are pending; send without a key, or raise --max-memory or "
+                    "--max-bytes");
+}
+
 // What the disk has to have free for the journal to be replaced when so much more was stored, and
 // for something to be gained by that.  The ends of tasks need their room in the new file too.
 inline std::uint64_t Store::needed_room_locked(const JournalFigures& journal, std::size_t tasks,
@@ -7519,9 +7540,27 @@ inline void Store::tell_of_room_locked(const char* why) noexcept {
                named("journal", options_.journal), " has room again; tasks are accepted");
 }
 
+inline constexpr const char* less_memory =
+    "cancel tasks, forget events, or raise --max-memory or --max-bytes";
+
 inline Error Store::bytes_limit() const {
+    const std::size_t past = state_.history().memory() + state_.missed().memory();
+    const std::size_t others = past + state_.key_bytes() + state_.letter_bytes();
+    const std::size_t pending = state_.bytes() - std::min(state_.bytes(), others);
     return Error(Errc::task_limit, "the limit of " + std::to_string(options_.max_bytes) +
-                                       " bytes of memory is reached");
+                                       " bytes of memory is reached: pending tasks take " +
+                                       std::to_string(pending) + ", past ones " +
+                                       std::to_string(past) + ", idempotency keys " +
+                                       std::to_string(state_.key_bytes()) + " and dead letters " +
+                                       std::to_string(state_.letter_bytes()) + "; " + less_memory);
+}
+
+inline void Store::tell_of_memory_locked() noexcept {
+    notes_.add(LogLevel::warning, "memory.over_limit", "what the journal ",
+               named("journal", options_.journal), " keeps takes ", named("bytes", state_.bytes()),
+               " bytes of memory, more than the limit of ",
+               named("limit", std::uint64_t{options_.max_bytes}),
+               ": no task is accepted until it takes less; ", less_memory);
 }
 
 inline std::string text_of(TaskId id) {
@@ -13321,12 +13360,13 @@ inline std::uint64_t HttpOptions::derive_limits(std::uint64_t memory) {
     constexpr std::uint64_t buffers = 1'536 * kibibyte;  // of the threads, and of backups
     const std::uint64_t session = tls_certificate.empty() ? 0 : 40 * kibibyte;
     const std::uint64_t part = (memory - std::min(memory, buffers)) / 16;
-    max_answers.derive(std::max(4 * part, 128 * kibibyte));
+    const std::uint64_t two_bodies = max_body.is_given() ? 2 * std::uint64_t{max_body} : 0;
+    max_answers.derive(std::max({4 * part, 128 * kibibyte, two_bodies}));
     const std::uint64_t a_connection =
         20 * kibibyte + 2 * detail::large_size(max_answers) + session;
     const std::uint64_t a_stream = 4 * kibibyte + session;
     max_connections.derive(std::max<std::uint64_t>(6 * part / a_connection, 8));
-    max_bodies.derive(std::max(2 * part, 128 * kibibyte));
+    max_bodies.derive(std::max({2 * part, 128 * kibibyte, two_bodies}));
     max_body.derive(std::min(max_bodies / 2, max_answers / 2));
     max_streams.derive(std::max<std::uint64_t>(part / a_stream, 4));
     max_stream_pages.derive(std::max(part / (1 + max_streams / 1'000), 64 * kibibyte));

@@ -159,6 +159,8 @@ inline Lines StatusAnswer::lines() const {
         {"lateness", lateness()},
         {"clock", is_true(at(at("clock"), "trusted")) ? "trusted" : "NOT TRUSTED"},
         {"journal", journal()},
+        {"memory", "tasks, events, keys and dead letters take " + count(at("bytes")) + " of " +
+                       count(at(at("limits"), "bytes")) + " bytes"},
         {"streams", count(at(at("streams"), "open")) + " of " + count(at(at("streams"), "limit"))},
     };
     for (const Value& one : list(at("sinks"))) {

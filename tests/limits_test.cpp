@@ -35,6 +35,17 @@ std::size_t fill(Scheduler& tasks, std::size_t size) {
     return count;
 }
 
+// What the Error says that a call throws.
+template <class Call>
+std::string reason_of(Call call) {
+    try {
+        call();
+    } catch (const Error& error) {
+        return error.what();
+    }
+    return {};
+}
+
 }  // namespace
 
 TEST_SUITE("limits") {
@@ -87,9 +98,31 @@ TEST_SUITE("limits") {
         CHECK(house.options.max_bytes < usual.options.max_bytes);
         CHECK(house.most() <= 64 * mebibyte);
         House given;
-        given.options.max_bytes = 60 * mebibyte;
+        given.options.max_bytes = 36 * mebibyte;
         given.derive(64 * mebibyte);
-        CHECK(given.options.max_bytes == 60 * mebibyte);
+        CHECK(given.options.max_bytes == 36 * mebibyte);
+    }
+
+    TEST_CASE("a given limit that does not fit into the budget is refused") {
+        House bytes;
+        bytes.options.max_bytes = 1'024 * mebibyte;
+        CHECK(errc_of([&] { bytes.derive(24 * mebibyte); }) == Errc::invalid_argument);
+        House most;
+        most.options.max_bytes = 60 * mebibyte;
+        CHECK(errc_of([&] { most.derive(64 * mebibyte); }) == Errc::invalid_argument);
+        House body;
+        body.http.max_body = 100 * mebibyte;
+        CHECK(errc_of([&] { body.derive(24 * mebibyte); }) == Errc::invalid_argument);
+    }
+
+    TEST_CASE("a body of the size that is given can be taken, also with a small budget") {
+        House house;
+        house.http.max_body = mebibyte;
+        house.derive(24 * mebibyte);
+        CHECK(house.http.max_body == mebibyte);
+        CHECK(house.http.max_bodies >= 2 * mebibyte);
+        CHECK(house.http.max_answers >= 2 * mebibyte);
+        CHECK(house.most() <= 24 * mebibyte);
     }
 
     TEST_CASE("a limit that is given as it is usual anyway is not derived") {
@@ -132,6 +165,68 @@ TEST_SUITE("limits") {
             CHECK(tasks.stats().bytes <= most);
             CHECK(tasks.stats().refused == 1);
         }
+    }
+
+    TEST_CASE("idempotency keys leave room for tasks without one, and are known for a day") {
+        TestClock clock;
+        Options options;
+        options.now = clock.source();
+        options.max_memory = 4 * mebibyte;
+        options.history = 0;
+        options.min_retention = milliseconds(0);
+        Scheduler tasks(options);
+        const auto past =
+            TaskRequest::parse(R"({"timestamp":"2020-01-01","message":"x"})", clock.now());
+        const auto add = [&](std::size_t i) {
+            support::schedule(tasks, {past}, "key " + std::to_string(i));
+        };
+        std::size_t count = 0;
+        while (!errc_of([&] { add(count); })) {
+            REQUIRE(count++ < 10'000);
+            REQUIRE(support::eventually([&] { return tasks.stats().pending == 0; }));
+        }
+        CHECK(tasks.stats().refused == 1);
+        const std::string reason = reason_of([&] { add(count); });
+        CHECK(reason.find("idempotency keys take ") == 0);
+        CHECK(reason.find("send without a key") != std::string::npos);
+        tasks.schedule(std::chrono::hours(48), "\"without a key\"");
+        CHECK(!errc_of([&] { add(0); }));  // a repeat
+        CHECK(tasks.stats().pending == 1);
+        clock.advance(tasks, std::chrono::hours(25));
+        CHECK(!errc_of([&] { add(count); }));
+    }
+
+    TEST_CASE("a refusal for want of memory says what takes it and what to do") {
+        Options options;
+        options.max_memory = 4 * mebibyte;
+        Scheduler tasks(options);
+        fill(tasks, 100'000);
+        const std::string message = '"' + std::string(100'000, 'x') + '"';
+        const std::string reason =
+            reason_of([&] { tasks.schedule(std::chrono::hours(1), message); });
+        CAPTURE(reason);
+        CHECK(reason.find("pending tasks take 1") != std::string::npos);
+        CHECK(reason.find("past ones 0, idempotency keys 0 and dead letters 0; cancel") !=
+              std::string::npos);
+    }
+
+    TEST_CASE("a journal that takes more memory than the limit opens, and the log says so") {
+        const support::TempDir dir;
+        Options options;
+        options.journal = dir.journal();
+        {
+            Scheduler tasks(options);
+            for (int i = 0; i < 50; ++i) {
+                tasks.schedule(std::chrono::hours(1), '"' + std::string(50'000, 'x') + '"');
+            }
+        }
+        std::vector<std::string> events;
+        options.max_memory = 4 * mebibyte;
+        options.log = [&](const LogRecord& record) { events.emplace_back(record.event); };
+        Scheduler tasks(options);
+        CHECK(std::count(events.begin(), events.end(), "memory.over_limit") == 1);
+        CHECK(tasks.stats().pending == 50);
+        CHECK(fill(tasks, 1) == 0);
     }
 
     TEST_CASE("past events leave room for tasks, however large they are") {
