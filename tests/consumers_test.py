@@ -225,6 +225,15 @@ class Consumers(unittest.TestCase):
         answers = self.answers("refused", ["COMPONENTS http"], f"-DSCHEDULER_HTTPLIB_DIR={split}")
         self.assertRegex(answers["COMPONENTS http"], "^no the httplib.h that was found does not ")
 
+    def test_a_folder_without_the_header_that_it_is_given_for_is_refused(self):
+        self.need_cmake()
+        for name in ("picojson", "httplib"):
+            with self.subTest(name):
+                variable = f"SCHEDULER_{name.upper()}_DIR"
+                answers = self.answers("nowhere-" + name, ["COMPONENTS http"], f"-D{variable}=/nope")
+                self.assertEqual(answers["COMPONENTS http"],
+                                 f"no there is no {name}.h in /nope, which {variable} says")
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -40,6 +40,10 @@ if(NOT SCHEDULER_PICOJSON_DIR)
   scheduler_is_missing(
     "picojson.h is missing (Debian: picojson-dev); -DSCHEDULER_PICOJSON_DIR=FOLDER says where it \
 is")
+elseif(NOT EXISTS "${SCHEDULER_PICOJSON_DIR}/picojson/picojson.h"
+    AND NOT EXISTS "${SCHEDULER_PICOJSON_DIR}/picojson.h")
+  scheduler_is_missing(
+    "there is no picojson.h in ${SCHEDULER_PICOJSON_DIR}, which SCHEDULER_PICOJSON_DIR says")
 elseif(NOT EXISTS "${scheduler_include}/scheduler.hpp")
   scheduler_is_missing("${scheduler_include}/scheduler.hpp is missing")
 elseif(NOT Threads_FOUND)
@@ -127,6 +131,9 @@ if("http" IN_LIST scheduler_FIND_COMPONENTS AND scheduler_FOUND)
     elseif(NOT SCHEDULER_HTTPLIB_DIR AND NOT scheduler_httplib)
       set(scheduler_http_problem "httplib.h is missing (Debian: libcpp-httplib-dev); \
 -DSCHEDULER_HTTPLIB_DIR=FOLDER says where it is")
+    elseif(SCHEDULER_HTTPLIB_DIR AND NOT EXISTS "${SCHEDULER_HTTPLIB_DIR}/httplib.h")
+      set(scheduler_http_problem "there is no httplib.h in ${SCHEDULER_HTTPLIB_DIR}, which \
+SCHEDULER_HTTPLIB_DIR says")
     else()
       scheduler_check_httplib()
     endif()
