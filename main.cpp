@@ -72,6 +72,7 @@ void run(cli::Settings settings) {
     for (const scheduler::HttpListener& one : listeners) warn_if_open(settings, one);
     cli::warn_of_open_files(settings);
     cli::warn_of_manager(manager, settings);
+    cli::warn_of_tls(settings, listeners);
     cli::share_memory(settings, configured.size());
     settings.http.page = cli::page();
 
@@ -128,6 +129,7 @@ int main(int argc, char** argv) {
         settings.scheduler.journal = "tasks.jsonl";
         settings.scheduler.log = [](const auto& record) { cli::report(record.text); };
         if (cli::read_flags(argc, argv, settings)) return 0;
+        cli::check_tls_files(settings.http);
         cli::read_secrets(settings);
         for (const std::string& line : cli::unknown_variables()) cli::report(line);
         run(std::move(settings));

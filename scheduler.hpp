@@ -5864,6 +5864,7 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     stamp.erase(std::remove(stamp.begin(), stamp.end(), ':'), stamp.end());
     const std::string path = path_ + ".damaged-" + stamp;
     damaged_lines_ = damaged.size();
+    const char* lines = damaged.size() == 1 ? " damaged line, " : " damaged lines, ";
     std::uint64_t bytes = 0;
     for (const JournalReader::Range& range : damaged) bytes += range.end - range.begin;
     // A loss of power may damage what was not stored yet.  On a small disk that must not, again
@@ -5871,8 +5872,9 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     if (disk_ < small_disk && room_ < bytes + disk_ / 2) {
         return log_(make_record(LogLevel::error, "journal.damaged", "the journal ",
                                 named("journal", path_), " has ", named("lines", damaged.size()),
-                                " damaged line(s), which were dropped: its small disk has no "
-                                "room to put them aside"));
+                                lines,
+                                "which were dropped: its small disk has no room to put "
+                                "them aside"));
     }
     File aside(*ops_, path, O_WRONLY | O_CREAT | O_TRUNC);
     std::uint64_t size = 0;
@@ -5884,7 +5886,7 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     aside.sync();
     sync_directory_of(*ops_, path_);
     log_(make_record(LogLevel::error, "journal.damaged", "the journal ", named("journal", path_),
-                     " has ", named("lines", damaged.size()), " damaged line(s), moved to ",
+                     " has ", named("lines", damaged.size()), lines, "moved to ",
                      named("moved_to", path)));
 }
 
@@ -16645,7 +16647,7 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
 inline void HttpApi::tell_of_refusals(std::chrono::steady_clock::time_point now) noexcept {
     refusals_.take_all_untold(now, [this](detail::Refusal why, std::uint64_t untold) {
         say(detail::level_of(why), "requests.refused", detail::named("requests", untold),
-            " more requests were refused: ",
+            untold == 1 ? " more request was refused: " : " more requests were refused: ",
             detail::named("reason", detail::refusal_names[static_cast<std::size_t>(why)]));
     });
 }
@@ -20777,6 +20779,7 @@ inline void Client::refuse(int status, const std::string& body) const {
     }
     switch (status) {
         case 400:
+        case 413:
             throw Error(Errc::invalid_argument, sentences);
         case 404:
             throw Error(Errc::unknown_task, sentences);

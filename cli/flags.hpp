@@ -65,6 +65,12 @@ inline void check(const scheduler::HttpOptions& options) {
     }
 }
 
+inline const std::string& host(const std::string& text) {
+    if (!text.empty() && text.find('/') == std::string::npos) return text;
+    throw UsageError("must be an address or a name, not '" + text +
+                     "'; --listen takes unix:/PATH as well");
+}
+
 // The name of a file, which must be given.
 inline const std::string& named(const std::string& path) {
     if (path.empty()) throw UsageError("must name a file");
@@ -94,7 +100,7 @@ struct Flag {
 
 inline const Flag flags[] = {
     {"host", "ADDRESS", "address to listen on (default 127.0.0.1)",
-     [](Settings& s, const std::string& v) { s.host = v; }},
+     [](Settings& s, const std::string& v) { s.host = host(v); }},
     {"port", "PORT", "port to listen on; 0 takes a free one (default 8080)",
      [](Settings& s, const std::string& v) { set_number(s.port.emplace(), v, 0, 65'535); }},
     {"listen", "ADDRESS",
@@ -150,7 +156,12 @@ inline const Flag flags[] = {
      }},
     {"max-lateness", "DURATION",
      "do not emit a task that is later than this, such as 1h (default: never)",
-     [](Settings& s, const std::string& v) { s.scheduler.max_lateness = duration(v); }},
+     [](Settings& s, const std::string& v) {
+         s.scheduler.max_lateness = duration(v);
+         if (s.scheduler.max_lateness < std::chrono::seconds(1)) {
+             throw UsageError("must be 1 second at least, not '" + v + "'");
+         }
+     }},
     {"wake-device", nullptr, "wake a suspended machine when a task is due (needs CAP_WAKE_ALARM)",
      [](Settings& s, const std::string& v) { s.scheduler.wake_device = is_yes(v); }},
     {"webhook", "URL", "POST each event's payload to this URL; may be repeated",
@@ -304,6 +315,18 @@ inline void read_secrets(Settings& settings) {
     settings.http.secrets = secrets_of(settings);
     settings.http.read_secrets = read_secrets_of(settings);
     check(settings.http);
+}
+
+// Names the option of a file of TLS that cannot be read; what is in it is read by the server.
+inline void check_tls_files(const scheduler::HttpOptions& options) {
+    const auto check = [](const char* flag, const std::string& path) {
+        if (path.empty() || ::access(path.c_str(), R_OK) == 0) return;
+        throw UsageError(std::string(flag) + ": cannot read " + path + ": " +
+                         std::generic_category().message(errno));
+    };
+    check("--tls-cert", options.tls_certificate);
+    check("--tls-key", options.tls_key);
+    check("--tls-client-ca", options.tls_client_ca);
 }
 
 inline std::vector<std::string> split_at_blanks(const std::string& text) {

@@ -254,7 +254,7 @@ private:
 
 // Schedules what lines of JSON ask for.  Those without a name go in slices, each all or nothing,
 // under a key that follows from where the slice begins and from what all its lines say: so a
-// slice that has come before changes nothing.
+// slice that has come before changes nothing.  Of a slice that is refused, each line goes alone.
 class Importer {
 public:
     Importer(const scheduler::Client& client, const Arguments& arguments)
@@ -275,19 +275,21 @@ private:
     void take_task(const std::string& line);
     void put(const scheduler::ExportLine& task);
     void send_slice();
-    void refuse(const std::string& where, std::size_t count, const std::string& why);
-    std::string key() const;
+    void send(const std::vector<std::string>& requests, std::uint64_t first, std::uint64_t hash);
+    void refuse(std::uint64_t line, const std::string& why);
+    static std::uint64_t hash_of(std::string_view line, std::uint64_t before);
     std::string done() const;
 
     static constexpr std::size_t most_lines = 500;
     static constexpr std::size_t most_bytes = 65'536;
+    static constexpr std::uint64_t fnv_start = 14'695'981'039'346'656'037U;  // FNV-1a
 
     const scheduler::Client& client_;
     const std::string prefix_;
     const bool skips_past_;
     const bool keeps_going_;
-    std::uint64_t line_ = 0;  // the number of the one that was read last
-    std::uint64_t done_ = 0;  // everything up to this line was dealt with
+    std::uint64_t line_ = 0;      // the number of the one that was read last
+    std::uint64_t done_ = 0;      // everything up to this line was dealt with
     std::uint64_t imported_ = 0;  // that were not there before
     std::uint64_t replaced_ = 0;  // pending ones, by their names
     std::uint64_t repeated_ = 0;  // in slices that came before
@@ -302,6 +304,7 @@ private:
     std::size_t bytes_ = 0;
     std::uint64_t hash_ = 0;
     std::vector<std::string> requests_;
+    std::vector<std::uint64_t> numbers_;  // the line of each
 };
 
 inline void Importer::run(LineReader& lines) {
@@ -335,9 +338,9 @@ inline std::string Importer::summary() const {
     return text;
 }
 
-inline void Importer::refuse(const std::string& where, std::size_t count, const std::string& why) {
-    report(where + ": " + why);
-    refused_ += count;
+inline void Importer::refuse(std::uint64_t line, const std::string& why) {
+    report("line " + std::to_string(line) + ": " + why);
+    ++refused_;
     if (!keeps_going_) throw Stopped();
 }
 
@@ -348,13 +351,17 @@ inline void Importer::take(const std::string& line) {
         take_task(line);
     } catch (const scheduler::Error& error) {
         if (error.code() != scheduler::Errc::invalid_argument) throw;
-        refuse("line " + std::to_string(line_), 1, error.what());
+        refuse(line_, error.what());
     }
 }
 
-inline void Importer::take_task(const std::string& line) {
-    constexpr std::uint64_t fnv_start = 14'695'981'039'346'656'037U;  // FNV-1a
+inline std::uint64_t Importer::hash_of(std::string_view line, std::uint64_t before) {
     constexpr std::uint64_t fnv_prime = 1'099'511'628'211U;
+    for (const char c : line) before = (before ^ static_cast<unsigned char>(c)) * fnv_prime;
+    return (before ^ '\n') * fnv_prime;
+}
+
+inline void Importer::take_task(const std::string& line) {
     if (lines_ == most_lines || (lines_ > 0 && bytes_ + line.size() > most_bytes)) send_slice();
     if (lines_++ == 0) {
         first_ = line_;
@@ -362,8 +369,7 @@ inline void Importer::take_task(const std::string& line) {
     }
     last_ = line_;
     bytes_ += line.size();
-    for (const char c : line) hash_ = (hash_ ^ static_cast<unsigned char>(c)) * fnv_prime;
-    hash_ = (hash_ ^ '\n') * fnv_prime;
+    hash_ = hash_of(line, hash_);
     const scheduler::ExportLine task = scheduler::ExportLine::read(line);
     const scheduler::TimePoint now = scheduler::wall_clock();
     const auto request = scheduler::TaskRequest::parse(task.request, now);
@@ -376,6 +382,7 @@ inline void Importer::take_task(const std::string& line) {
         ++past_;
     } else if (task.name.empty()) {
         requests_.push_back(task.request);
+        numbers_.push_back(line_);
     } else {
         put(task);
     }
@@ -389,28 +396,40 @@ inline void Importer::put(const scheduler::ExportLine& task) {
     done_ = line_;
 }
 
-inline std::string Importer::key() const {
-    char text[64];
-    std::snprintf(text, sizeof text, "-%llu-%016llx", static_cast<unsigned long long>(first_),
-                  static_cast<unsigned long long>(hash_));
-    return prefix_ + text;
+inline void Importer::send(const std::vector<std::string>& requests, std::uint64_t first,
+                           std::uint64_t hash) {
+    char key[64];
+    std::snprintf(key, sizeof key, "-%llu-%016llx", static_cast<unsigned long long>(first),
+                  static_cast<unsigned long long>(hash));
+    try {
+        (client_.submit(requests, prefix_ + key).created ? imported_ : repeated_) +=
+            requests.size();
+    } catch (const scheduler::Error& error) {
+        if (error.code() != scheduler::Errc::key_reused) throw;
+        differing_ += requests.size();
+    }
 }
 
 inline void Importer::send_slice() {
     const std::vector<std::string> requests = std::exchange(requests_, {});
+    const std::vector<std::uint64_t> numbers = std::exchange(numbers_, {});
     lines_ = bytes_ = 0;
     if (requests.empty()) return;
+    bool is_refused = false;
     try {
-        (client_.submit(requests, key()).created ? imported_ : repeated_) += requests.size();
+        send(requests, first_, hash_);
     } catch (const scheduler::Error& error) {
-        if (error.code() == scheduler::Errc::key_reused) {
-            differing_ += requests.size();
-        } else if (error.code() == scheduler::Errc::invalid_argument) {
-            refuse("the slice that begins at line " + std::to_string(first_), requests.size(),
-                   error.what());
-        } else {
-            throw;
+        if (error.code() != scheduler::Errc::invalid_argument) throw;
+        is_refused = true;
+    }
+    for (std::size_t i = 0; is_refused && i < requests.size(); ++i) {
+        try {
+            send({requests[i]}, numbers[i], hash_of(requests[i], fnv_start));
+        } catch (const scheduler::Error& error) {
+            if (error.code() != scheduler::Errc::invalid_argument) throw;
+            refuse(numbers[i], error.what());
         }
+        done_ = numbers[i];
     }
     done_ = last_;
 }

@@ -125,6 +125,38 @@ inline int ServiceManager::wait_for_signal(
     }
 }
 
+// Whether one of these addresses of --listen takes what the other says, too.
+inline bool overlap(const std::string& a, const std::string& b) {
+    const auto takes = [](const std::string& all, const std::string& one) {
+        const std::size_t colon = std::min(all.rfind(':'), all.size());
+        const std::string host = all.substr(0, colon);
+        const std::string port = all.substr(colon);
+        return (host == "*" || host == "[::]" || (host == "0.0.0.0" && one.front() != '[')) &&
+               one.size() > port.size() &&
+               one.compare(one.size() - port.size(), port.size(), port) == 0;
+    };
+    return takes(a, b) || takes(b, a);
+}
+
+// Opens what --listen says beside those that are open.
+inline scheduler::HttpListener open_listener(
+    const std::string& address, const std::vector<scheduler::HttpListener>& listeners) {
+    const bool is_unix = address.compare(0, 5, "unix:") == 0;
+    try {
+        return scheduler::HttpListener(address);
+    } catch (const scheduler::Error& error) {
+        throw UsageError(std::string("--listen: ") + error.what() +
+                         (is_unix ? "" : "; systemd takes the sockets of a service manager"));
+    } catch (const std::runtime_error&) {
+        for (const scheduler::HttpListener& one : listeners) {
+            if (is_unix || one.is_unix() || !overlap(address, one.address())) continue;
+            throw UsageError("--listen: " + address + " and " + one.address() +
+                             " overlap; give one of them");
+        }
+        throw;
+    }
+}
+
 // Takes all addresses that are to be listened on, of which the first is that of --host and --port.
 inline std::vector<scheduler::HttpListener> open_listeners(const Settings& settings,
                                                            ServiceManager& manager) {
@@ -149,11 +181,7 @@ inline std::vector<scheduler::HttpListener> open_listeners(const Settings& setti
             for (scheduler::HttpListener& one : handed) listeners.push_back(std::move(one));
             continue;
         }
-        try {
-            listeners.emplace_back(address);
-        } catch (const scheduler::Error& error) {
-            throw UsageError(std::string("--listen: ") + error.what());
-        }
+        listeners.push_back(open_listener(address, listeners));
     }
     return listeners;
 }
@@ -187,6 +215,17 @@ inline void warn_of_manager(const ServiceManager& manager, const Settings& setti
         warn("the service manager does not hear at NOTIFY_SOCKET=" + manager.socket() + ": " +
              std::generic_category().message(error));
     }
+}
+
+inline void warn_of_tls(const Settings& settings,
+                        const std::vector<scheduler::HttpListener>& listeners) {
+    const bool is_used = std::any_of(listeners.begin(), listeners.end(),
+                                     [](const auto& one) { return !one.is_unix(); });
+    if (is_used || settings.http.tls_certificate.empty()) return;
+    settings.scheduler.log({scheduler::LogLevel::warning,
+                            "tls.ignored",
+                            "nothing speaks TLS, as it listens on sockets of the file system only",
+                            {}});
 }
 
 // Opening was ended by a signal.

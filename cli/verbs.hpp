@@ -348,7 +348,7 @@ inline int rm(const Arguments& arguments) {
     for (const std::string& text : arguments.rest) {
         try {
             if (with_task(text, [&](auto task) { return client.cancel(task); })) continue;
-            report("there is no task " + text);
+            report("There is no task " + text + ".");
         } catch (const scheduler::Error& error) {
             if (error.code() != scheduler::Errc::already_emitted) throw;
             report(error.what());
@@ -617,7 +617,7 @@ inline int show(const Arguments& arguments) {
     check_task(arguments.rest[0]);
     const auto story = client_for(arguments).story(arguments.rest[0]);
     if (!story) {
-        report("there is no task " + arguments.rest[0]);
+        report("There is no task " + arguments.rest[0] + ".");
         return 1;
     }
     if (arguments.has("--json")) {

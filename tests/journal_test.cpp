@@ -260,7 +260,7 @@ TEST_SUITE("journal") {
         CHECK(opened.stats.damaged_lines == 1);
         REQUIRE(dir.names("tasks.jsonl.damaged-").size() == 1);
         CHECK(dir.read(dir.names("tasks.jsonl.damaged-")[0]) == lines[2] + '\n');
-        CHECK(opened.log.find("1 damaged line(s)") != std::string::npos);
+        CHECK(opened.log.find("1 damaged line, moved to") != std::string::npos);
     }
 
     TEST_CASE("zeros, garbage, CR LF and empty lines cost nothing that is whole") {

@@ -458,7 +458,7 @@ class CommandLine(TestCase):
         self.assertEqual(story['id'], past)
         self.assertEqual(story['sinks'][0]['state'], 'waiting')
         self.assertEqual(self.run_verb('show', 'no-such-task')[::2],
-                         (1, 'task-scheduler: there is no task no-such-task\n'))
+                         (1, 'task-scheduler: There is no task no-such-task.\n'))
 
     def test_what_was_missed_is_listed(self):
         self.assertIn('no tasks are missed', self.run_verb('ls', '--missed')[2])

@@ -221,7 +221,7 @@ class Compact(Journals):
         status, output, errors = self.run_verb('compact', path)
         self.assertEqual(status, 0, errors)
         self.assertIn('3 pending tasks', output)
-        self.assertIn('1 damaged line(s), moved to', errors)
+        self.assertIn('1 damaged line, moved to', errors)
         self.assertEqual(self.report(path)['pending'], 3)
         other = self.write('other', b'somebody else\n')
         for wrong, words in ((other, 'not a journal'), (self.path('missing'), 'No such file')):
@@ -533,6 +533,35 @@ class Lines(Journals):
         status, _, errors = self.run_verb('import', 'missing', url=server.url)
         self.assertEqual(status, 1)
         self.assertIn('cannot read missing: No such file', errors)
+
+    def test_a_line_that_is_too_large_for_the_server_is_named_and_no_other_is_lost(self):
+        lines = [json.dumps({'delay': '1h', 'message': text}) for text in ('one', 'b' * 2_000_000, 'three')]
+        lines.append(json.dumps({'name': 'valve', 'delay': '1h', 'message': 'b' * 2_000_000}))
+        text = '\n'.join(lines)
+        server = self.server()
+        status, output, errors = self.run_verb('import', '-', url=server.url, text=text)
+        self.assertEqual((status, output), (1, '1 task imported; 1 refused\n'))
+        self.assertIn('line 2: The body is too large', errors)
+        self.assertIn('stopped: lines 1 to 1 were imported, and none behind them', errors)
+        status, output, errors = self.run_verb('import', '--keep-going', '-', url=server.url, text=text)
+        self.assertEqual((status, output), (1, '1 task imported; 1 imported before, and left as they '
+                                               'are; 2 refused\n'))
+        self.assertEqual(re.findall(r'line (\d+): The body is too large', errors), ['2', '4'])
+        self.assertEqual(server.pending(), 2)
+
+    def test_a_server_that_takes_small_bodies_gets_each_line_alone(self):
+        server = self.server('--max-body', '1000')
+        lines = [json.dumps({'delay': '1h', 'message': f'{i}'}) for i in range(50)]
+        lines[30] = json.dumps({'delay': '1h', 'message': 'b' * 2000})
+        for told in ('49 tasks imported; 1 refused\n',
+                     '0 tasks imported; 49 imported before, and left as they are; 1 refused\n'):
+            status, output, errors = self.run_verb('import', '--keep-going', '-', url=server.url,
+                                                   text='\n'.join(lines))
+            self.assertEqual((status, output), (1, told))
+            self.assertEqual(re.findall(r'line (\d+): ', errors), ['31'])
+        self.assertEqual([json.loads(line)['message'] for line in
+                          self.run_verb('export', url=server.url)[1].splitlines()],
+                         [f'{i}' for i in range(50) if i != 30])
 
     def test_a_server_that_is_full_or_gone_stops_it_and_the_rest_comes_later(self):
         server = self.server('--max-tasks', '900')

@@ -157,7 +157,7 @@ class Listening(Service):
                 ("unix:" + os.path.join(self.folder(), "file"), 1, "is no socket"),
                 ("systemd", 2, "no socket was handed over"), ("[::1", 2, "no address"),
                 ("127.0.0.1:99999", 2, "--listen: '127.0.0.1:99999' is no address"),
-                ("*:", 2, "*:PORT for all addresses")):
+                ("*:", 2, "*:PORT for all addresses"), ("nonsense", 2, "; systemd takes")):
             with self.subTest(address):
                 done = self.run_binary("--listen", address)
                 self.assertEqual(done.returncode, status, done.stderr)
@@ -177,6 +177,24 @@ class Listening(Service):
         done = self.run_binary("--port", "18080", "--listen", "127.0.0.1:18080")
         self.assertIn("--listen: 127.0.0.1:18080 is given twice", done.stderr)
         self.assertEqual(len(done.stderr.splitlines()), 1, done.stderr)
+
+    def test_addresses_that_overlap_are_refused_as_such(self):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        for one, other in (("*", "127.0.0.1"), ("127.0.0.1", "*"), ("0.0.0.0", "127.0.0.1")):
+            done = self.run_binary("--listen", f"{one}:{port}", "--listen", f"{other}:{port}")
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(f"--listen: {other}:{port} and {one}:{port} overlap", done.stderr)
+
+    def test_what_no_option_takes_is_refused_with_its_name(self):
+        for flag, word, said in (
+                ("--host", "", "--host: must be"), ("--host", "unix:/x", "--listen takes unix:/PATH"),
+                ("--max-lateness", "0", "--max-lateness: must be 1 second at least"),
+                ("--tls-cert", "nope.pem", "--tls-cert: cannot read nope.pem: No such file")):
+            with self.subTest((flag, word)):
+                done = self.run_binary("--port", "0", "--tls-key", os.devnull, flag, word)
+                self.assertEqual(done.returncode, 2, done.stderr)
+                self.assertIn(said, done.stderr)
 
     def test_a_star_stands_for_every_address_of_both_kinds(self):
         server = self.server("--listen", "*:0")
