@@ -5518,6 +5518,7 @@ private:
     std::uint64_t good_end_ = 0;
     bool unfinished_ = false;
     bool any_ = false;
+    bool has_head_ = false;   // among its records is the one that a journal begins with
     bool plausible_ = false;  // some line looks like one of a journal
 };
 
@@ -5566,6 +5567,11 @@ inline void JournalReader::read() {
     if (any_ && !plausible_) {
         throw Error(Errc::journal_unreadable, "is not a journal of task-scheduler");
     }
+    const bool starts_damaged = !damaged_.empty() && damaged_.front().line == 1;
+    if (records_ > 0 && !has_head_ && !starts_damaged) {
+        const char* const problem = "the line that a journal begins with is missing";
+        damaged_.insert(damaged_.begin(), {0, 0, 1, problem, 0});
+    }
 }
 
 inline void JournalReader::take_record(std::string_view record, const Line& line,
@@ -5577,6 +5583,7 @@ inline void JournalReader::take_record(std::string_view record, const Line& line
         throw Error(error.code(), "line " + std::to_string(line_) + ": " + error.what());
     }
     ++records_;
+    has_head_ = has_head_ || record.substr(0, journal_mark.size()) == journal_mark;
     good_end_ = line.end;
     unfinished_ = !has_newline;
 }
@@ -5629,6 +5636,12 @@ inline std::uint64_t reserve_step(std::uint64_t disk) {
     return std::max(page, std::min(disk, small_disk) / 64 / page * page);
 }
 
+// What to do where no file can be made beside a journal, for the end of a sentence.
+inline std::string folder_advice(const std::string& path) {
+    if (::access(directory_of(path).c_str(), W_OK | X_OK) == 0) return "";
+    return "; a journal needs a folder that exists and can be written (--journal names the file)";
+}
+
 class FileJournal : public Journal {
 public:
     // Locks and opens the file.  Throws journal_busy and journal_unreadable.  `threads`: it
@@ -5668,10 +5681,18 @@ private:
     // The new file while it is written; removed unless it has taken the journal's name.
     struct Replacement {
         Replacement(FileOps& files, const std::string& name, const std::string& replaced)
-            : ops(files),
-              file(std::make_shared<File>(files, name, O_RDWR | O_CREAT | O_TRUNC, replaced)) {}
+            : ops(files), file(open(files, name, replaced)) {}
         ~Replacement() {
             if (file) ops.unlink(file->path().c_str());
+        }
+        static std::shared_ptr<File> open(FileOps& files, const std::string& name,
+                                          const std::string& replaced) {
+            try {
+                return std::make_shared<File>(files, name, O_RDWR | O_CREAT | O_TRUNC, replaced);
+            } catch (const Error& error) {
+                if (error.code() == Errc::disk_full) throw;
+                throw Error(error.code(), error.what() + folder_advice(replaced));
+            }
         }
         FileOps& ops;
         std::shared_ptr<File> file;
@@ -5773,10 +5794,7 @@ inline void FileJournal::lock() {
         lock_ = std::make_unique<File>(*ops_, name, O_RDWR | O_CREAT);
     } catch (const Error& error) {
         if (error.code() == Errc::disk_full) throw;
-        const bool writable = ::access(directory_of(path_).c_str(), W_OK | X_OK) == 0;
-        const char* advice =
-            "; a journal needs a folder that exists and can be written (--journal names the file)";
-        throw Error(Errc::journal_unreadable, std::string(error.what()) + (writable ? "" : advice));
+        throw Error(Errc::journal_unreadable, error.what() + folder_advice(path_));
     }
     while (ops_->flock(lock_->fd(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) continue;
@@ -5867,6 +5885,12 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     const char* lines = damaged.size() == 1 ? " damaged line, " : " damaged lines, ";
     std::uint64_t bytes = 0;
     for (const JournalReader::Range& range : damaged) bytes += range.end - range.begin;
+    if (bytes == 0) {  // there is nothing to put aside
+        return log_(make_record(LogLevel::error, "journal.damaged", "the journal ",
+                                named("journal", path_), " has ", named("lines", damaged.size()),
+                                " damaged line(s): ", named("reason", damaged.front().problem),
+                                "; it is replaced by a whole one"));
+    }
     // A loss of power may damage what was not stored yet.  On a small disk that must not, again
     // and again, take the room that the journal needs.
     if (disk_ < small_disk && room_ < bytes + disk_ / 2) {
@@ -6867,9 +6891,9 @@ private:
     void check_room_locked(std::size_t tasks, std::size_t bytes);
     std::uint64_t needed_room_locked(const JournalFigures& journal, std::size_t tasks = 0,
                                      std::size_t bytes = 0) const;
-    std::uint64_t wanted_room_locked(const JournalFigures& journal) const;
+    std::uint64_t wanted_room_locked(const JournalFigures& journal, bool was_full) const;
     bool is_disk_full_locked(const JournalFigures& journal) const {
-        return refused_by_disk_ || journal.room < wanted_room_locked(journal);
+        return refused_by_disk_ || journal.room < wanted_room_locked(journal, told_of_full_disk_);
     }
     static std::string room_text(const JournalFigures& journal, std::uint64_t needed);
     void tell_of_room_locked(const char* why) noexcept;
@@ -7269,7 +7293,7 @@ inline void Store::recover() {
     journal_->write_ends({}, state_.pending());  // which reserves space for them
     if (state_.bytes() > options_.max_bytes) tell_of_memory_locked();
     if (const JournalFigures journal = journal_->figures(); is_disk_full_locked(journal)) {
-        tell_of_room_locked(room_text(journal, wanted_room_locked(journal)).c_str());
+        tell_of_room_locked(room_text(journal, wanted_room_locked(journal, true)).c_str());
     }
 }
 
@@ -7500,12 +7524,12 @@ inline std::uint64_t Store::needed_room_locked(const JournalFigures& journal, st
     return copy + copy / 8 + 2 * reserve_step(journal.disk);
 }
 
-// What it takes for the disk not to be called full: room for another small task, and some more once
+// What it takes for the disk not to be called full: room for another small task, and some more if
 // there was none.
-inline std::uint64_t Store::wanted_room_locked(const JournalFigures& journal) const {
+inline std::uint64_t Store::wanted_room_locked(const JournalFigures& journal, bool was_full) const {
     constexpr std::size_t small = 4'096;
     const std::uint64_t needed = needed_room_locked(journal, 1, small);
-    return told_of_full_disk_ ? needed + needed / 16 : needed;
+    return was_full ? needed + needed / 16 : needed;
 }
 
 // Refuses what could not be stored without taking the room that a replacement needs (J8).
@@ -7517,8 +7541,11 @@ inline void Store::check_room_locked(std::size_t tasks, std::size_t bytes) {
     journal = journal_->figures();
     if (journal.room >= needed) return;
     ++stats_.refused;
-    const std::string why = room_text(journal, needed);
-    if (is_disk_full_locked(journal)) tell_of_room_locked(why.c_str());
+    // What it says for a full disk is what readiness does, which comes back a little later.
+    const bool is_full = is_disk_full_locked(journal);
+    const std::uint64_t wanted = is_full ? wanted_room_locked(journal, true) : needed;
+    const std::string why = room_text(journal, std::max(needed, wanted));
+    if (is_full) tell_of_room_locked(why.c_str());
     wake_tender_locked();
     throw Error(Errc::disk_full, "no space left for the journal " + options_.journal + ": " + why);
 }
@@ -8671,7 +8698,7 @@ inline Stats Store::stats_locked() const {
     stats.journal_failed = journal.failed;
     stats.disk_full = is_disk_full_locked(journal);
     if (~journal.room != 0) stats.journal_room = journal.room;
-    stats.journal_needs = wanted_room_locked(journal);
+    stats.journal_needs = wanted_room_locked(journal, told_of_full_disk_);
     stats.journal_bytes = journal.bytes;
     stats.journal_written = journal.written;
     return stats;
@@ -9621,10 +9648,6 @@ inline void JournalVerifier::read(File& file) {
     reader.read();
     state_.end_loading();
     report.records = reader.records();
-    const bool starts_damaged = !reader.damaged().empty() && reader.damaged().front().line == 1;
-    if (report.records > 0 && report.operations.count("head") == 0 && !starts_damaged) {
-        report.damage.push_back({1, 0, 0, "the line that a journal begins with is missing", 0});
-    }
     for (const JournalReader::Range& range : reader.damaged()) {
         report.damage.push_back(
             {range.line, range.begin, range.end - range.begin, range.problem, range.kept});

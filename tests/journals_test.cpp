@@ -187,7 +187,7 @@ TEST_SUITE("journals") {
         CHECK_FALSE(report_of(R"({"journal":"task-scheduler","ver)").is_sound());
     }
 
-    TEST_CASE("a journal whose first line is missing is damaged, and compacting mends it") {
+    TEST_CASE("a journal whose first line is missing is damaged, and opening it mends it") {
         const std::string whole = mixed_journal();
         const TempDir dir;
         dir.write("tasks.jsonl", whole.substr(whole.find('\n') + 1));
@@ -195,7 +195,13 @@ TEST_SUITE("journals") {
         REQUIRE(report.damage.size() == 1);
         CHECK(has(report.damage[0].problem, "begins with is missing"));
         CHECK(report.pending == 2);
-        CHECK(compact_journal(options_for(dir)).pending == 2);
+        SUBCASE("compacting mends it") {
+            CHECK(compact_journal(options_for(dir)).pending == 2);
+        }
+        SUBCASE("and so does a scheduler, which counts it and puts nothing aside") {
+            CHECK(Scheduler(options_for(dir)).stats().damaged_lines == 1);
+            CHECK(dir.names("tasks.jsonl.damaged-").empty());
+        }
         CHECK(verify_journal(dir.journal()).is_sound());
     }
 
