@@ -159,6 +159,7 @@ class Consumers(unittest.TestCase):
         app = self.assert_runs("meson")
         self.assertEqual([path for path in app.parents[1].rglob("*") if path.is_file()], [app])
 
+    @unittest.skipUnless(shutil.which("make"), "there is no make")
     def test_a_program_that_is_made_with_pkg_config_runs(self):
         self.assert_runs("make")
 

@@ -130,6 +130,7 @@ class Conan(TestCase):
                          "-DSCHEDULER_BINARY=ON", *GIVEN)
 
 
+@unittest.skipUnless(shutil.which("make"), "there is no make")
 class OpenWrt(TestCase):
     """The package's Makefile, with a build system that has nothing but its names."""
     MAKEFILE = PACKAGING / "openwrt/task-scheduler/Makefile"
