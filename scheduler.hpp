@@ -2081,7 +2081,9 @@ public:
 #endif
     }
     /// Tells how large the file's file system is, and how much of it is free.
-    virtual int fstatvfs(int fd, struct statvfs* out) { return ::fstatvfs(fd, out); }
+    virtual int fstatvfs(int fd, struct statvfs* out) {
+        return ::fstatvfs(fd, out);
+    }
     /// Syncs a directory, which makes the names in it durable.
     virtual int fsync(int fd) { return ::fsync(fd); }
     /// Takes or leaves the lock of a file.
@@ -2932,10 +2934,10 @@ private:
     alignas(Records...) unsigned char room_[std::max({sizeof(Records)...})];
 };
 
-using Record = OneOf<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord,
-                     ForgetRecord, AnswerRecord, ClockRecord, PauseRecord, ResumeRecord, SinkRecord,
-                     DeliverRecord, DeadRecord, RedeliverRecord, DropRecord, OverflowRecord,
-                     HeadRecord>;
+using Record =
+    OneOf<ScheduleRecord, EmitRecord, CancelRecord, PartRecord, MissRecord, ForgetRecord,
+          AnswerRecord, ClockRecord, PauseRecord, ResumeRecord, SinkRecord, DeliverRecord,
+          DeadRecord, RedeliverRecord, DropRecord, OverflowRecord, HeadRecord>;
 
 // The member that a record begins with; its value is the record's `op`.
 template <class R>
@@ -5557,9 +5559,8 @@ inline void JournalReader::read() {
     for (std::size_t i = 0;; i = 1 - i) {
         const Chunk& chunk = chunks[i];
         const bool reads = !chunk.is_last;
-        Beside next(has_threads_ && reads, [this, &chunk, &other = chunks[1 - i]] {
-            read_chunk(other, chunk.end);
-        });
+        Beside next(has_threads_ && reads,
+                    [this, &chunk, &other = chunks[1 - i]] { read_chunk(other, chunk.end); });
         for (const Line& line : chunk.lines) take_line(line);
         if (!reads) break;
         next.wait();
@@ -13250,8 +13251,8 @@ inline Json limits_json(const NamedLimits& limits, const Options& options) {
 }
 
 // How a scheduler stands, as an object to which a server adds its own.
-inline Json status_json(const Overview& overview, const Options& options,
-                        const NamedLimits& limits, const std::vector<SinkStatus>& sinks) {
+inline Json status_json(const Overview& overview, const Options& options, const NamedLimits& limits,
+                        const std::vector<SinkStatus>& sinks) {
     const Stats& stats = overview.stats;
     const std::vector<std::string> problems = unready(stats);
     Json json;

@@ -176,10 +176,11 @@ int guarded(const std::string& help, Fn fn) {
         report(error.what());
         return error.code() == scheduler::Errc::unreachable ? 3 : 1;
     } catch (const std::bad_alloc&) {
-        std::fputs("task-scheduler: there is too little memory; raise the limit that its unit, "
-                   "container or shell sets, as the tasks of a journal take about as much as its "
-                   "file\n",
-                   stderr);
+        std::fputs(
+            "task-scheduler: there is too little memory; raise the limit that its unit, "
+            "container or shell sets, as the tasks of a journal take about as much as its "
+            "file\n",
+            stderr);
         return 1;
     } catch (const std::exception& error) {
         report(error.what());

@@ -3,10 +3,10 @@
 // The first and only process of a guest machine, whose clock may be set: see clock.py.
 #include <scheduler.hpp>
 
-#include <cstdio>
-#include <string>
 #include <sys/mount.h>
 #include <sys/reboot.h>
+#include <cstdio>
+#include <string>
 #include <thread>
 
 using namespace scheduler;
@@ -72,7 +72,8 @@ void clock_is_set() {
             set_clock(wall_clock() + seconds(3'601));
         },
         late);
-    tell(took < seconds(2) && late >= seconds(0), "a clock that is set forward emits at once", took);
+    tell(took < seconds(2) && late >= seconds(0), "a clock that is set forward emits at once",
+         took);
     took = time_of(
         [](Scheduler& tasks) {
             tasks.schedule(seconds(1), "[]");

@@ -62,7 +62,8 @@ Options at_noon(const std::string& journal, ManualClock& clock) {
     return options;
 }
 
-const std::vector<NewTask> keyed{{at("2026-03-02"), R"(["keyed"])", "a/topic", milliseconds(1'500)}};
+const std::vector<NewTask> keyed{
+    {at("2026-03-02"), R"(["keyed"])", "a/topic", milliseconds(1'500)}};
 
 void write(const std::string& journal) {
     ManualClock clock(at("2026-03-01T12:00:00.001Z"));
