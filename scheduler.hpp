@@ -5889,7 +5889,7 @@ inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& d
     if (bytes == 0) {  // there is nothing to put aside
         return log_(make_record(LogLevel::error, "journal.damaged", "the journal ",
                                 named("journal", path_), " has ", named("lines", damaged.size()),
-                                " damaged line(s): ", named("reason", damaged.front().problem),
+                                lines, named("reason", damaged.front().problem),
                                 "; it is replaced by a whole one"));
     }
     // A loss of power may damage what was not stored yet.  On a small disk that must not, again

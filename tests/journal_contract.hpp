@@ -41,9 +41,12 @@ inline std::string joined(const Lines& lines) {
     return std::accumulate(lines.begin(), lines.end(), std::string());
 }
 
-// A record that no other one is like; its length differs, and is large now and then.
+// A record that no other one is like; its length differs, and is large now and then.  The first is
+// the one that a scheduler's journal begins with.
 inline std::string line_of(std::uint64_t number) {
-    std::string line = R"({"op":"test","n":)" + std::to_string(number) + ",\"text\":";
+    std::string line =
+        number == 0 ? R"({"journal":"task-scheduler","version":1)" : R"({"op":"test")";
+    line += ",\"n\":" + std::to_string(number) + ",\"text\":";
     const auto size = static_cast<std::size_t>(number % 29 == 28 ? 9'000 : number % 7 * 11);
     line += scheduler::quote_json("\xC3\xA9\n\"}{" + std::string(size, ' ')) + ",\"x\":1.10";
     scheduler::detail::seal_line(line, 0);
