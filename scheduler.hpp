@@ -562,12 +562,10 @@ struct Task {
     std::string_view topic() const { return payload.topic(); }  ///< see `Payload::topic`
     /// See `Payload::max_lateness`.
     std::optional<milliseconds> max_lateness() const { return payload.max_lateness(); }
-    std::string_view traceparent() const {
-        return payload.traceparent();
-    }  ///< see `Payload::traceparent`
-    std::string_view tracestate() const {
-        return payload.tracestate();
-    }  ///< see `Payload::tracestate`
+    /// See `Payload::traceparent`.
+    std::string_view traceparent() const { return payload.traceparent(); }
+    /// See `Payload::tracestate`.
+    std::string_view tracestate() const { return payload.tracestate(); }
 };
 
 /// A task to schedule.
@@ -643,12 +641,10 @@ struct Event {
     std::string_view topic() const { return payload.topic(); }  ///< see `Payload::topic`
     /// See `Payload::max_lateness`.
     std::optional<milliseconds> max_lateness() const { return payload.max_lateness(); }
-    std::string_view traceparent() const {
-        return payload.traceparent();
-    }  ///< see `Payload::traceparent`
-    std::string_view tracestate() const {
-        return payload.tracestate();
-    }  ///< see `Payload::tracestate`
+    /// See `Payload::traceparent`.
+    std::string_view traceparent() const { return payload.traceparent(); }
+    /// See `Payload::tracestate`.
+    std::string_view tracestate() const { return payload.tracestate(); }
 
     /// By how much it was emitted after it was due.
     milliseconds late() const { return emitted_at - due; }
@@ -14937,6 +14933,8 @@ inline long TlsSession::control_socket(BIO* bio, int command, long, void*) {
     if (command == BIO_CTRL_EOF) return static_cast<TlsSession*>(::BIO_get_data(bio))->has_ended_;
     return command == BIO_CTRL_FLUSH;
 }
+
+// ---- What the sessions of a side have in common
 
 // The certificate and key of a side, and whom it believes, as they were read from files.  Any
 // thread.
