@@ -6124,10 +6124,12 @@ inline void FileJournal::sync() {
 
 inline void FileJournal::replace(Source& source) {
     const AtExit end_of_tail([this] {
-        const std::lock_guard<std::mutex> guard(file_mutex_);
-        tailing_ = false;
-        release_text(tail_);
-        copied_ = 0;
+        {
+            const std::lock_guard<std::mutex> guard(file_mutex_);
+            tailing_ = false;
+            release_text(tail_);
+            copied_ = 0;
+        }
         look_at_room();
     });
     Replacement next(*ops_, next_path_, path_);
@@ -12736,7 +12738,8 @@ struct Schema {
 
 inline void append(Json& to, const Schema& schema);
 
-inline void append(Json& to, const std::vector<ApiMember>& members) {
+// The schema of an object that has these members.
+inline void append_object(Json& to, const std::vector<ApiMember>& members) {
     std::vector<std::string_view> required;
     Json properties;
     properties.object();
@@ -12783,7 +12786,7 @@ inline void append_type(Json& to, std::string_view type) {
         for (const std::string_view one : split(type.substr(1, type.size() - 2), ',')) {
             members.push_back({one.substr(0, one.find(':')), one.substr(one.find(':') + 1)});
         }
-        append(to, members);
+        append_object(to, members);
     } else if (type.find('|') != std::string_view::npos) {
         append_choice(to, split(type, '|'));
     } else if (type.back() == ']') {
@@ -13127,7 +13130,7 @@ inline void append(Json& to, const ApiSchema& schema) {
     if (schema.members.empty()) {
         append(to, Schema{schema.type, schema.description});
     } else {
-        append(to, schema.members);
+        append_object(to, schema.members);
     }
     if (schema.more.empty()) return;
     to.text.back() = ',';
