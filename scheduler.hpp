@@ -216,6 +216,7 @@ enum class Errc {
     journal_busy,        ///< another process or object has the journal open
     journal_unreadable,  ///< the file cannot be opened, is no journal, or is too new
     clock_untrusted,     ///< the clock is behind the newest record of the journal
+    not_owner,           ///< another process owns the journal, or none does at this moment
     stopped,             ///< the scheduler is shutting down
     refused,             ///< `Client`: the server refuses the request for another reason
     unreachable,         ///< `Client`: there is no server, or its answer is not understood
@@ -5254,6 +5255,28 @@ struct JournalFigures {
     std::uint64_t disk = ~std::uint64_t{0};  ///< see `room`
 };
 
+/// One of the processes that have the same journal open.
+struct Node {
+    std::string name;           ///< what it is called
+    std::string url;            ///< where it answers HTTP; empty: it does not say
+    std::uint64_t applied = 0;  ///< the last group that it was known to have applied
+    TimePoint seen_at{};        ///< when it was last heard of
+};
+
+/// How the processes stand to each other that have the same journal open, as far as one knows.
+struct Cluster {
+    std::string node;             ///< which of them this is
+    std::string owner;            ///< which one commits and emits; empty: none, or unknown
+    std::string owner_url;        ///< where it answers HTTP; empty: it does not say
+    std::uint64_t epoch = 0;      ///< how often another owner has come
+    std::uint64_t stored = 0;     ///< the last group that is known to be stored
+    std::uint64_t applied = 0;    ///< the last group that this process has applied
+    bool is_connected = false;    ///< whether it can reach what keeps the journal
+    std::string problem;          ///< why it is not connected, or may not own
+    milliseconds clock_ahead{0};  ///< how far its clock is ahead of the journal's
+    std::vector<Node> nodes;      ///< all that were heard of lately, by name
+};
+
 /// What a journal held at one moment: whole records, which stay as they were whatever becomes of
 /// the journal.  It holds the disk's space for them for as long as it lives.
 class JournalSnapshot {
@@ -5285,6 +5308,15 @@ public:
 /// - Where failed() is true nothing is stored until replace() has returned, and what read()
 ///   would give is not known; a scheduler replaces such a journal before it ends, if it can.
 ///
+/// A journal that several processes may have open at once promises besides:
+///
+/// - At any moment at most one of them, the owner, stores anything.  While is_owner() is false
+///   commit(), write() and replace() throw `not_owner` at once and write_ends() returns `fenced`.
+/// - is_owner() becomes true only when `Follower::written` has returned for all that is stored.
+/// - Every process is told all that others have stored, in one order.  What commit() has left with
+///   `outcome_unknown`, or write_ends() as `fenced`, is told as well if it turns out to be stored;
+///   what a call is still waiting for is settled before anything that was stored after it is told.
+///
 /// Lines are of any length.  The test suite tests/journal_contract.hpp holds an implementation
 /// to this.
 class Journal {
@@ -5305,10 +5337,19 @@ public:
         /// Throws what `append` throws, or `Error` if the scheduler is stopped meanwhile.
         virtual void copy(const std::function<void(std::string_view lines)>& append) = 0;
     };
-    /// What another process, the owner, does with the same journal.
+    /// Told what other processes do that keep the same journal.  The scheduler fills it in; the
+    /// journal calls these on a thread of its own, one at a time, and never within a call of its own
+    /// functions or while it holds what those wait for.
     struct Follower {
-        Take written;                   ///< a record that the owner has stored
-        std::function<void()> changed;  ///< is_owner() may have changed
+        /// Called with whole records, in order, that were stored since read() and not by a call of
+        /// this process that has returned.  They are remembered when it returns.  What it throws
+        /// means that they are not, or not all of them: the journal calls it again with the same.
+        Take written;
+        /// Forgets everything, and takes what the function that it is given reads, as read() gives
+        /// it: for a process that has fallen behind what is kept.
+        std::function<void(const std::function<void(const Take&)>& read)> reread;
+        /// What is_owner(), applied() or cluster() answers may have changed.  Must not block.
+        std::function<void()> changed;
     };
 
     virtual ~Journal() = default;
@@ -5353,10 +5394,19 @@ public:
     virtual void look_at_room() noexcept {}
     /// How long its syncs took, which is only shown.
     virtual Durations sync_durations() const { return {}; }
-    /// Whether this process may commit and emit.
+    /// Whether this process may commit and emit; cheap, from any thread.
     virtual bool is_owner() const { return true; }
-    /// Asks for what others do; called once, before read().
+    /// Asks for what other processes do; called once, before read().  Nothing is told before read()
+    /// has returned, or after stop_following().
     virtual void follow(Follower) {}
+    /// Tells nothing any more, and returns when nothing is being told.  Calls that wait for others
+    /// end soon.
+    virtual void stop_following() {}
+    /// The number of the last group of records of which this process has applied all; groups are
+    /// numbered in the order in which they are stored, by whichever process.  Cheap, from any thread.
+    virtual std::uint64_t applied() const { return 0; }
+    /// How the processes stand to each other; from any thread.  Nothing: only one may have it open.
+    virtual std::optional<Cluster> cluster() const { return std::nullopt; }
     /// What is stored at this moment, to be copied.  May wait for a commit that is under way.
     /// Null: this journal is no file that could be copied.  Throws `Error` with `journal_failed`.
     virtual std::shared_ptr<const JournalSnapshot> snapshot() { return nullptr; }
@@ -16966,6 +17016,7 @@ inline int HttpApi::status_of(Errc code) {
         case Errc::journal_busy:
         case Errc::journal_unreadable:
         case Errc::clock_untrusted:
+        case Errc::not_owner:
         case Errc::stopped:
         case Errc::unreachable:
             return 503;
