@@ -3,6 +3,8 @@
 // The promises of a Journal, kept by the file and by a journal that a user may write.
 #include "journal_contract.hpp"
 
+#include "shared_journal.hpp"
+
 namespace contract_test {
 
 using namespace scheduler;
@@ -153,6 +155,15 @@ private:
     std::shared_ptr<Shelf> shelf_ = std::make_shared<Shelf>();
 };
 
+// What several nodes have open, opened by one.
+class SharedPlace : public contract::Place {
+public:
+    std::unique_ptr<Journal> open() override { return log_->open("a", support::Telling::caller); }
+
+private:
+    const std::shared_ptr<support::SharedLog> log_ = std::make_shared<support::SharedLog>();
+};
+
 }  // namespace
 
 TEST_SUITE("contract") {
@@ -171,6 +182,10 @@ TEST_SUITE("contract") {
 
     TEST_CASE("a journal that a user has written keeps what a journal promises") {
         contract::check_journal([] { return std::make_unique<ShelfPlace>(); });
+    }
+
+    TEST_CASE("a journal that several nodes share keeps what a journal promises") {
+        contract::check_journal([] { return std::make_unique<SharedPlace>(); });
     }
 }
 
