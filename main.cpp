@@ -9,6 +9,7 @@
 #include "cli/memory.hpp"
 #include "cli/page.hpp"
 #include "cli/service.hpp"
+#include "cli/store.hpp"
 #include "cli/table.hpp"
 #include "scheduler.hpp"
 
@@ -73,6 +74,7 @@ void run(cli::Settings settings) {
     cli::warn_of_open_files(settings);
     cli::warn_of_manager(manager, settings);
     cli::warn_of_tls(settings, listeners);
+    cli::use_store(settings, listeners);
     cli::share_memory(settings, configured.size());
     settings.http.page = cli::page();
 
@@ -129,6 +131,7 @@ int main(int argc, char** argv) {
         settings.scheduler.journal = "tasks.jsonl";
         settings.scheduler.log = [](const auto& record) { cli::report(record.text); };
         if (cli::read_flags(argc, argv, settings)) return 0;
+        cli::check_store(settings);
         cli::check_tls_files(settings.http);
         cli::read_secrets(settings);
         for (const std::string& line : cli::unknown_variables()) cli::report(line);

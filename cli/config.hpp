@@ -127,6 +127,11 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
     if (!arguments.rest.empty()) {
         throw UsageError("unexpected argument '" + arguments.rest[0] + '\'');
     }
+    if (arguments.all("--store").size() > 1) {
+        throw UsageError(
+            "--store is given twice: one process keeps tasks in one place; start "
+            "another one, with a --postgres-schema of its own, for each further one");
+    }
     const auto read = [arguments, by_name](Settings& to) {
         set_from_config(to, find_config(arguments));
         read_variables(to);

@@ -29,6 +29,12 @@ struct Settings {
     scheduler::Options scheduler;
     scheduler::HttpOptions http;
     LogFormat log_format = LogFormat::text;
+    std::string store;  // as --store gives it; empty: a file
+    std::string postgres_schema = "task_scheduler";
+    std::string node;
+    std::string advertise;
+    scheduler::milliseconds lease{10'000};
+    scheduler::milliseconds max_clock_error{500};
     std::map<std::string, std::string> given;  // what was said of each flag, a line each
     // Reads the options again, as they are in the file by now.
     std::function<Settings()> read_again;
@@ -77,6 +83,60 @@ inline const std::string& named(const std::string& path) {
     return path;
 }
 
+// What names a database: a URI of PostgreSQL, or `postgres:` alone.
+inline bool is_store(const std::string& text) {
+    return text == "postgres:" || text.rfind("postgres://", 0) == 0 ||
+           text.rfind("postgresql://", 0) == 0;
+}
+
+inline const std::string& store(const std::string& text) {
+    if (is_store(text)) return text;
+    throw UsageError(
+        "must be postgres://HOST/DATABASE, or postgres: alone where PGSERVICE or "
+        "other variables of PostgreSQL say the rest");
+}
+
+inline const std::string& url(const std::string& text) {
+    scheduler::ClientOptions options;
+    options.url = text;
+    try {
+        scheduler::Client{options};
+    } catch (const scheduler::Error& error) {
+        throw UsageError(error.what());
+    }
+    return text;
+}
+
+// A name for a schema, or for a node, of these characters.
+inline const std::string& name_of(const std::string& text, std::size_t longest,
+                                  const char* characters, const char* rule) {
+    if (!text.empty() && text.size() <= longest &&
+        text.find_first_not_of(characters) == std::string::npos) {
+        return text;
+    }
+    throw UsageError(std::string("must be ") + rule + ", not '" + text + "'");
+}
+
+inline const std::string& schema(const std::string& text) {
+    return name_of(text, 63, "abcdefghijklmnopqrstuvwxyz0123456789_",
+                   "1 to 63 small letters, digits and _");
+}
+
+inline const std::string& node(const std::string& text) {
+    return name_of(text, 128,
+                   "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._~:/[]-",
+                   "1 to 128 letters, digits and characters of ._~:/[]-");
+}
+
+// A duration that a value may have.
+inline scheduler::milliseconds duration(const std::string& text, scheduler::milliseconds least,
+                                        scheduler::milliseconds most) {
+    const scheduler::milliseconds value = duration(text);
+    if (value >= least && value <= most) return value;
+    throw UsageError("must be from " + std::to_string(least.count()) + "ms to " +
+                     std::to_string(most.count() / 1'000) + "s, not '" + text + "'");
+}
+
 // What a switch is set to; nothing: it was given as a flag.
 inline bool is_yes(const std::string& text) {
     const auto is_one_of = [&text](std::initializer_list<const char*> words) {
@@ -112,6 +172,29 @@ inline const Flag flags[] = {
     {"fsync", "POLICY",
      "always, answers, everysec or no: when a task counts as stored (default always)",
      [](Settings& s, const std::string& v) { s.scheduler.fsync = fsync_policy(v); }},
+    {"store", "URI",
+     "keep tasks in PostgreSQL, for several nodes: postgres://HOST/DATABASE, or postgres: where "
+     "PGSERVICE and the like say the rest (default: in the file of --journal)",
+     [](Settings& s, const std::string& v) { s.store = store(v); }},
+    {"postgres-schema", "NAME",
+     "schema of the store; nodes with the same one are one scheduler (default task_scheduler)",
+     [](Settings& s, const std::string& v) { s.postgres_schema = schema(v); }},
+    {"node", "NAME", "what this node is called, as no other is (default HOSTNAME:PORT)",
+     [](Settings& s, const std::string& v) { s.node = node(v); }},
+    {"advertise", "URL",
+     "where other nodes reach this one (default: where it listens first, by the name of this "
+     "machine if that is every address)",
+     [](Settings& s, const std::string& v) { s.advertise = url(v); }},
+    {"lease", "DURATION",
+     "how long nodes wait for an owner that they do not hear of any more (default 10s)",
+     [](Settings& s, const std::string& v) {
+         s.lease = duration(v, std::chrono::seconds(1), std::chrono::minutes(10));
+     }},
+    {"max-clock-error", "DURATION",
+     "a node whose clock differs by more from the database's does not own (default 500ms)",
+     [](Settings& s, const std::string& v) {
+         s.max_clock_error = duration(v, scheduler::milliseconds(1), std::chrono::hours(24));
+     }},
     {"secret-file", "FILE",
      "file with the secret that every request must carry, or two, a line each",
      [](Settings& s, const std::string& v) { s.secret_file = v; }},
@@ -217,8 +300,8 @@ inline FlagForm form_of(const Flag& flag) {
 inline void print_help() {
     std::printf(
         "Usage: task-scheduler [OPTION]...\n"
-        "       task-scheduler add|ls|show|rm|mv|events|sinks|status|health|pause|resume ...\n"
-        "       task-scheduler backup|export|import ...\n"
+        "       task-scheduler add|ls|show|rm|mv|events|sinks|status|nodes|health ...\n"
+        "       task-scheduler pause|resume|backup|export|import ...\n"
         "                            talks to a server; see help add\n"
         "       task-scheduler verify|compact ...   reads a journal; see help verify\n"
         "       task-scheduler help|man|completion ...   explains it; see help completion\n"

@@ -13,6 +13,11 @@ namespace cli {
 
 // What a verb is given that takes one file.
 inline const std::string& only_file(const Arguments& arguments, const std::string& verb) {
+    if (arguments.rest.size() == 1 && is_store(arguments.rest[0])) {
+        throw UsageError(verb +
+                         " reads a file; what is in PostgreSQL is looked after there, and "
+                         "copied by pg_dump");
+    }
     if (arguments.rest.size() == 1 && !arguments.rest[0].empty()) return arguments.rest[0];
     throw UsageError(verb + " takes one FILE");
 }

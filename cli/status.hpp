@@ -53,6 +53,8 @@ public:
         }
     }
     Lines lines() const;
+    // What each node is, for people on a line and as JSON; none: there is no cluster.
+    std::vector<std::pair<std::string, std::string>> nodes() const;
 
 private:
     using Value = picojson::value;
@@ -80,6 +82,7 @@ private:
     std::string pending() const;
     std::string lateness() const;
     std::string journal() const;
+    std::string cluster() const;
     std::string sink(const Value& sink) const;
 
     Value json_;
@@ -140,6 +143,44 @@ inline std::string StatusAnswer::journal() const {
     return line;
 }
 
+inline std::string StatusAnswer::cluster() const {
+    const Value& cluster = at("cluster");
+    const std::string owner = text(at(cluster, "owner"));
+    std::string line = "node " + text(at(cluster, "node"));
+    line += owner.empty() ? ", NO OWNER" : ", owner " + owner;
+    line += ", epoch " + count(at(cluster, "epoch")) + ", lag " + count(at(cluster, "lag"));
+    if (!is_true(at(cluster, "connected"))) line += "; NOT CONNECTED";
+    const std::string problem = text(at(cluster, "problem"));
+    return problem.empty() ? line : line + "; " + problem;
+}
+
+inline std::vector<std::pair<std::string, std::string>> StatusAnswer::nodes() const {
+    std::vector<std::pair<std::string, std::string>> nodes;
+    const Value& cluster = at("cluster");
+    const std::string separator = on_terminal() ? "  " : "\t";
+    for (const Value& one : list(at(cluster, "nodes"))) {
+        const std::string node = text(at(one, "node"));
+        const char* const role = node == text(at(cluster, "owner")) ? "owner" : "follower";
+        const std::string url = text(at(one, "url"));
+        const std::string epoch = count(at(cluster, "epoch"));
+        const std::string applied = count(at(one, "applied"));
+        const std::string lag = std::to_string(
+            std::max<std::int64_t>(0, number(at(cluster, "stored")) - number(at(one, "applied"))));
+        const auto seen = time(at(one, "seen"));
+        const std::string ago =
+            seen ? late(std::max<std::int64_t>(0, (scheduler::wall_clock() - *seen).count())) : "?";
+        nodes.emplace_back(
+            visible(node) + separator + role + separator + (url.empty() ? "-" : visible(url)) +
+                separator + "epoch " + epoch + separator + "applied " + applied + separator +
+                "lag " + lag + separator + "seen " + ago + " ago",
+            "{\"node\":" + scheduler::quote_json(node) + ",\"role\":\"" + role +
+                "\",\"url\":" + (url.empty() ? "null" : scheduler::quote_json(url)) +
+                ",\"epoch\":" + epoch + ",\"applied\":" + applied + ",\"lag\":" + lag +
+                ",\"seen\":" + scheduler::quote_json(text(at(one, "seen"))) + '}');
+    }
+    return nodes;
+}
+
 inline std::string StatusAnswer::sink(const Value& sink) const {
     std::string line = text(at(sink, "state")) + ", lag " + count(at(sink, "lag")) + ", dead " +
                        count(at(sink, "dead"));
@@ -163,6 +204,7 @@ inline Lines StatusAnswer::lines() const {
                        count(at(at("limits"), "bytes")) + " bytes"},
         {"streams", count(at(at("streams"), "open")) + " of " + count(at(at("streams"), "limit"))},
     };
+    if (at("cluster").is<picojson::object>()) lines.emplace_back("cluster", cluster());
     for (const Value& one : list(at("sinks"))) {
         lines.emplace_back("sink " + text(at(one, "name")), sink(one));
     }

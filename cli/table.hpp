@@ -104,6 +104,14 @@ inline const Verb verbs[] = {
      "late events were, the journal, the clock and the sinks.",
      {{"--json", 0, "", "the server's answer itself, one JSON object"}},
      status},
+    {"nodes",
+     "",
+     "nodes [--json]",
+     "Lists the nodes that keep their tasks in the same store: which of them is the owner, where "
+     "each answers, how many stored groups it has applied and how many it lacks, and when it was "
+     "last heard of.",
+     {{"--json", 0, "", "one JSON object a line"}},
+     nodes},
     {"health",
      "",
      "health [--ready]",

@@ -612,6 +612,14 @@ inline int status(const Arguments& arguments) {
     return 0;
 }
 
+inline int nodes(const Arguments& arguments) {
+    check_no_rest(arguments, "nodes");
+    const auto all = StatusAnswer(client_for(arguments).status()).nodes();
+    for (const auto& [line, json] : all) print_line(arguments.has("--json") ? json : line);
+    if (all.empty()) report_none(arguments, "the server keeps its tasks alone: it has no --store");
+    return 0;
+}
+
 inline int show(const Arguments& arguments) {
     if (arguments.rest.size() != 1) throw UsageError("show takes the ID or NAME of one task");
     check_task(arguments.rest[0]);

@@ -31,7 +31,11 @@ BOOTS = "it needs a system that boots: the long form of test_packaging.py types 
 ENGINE = "it needs a container engine: the long form of test_packaging.py runs the image's steps"
 ROUTER = "it is for OpenWrt: test_packaging.py runs the script with a procd that takes it down"
 ELSEWHERE = "they are for other builders of packages: tests/recipes_test.py tries what can be tried"
+DATABASE = "it needs a PostgreSQL: test_cluster.py runs examples/cluster.sh, which does the same"
 NOT_TRIED_HERE = {
+    "cluster.md": {
+        "task-scheduler --host 0.0.0.0": DATABASE,
+    },
     "device.md": {
         "mount -o ro": "it needs a device whose root may be mounted anew",
     },

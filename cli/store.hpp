@@ -1,0 +1,140 @@
+// SPDX-License-Identifier: MIT
+//
+// Tasks that are kept in PostgreSQL, by several nodes.  This needs libpq: Meson defines
+// TASK_SCHEDULER_POSTGRES where it finds that, and a binary without it says how to get it.
+
+#pragma once
+
+#include "service.hpp"
+
+#ifdef TASK_SCHEDULER_POSTGRES
+#include "../postgres/postgres_journal.hpp"
+#endif
+
+#include <memory>
+
+namespace cli {
+
+// What of a URI may be shown, and whether a password was in the rest.
+struct ShownStore {
+    explicit ShownStore(const std::string& uri) {
+        const std::size_t slashes = uri.find("://");
+        if (slashes == std::string::npos) {
+            text = uri;
+            return;
+        }
+        const std::string rest = uri.substr(slashes + 3);
+        const std::size_t path = std::min(rest.find('/'), rest.size());
+        const std::size_t at = rest.rfind('@', path);
+        const std::size_t host = at == std::string::npos ? 0 : at + 1;
+        const std::size_t query = std::min(rest.find('?', host), rest.size());
+        text = uri.substr(0, slashes + 3) + rest.substr(host, query - host);
+        has_password = rest.find(':') < host || rest.find("password=", query) < rest.size();
+    }
+    std::string text;
+    bool has_password = false;
+};
+
+inline std::string host_name() {
+    char name[256] = "";
+    if (::gethostname(name, sizeof name - 1) != 0 || name[0] == '\0') return "localhost";
+    return name;
+}
+
+// The listener by which other nodes reach this one: the first that other machines do, else the
+// first.
+inline const scheduler::HttpListener& reachable(
+    const std::vector<scheduler::HttpListener>& listeners) {
+    const auto found = std::find_if(listeners.begin(), listeners.end(),
+                                    [](const auto& one) { return !one.is_loopback(); });
+    return found == listeners.end() ? listeners.front() : *found;
+}
+
+// Where that is, with the name of this machine in place of all its addresses.
+inline std::string default_advertise(const Settings& settings,
+                                     const scheduler::HttpListener& listener) {
+    std::string url = url_of(settings, listener);
+    for (const std::string any : {"://*:", "://0.0.0.0:", "://[::]:"}) {
+        const std::size_t at = url.find(any);
+        if (at != std::string::npos) url.replace(at, any.size(), "://" + host_name() + ':');
+    }
+    return url;
+}
+
+// Refuses what does not go together, and what this binary cannot do.
+inline void check_store(Settings& settings) {
+    const auto is_given = [&settings](const std::string& name) {
+        return settings.given.count(name) > 0;
+    };
+    if (settings.store.empty()) {
+        for (const std::string name :
+             {"postgres-schema", "node", "advertise", "lease", "max-clock-error"}) {
+            if (is_given(name)) throw UsageError("--" + name + " goes with --store");
+        }
+        return;
+    }
+    // A unit of a service may say a journal by a variable; the store stands above that.
+    const char* const variable = std::getenv("SCHEDULER_JOURNAL");
+    if (is_given("journal") &&
+        settings.given["journal"] != std::string(variable ? variable : "") + '\n') {
+        throw UsageError(
+            "--journal and --store exclude each other: tasks are kept in a file or in "
+            "a database");
+    }
+    if (is_given("fsync")) {
+        throw UsageError(
+            "--fsync is for the file of --journal; what is stored in PostgreSQL is "
+            "synced as its own synchronous_commit says");
+    }
+#ifndef TASK_SCHEDULER_POSTGRES
+    throw UsageError(
+        "--store: this program was built without PostgreSQL; install libpq (Debian: "
+        "libpq-dev) and build it again with -Dpostgres=enabled");
+#else
+    settings.scheduler.journal =
+        ShownStore(settings.store).text + " (schema " + settings.postgres_schema + ')';
+#endif
+}
+
+inline void warn_of_store(const Settings& settings, const scheduler::HttpListener& listener) {
+    const auto warn = [&settings](const char* event, const std::string& sentence) {
+        settings.scheduler.log({scheduler::LogLevel::warning, event, sentence, {}});
+    };
+    if (ShownStore(settings.store).has_password) {
+        warn("store.password",
+             "--store holds a password, and every user of this machine can read the command line; "
+             "put it into a file that PGPASSFILE names, or into a service that PGSERVICE names");
+    }
+    if (settings.advertise.empty() && listener.is_loopback()) {
+        warn("store.advertise", "other nodes pass changes on to " +
+                                    default_advertise(settings, listener) +
+                                    ", which they reach on this machine only; --advertise URL "
+                                    "says where others find it");
+    }
+}
+
+// Has the scheduler keep its tasks in the store, if there is one.
+inline void use_store([[maybe_unused]] Settings& settings,
+                      [[maybe_unused]] const std::vector<scheduler::HttpListener>& listeners) {
+#ifdef TASK_SCHEDULER_POSTGRES
+    if (settings.store.empty()) return;
+    const scheduler::HttpListener& listener = reachable(listeners);
+    warn_of_store(settings, listener);
+    scheduler::PostgresOptions options;
+    if (settings.store != "postgres:") options.connection = settings.store;
+    options.schema = settings.postgres_schema;
+    const std::string place = listener.address();
+    options.node =
+        settings.node.empty() ? host_name() + place.substr(place.rfind(':')) : settings.node;
+    options.url =
+        settings.advertise.empty() ? default_advertise(settings, listener) : settings.advertise;
+    options.lease = settings.lease;
+    options.max_clock_error = settings.max_clock_error;
+    options.log = settings.scheduler.log;
+    settings.scheduler.make_journal = [options] {
+        return std::make_unique<scheduler::PostgresJournal>(options);
+    };
+#endif
+}
+
+}  // namespace cli
