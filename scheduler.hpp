@@ -5338,8 +5338,8 @@ public:
         virtual void copy(const std::function<void(std::string_view lines)>& append) = 0;
     };
     /// Told what other processes do that keep the same journal.  The scheduler fills it in; the
-    /// journal calls these on a thread of its own, one at a time, and never within a call of its own
-    /// functions or while it holds what those wait for.
+    /// journal calls these on a thread of its own, one at a time, and never within a call of its
+    /// own functions or while it holds what those wait for.
     struct Follower {
         /// Called with whole records, in order, that were stored since read() and not by a call of
         /// this process that has returned.  They are remembered when it returns.  What it throws
@@ -5403,7 +5403,8 @@ public:
     /// end soon.
     virtual void stop_following() {}
     /// The number of the last group of records of which this process has applied all; groups are
-    /// numbered in the order in which they are stored, by whichever process.  Cheap, from any thread.
+    /// numbered in the order in which they are stored, by whichever process.  Cheap, from any
+    /// thread.
     virtual std::uint64_t applied() const { return 0; }
     /// How the processes stand to each other; from any thread.  Nothing: only one may have it open.
     virtual std::optional<Cluster> cluster() const { return std::nullopt; }
