@@ -164,6 +164,25 @@ private:
     const std::shared_ptr<support::SharedLog> log_ = std::make_shared<support::SharedLog>();
 };
 
+class Shared : public contract::SharedPlace {
+public:
+    explicit Shared(support::Telling telling) : telling_(telling) {}
+    std::unique_ptr<Journal> open(const std::string& node) override {
+        return log_->open(node, telling_);
+    }
+    void take(const std::string& node) override { log_->take(node); }
+    void step() override {
+        if (telling_ == support::Telling::thread) return contract::SharedPlace::step();
+        for (const char* node : {"owner", "reader", "late", "first", "second"}) {
+            log_->pump(node, 1);
+        }
+    }
+
+private:
+    const support::Telling telling_;
+    const std::shared_ptr<support::SharedLog> log_ = std::make_shared<support::SharedLog>();
+};
+
 }  // namespace
 
 TEST_SUITE("contract") {
@@ -186,6 +205,9 @@ TEST_SUITE("contract") {
 
     TEST_CASE("a journal that several nodes share keeps what a journal promises") {
         contract::check_journal([] { return std::make_unique<SharedPlace>(); });
+        for (const auto telling : {support::Telling::caller, support::Telling::thread}) {
+            contract::check_shared_journal([&] { return std::make_unique<Shared>(telling); });
+        }
     }
 }
 

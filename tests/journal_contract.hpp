@@ -2,7 +2,9 @@
 //
 // What every scheduler::Journal must keep of its promises, whatever it keeps the records in.
 // For a journal of your own, derive from contract::Place, which opens it and makes it fail, and
-// call contract::check_journal() in a test case with a function that makes such a place.
+// call contract::check_journal() in a test case with a function that makes such a place.  For one
+// that several processes may have open at once, derive from contract::SharedPlace, and call
+// contract::check_shared_journal() as well.
 
 #ifndef TESTS_JOURNAL_CONTRACT_HPP
 #define TESTS_JOURNAL_CONTRACT_HPP
@@ -574,6 +576,251 @@ inline void check_journal(const MakePlace& make) {
     }
     SUBCASE("a scheduler keeps its word on it") {
         check_scheduler(make);
+    }
+}
+
+// Where several processes have a journal open at once.
+class SharedPlace {
+public:
+    virtual ~SharedPlace() = default;
+    virtual std::unique_ptr<Journal> open(const std::string& node) = 0;
+    // Another node is to own the journal, although its owner is alive and was not asked.
+    virtual void take(const std::string& node) = 0;
+    // Called again and again while something is awaited.
+    virtual void step() { std::this_thread::sleep_for(std::chrono::milliseconds(1)); }
+};
+using MakeSharedPlace = std::function<std::unique_ptr<SharedPlace>()>;
+
+// A node as a scheduler is one: it remembers what it has read, stored and was told.
+class Member : public Journal::Source {
+public:
+    Member(SharedPlace& place, const std::string& node)
+        : place_(place), journal_(place.open(node)) {
+        Journal::Follower follower;
+        follower.written = [this](std::string_view line) { take_told(line); };
+        follower.reread = [this](const std::function<void(const Journal::Take&)>& read) {
+            Lines lines;
+            read([&lines](std::string_view line) { lines.push_back(std::string(line) + '\n'); });
+            const std::lock_guard<std::mutex> guard(mutex_);
+            lines_ = std::move(lines);
+            ++rereads_;
+        };
+        follower.changed = [this] {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            ++changes_;
+        };
+        journal_->follow(std::move(follower));
+        CHECK_FALSE(journal_->is_owner());
+        CHECK_FALSE(journal_->read([this](std::string_view line) {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            lines_.push_back(std::string(line) + '\n');
+        }));
+    }
+    ~Member() override { journal_->stop_following(); }
+
+    Journal& journal() { return *journal_; }
+    void commit(std::size_t count) {
+        const Lines lines = make(count);
+        journal_->commit(joined(lines), 0);
+        remember(lines);
+    }
+    void write_ends(std::size_t count) {
+        const Lines lines = make(count);
+        REQUIRE(journal_->write_ends(joined(lines), 0) == Ends::written);
+        remember(lines);
+    }
+    // Whether it is refused whatever it wants to store.
+    bool is_refused() {
+        const auto refused = [](const std::function<void()>& call) {
+            try {
+                call();
+                return false;
+            } catch (const Error& error) {
+                return error.code() == Errc::not_owner;
+            }
+        };
+        return refused([this] { journal_->commit(joined(make(1)), 0); }) &&
+               refused([this] { journal_->write(joined(make(1)), 0); }) &&
+               refused([this] { journal_->replace(*this); }) &&
+               journal_->write_ends(joined(make(1)), 0) == Ends::fenced &&
+               journal_->write_ends({}, 0) == Ends::fenced;
+    }
+    template <class Condition>
+    bool awaits(Condition condition) {
+        const auto end = std::chrono::steady_clock::now() + support::long_enough;
+        while (!condition()) {
+            if (std::chrono::steady_clock::now() > end) return false;
+            place_.step();
+        }
+        return true;
+    }
+    bool becomes_owner() {
+        return awaits([this] { return journal_->is_owner(); });
+    }
+    bool comes_to(const Lines& lines) {
+        return awaits([this, &lines] { return this->lines() == lines; });
+    }
+    Lines lines() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return lines_;
+    }
+    int rereads() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return rereads_;
+    }
+    int changes() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return changes_;
+    }
+    // While it fails it remembers nothing of what it is told.
+    void fail(bool fails) { fails_ = fails; }
+    int failures() const { return failures_; }
+
+    void at_rest(const std::function<void()>& begin) override { begin(); }
+    void copy(const std::function<void(std::string_view lines)>& append) override {
+        for (const std::string& line : lines()) append(line);
+    }
+
+private:
+    void take_told(std::string_view line) {
+        CHECK_FALSE(journal_->is_owner());  // which it becomes when it was told everything
+        if (fails_) {
+            ++failures_;
+            throw std::bad_alloc();
+        }
+        remember({std::string(line) + '\n'});
+    }
+    void remember(const Lines& lines) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        lines_.insert(lines_.end(), lines.begin(), lines.end());
+    }
+    static Lines make(std::size_t count) {
+        static std::atomic<std::uint64_t> next{0};
+        Lines lines;
+        while (lines.size() < count) lines.push_back(line_of(next++));
+        return lines;
+    }
+
+    SharedPlace& place_;
+    mutable std::mutex mutex_;
+    Lines lines_;      // guarded by mutex_
+    int rereads_ = 0;  // guarded by mutex_
+    int changes_ = 0;  // guarded by mutex_
+    std::atomic<bool> fails_{false};
+    std::atomic<int> failures_{0};
+    const std::unique_ptr<Journal> journal_;
+};
+
+inline void check_told(const MakeSharedPlace& make) {
+    const auto place = make();
+    Member owner(*place, "owner");
+    REQUIRE(owner.becomes_owner());
+    owner.commit(3);
+    Member reader(*place, "reader");
+    CHECK(reader.comes_to(owner.lines()));
+    for (std::size_t i = 0; i < 40; ++i) {
+        owner.commit(1 + i % 3);
+        owner.write_ends(1 + i % 2);
+    }
+    Member late(*place, "late");
+    owner.commit(1);
+    const std::uint64_t applied = owner.journal().applied();
+    for (Member* member : {&reader, &late}) {
+        CHECK(member->comes_to(owner.lines()));
+        CHECK(member->awaits([&] { return member->journal().applied() == applied; }));
+        CHECK(member->rereads() == 0);
+        CHECK_FALSE(member->journal().is_owner());
+        CHECK(member->is_refused());
+        const auto cluster = member->journal().cluster();
+        REQUIRE(cluster);
+        CHECK(cluster->owner == "owner");
+        CHECK(cluster->node != "owner");
+        CHECK(cluster->applied == applied);
+    }
+    reader.journal().stop_following();
+    const Lines before = reader.lines();
+    owner.commit(5);
+    CHECK(late.comes_to(owner.lines()));
+    CHECK(reader.lines() == before);
+}
+
+inline void check_told_again(const MakeSharedPlace& make) {
+    const auto place = make();
+    Member owner(*place, "owner");
+    REQUIRE(owner.becomes_owner());
+    Member reader(*place, "reader");
+    for (int i = 0; i < 3; ++i) {
+        reader.fail(true);
+        const int failures = reader.failures();
+        owner.commit(2);
+        owner.commit(2);
+        CHECK(reader.awaits([&] { return reader.failures() > failures; }));
+        reader.fail(false);
+        CHECK(reader.comes_to(owner.lines()));
+    }
+}
+
+// One that can follow a replacement goes on; one that cannot reads it.
+inline void check_replaced(const MakeSharedPlace& make) {
+    const auto place = make();
+    Member owner(*place, "owner");
+    REQUIRE(owner.becomes_owner());
+    owner.commit(10);
+    Member reader(*place, "reader");
+    for (int i = 0; i < 3; ++i) {
+        owner.journal().replace(owner);
+        owner.commit(2);
+        CHECK(reader.comes_to(owner.lines()));
+    }
+    reader.fail(true);
+    owner.commit(2);
+    owner.journal().replace(owner);
+    owner.commit(2);
+    owner.journal().replace(owner);
+    reader.fail(false);
+    CHECK(reader.comes_to(owner.lines()));
+    Member late(*place, "late");
+    CHECK(late.comes_to(owner.lines()));
+}
+
+inline void check_taken_over(const MakeSharedPlace& make) {
+    const auto place = make();
+    auto first = std::make_unique<Member>(*place, "first");
+    REQUIRE(first->becomes_owner());
+    const auto second = std::make_unique<Member>(*place, "second");
+    const std::uint64_t epoch = first->journal().cluster()->epoch;
+    first->commit(5);
+    Lines lines = first->lines();
+    first.reset();
+    REQUIRE(second->becomes_owner());
+    CHECK(second->lines() == lines);
+    CHECK(second->changes() > 0);
+    CHECK(second->journal().cluster()->epoch > epoch);
+    second->commit(2);
+    first = std::make_unique<Member>(*place, "first");
+    CHECK(first->comes_to(second->lines()));
+    // An owner that was not asked is fenced, and follows.
+    place->take("first");
+    REQUIRE(first->becomes_owner());
+    CHECK(second->is_refused());
+    CHECK_FALSE(second->journal().is_owner());
+    first->commit(3);
+    first->write_ends(1);
+    CHECK(second->comes_to(first->lines()));
+}
+
+inline void check_shared_journal(const MakeSharedPlace& make) {
+    SUBCASE("every node is told, in order and byte for byte, what others store") {
+        check_told(make);
+    }
+    SUBCASE("what a node could not remember it is told again") {
+        check_told_again(make);
+    }
+    SUBCASE("a replacement changes nothing for others, or they read it") {
+        check_replaced(make);
+    }
+    SUBCASE("another node takes over when it was told everything, and the old owner is fenced") {
+        check_taken_over(make);
     }
 }
 
