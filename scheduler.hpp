@@ -3722,7 +3722,13 @@ class TaskIndex {
 public:
     TaskIndex() = default;
     TaskIndex(const TaskIndex&) = delete;
-    TaskIndex& operator=(const TaskIndex&) = delete;
+    // Gives the other one what this had.
+    TaskIndex& operator=(TaskIndex&& other) noexcept {
+        tables_.swap(other.tables_);
+        std::swap(size_, other.size_);
+        std::swap(newest_, other.newest_);
+        return *this;
+    }
     ~TaskIndex();
 
     std::size_t size() const { return size_; }
@@ -4270,8 +4276,8 @@ private:
         return letter.event->bytes() + letter.error.size() + beside;
     }
 
-    const std::size_t max_dead_;
-    const std::uint64_t max_bytes_;
+    std::size_t max_dead_;
+    std::uint64_t max_bytes_;
     std::map<std::string, Sink> sinks_;
     std::map<std::string, Sink> expected_;
     std::size_t bytes_ = 0;
@@ -4408,6 +4414,9 @@ public:
     void apply(RedeliverRecord& record, const Breathe& breathe = {});
     void apply(DropRecord& record, const Breathe& breathe = {});
     void apply(OverflowRecord& record, const Breathe& breathe = {});
+    // Does what a record says that another process has stored; nothing is held meanwhile.  Throws
+    // std::bad_alloc; then it, and those since which nothing failed, may be followed once more.
+    void follow(Record& record, const Breathe& breathe = {});
     // Takes back what begin() has done for a record that could not be stored.
     void undo(Record& record, const Breathe& breathe = {});
     void undo(CancelRecord& record, const Breathe& breathe = {});
@@ -4428,8 +4437,8 @@ public:
     bool trim(TimePoint now, const Breathe& breathe = {});
     // Of what has ended, no more is kept for long than so many bytes of the journal.
     void limit_past(std::uint64_t bytes) { most_past_bytes_ = bytes; }
-    // When trim() has something to do, if ever.
-    std::optional<TimePoint> next_trim() const;
+    // When trim() has something to do, if ever, or, if sinks may give up events, next_overflow().
+    std::optional<TimePoint> next_trim(bool may_overflow = true) const;
     // What a sink has to give up, because the history cannot keep it for longer.
     std::optional<OverflowRecord> next_overflow(TimePoint now) const;
     // Forgets answers that were first used a day before `now`, about `most` tasks' worth.
@@ -4536,7 +4545,7 @@ private:
     // Of a task's record, what is not its payload, about.
     static constexpr std::uint64_t record_beside = 140;
 
-    const Limits limits_;
+    Limits limits_;
     std::uint64_t most_past_bytes_ = ~std::uint64_t{0};
     TaskIndex index_;
     NameIndex names_;
@@ -4560,6 +4569,7 @@ private:
     std::optional<Pause> paused_;
     LatenessBook lateness_;
     bool loading_ = false;
+    bool following_ = false;
 };
 
 // ---- 7.5 Begun and undone --------------------------------------------------
@@ -4663,6 +4673,24 @@ inline std::size_t State::end_loading() {
 
 inline void State::apply(Record& record, const Breathe& breathe) {
     record.visit([this, &breathe](auto& one) { apply(one, breathe); });
+}
+
+// The room that begin() and begin_emission() make comes first, as nothing may fail behind that.
+inline void State::follow(Record& record, const Breathe& breathe) {
+    if (const auto* const scheduled = record.get_if<ScheduleRecord>()) {
+        const StoredTask* const known = index_.find(scheduled->tasks.front()->id);
+        if (known && is_ended(known->stage)) return;  // all of it was followed before
+        begin_one(*scheduled);
+    } else if (const auto* const emitted = record.get_if<EmitRecord>()) {
+        history_.reserve(emitted->ids.size());
+    } else if (const auto* const missed = record.get_if<MissRecord>()) {
+        missed_.reserve(missed->ids.size());
+    } else if (const auto* const sink = record.get_if<SinkRecord>()) {
+        begin_one(*sink);
+    }
+    following_ = true;
+    const AtExit followed([this] { following_ = false; });
+    apply(record, breathe);
 }
 
 inline void State::apply(HeadRecord& record, const Breathe&) {
@@ -4886,7 +4914,7 @@ inline bool State::pass_over(SinkBook::Sink& sink, std::uint64_t end, TimePoint 
                 sinks_.bury(sink, make_letter(event->seq, std::move(letter)), true);
             }
         } catch (const std::bad_alloc&) {
-            if (loading_) throw;
+            if (loading_ || following_) throw;
             return false;
         }
         sinks_.move(sink, event->seq + 1);
@@ -5026,14 +5054,14 @@ inline bool State::trim(History& past, TimePoint now, const Breathe& breathe) {
     return trimmed > 0;
 }
 
-inline std::optional<TimePoint> State::next_trim() const {
+inline std::optional<TimePoint> State::next_trim(bool may_overflow) const {
     std::optional<TimePoint> next;
     for (const History* past : {&history_, &missed_}) {
         if (!is_too_much(past->size(), past->memory())) continue;
         if (past == &history_ && is_wanted(past->oldest())) {
             const bool fits = history_.size() <= limits_.sink_backlog &&
                               history_.bytes() <= limits_.sink_backlog_bytes;
-            if (fits) continue;
+            if (fits || !may_overflow) continue;
         }
         const TimePoint at = past->oldest()->ended_at + limits_.min_retention;
         if (!next || at < *next) next = at;
@@ -6311,6 +6339,9 @@ inline std::shared_ptr<const JournalSnapshot> FileJournal::snapshot() {
 //       nothing that they could not do without.
 //   S7  While a group with a pause is being stored no emission begins, and it is written only
 //       when the last one is shown: what follows it in the journal was emitted after a resume.
+//   S8  Where several processes keep the journal, only its owner begins, emits, overflows and
+//       replaces; the others follow it.  What one began that is not the owner any more has
+//       failed before it follows the next.
 //
 //                begin_…          lead()                settle_group()
 //     (a call) ──────────► open ──────────► being committed ──────────► applied
@@ -6870,6 +6901,9 @@ public:
     void compact();
     std::shared_ptr<const JournalSnapshot> snapshot() { return journal_->snapshot(); }
     JournalFigures journal_figures() const { return journal_->figures(); }
+    bool is_owner() const { return journal_->is_owner(); }
+    std::optional<Cluster> cluster() const { return journal_->cluster(); }
+    std::uint64_t applied() const { return journal_->applied(); }
     std::size_t pending() const {
         const std::lock_guard<std::mutex> guard(mutex_);
         return state_.pending();
@@ -6888,6 +6922,8 @@ public:
     void set_log_level(LogLevel level) { notes_.set_level(level); }
     // Called under the lock when next_wake_locked() may have become earlier.
     std::function<void()> on_due_changed;
+    // Called without the lock when another process may have changed something; set under the lock.
+    std::function<void()> on_followed;
 
     static constexpr std::size_t batch = 1'024;
 
@@ -6916,10 +6952,21 @@ private:
 
     // Opening the journal and reading it.
     std::unique_ptr<Journal> make_journal();
+    void open();
     void recover();
+    bool load(State& state, const std::function<bool(const Journal::Take&)>& read,
+              const std::function<void(std::uint64_t bytes)>& tell, bool has_thread);
     void tell_of_opening();
     class Loader;
     void judge_clock(bool& replace_first);
+
+    // Following the owner of the journal, if that is another process (S8).
+    Journal::Follower follower();
+    void follow(std::string_view lines);
+    void reread(const std::function<void(const Journal::Take&)>& read);
+    void change_role();
+    void give_up_begun(Lock& lock);
+    void tell_of_following(Lock& lock);
 
     // Beginning a change, and its ticket.
     Ticket begin_change(StoredTask* task, TaskRef next, TimePoint at);
@@ -6934,6 +6981,7 @@ private:
     std::optional<Ticket> repeated(const Idempotency& idempotency, const std::string& digest);
     ScheduleRecord new_record(std::vector<TaskRef> tasks, const Idempotency& idempotency,
                               const std::string& digest, TimePoint at);
+    void check_open_locked() const;
     void check_accepting_locked(TimePoint at);
     Stats stats_locked() const;
     void check_limits_locked(std::size_t tasks, std::size_t bytes);
@@ -6996,7 +7044,21 @@ private:
     EventPage search_events(const EventQuery& query) const;
 
     // Sinks.
+    // Which sinks are delivered to.
+    struct Listing {
+        std::vector<SinkSetup> setups;
+        Cursor newest;  // where a new one begins
+        Unlisted others;
+    };
     const SinkBook::Sink& sink_locked(const std::string& name) const;
+    bool is_delivering_locked() const { return journal_->is_owner() && !awaits_listing_; }
+    bool is_delivering() const {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return is_delivering_locked();
+    }
+    void list_sinks(Lock& lock, const Listing& listing);
+    void list_awaited_sinks(Lock& lock) noexcept;
+    void set_kinds_locked();
     void set_topics(Lock& lock, const SinkSetup& setup, TimePoint at);
     void unlist(Lock& lock, const std::string& name, Unlisted others, TimePoint at);
     template <class One>
@@ -7017,6 +7079,7 @@ private:
     void tend_now(Lock& lock);
     void hand_over_notes(Lock& lock);
     bool wants_tending_locked() const;
+    bool wants_listing_locked() const { return awaits_listing_ && journal_->is_owner(); }
     bool wants_replacement_locked() const;
     // When whoever drives tries it again, a second after it has failed; at once if the clock
     // was stepped back since.
@@ -7057,6 +7120,7 @@ private:
     const Options options_;
     const bool keeps_;  // whether there is a journal worth writing records for
     std::unique_ptr<Journal> journal_;
+    bool is_shared_ = false;  // whether other processes may have it open too
     // Whoever has called hands them over when it has no lock; the emitting thread, which does
     // not wait for a log, leaves that to the journal's thread.
     const std::shared_ptr<Notes> shared_notes_ = std::make_shared<Notes>();
@@ -7083,7 +7147,10 @@ private:
     bool tending_ = false;                    // guarded by mutex_: the journal's thread is at work
     bool asked_ = false;                      // guarded by mutex_: and is to look again
     bool awaits_sync_ = false;                // guarded by mutex_: it sleeps until the next sync
+    bool opened_ = false;                     // guarded by mutex_: the constructor has ended
     bool closed_ = false;                     // guarded by mutex_
+    std::optional<Listing> listing_;          // guarded by mutex_: nothing: no sinks are open
+    bool awaits_listing_ = false;             // guarded by mutex_: until this process is the owner
     bool clock_trusted_ = true;               // guarded by mutex_
     Stats stats_;                             // guarded by mutex_: the counters
     std::uint64_t late_before_ = 0;           // events that were late before this process
@@ -7123,12 +7190,16 @@ inline Options with_limits(Options options) {
     return options;
 }
 
+inline State::Limits past_limits_of(const Options& options) {
+    return {options.history,      std::min(options.min_retention, longest_wait),
+            options.sink_backlog, options.sink_backlog_bytes,
+            options.max_dead,     options.max_bytes / 4};
+}
+
 inline Store::Store(Options options)
     : options_(with_limits(std::move(options))),
       keeps_(!options_.journal.empty() || options_.make_journal),
-      state_({options_.history, std::min(options_.min_retention, longest_wait),
-              options_.sink_backlog, options_.sink_backlog_bytes, options_.max_dead,
-              options_.max_bytes / 4}) {
+      state_(past_limits_of(options_)) {
     emitted_.ids.reserve(batch);
     missed_.ids.reserve(batch);
     emission_lines_.reserve(batch * 40 + 256);
@@ -7137,13 +7208,32 @@ inline Store::Store(Options options)
     state_.lateness().mark({Mark::Kind::start, started_at_});
     try {
         journal_ = make_journal();
-        recover();
+        is_shared_ = journal_->cluster().has_value();
+        open();
     } catch (const Error& error) {
         if (error.code() != Errc::disk_full) throw;
         const char* advice = "; make room there, or name a file on another disk (--journal)";
         throw Error(error.code(), std::string(error.what()) + advice);
     }
     if (options_.drive == Drive::thread) tender_ = std::thread([this] { tend(); });
+}
+
+// What others do is told from the first reading on, and waits until all of that is opened.
+inline void Store::open() {
+    if (is_shared_) journal_->follow(follower());
+    const auto end = [this](bool Store::*reached) {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        this->*reached = true;
+        settled_.notify_all();
+    };
+    try {
+        recover();
+    } catch (...) {
+        end(&Store::closed_);
+        journal_->stop_following();
+        throw;
+    }
+    end(&Store::opened_);
 }
 
 inline void Store::close() {
@@ -7158,6 +7248,7 @@ inline void Store::close() {
     } else {
         tend();
     }
+    journal_->stop_following();
     notes_.hand_over(options_.log);
 }
 
@@ -7186,8 +7277,8 @@ public:
         filling_.text.reserve(text_size);
         handed_.text.reserve(text_size);
     }
-    // Returns what Journal::read() does.
-    bool load(Journal& journal, bool has_thread);
+    // Returns what `read` does, which is Journal::read() or one like it.
+    bool load(const std::function<bool(const Journal::Take&)>& read, bool has_thread);
 
 private:
     struct Batch {
@@ -7220,7 +7311,8 @@ private:
     bool has_failed_ = false;  // guarded by mutex_: nothing more is applied
 };
 
-inline bool Store::Loader::load(Journal& journal, bool has_thread) {
+inline bool Store::Loader::load(const std::function<bool(const Journal::Take&)>& read,
+                                bool has_thread) {
     has_thread_ = has_thread;
     bool result = false;
     Beside reading(has_thread, [&] {
@@ -7229,7 +7321,7 @@ inline bool Store::Loader::load(Journal& journal, bool has_thread) {
             has_ended_ = true;
             changed_.notify_one();
         });
-        result = journal.read([this](std::string_view line) { take(line); });
+        result = read([this](std::string_view line) { take(line); });
         hand_over();
     });
     try {
@@ -7304,6 +7396,20 @@ inline void Store::Loader::apply(Batch& read) {
     tell_(std::exchange(read.bytes, 0));
 }
 
+// Reads a journal into an empty state.  Returns what `read` does.
+inline bool Store::load(State& state, const std::function<bool(const Journal::Take&)>& read,
+                        const std::function<void(std::uint64_t bytes)>& tell, bool has_thread) {
+    state.begin_loading();
+    const bool result = Loader(state, tell).load(read, has_thread);
+    const std::size_t unnamed = state.end_loading();
+    if (unnamed > 0) {
+        notes_.add(LogLevel::warning, "journal.names_lost", named("tasks", unnamed),
+                   " tasks have lost their names to newer tasks");
+    }
+    state.limit_past(journal_->figures().disk / 8);
+    return result;
+}
+
 inline void Store::recover() {
     if (!keeps_) return;
     opening_.emplace();
@@ -7314,14 +7420,8 @@ inline void Store::recover() {
         opening_->tasks = state_.pending();
         tell_of_opening();
     };
-    state_.begin_loading();
-    bool replace_first = Loader(state_, tell).load(*journal_, options_.drive == Drive::thread);
-    const std::size_t unnamed = state_.end_loading();
-    if (unnamed > 0) {
-        notes_.add(LogLevel::warning, "journal.names_lost", named("tasks", unnamed),
-                   " tasks have lost their names to newer tasks");
-    }
-    state_.limit_past(journal_->figures().disk / 8);
+    const auto read = [this](const Journal::Take& take) { return journal_->read(take); };
+    bool replace_first = load(state_, read, tell, options_.drive == Drive::thread);
     stats_.recovered = state_.pending();
     late_before_ = state_.late();
     last_stored_ = state_.ids().last();
@@ -7532,9 +7632,16 @@ inline std::optional<Ticket> Store::repeated(const Idempotency& idempotency,
     return ticket;
 }
 
+inline void Store::check_open_locked() const {
+    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    if (!journal_->is_owner()) {
+        throw Error(Errc::not_owner, "this node does not own the journal, so it changes nothing");
+    }
+}
+
 // Due times are judged by the clock, so without one none is taken.
 inline void Store::check_accepting_locked(TimePoint at) {
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     if (is_clock_trusted_locked(at)) return;
     throw Error(Errc::clock_untrusted, "the clock is behind the newest record of the journal, of " +
                                            format_time(state_.newest_stamp()) +
@@ -7658,7 +7765,7 @@ inline bool is_held(const StoredTask* task) {
 // emitted.
 template <class Key>
 StoredTask* Store::find_open(Key key) {
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     StoredTask* const task = state_.find(key);
     if (!task || task->stage == Stage::missed) {
         throw Error(Errc::unknown_task, "there is no task " + text_of(key));
@@ -7776,7 +7883,7 @@ inline Ticket Store::begin_change(StoredTask* task, TaskRef next, TimePoint at) 
 
 inline Ticket Store::begin_forget(const EventRange& range) {
     const Lock lock(mutex_);
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     if (forgetting_ && !forgetting_->settled) {
         Ticket ticket = ticket_for(forgetting_);
         ticket.again_ = true;
@@ -7799,7 +7906,7 @@ inline Ticket Store::begin_forget(const EventRange& range) {
 
 inline Ticket Store::begin_pause(std::string_view reason) {
     const Lock lock(mutex_);
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     PauseRecord record{now(), std::nullopt};
     if (!reason.empty()) record.reason = reason;
     return ticket_for(begin(std::move(record)));
@@ -7807,7 +7914,7 @@ inline Ticket Store::begin_pause(std::string_view reason) {
 
 inline Ticket Store::begin_resume() {
     const Lock lock(mutex_);
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     return ticket_for(begin(ResumeRecord{now()}));
 }
 
@@ -7823,7 +7930,7 @@ inline Ticket Store::begin_cancel(const DueRange& range, const Filter& filter) {
     bulk->filter = filter;
     Lock lock(mutex_);
     settled_.wait(lock, [this] { return bulks_.empty() || bulks_.back()->marked; });
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     bulk->number = ++last_number_;
     bulk->last = last_stored_;
     bulk->before = group_on_its_way_locked();
@@ -7854,7 +7961,7 @@ inline void Store::mark(Lock& lock, Bulk& bulk) {
     Breath breathe(lock);
     while (mark_some(lock, bulk, from) > 0) {
         breathe();
-        if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+        check_open_locked();
     }
 }
 
@@ -8202,7 +8309,8 @@ inline void Store::throw_failure(Lock& lock, const Fate& fate) {
         std::rethrow_exception(fate.error);
     } catch (const Error& error) {
         Errc code = error.code();
-        if (code == Errc::outcome_unknown && !journal_->failed()) code = Errc::journal_failed;
+        const bool is_known = !is_shared_ && !journal_->failed();
+        if (code == Errc::outcome_unknown && is_known) code = Errc::journal_failed;
         try {
             throw Error(code, error.what());
         } catch (const std::bad_alloc&) {
@@ -8264,7 +8372,11 @@ inline bool Store::emit_due() {
     const TimePoint at = now();
     watch_clock_locked(at);
     const bool trusted_before = clock_trusted_;
-    if (!is_clock_trusted_locked(at) || !journal_->is_owner()) return false;
+    if (!is_clock_trusted_locked(at)) return false;
+    if (!journal_->is_owner()) {
+        trim(lock, at);
+        return false;
+    }
     settled_.wait(lock, [this] { return !emissions_paused_; });
     const std::size_t most = is_paused_locked() ? 0 : batch;
     state_.begin_emission(at, options_.max_lateness, most, emitted_, missed_);
@@ -8357,10 +8469,10 @@ inline std::optional<TimePoint> Store::next_emission_locked() const {
 // A task whose change is on its way is not waited for: when that has ended,
 // on_due_changed tells.
 inline std::optional<TimePoint> Store::next_wake_locked() const {
-    if (!journal_->is_owner()) return std::nullopt;
     if (!clock_trusted_) return state_.newest_stamp();
-    const std::optional<TimePoint> due = next_emission_locked();
-    const std::optional<TimePoint> trim = state_.next_trim();
+    const bool owns = journal_->is_owner();
+    const std::optional<TimePoint> due = owns ? next_emission_locked() : std::nullopt;
+    const std::optional<TimePoint> trim = state_.next_trim(owns);
     if (!due || !trim) return due ? due : trim;
     return std::min(*due, *trim);
 }
@@ -8376,6 +8488,7 @@ inline bool Store::trim(Lock& lock, TimePoint at) {
 }
 
 inline void Store::overflow(Lock& lock, TimePoint at) {
+    if (!journal_->is_owner()) return;
     while (auto record = state_.next_overflow(at)) {
         const SinkBook::Sink& sink = *state_.sinks().find(record->sink);
         const std::uint64_t before = sink.seq;
@@ -8787,7 +8900,7 @@ inline const SinkBook::Sink& Store::sink_locked(const std::string& name) const {
 // Stores a change, and returns when that is done.
 template <class One>
 void Store::change_sink(Lock& lock, One one) {
-    if (closed_) throw Error(Errc::stopped, "the scheduler is shutting down");
+    check_open_locked();
     const std::string name = one.sink;
     commit(lock, begin(std::move(one)));
     tell_of_locked(name);
@@ -8840,7 +8953,11 @@ inline void Store::write_behind() {
         }
         pending = ends_to_come_locked();
     }
-    journal_->write(unwritten_, pending);
+    try {
+        journal_->write(unwritten_, pending);
+    } catch (const Error& error) {  // the owner has it done once more
+        if (error.code() != Errc::not_owner) throw;
+    }
     const std::lock_guard<std::mutex> guard(mutex_);
     behind_size_ -= unwritten_.size();
     told_of_behind_ = false;
@@ -8877,17 +8994,27 @@ inline void Store::tell_of_locked(const std::string& name) {
     }
 }
 
+// Only the owner can store what that comes to; another one does when it becomes the owner.
 inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newest,
                               Unlisted others) {
     const Notes::AtEnd told(notes_, options_.log);
+    Listing listing{setups, newest, others};
     Lock lock(mutex_);
+    const bool waits = is_shared_ && !journal_->is_owner();
+    if (!waits) list_sinks(lock, listing);
+    listing_ = std::move(listing);
+    awaits_listing_ = waits;
+    set_kinds_locked();
+}
+
+inline void Store::list_sinks(Lock& lock, const Listing& listing) {
     const TimePoint at = now();
     std::set<std::string> unlisted;
     for (const auto& [name, sink] : state_.sinks().all()) unlisted.insert(name);
-    for (const SinkSetup& setup : setups) {
+    for (const SinkSetup& setup : listing.setups) {
         if (state_.sinks().find(setup.name)) set_topics(lock, setup, at);
     }
-    for (const SinkSetup& setup : setups) {
+    for (const SinkSetup& setup : listing.setups) {
         if (unlisted.erase(setup.name) > 0) continue;
         // What may go, goes first: read back, it would be gone.
         state_.trim(at, Breath(lock));
@@ -8896,19 +9023,40 @@ inline void Store::open_sinks(const std::vector<SinkSetup>& setups, Cursor newes
         record.at = at;
         // Not with an event that is gone: read back, that may still be there.
         const std::uint64_t oldest = state_.history().first_seq();
-        record.seq = setup.from_earliest ? oldest : std::max(newest.seq(), oldest);
+        record.seq = setup.from_earliest ? oldest : std::max(listing.newest.seq(), oldest);
         record.state = SinkState::active;
         if (!setup.topics.empty()) record.topics = setup.topics;
         change_sink(lock, std::move(record));
     }
-    for (const std::string& name : unlisted) unlist(lock, name, others, at);
-    for (const SinkSetup& setup : setups) {
-        SinkBook::Sink& sink = *state_.sinks().find(setup.name);
-        sink.kind = setup.kind;
-        sink.target = setup.target;
-        sink.listing = SinkBook::Listing::listed;
-    }
+    for (const std::string& name : unlisted) unlist(lock, name, listing.others, at);
     trim(lock, at);
+}
+
+// Of a process that has become the owner; one that is not any more tries it again when it is.
+inline void Store::list_awaited_sinks(Lock& lock) noexcept {
+    try {
+        awaits_listing_ = false;
+        list_sinks(lock, Listing(*listing_));
+        set_kinds_locked();
+    } catch (const std::exception& error) {
+        if (!lock.owns_lock()) lock.lock();
+        awaits_listing_ = true;
+        if (journal_->is_owner()) notes_.add(LogLevel::error, "sinks.failed", error.what());
+    }
+    lock.unlock();
+    if (on_followed) on_followed();
+    lock.lock();
+}
+
+inline void Store::set_kinds_locked() {
+    if (!listing_) return;
+    for (const SinkSetup& setup : listing_->setups) {
+        SinkBook::Sink* const sink = state_.sinks().find(setup.name);
+        if (!sink) continue;
+        sink->kind = setup.kind;
+        sink->target = setup.target;
+        sink->listing = SinkBook::Listing::listed;
+    }
 }
 
 // What other topics have not chosen so far stays taken.
@@ -8942,6 +9090,8 @@ inline void Store::unlist(Lock& lock, const std::string& name, Unlisted others, 
 inline void Store::close_sinks() {
     const Notes::AtEnd told(notes_, options_.log);
     const std::lock_guard<std::mutex> guard(mutex_);
+    listing_.reset();
+    awaits_listing_ = false;
     state_.sinks().close();
 }
 
@@ -9003,6 +9153,7 @@ inline std::size_t batch_size(std::size_t most, std::uint32_t failed, std::size_
 inline std::optional<Delivery> Store::next_delivery(const std::string& name, std::size_t most,
                                                     std::size_t retries) {
     Lock lock(mutex_);
+    if (!is_delivering_locked()) return std::nullopt;
     while (pass(lock, name)) {
     }
     const SinkBook::Sink& sink = sink_locked(name);
@@ -9045,6 +9196,7 @@ inline void Store::settle(const Delivery& delivery, const Outcome& outcome) {
     const auto count = [&](std::uint64_t SinkBook::Sink::*counter, std::size_t by = 1) {
         if (SinkBook::Sink* const sink = state_.sinks().find(delivery.sink)) sink->*counter += by;
     };
+    if (!is_delivering()) return;  // the owner delivers it again
     if (outcome.result == Result::delivered) {
         DeliverRecord record{delivery.sink, at, std::nullopt, {}};
         if (delivery.again) {
@@ -9157,6 +9309,7 @@ inline DeadPage Store::dead_letters(const std::string& name, std::optional<TaskI
 inline bool Store::wants_replacement_locked() const {
     const JournalFigures journal = journal_->figures();
     if (journal.failed) return true;
+    if (!journal_->is_owner()) return false;
     const std::uint64_t live = state_.record_bytes();
     const std::uint64_t copy = live + state_.expected() * end_record_size + misjudged_room_;
     if (journal.room < copy) return false;
@@ -9172,11 +9325,11 @@ inline bool Store::wants_replacement_locked() const {
 
 inline bool Store::wants_tending_locked() const {
     return has_unwaited_locked() || wants_replacement_locked() || wants_release_locked() ||
-           !notes_.empty();
+           wants_listing_locked() || !notes_.empty();
 }
 
 inline std::optional<TimePoint> Store::next_tending_locked() const {
-    if (has_unwaited_locked() || !notes_.empty()) return now();
+    if (has_unwaited_locked() || wants_listing_locked() || !notes_.empty()) return now();
     std::optional<TimePoint> next;
     if (wants_replacement_locked()) next = next_replacement_locked();
     if (!journal_->wants_sync() || journal_->failed()) return next;
@@ -9221,6 +9374,7 @@ inline void Store::tend() {
 // Does what is to be done for the journal now.
 inline void Store::tend_now(Lock& lock) {
     commit_unwaited(lock);
+    if (wants_listing_locked()) list_awaited_sinks(lock);
     const bool is_asked = options_.drive == Drive::thread;
     if (wants_replacement_locked() && (is_asked || next_replacement_locked() <= now())) {
         replace(lock);
@@ -9512,6 +9666,87 @@ inline void Store::compact() {
     journal_->replace(copy);
 }
 
+// ---- 9.14 Following another process ----------------------------------------
+
+inline Journal::Follower Store::follower() {
+    return {[this](std::string_view lines) { follow(lines); },
+            [this](const std::function<void(const Journal::Take&)>& read) { reread(read); },
+            [this] { change_role(); }};
+}
+
+// Does what the owner has stored.
+inline void Store::follow(std::string_view lines) {
+    std::vector<Record> records;
+    while (!lines.empty()) {
+        const std::size_t end = std::min(lines.find('\n'), lines.size());
+        if (end > 0) records.push_back(read_record(lines.substr(0, end)));
+        lines.remove_prefix(std::min(end + 1, lines.size()));
+    }
+    Lock lock(mutex_);
+    give_up_begun(lock);
+    const State::Breathe breathe = Breath(lock);
+    for (Record& record : records) {
+        const auto* const scheduled = record.get_if<ScheduleRecord>();
+        if (scheduled) last_stored_ = std::max(last_stored_, scheduled->tasks.back()->id);
+        const bool was_paused = state_.paused().has_value();
+        state_.follow(record, breathe);
+        if (was_paused != state_.paused().has_value()) tell_of_pause_locked(was_paused);
+        breathe();
+    }
+    state_.drop_answers(now());
+    set_kinds_locked();
+    tell_of_following(lock);
+}
+
+// What is remembered is read aside and changed for the other at once.
+inline void Store::reread(const std::function<void(const Journal::Take&)>& read) {
+    State fresh(past_limits_of(options_));
+    const auto read_all = [&read](const Journal::Take& take) {
+        read(take);
+        return false;
+    };
+    const auto tell_nobody = [](std::uint64_t) {};
+    load(fresh, read_all, tell_nobody, false);
+    Lock lock(mutex_);
+    give_up_begun(lock);
+    fresh.lateness() = std::move(state_.lateness());
+    state_ = std::move(fresh);
+    last_stored_ = state_.ids().last();
+    set_kinds_locked();
+    tell_of_following(lock);
+}
+
+// What was begun when this process was the owner cannot be stored any more, and fails.
+inline void Store::give_up_begun(Lock& lock) {
+    settled_.wait(lock, [this] { return opened_ || closed_; });
+    const auto is_at_rest = [this] {
+        return !committing_ && !emitting_ && open_->records.empty() && bulks_.empty();
+    };
+    while (!is_at_rest()) {
+        unwaited_ = true;
+        commit_unwaited(lock);
+        settled_.wait(lock, [this] { return !committing_ && !emitting_; });
+    }
+    behind_size_ -= behind_.size();
+    behind_.clear();
+}
+
+inline void Store::tell_of_following(Lock& lock) {
+    if (on_due_changed) on_due_changed();
+    wake_tender_locked();
+    const auto tell = on_followed;
+    lock.unlock();
+    if (tell) tell();
+}
+
+// Sinks are listed again by whoever becomes the owner, as another one may have changed them.
+inline void Store::change_role() {
+    Lock lock(mutex_);
+    if (!opened_ || closed_) return;
+    if (!journal_->is_owner()) awaits_listing_ = listing_.has_value();
+    tell_of_following(lock);
+}
+
 }  // namespace detail
 
 inline void Ticket::swap(Ticket& other) noexcept {
@@ -9562,7 +9797,7 @@ inline void Ticket::abandon() noexcept {
     if (fate().error) fate().tell_failure();
 }
 
-// ---- 9.14 Journals without a scheduler -------------------------------------
+// ---- 9.15 Journals without a scheduler -------------------------------------
 
 /// A line of a journal that is damaged.
 struct JournalDamage {
@@ -10241,7 +10476,8 @@ private:
 struct Companion {
     /// Called after events were emitted, on the emitting thread; after a sink was paused,
     /// resumed or told to deliver again, on the thread that did it; and once when the
-    /// scheduler stops.  It must not block.
+    /// scheduler stops, and, of a journal that several processes have open, when is_owner(),
+    /// applied() or cluster() may answer otherwise.  It must not block.
     std::function<void()> notify;
     /// Under `Drive::caller`: does what is to be done, inside `Scheduler::run_due()`, by one
     /// thread at a time.
@@ -10338,6 +10574,19 @@ public:
     PutResult put(std::string_view name, const NewTask& task, PutIf condition = PutIf::any);
     /// Forgets past events, and returns how many.  Blocks until that is stored.
     std::size_t forget(const EventRange& range);
+
+    // ---- Several processes with one journal
+
+    /// Whether this scheduler may change tasks and emits them: always, unless its journal is one
+    /// that several processes have open.  Of these the others follow: they show what the owner
+    /// does, every change throws `Error` with `not_owner`, and their sinks rest.
+    bool is_owner() const { return store_.is_owner(); }
+    /// The last group of records that is applied here, see `Journal::applied`.
+    std::uint64_t applied() const { return store_.applied(); }
+    /// How these processes stand.  Nothing: the journal is this one's alone.
+    std::optional<Cluster> cluster() const { return store_.cluster(); }
+
+    // ---- Reading
 
     /// The task with this id, pending or in the history.
     std::optional<Task> find(TaskId id) const { return store_.find(id); }
@@ -10589,6 +10838,10 @@ inline Scheduler::Scheduler(Options options) : store_(std::move(options)), first
         const bool is_earlier = wake && (!sleeping_until_ || *wake < *sleeping_until_);
         if (is_earlier || drive() == Drive::caller) wake_.wake();  // W2; or it sleeps in drain()
     };
+    {
+        const std::lock_guard<std::mutex> guard(store_.mutex());
+        store_.on_followed = [this] { wake_readers(); };
+    }
     if (drive() == Drive::caller) return;
     if (store_.options().wake_device) {
         const std::string problem = wake_.wake_device();
