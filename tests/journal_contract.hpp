@@ -597,7 +597,7 @@ public:
     Member(SharedPlace& place, const std::string& node)
         : place_(place), journal_(place.open(node)) {
         Journal::Follower follower;
-        follower.written = [this](std::string_view line) { take_told(line); };
+        follower.written = [this](std::string_view told) { take_told(told); };
         follower.reread = [this](const std::function<void(const Journal::Take&)>& read) {
             Lines lines;
             read([&lines](std::string_view line) { lines.push_back(std::string(line) + '\n'); });
@@ -682,13 +682,19 @@ public:
     }
 
 private:
-    void take_told(std::string_view line) {
+    void take_told(std::string_view told) {
         CHECK_FALSE(journal_->is_owner());  // which it becomes when it was told everything
         if (fails_) {
             ++failures_;
             throw std::bad_alloc();
         }
-        remember({std::string(line) + '\n'});
+        Lines lines;
+        while (!told.empty()) {
+            const std::size_t end = std::min(told.find('\n'), told.size());
+            lines.push_back(std::string(told.substr(0, end)) + '\n');
+            told.remove_prefix(std::min(end + 1, told.size()));
+        }
+        remember(lines);
     }
     void remember(const Lines& lines) {
         const std::lock_guard<std::mutex> guard(mutex_);

@@ -84,7 +84,7 @@ public:
     void pause(const std::string& node, bool paused);
     // Whether a node may become the owner; at first each may.
     void stand(const std::string& node, bool stands);
-    // The node's process dies: when its journal is destroyed, its lease lasts.
+    // The node's process dies: it stores nothing more, and its lease lasts.
     void kill(const std::string& node);
 
     // Tells a node of at most so many groups, and makes it the owner if it may be.  Returns whether
@@ -96,12 +96,14 @@ public:
     // ---- What there is ----
     std::string owner() const;  // empty: the lease is free
     std::uint64_t epoch() const;
-    std::uint64_t stored() const;       // the number of the last group
-    std::vector<Row> rows() const;      // all that were ever stored
+    std::uint64_t stored() const;  // the number of the last group
+    // All groups that were ever stored, from one on.
+    std::vector<Row> rows(std::uint64_t first = 1) const;
     std::uint64_t generations() const;  // how often it was replaced
     std::string text() const;           // what is kept
     // Whether a node is the owner, and believes so.
     bool is_owner(const std::string& node) const;
+    bool believes_to_be_owner(const std::string& node) const;
     std::uint64_t applied(const std::string& node) const;
 
     static constexpr std::size_t all = ~std::size_t{0};
@@ -131,8 +133,8 @@ private:
     }
     std::uint64_t last_locked() const { return rows_.size(); }
     void add_locked(Row row) {
-        bytes_ += row.lines.size();
         rows_.push_back(std::move(row));
+        bytes_ += rows_.back().lines.size();
     }
     std::string text_locked() const {
         std::string text = base_text_;
@@ -196,7 +198,7 @@ private:
     void store(std::string_view lines);
     void send(Lock& lock, const std::function<void(std::uint64_t number)>& effect);
     void wait_for_turn(Lock& lock);
-    [[noreturn]] void doubt_locked(std::uint64_t number);
+    [[noreturn]] void doubt_locked(std::uint64_t number, const Error& error);
     void check_lease_locked();
     bool has_lease_locked() const { return log_->owner_ == node_ && log_->epoch_ == epoch_; }
     void stop_owning_locked() {
@@ -227,7 +229,6 @@ private:
     bool is_late_ = false;        // what is being stored arrives later
     bool has_thrown_ = false;     // what was told last has failed
     bool changed_ = false;        // and it was not said
-    std::size_t told_ = 0;        // bytes of the row behind applied_ that were told
     std::uint64_t epoch_ = 0;     // in which it was the owner
     std::uint64_t doubtful_ = 0;  // the number of which the outcome is not known
     std::uint64_t written_ = 0;
@@ -338,9 +339,10 @@ inline std::uint64_t SharedLog::stored() const {
     return last_locked();
 }
 
-inline std::vector<SharedLog::Row> SharedLog::rows() const {
+inline std::vector<SharedLog::Row> SharedLog::rows(std::uint64_t first) const {
     const std::lock_guard<std::mutex> guard(mutex_);
-    return rows_;
+    const std::size_t skipped = std::min<std::size_t>(first - 1, rows_.size());
+    return {rows_.begin() + static_cast<std::ptrdiff_t>(skipped), rows_.end()};
 }
 
 inline std::uint64_t SharedLog::generations() const {
@@ -358,6 +360,12 @@ inline bool SharedLog::is_owner(const std::string& node) const {
     const auto seat = seats_.find(node);
     return seat != seats_.end() && seat->second.journal && seat->second.journal->is_owner() &&
            seat->second.journal->has_lease_locked();
+}
+
+inline bool SharedLog::believes_to_be_owner(const std::string& node) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const auto seat = seats_.find(node);
+    return seat != seats_.end() && seat->second.journal && seat->second.journal->is_owner();
 }
 
 inline std::uint64_t SharedLog::applied(const std::string& node) const {
@@ -476,11 +484,7 @@ inline bool SharedJournal::tell_next(Lock& lock) {
         if (is_gone) {
             follower_.reread([&text](const Take& take) { for_each_line(text, take); });
         } else {
-            while (told_ < text.size()) {
-                const std::size_t end = text.find('\n', told_);
-                follower_.written(std::string_view(text).substr(told_, end - told_));
-                told_ = end + 1;
-            }
+            follower_.written(text);
         }
     } catch (...) {
         if (!lock.owns_lock()) lock.lock();
@@ -488,7 +492,6 @@ inline bool SharedJournal::tell_next(Lock& lock) {
         return false;
     }
     lock.lock();
-    told_ = 0;
     applied_ = number;
     return true;
 }
@@ -520,14 +523,14 @@ inline void SharedJournal::wait_for_turn(Lock& lock) {
 }
 
 inline void SharedJournal::check_lease_locked() {
-    if (!is_owner_) throw Error(Errc::not_owner, "node " + node_ + " is not the owner");
+    if (!is_owner_) throw Error(Errc::not_owner, "this node is not the owner");
 }
 
-inline void SharedJournal::doubt_locked(std::uint64_t number) {
+inline void SharedJournal::doubt_locked(std::uint64_t number, const Error& error) {
     doubtful_ = number;
     in_doubt_ = true;
     stop_owning_locked();
-    throw Error(Errc::outcome_unknown, "the database has not answered");
+    throw error;
 }
 
 // One statement, which is nothing where the lease is another's.
@@ -537,11 +540,13 @@ inline void SharedJournal::send(Lock& lock, const std::function<void(std::uint64
         is_storing_ = is_late_ = false;
         log_->changed_.notify_all();
     });
+    // Made before anything is stored, as there may be no memory then.
+    const Error unanswered(Errc::outcome_unknown, "the database has not answered");
     SharedLog::Seat& seat = log_->seats_[node_];
     const Fault fault = log_->next_fault_locked(seat);
     const std::uint64_t number = log_->last_locked() + 1;
-    if (fault == Fault::lost) doubt_locked(number);
-    if (!has_lease_locked()) {
+    if (fault == Fault::lost) doubt_locked(number, unanswered);
+    if (!has_lease_locked() || seat.killed) {
         stop_owning_locked();
         throw Error(Errc::not_owner, "another node has taken over");
     }
@@ -549,15 +554,15 @@ inline void SharedJournal::send(Lock& lock, const std::function<void(std::uint64
     if (fault == Fault::late) {
         is_late_ = true;
         effect(number);
-        doubt_locked(number);
+        doubt_locked(number, unanswered);
     }
     effect(number);
     if (fault == Fault::slow) {
         log_->changed_.notify_all();
         log_->changed_.wait(lock, [&] { return seat.answered || is_stopped_; });
-        if (!seat.answered) doubt_locked(number);
+        if (!seat.answered) doubt_locked(number, unanswered);
     }
-    if (fault == Fault::unknown) doubt_locked(number);
+    if (fault == Fault::unknown) doubt_locked(number, unanswered);
 }
 
 inline void SharedJournal::store(std::string_view lines) {
@@ -605,7 +610,10 @@ inline void SharedJournal::replace(Source& source) {
         written_ += text.size();
         log_->base_ = base;
         log_->base_text_ = std::move(text);
-        log_->bytes_ = log_->text_locked().size();
+        log_->bytes_ = log_->base_text_.size();
+        for (std::size_t i = base; i < log_->rows_.size(); ++i) {
+            log_->bytes_ += log_->rows_[i].lines.size();
+        }
         ++log_->generations_;
     });
     ++replacements_;
