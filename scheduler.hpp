@@ -4225,6 +4225,9 @@ public:
     // Most of a sink, and of all of them in bytes.
     SinkBook(std::size_t max_dead, std::uint64_t max_bytes)
         : max_dead_(max_dead), max_bytes_(max_bytes) {}
+    // Of the letters no more are kept than take so many bytes of the journal; each sink keeps one.
+    void limit(std::uint64_t max_bytes) { max_bytes_ = max_bytes; }
+    std::uint64_t max_bytes() const { return max_bytes_; }
 
     const std::map<std::string, Sink>& all() const { return sinks_; }
     const Sink* find(const std::string& name) const {
@@ -4435,8 +4438,12 @@ public:
     // Forgets what has ended and need not be kept any longer.  Returns whether there was
     // any.
     bool trim(TimePoint now, const Breathe& breathe = {});
-    // Of what has ended, no more is kept for long than so many bytes of the journal.
-    void limit_past(std::uint64_t bytes) { most_past_bytes_ = bytes; }
+    // Of what has ended, no more is kept for long than so many bytes of the journal, and likewise
+    // of dead letters.
+    void limit_past(std::uint64_t bytes) {
+        most_past_bytes_ = bytes;
+        sinks_.limit(std::min(limits_.share, bytes));
+    }
     // When trim() has something to do, if ever, or, if sinks may give up events, next_overflow().
     std::optional<TimePoint> next_trim(bool may_overflow = true) const;
     // What a sink has to give up, because the history cannot keep it for longer.
@@ -4532,10 +4539,18 @@ private:
     void forget(StoredTask* task);
     // Whether so many past tasks, which take so many bytes, are more than is to be kept.
     bool is_too_much(std::size_t count, std::size_t bytes) const {
-        constexpr std::uint64_t more = record_beside + end_record_size - StoredTask::beside;
-        const std::uint64_t in_journal = bytes + count * more;
         return count > limits_.history ||
-               (count > 0 && (bytes > limits_.share || in_journal > most_past_bytes_));
+               (count > 0 && (bytes > limits_.share || is_too_long(count, bytes)));
+    }
+    // Whether they are more than the journal's disk is to hold of them.
+    bool is_too_long(std::size_t count, std::size_t bytes) const {
+        constexpr std::uint64_t more = record_beside + end_record_size - StoredTask::beside;
+        return bytes + count * more > most_past_bytes_;
+    }
+    // Whether so many events can wait for a sink.
+    bool is_backlog(std::size_t count, std::size_t bytes) const {
+        return count <= limits_.sink_backlog && bytes <= limits_.sink_backlog_bytes &&
+               !is_too_long(count, bytes + count * StoredTask::beside);
     }
     bool trim(History& past, TimePoint now, const Breathe& breathe);
     bool is_old(const StoredTask* ended, TimePoint now) const;
@@ -5059,9 +5074,7 @@ inline std::optional<TimePoint> State::next_trim(bool may_overflow) const {
     for (const History* past : {&history_, &missed_}) {
         if (!is_too_much(past->size(), past->memory())) continue;
         if (past == &history_ && is_wanted(past->oldest())) {
-            const bool fits = history_.size() <= limits_.sink_backlog &&
-                              history_.bytes() <= limits_.sink_backlog_bytes;
-            if (fits || !may_overflow) continue;
+            if (is_backlog(history_.size(), history_.bytes()) || !may_overflow) continue;
         }
         const TimePoint at = past->oldest()->ended_at + limits_.min_retention;
         if (!next || at < *next) next = at;
@@ -5077,8 +5090,7 @@ inline std::optional<OverflowRecord> State::next_overflow(TimePoint now) const {
     for (std::size_t left = history_.size(); count < most; --left) {
         if (!is_too_much(left, bytes + left * StoredTask::beside)) break;
         const StoredTask* const event = history_.at(count);
-        const bool fits = left <= limits_.sink_backlog && bytes <= limits_.sink_backlog_bytes;
-        if (fits || !is_old(event, now)) break;
+        if (is_backlog(left, bytes) || !is_old(event, now)) break;
         bytes -= event->bytes();
         ++count;
     }
@@ -6387,11 +6399,13 @@ struct Options {
     /// For how long each event is kept at least.
     milliseconds min_retention{60'000};
     /// How many past events, and how many bytes of them, are kept while a sink has not
-    /// taken them; beyond that the oldest become dead letters of the sink.
+    /// taken them, as long as they take no more than an eighth of the journal's disk; beyond that
+    /// the oldest become dead letters of the sink.
     Limit<std::size_t, 100'000> sink_backlog;
     Limit<std::size_t, std::size_t{256} << 20> sink_backlog_bytes;  ///< see `sink_backlog`
     /// How many dead letters of a sink are kept, as long as those of all sinks take no more than a
-    /// quarter of `max_bytes`; beyond that its oldest are dropped.
+    /// quarter of `max_bytes` and an eighth of the journal's disk; beyond that its oldest are
+    /// dropped.
     Limit<std::size_t, 10'000> max_dead;
     /// A task that is later than this is missed instead of emitted, unless it says by itself
     /// how late it may be.
@@ -8989,7 +9003,7 @@ inline void Store::tell_of_locked(const std::string& name) {
                    " has more than ", named("most", most), " dead letters; the oldest are dropped");
     } else {
         notes_.add(LogLevel::warning, "sink.dropping", "dead letters take more than ",
-                   named("bytes", options_.max_bytes / 4), " bytes; the oldest of sink ",
+                   named("bytes", state_.sinks().max_bytes()), " bytes; the oldest of sink ",
                    named("sink", name), " are dropped");
     }
 }

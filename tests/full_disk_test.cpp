@@ -230,6 +230,30 @@ TEST_SUITE("full disk") {
         CHECK(tasks.stats().retained < 1'000);
     }
 
+    TEST_CASE("a sink that takes nothing does not fill a small disk, nor does a restart with it") {
+        Place place;
+        Options options = place.options();
+        options.fsync = Fsync::no;  // the file's own disk is not what is tested
+        options.min_retention = std::chrono::seconds(1);
+        options.files = std::make_shared<SmallFiles>(std::uint64_t{2} << 20);
+        for (int start = 0; start < 2; ++start) {
+            Scheduler tasks(options);
+            tasks.open_sinks({{"dead", "test", "", true}});
+            for (int i = 0; i < 2'000; ++i) {
+                tasks.schedule(std::chrono::seconds(1), '"' + std::string(1'000, 'x') + '"');
+                place.clock.advance(std::chrono::seconds(1));
+                tasks.run_due();
+            }
+            CHECK(tasks.stats().refused == 0);
+            CHECK(tasks.stats().emitted == 2'000);
+            const SinkStatus sink = tasks.sinks().front();
+            CHECK(sink.lag > 100);  // as far as an eighth of the disk holds them,
+            CHECK(sink.lag < 300);
+            CHECK(sink.dead > 100);  // and likewise what became of those before
+            CHECK(sink.dead < 300);
+        }
+    }
+
     TEST_CASE("a disk without room for a replacement takes no task until some are cancelled") {
         Place place;
         Options options = place.options();
