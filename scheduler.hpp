@@ -13277,7 +13277,8 @@ inline constexpr std::array<ApiRefusal, 10> api_refusals{{
     {415, "Encoded", "The body is encoded."},
     {422, "KeyReused", "The Idempotency-Key came with another request before."},
     {503, "Unavailable",
-     "The journal has failed, the clock is not trusted, or the server is stopping."},
+     "The journal has failed, the clock is not trusted, the server is stopping, or the node that "
+     "owns the journal cannot be reached."},
     {507, "Full", "A limit is reached or the disk is full."},
 }};
 
@@ -13658,6 +13659,13 @@ struct HttpOptions {
     /// `HttpServer`: a file of authorities, in PEM.  With it every client must show a certificate
     /// that one of them has signed.
     std::string tls_client_ca;
+    /// A file of authorities, in PEM, that have signed the certificates of the nodes that own a
+    /// shared journal, for changes that are passed on to the owner by https; empty: the system's,
+    /// or `SSL_CERT_FILE`.  The certificate above is shown to an owner that asks for one.
+    std::string tls_owner_ca;
+    /// How long a change may take that is passed on to the owner of a shared journal, until it is
+    /// applied here too; then its connection ends without an answer.
+    milliseconds owner_timeout{5'000};
 
     /// `HttpServer`: how many bytes of large answers may be on their way at once.  A page ends when
     /// it takes a quarter of them.
@@ -13843,6 +13851,42 @@ inline std::optional<Authority> parse_authority(std::string_view text) {
                            std::stoul(std::string(port)) - 1 < 65'535;
     if (!good_port) return std::nullopt;
     return Authority{host, port};
+}
+
+// Where a server is to be found.
+struct Url {
+    std::string origin;     // scheme, host and port
+    std::string authority;  // host and port, as given
+    std::string host;       // without brackets
+    std::string port;
+    std::string target;  // path and query
+    bool secure = false;
+    std::string socket;  // the path of one in the file system, in place of host and port
+};
+
+// What the URL of a server may be (RFC 3986, without user, fragment and non-ASCII).
+inline std::optional<Url> parse_url(std::string_view text) {
+    constexpr std::string_view plain = "http://";
+    constexpr std::string_view secure = "https://";
+    Url url;
+    url.secure = text.substr(0, secure.size()) == secure;
+    if (!url.secure && text.substr(0, plain.size()) != plain) return std::nullopt;
+    const bool printable = std::all_of(text.begin(), text.end(), [](unsigned char c) {
+        return c > 0x20 && c < 0x7F && c != '#' && c != '\\' && c != '"';
+    });
+    const std::size_t start = url.secure ? secure.size() : plain.size();
+    const std::size_t end = std::min(text.find_first_of("/?", start), text.size());
+    const std::string_view authority = text.substr(start, end - start);
+    const auto parts = parse_authority(authority);
+    if (!printable || !parts) return std::nullopt;
+    const auto [host, port] = *parts;
+    url.origin = text.substr(0, end);
+    url.authority = authority;
+    url.host = host.front() == '[' ? host.substr(1, host.size() - 2) : host;
+    url.port = !port.empty() ? port : url.secure ? "443" : "80";
+    url.target = text.substr(end);
+    if (url.target.empty() || url.target[0] != '/') url.target.insert(0, 1, '/');
+    return url;
 }
 
 // Whether this is an origin as browsers write it (RFC 6454, 6.2; WHATWG URL), since it is
@@ -14748,11 +14792,27 @@ struct HttpAnswer {
     bool is_begun = false;           // what was asked for may be stored: no error may be answered
     bool is_silent = false;          // the connection ends in place of it
     bool is_for_worker = false;      // nothing was begun, as it may take long
+    bool is_for_owner = false;       // nothing was begun, as that is another process
+    bool tells_applied = false;      // it goes to a process that is not the owner
     Share share;                     // of what may be on its way, if it is large
     bool waits_for_opening = false;  // there is none yet: it is to be begun again
     bool has_length = true;          // the head tells the size of the body
     std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
 };
+
+// Answers with JSON.
+inline void fill(HttpAnswer& answer, int status, std::string json) {
+    answer.status = status;
+    answer.fields.emplace_back("Cache-Control", "no-store");
+    if (status == 429 || status == 503 || status == 507) {
+        answer.fields.emplace_back("Retry-After", "5");
+    }
+    answer.body = std::move(json);
+}
+
+inline void refuse(HttpAnswer& answer, int status, const std::string& error) {
+    fill(answer, status, errors_json({error}));
+}
 
 // A status with its reason phrase (RFC 9110, 15), and what an answer with it says by itself.
 struct StatusLine {
@@ -15548,6 +15608,7 @@ inline void HttpOptions::check() const {
                "path, or an address, of IPv6 in brackets");
     }
     detail::ServerTls{*this};
+    if (!tls_owner_ca.empty()) detail::TlsContext(detail::TlsSide::client, {"", "", tls_owner_ca});
 }
 
 namespace detail {
@@ -16257,9 +16318,846 @@ inline void StreamWriters::adopt(int fd, std::string head, std::uint64_t seq,
     (*least())->adopt(fd, std::move(head), seq, std::move(topics), std::move(tls));
 }
 
+// ---- 13.6 The owner --------------------------------------------------------
+
+using Resolve =
+    std::function<int(const char* host, const char* port, const addrinfo* hints, addrinfo** found)>;
+using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
+
+// An address in digits, which needs no thread; null: it is a name.
+inline Addresses numeric_address(const Url& url) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    const bool is_one = ::getaddrinfo(url.host.c_str(), url.port.c_str(), &hints, &found) == 0;
+    return {is_one ? found : nullptr, ::freeaddrinfo};
+}
+
+// Finds a server's addresses on a thread of its own, because getaddrinfo() cannot be
+// interrupted.  Whoever gives up waiting leaves the thread behind.  There is one at most: until
+// it has ended, whoever asks again waits for the same answer.
+class Lookup {
+public:
+    Lookup(std::string host, std::string port, Resolve resolve)
+        : state_(std::make_shared<State>()) {
+        state_->host = std::move(host);
+        state_->port = std::move(port);
+        state_->resolve = resolve ? std::move(resolve) : ::getaddrinfo;
+    }
+    // Begins, unless one is under way.
+    void start();
+    // Readable when there is an answer.
+    int fd() const { return state_->answered.get(); }
+    // The answer.  Throws if there is no address.
+    Addresses take();
+
+private:
+    // The thread has a share in it, so that it may outlive the Lookup.
+    struct State {
+        std::string host;
+        std::string port;
+        Resolve resolve;
+        const Descriptor answered{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
+        std::mutex mutex;
+        bool running = false;                      // guarded by mutex
+        int error = 0;                             // guarded by mutex: as of getaddrinfo()
+        int number = 0;                            // guarded by mutex: errno, if that says more
+        Addresses found{nullptr, ::freeaddrinfo};  // guarded by mutex
+    };
+
+    static void run(State& state);
+
+    const std::shared_ptr<State> state_;
+};
+
+// The thread takes no signal that is meant for the program's own.
+inline void Lookup::start() {
+    const std::lock_guard<std::mutex> guard(state_->mutex);
+    if (state_->running) return;
+    eventfd_t ignored = 0;
+    ::eventfd_read(fd(), &ignored);
+    sigset_t all;
+    sigset_t before;
+    sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
+    int error = 0;
+    try {
+        std::thread([state = state_] { run(*state); }).detach();
+        state_->running = true;
+    } catch (const std::system_error& failure) {
+        error = failure.code().value();
+    }
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    if (error != 0) {
+        throw Shortage("no thread to resolve a name: " + std::generic_category().message(error));
+    }
+}
+
+// The resolver does not always say that it had no descriptor: then there is still none.
+inline void Lookup::run(State& state) {
+    addrinfo hints{};
+    hints.ai_socktype = SOCK_STREAM;
+    hints.ai_flags = AI_NUMERICSERV;
+    addrinfo* found = nullptr;
+    int error = EAI_FAIL;
+    try {
+        error = state.resolve(state.host.c_str(), state.port.c_str(), &hints, &found);
+    } catch (...) {  // a test's
+    }
+    int number = error == EAI_MEMORY ? ENOMEM : error == EAI_SYSTEM ? errno : 0;
+    if (error != 0 && !is_shortage(number)) {
+        const Descriptor probe(::eventfd(0, EFD_CLOEXEC));
+        if (probe.get() < 0) number = errno;
+    }
+    const std::lock_guard<std::mutex> guard(state.mutex);
+    state.running = false;
+    state.error = error;
+    state.number = number;
+    state.found.reset(error == 0 ? found : nullptr);
+    ::eventfd_write(state.answered.get(), 1);
+}
+
+inline Addresses Lookup::take() {
+    const std::lock_guard<std::mutex> guard(state_->mutex);
+    if (state_->error == 0) return std::move(state_->found);
+    const std::string what = "the name cannot be resolved";
+    if (state_->number != 0) throw_errno(state_->number, what);
+    throw std::runtime_error(what + ": " + ::gai_strerror(state_->error));
+}
+
+// ---- What is passed on
+
+using SteadyTime = std::chrono::steady_clock::time_point;
+
+struct Connection;
+
+// How far an exchange has come that is passed on to the owner.
+struct Passage {
+    SteadyTime deadline{};      // of its answer
+    SteadyTime after{};         // it is not tried again before this
+    std::size_t begin = 0;      // its place in what its link sends
+    std::uint64_t applied = 0;  // the group that has to be applied here before it is answered
+    bool is_sent = false;       // some of it, at least
+    bool may_be_made = false;   // the change: an earlier attempt was sent and not answered
+};
+
+// A request that was begun, and its answer.
+struct Exchange {
+    Connection* connection = nullptr;
+    const HttpRequest* request = nullptr;  // stays while it is begun
+    HttpAnswer answer;
+    Passage passage;
+    bool is_schedule = false;  // see HttpApi::is_schedule
+    bool is_last = false;      // the connection ends behind it
+    bool is_old = false;       // HTTP/1.0
+    bool is_head = false;
+    bool is_piece = false;         // the answer has gone out, but for a transfer
+    std::unique_ptr<Asked> asked;  // if the log is told of it
+    const char* cause = "";        // why it is refused, if it was no request
+};
+
+using Exchanges = std::list<Exchange>;
+
+inline constexpr const char* forwarded_field = "Task-Scheduler-Forwarded";
+inline constexpr const char* applied_field = "Task-Scheduler-Applied";
+
+// A request's target behind the prefix of its paths, of which any character may be escaped.
+inline std::string_view target_behind_prefix(const HttpRequest& request) {
+    std::string_view target = request.target;
+    for (std::size_t i = 0; i < request.prefix.size(); ++i) {
+        target.remove_prefix(std::min<std::size_t>(target.front() == '%' ? 3 : 1, target.size()));
+        if (target.empty()) break;
+    }
+    return target;
+}
+
+// A process that owns the journal, as it is reached by others.
+struct Owner {
+    std::string name;
+    std::string text;  // its URL
+    std::string node;  // what this process is called
+    Url url;
+    std::string prefix;                         // of its paths
+    std::shared_ptr<const TlsContext> context;  // null: without TLS
+};
+
+// Writes a request as it goes to the owner.  False: it has a field that cannot be passed on.
+inline bool append_forwarded(std::string& to, const HttpRequest& request, const Owner& owner) {
+    constexpr std::array<std::string_view, 8> passed{
+        "Authorization", "Content-Type", "Idempotency-Key", "If-Match",
+        "If-None-Match", "traceparent",  "tracestate",      "x-pd-secret"};
+    const std::size_t begin = to.size();
+    to.append(request.method).append(" ").append(owner.prefix);
+    to.append(target_behind_prefix(request)).append(" HTTP/1.1\r\n");
+    const auto add = [&to](std::string_view name, std::string_view value) {
+        to.append(name).append(": ").append(value).append("\r\n");
+    };
+    add("Host", owner.url.authority);
+    for (const auto& [name, value] : request.fields) {
+        const bool is_passed = std::any_of(
+            passed.begin(), passed.end(),
+            [known = name](std::string_view one) { return equal_ignoring_case(known, one); });
+        if (!is_passed) continue;
+        const bool is_plain = std::all_of(value.begin(), value.end(), [](unsigned char c) {
+            return (c >= 0x20 || c == '\t') && c != 0x7F;
+        });
+        if (!is_plain) {  // as foreign servers decode them
+            to.resize(begin);
+            return false;
+        }
+        add(name, value);
+    }
+    add(forwarded_field, printable(owner.node, 128));
+    add("Content-Length", std::to_string(request.body.size()));
+    to.append("\r\n").append(request.body);
+    return true;
+}
+
+// Takes an owner's answer for a client's.  False: it does not tell whether the change was made.
+inline bool take_answer(HttpAnswer& made, HttpMessage& message, int status, const Owner& owner,
+                        std::string_view prefix) {
+    constexpr std::array<std::string_view, 5> passed{"Cache-Control", "Idempotent-Replayed",
+                                                     "Location", "Retry-After", "WWW-Authenticate"};
+    constexpr std::string_view json = "application/json";
+    const std::string_view type = message.field("Content-Type").value_or("");
+    const bool is_refusal = status / 100 == 4 || status == 503 || status == 507;
+    const bool is_ours = type.substr(0, json.size()) == json;
+    if (is_refusal && !is_ours) {
+        refuse(made, 503, "What answers at the URL of the owner is no scheduler; try again later.");
+        return true;
+    }
+    if (!is_ours || (status / 100 != 2 && !is_refusal)) return false;
+    for (const std::string_view name : passed) {
+        const auto value = message.field(name);
+        if (!value) continue;
+        std::string text(*value);
+        if (name == "Location" && text.compare(0, owner.prefix.size(), owner.prefix) == 0) {
+            text.replace(0, owner.prefix.size(), prefix);
+        }
+        made.fields.emplace_back(name, std::move(text));
+    }
+    made.status = status;
+    made.body = std::move(message.body);
+    return true;
+}
+
+// ---- Links to the owner
+
+// A connection to the owner, which is kept.
+struct Link {
+    Link(std::shared_ptr<const Owner> its_owner, std::shared_ptr<const addrinfo> found,
+         std::size_t max_answer)
+        : owner(std::move(its_owner)),
+          addresses(std::move(found)),
+          next(addresses.get()),
+          answers(MessageReader::Kind::answers, max_answer) {}
+
+    const std::shared_ptr<const Owner> owner;
+    const std::shared_ptr<const addrinfo> addresses;
+    const addrinfo* next;  // address to try; null: there is none
+    Descriptor socket;
+    std::unique_ptr<TlsSession> tls;  // null: without
+    MessageReader answers;
+    std::string out;       // what goes out
+    std::size_t sent = 0;  // of that
+    Exchanges begun;       // in the order of their answers
+    SteadyTime since{};    // when it last had something to do
+    bool is_connected = false;
+    bool is_last = false;   // nothing more is begun on it
+    bool is_over = false;   // it is to be removed
+    bool has_news = false;  // in this round
+
+    // Whether requests can go out.
+    bool is_open() const { return is_connected && (!tls || tls->is_established()); }
+    // What poll() is to look for.  A session that shakes hands says itself when it has to write.
+    short events() const {
+        const bool writes = tls ? tls->has_unsent() : sent < out.size();
+        return static_cast<short>(!is_connected ? POLLOUT : writes ? POLLIN | POLLOUT : POLLIN);
+    }
+    // Several requests to schedule may be on their way, for the owner begins them at once.
+    bool takes(const Exchange& exchange) const {
+        constexpr std::size_t most = 16;
+        if (is_last || begun.empty()) return !is_last;
+        return exchange.is_schedule && begun.back().is_schedule && begun.size() < most;
+    }
+    // Sends what the socket takes.  False: the connection has failed.
+    bool flush();
+};
+
+inline bool Link::flush() {
+    bool waits = false;
+    while (sent < out.size() && !waits) {
+        const std::string_view part = std::string_view(out).substr(sent);
+        const ssize_t n =
+            tls ? tls->send(part)
+                : ::send(socket.get(), part.data(), part.size(), MSG_NOSIGNAL | MSG_DONTWAIT);
+        if (n < 0 && errno != EINTR && errno != EAGAIN) return false;
+        waits = n < 0 && errno == EAGAIN;
+        if (n > 0) sent += static_cast<std::size_t>(n);
+    }
+    for (auto one = begun.rbegin(); one != begun.rend() && !one->passage.is_sent; ++one) {
+        one->passage.is_sent = sent > one->passage.begin;
+    }
+    if (sent == out.size()) {
+        constexpr std::size_t large = 65'536;
+        sent = 0;
+        out.clear();
+        if (out.capacity() > large) out.shrink_to_fit();
+    }
+    return !tls || tls->flush() || errno == EAGAIN;
+}
+
+// Passes changes on to the process that owns the journal.
+//
+//     pushed -> `waiting_` -> `begun` of a link -- answered -> `behind_` -- applied here --> done
+//                  ^                |
+//                  +-- not sent ----+---- sent, and the link is lost --> `again_`, if a key makes
+//                                                                        it one request, or done
+//
+//   O1  What was sent and not answered may have been made: it is never answered with an error.
+//       Its client's connection ends without an answer, after `owner_timeout` at the latest.
+//   O2  What was not sent is refused with 503 where the owner cannot be reached, or is not known.
+//   O3  One thread does it, for as many clients as there are.  It waits for no owner, and sleeps
+//       when there is nothing to do.  There is none until there is something to pass on.
+class Forwarder {
+public:
+    using Done = std::function<void(Exchanges&)>;
+    static constexpr std::size_t max_links = 32;
+
+    // Exchanges are given back to `done`, which must not throw: answered, or to be begun by this
+    // process (`is_for_worker`), which is the owner now.
+    Forwarder(const Scheduler& scheduler, const HttpOptions& options, Done done)
+        : scheduler_(scheduler),
+          files_{options.tls_certificate, options.tls_key, options.tls_owner_ca},
+          max_answer_(options.max_body + (std::size_t{1} << 20)),
+          patience_(options.owner_timeout),
+          idle_(options.idle_timeout / 2),
+          done_(std::move(done)),
+          wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+    ~Forwarder() { stop(); }
+    // Takes the exchanges over.  Any thread.
+    void push(Exchanges& exchanges) noexcept;
+    // The owner, or what was applied here, may have changed.  Does not block; any thread.
+    void look_again() noexcept {
+        has_changed_ = true;
+        if (count_ > 0) ::eventfd_write(wake_.get(), 1);
+    }
+    // The files of TLS may have changed.  Any thread.
+    void reload() noexcept { reloads_ = true; }
+    // Gives everything back soon, and from then on at once, answered or not.
+    void end() noexcept {
+        is_ending_ = true;
+        ::eventfd_write(wake_.get(), 1);
+    }
+    // The same, and returns when that is done.
+    void stop() noexcept;
+    void append_metrics(MetricsText& text) const;
+
+private:
+    enum class Outcome { answered, refused, unknown, behind };
+
+    void run() noexcept;
+    int timeout() const;
+    void wait_for_news() noexcept;
+    void take_pushed() noexcept;
+    void find_owner() noexcept;
+    void replace_owner(const Cluster& cluster);
+    bool find_addresses();
+    void begin_waiting() noexcept;
+    Link* link_for(const Exchange& exchange);
+    Link* open_link();
+    bool connect(Link& link, std::string& problem) const;
+    void begin(Link& link, Exchanges& from);
+    void advance(Link& link) noexcept;
+    bool receive(Link& link);
+    bool take_answers(Link& link);
+    void take_answer(Link& link);
+    void lose(Link& link, const char* why) noexcept;
+    void lose_begun(Link& link) noexcept;
+    void rest(const std::string& problem) noexcept;
+    void refuse_first(const char* problem) noexcept;
+    void finish(Exchanges& from, Outcome outcome) noexcept;
+    void meet_deadlines() noexcept;
+
+    static constexpr milliseconds connect_time{2'000};
+    static constexpr milliseconds pause{100};  // between attempts, and looks at deadlines
+
+    const Scheduler& scheduler_;
+    const TlsFiles files_;
+    const std::size_t max_answer_;
+    const milliseconds patience_;  // of an exchange
+    const milliseconds idle_;      // how long a link is kept
+    const Done done_;
+    const Descriptor wake_;                // an eventfd
+    std::atomic<std::size_t> count_{0};    // exchanges that it has
+    std::atomic<bool> has_changed_{true};  // since the owner was looked for
+    std::atomic<bool> reloads_{false};
+    std::atomic<bool> is_ending_{false};
+    std::array<std::atomic<std::uint64_t>, 4> outcomes_{};
+
+    // The thread's own:
+    SteadyTime now_;
+    std::shared_ptr<const Owner> owner_;         // null: there is none, or it cannot be reached
+    SteadyTime looks_again_;                     // for it
+    std::shared_ptr<const addrinfo> addresses_;  // of it; null: they are not known
+    std::optional<Lookup> lookup_;               // of these
+    bool looks_up_ = false;
+    bool has_found_ = false;  // the lookup has ended
+    std::string problem_;     // why nothing can be passed on
+    SteadyTime rests_until_;  // for that reason
+    std::list<Link> links_;
+    Exchanges waiting_;
+    Exchanges again_;
+    Exchanges behind_;    // by what they wait for
+    Exchanges finished_;  // in this round
+
+    std::mutex mutex_;
+    Exchanges pushed_;          // guarded by mutex_
+    bool is_stopping_ = false;  // guarded by mutex_
+    std::thread thread_;        // guarded by mutex_, but for its end
+};
+
+inline void Forwarder::push(Exchanges& exchanges) noexcept {
+    const SteadyTime now = std::chrono::steady_clock::now();
+    for (Exchange& exchange : exchanges) {
+        exchange.answer.is_for_owner = false;
+        if (exchange.passage.deadline == SteadyTime()) exchange.passage.deadline = now + patience_;
+    }
+    const std::size_t size = exchanges.size();
+    count_ += size;
+    try {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        if (!is_stopping_ && !thread_.joinable()) thread_ = std::thread([this] { run(); });
+        if (!is_stopping_) pushed_.splice(pushed_.end(), exchanges);
+    } catch (const std::system_error&) {  // there is no thread
+    }
+    ::eventfd_write(wake_.get(), 1);
+    if (exchanges.empty()) return;
+    count_ -= size;
+    for (Exchange& exchange : exchanges) {
+        exchange.answer.is_silent = true;
+        ++outcomes_[static_cast<std::size_t>(Outcome::unknown)];
+    }
+    done_(exchanges);
+}
+
+inline void Forwarder::stop() noexcept {
+    is_ending_ = true;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        is_stopping_ = true;
+    }
+    ::eventfd_write(wake_.get(), 1);
+    if (thread_.joinable()) thread_.join();
+}
+
+inline void Forwarder::append_metrics(MetricsText& text) const {
+    constexpr const char* name = "task_scheduler_cluster_forwarded_total";
+    constexpr std::array<std::string_view, 4> names{"answered", "refused", "unknown", "behind"};
+    text.head(name, "counter",
+              "Changes passed on to the owner, by what came of it; unknown and behind: they ended "
+              "without an answer.");
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        text.sample(name, {{"outcome", names[i]}}, outcomes_[i].load());
+    }
+}
+
+// ---- The forwarder's thread
+
+inline void Forwarder::run() noexcept {
+    for (bool goes_on = true; goes_on;) {
+        wait_for_news();
+        now_ = std::chrono::steady_clock::now();
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            waiting_.splice(waiting_.end(), pushed_);
+            goes_on = !is_stopping_;
+        }
+        find_owner();
+        for (Link& link : links_) {
+            if (link.has_news) advance(link);
+        }
+        begin_waiting();
+        const std::uint64_t applied = scheduler_.applied();
+        while (!behind_.empty() && behind_.front().passage.applied <= applied) {
+            finish(behind_, Outcome::answered);
+        }
+        meet_deadlines();
+        links_.remove_if([](const Link& link) { return link.is_over; });
+        if (finished_.empty()) continue;
+        count_ -= finished_.size();
+        done_(finished_);
+    }
+}
+
+// For how long there will be nothing to do, in ms; -1: for ever.
+inline int Forwarder::timeout() const {
+    if (count_ > 0) return static_cast<int>(pause.count());
+    if (links_.empty()) return -1;
+    SteadyTime first = SteadyTime::max();
+    for (const Link& link : links_) first = std::min(first, link.since + idle_);
+    const auto left = std::chrono::duration_cast<milliseconds>(first - now_).count() + 1;
+    return static_cast<int>(std::clamp<std::int64_t>(left, 0, 60'000));
+}
+
+// There are twice as many links while another owner takes over from one.
+inline void Forwarder::wait_for_news() noexcept {
+    std::array<pollfd, 2 + 2 * max_links> watched{};
+    watched[0] = {wake_.get(), POLLIN, 0};
+    watched[1] = {looks_up_ ? lookup_->fd() : -1, POLLIN, 0};
+    nfds_t count = 2;
+    for (const Link& link : links_) watched[count++] = {link.socket.get(), link.events(), 0};
+    if (::poll(watched.data(), count, timeout()) < 0) count = 0;  // it was interrupted
+    std::size_t i = 2;
+    for (Link& link : links_) link.has_news = i < count && watched[i++].revents != 0;
+    eventfd_t ignored = 0;
+    ::eventfd_read(wake_.get(), &ignored);
+    has_found_ = count > 0 && watched[1].revents != 0;
+}
+
+inline void Forwarder::find_owner() noexcept {
+    if (waiting_.empty() && again_.empty()) return;
+    try {
+        const bool is_lost = !owner_ || now_ < rests_until_;
+        if (has_changed_.exchange(false) || is_lost || now_ >= looks_again_) {
+            looks_again_ = now_ + pause;
+            replace_owner(scheduler_.cluster().value_or(Cluster()));
+        }
+        if (has_found_ && std::exchange(looks_up_, false)) addresses_ = lookup_->take();
+    } catch (const std::exception& error) {
+        rest(error.what());
+    }
+}
+
+inline void Forwarder::replace_owner(const Cluster& cluster) {
+    const bool is_other = !cluster.owner.empty() && cluster.owner != cluster.node;
+    const std::string text = is_other ? cluster.owner_url : "";
+    if (owner_ && owner_->name == cluster.owner && owner_->text == text && !reloads_) return;
+    owner_.reset();
+    addresses_.reset();
+    lookup_.reset();
+    looks_up_ = reloads_ = false;
+    for (Link& link : links_) {  // what was sent by them may still be answered
+        if (link.is_last) lose(link, "there is another owner");
+        link.is_last = true;
+    }
+    if (!is_other) return rest("no node owns the journal at this moment");
+    const std::optional<Url> url = parse_url(text);
+    if (!url) {
+        return rest("the owner, " + printable(cluster.owner, 64) +
+                    ", does not say at which URL it answers");
+    }
+    auto owner = std::make_shared<Owner>();
+    owner->name = cluster.owner;
+    owner->text = text;
+    owner->node = cluster.node;
+    owner->url = *url;
+    owner->prefix = url->target.substr(0, url->target.find('?'));
+    while (!owner->prefix.empty() && owner->prefix.back() == '/') owner->prefix.pop_back();
+    if (url->secure) owner->context = std::make_shared<TlsContext>(TlsSide::client, files_);
+    owner_ = std::move(owner);
+    rests_until_ = SteadyTime();
+}
+
+// Whether the owner's addresses are known; else they are being looked up.
+inline bool Forwarder::find_addresses() {
+    if (!addresses_ && !looks_up_) addresses_ = numeric_address(owner_->url);
+    if (addresses_ || looks_up_) return addresses_ != nullptr;
+    if (!lookup_) lookup_.emplace(owner_->url.host, owner_->url.port, nullptr);
+    lookup_->start();
+    looks_up_ = true;
+    return false;
+}
+
+inline void Forwarder::begin_waiting() noexcept {
+    if (is_ending_) return;
+    if (scheduler_.is_owner()) {
+        for (Exchanges* const from : {&again_, &waiting_}) {
+            for (Exchange& exchange : *from) exchange.answer.is_for_worker = true;
+            finished_.splice(finished_.end(), *from);
+        }
+        return;
+    }
+    for (Exchanges* const from : {&again_, &waiting_}) {
+        while (!from->empty() && now_ >= from->front().passage.after) {
+            if (now_ < rests_until_) {
+                while (!waiting_.empty()) refuse_first(problem_.c_str());
+                break;
+            }
+            try {
+                Link* const link = link_for(from->front());
+                if (link) {
+                    begin(*link, *from);
+                } else if (now_ >= rests_until_) {
+                    break;
+                }
+            } catch (const std::exception& error) {
+                rest(error.what());
+            }
+        }
+    }
+}
+
+// A link by which a request can go out now.  Null: there is none yet, or none at all.
+inline Link* Forwarder::link_for(const Exchange& exchange) {
+    Link* best = nullptr;
+    std::size_t count = 0;
+    for (Link& link : links_) {
+        if (!link.is_last) ++count;
+        if (!link.takes(exchange)) continue;
+        if (!best || link.begun.size() < best->begun.size()) best = &link;
+    }
+    const bool may_open = count < max_links && links_.size() < 2 * max_links;
+    return may_open && !(best && best->begun.empty()) ? open_link() : best;
+}
+
+inline Link* Forwarder::open_link() {
+    if (!find_addresses()) return nullptr;
+    std::string problem;
+    links_.emplace_back(owner_, addresses_, max_answer_);
+    Link& link = links_.back();
+    link.since = now_;
+    if (connect(link, problem)) return &link;
+    links_.pop_back();
+    rest(problem);
+    return nullptr;
+}
+
+// Begins to connect to the next address that can be tried.
+inline bool Forwarder::connect(Link& link, std::string& problem) const {
+    while (link.next) {
+        const addrinfo& at = *std::exchange(link.next, link.next->ai_next);
+        link.tls.reset();
+        link.socket.reset(
+            ::socket(at.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, at.ai_protocol));
+        const int on = 1;
+        ::setsockopt(link.socket.get(), IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+        if (link.socket.get() >= 0 &&
+            (::connect(link.socket.get(), at.ai_addr, at.ai_addrlen) == 0 ||
+             errno == EINPROGRESS)) {
+            const Owner& owner = *link.owner;
+            if (owner.context) link.tls = owner.context->session(link.socket.get(), owner.url.host);
+            return true;
+        }
+        problem = std::generic_category().message(errno);
+    }
+    return false;
+}
+
+// Has the first of these go out by a link.
+inline void Forwarder::begin(Link& link, Exchanges& from) {
+    Exchange& exchange = from.front();
+    exchange.passage.begin = link.out.size();
+    exchange.passage.is_sent = false;
+    bool well = false;
+    try {
+        well = append_forwarded(link.out, *exchange.request, *link.owner);
+    } catch (const std::bad_alloc&) {
+        link.out.resize(exchange.passage.begin);
+        throw;
+    }
+    if (!well) {
+        refuse(exchange.answer, 400, "A header field must not hold control characters.");
+        return finish(from, Outcome::refused);
+    }
+    link.begun.splice(link.begun.end(), from, from.begin());
+    link.since = now_;
+    if (link.is_open() && !link.flush()) lose(link, "the connection was cut");
+}
+
+// ---- What a link does
+
+// Does what can be done without waiting.
+inline void Forwarder::advance(Link& link) noexcept {
+    try {
+        if (!link.is_connected) {
+            int error = 0;
+            socklen_t size = sizeof error;
+            ::getsockopt(link.socket.get(), SOL_SOCKET, SO_ERROR, &error, &size);
+            if (error != 0) return lose(link, std::generic_category().message(error).c_str());
+            link.is_connected = true;
+        }
+        const bool well = receive(link) && link.flush();
+        if (!well && !link.is_over) {
+            const std::string why =
+                link.tls && !link.is_open() ? link.tls->problem() : "the connection was cut";
+            lose(link, why.c_str());
+        }
+    } catch (const std::bad_alloc&) {
+        lose(link, "out of memory");
+    }
+}
+
+// False: there is nothing more to come.
+inline bool Forwarder::receive(Link& link) {
+    std::array<char, 16'384> buffer;
+    for (;;) {
+        const ssize_t n = link.tls ? link.tls->receive(buffer.data(), buffer.size())
+                                   : ::recv(link.socket.get(), buffer.data(), buffer.size(), 0);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0 && errno == EAGAIN) return true;
+        if (n <= 0) {
+            if (n == 0 && !link.begun.empty() && link.answers.end() == MessageReader::Step::whole) {
+                take_answer(link);
+            }
+            return false;
+        }
+        link.answers.feed({buffer.data(), static_cast<std::size_t>(n)});
+        if (!take_answers(link)) return false;
+    }
+}
+
+// False: nothing that may follow is read.
+inline bool Forwarder::take_answers(Link& link) {
+    using Step = MessageReader::Step;
+    for (;;) {
+        const Step step = link.answers.next();
+        if (step == Step::incomplete) return true;
+        if (step == Step::refused || link.begun.empty()) return false;
+        take_answer(link);
+        if (!link.answers.is_consumed()) return false;
+        link.is_last = link.is_last || !link.answers.can_go_on();
+    }
+}
+
+// Takes the answer at hand.
+inline void Forwarder::take_answer(Link& link) {
+    HttpRequest& message = link.answers.request();
+    Exchange& exchange = link.begun.front();
+    const int status = link.answers.status();
+    const auto applied = read_digits(message.field(applied_field).value_or("-"));
+    link.since = now_;
+    if (exchange.passage.may_be_made && status == 503) {  // which says nothing of the first attempt
+        exchange.passage.after = now_ + pause;
+        return again_.splice(again_.end(), link.begun, link.begun.begin());
+    }
+    bool well = message.body_status == 200;
+    try {
+        well = well && detail::take_answer(exchange.answer, message, status, *link.owner,
+                                           exchange.request->prefix);
+    } catch (const std::bad_alloc&) {
+        well = false;
+    }
+    if (!well) return finish(link.begun, Outcome::unknown);
+    exchange.passage.applied = applied.value_or(0);
+    auto place = behind_.end();
+    while (place != behind_.begin() &&
+           std::prev(place)->passage.applied > exchange.passage.applied) {
+        --place;
+    }
+    behind_.splice(place, link.begun, link.begun.begin());
+}
+
+// Ends a link, or tries the next address.
+inline void Forwarder::lose(Link& link, const char* why) noexcept {
+    const bool was_open = link.is_open();
+    try {
+        std::string ignored;
+        link.is_connected = false;
+        if (!was_open && !link.is_last && !is_ending_ && connect(link, ignored)) {
+            link.since = now_;
+            return;
+        }
+    } catch (const std::bad_alloc&) {  // then it is lost
+    }
+    if (was_open && link.tls) link.tls->end();
+    link.tls.reset();
+    link.socket.reset();
+    link.is_over = link.is_last = true;
+    lose_begun(link);
+    if (!was_open && link.owner == owner_) rest(why);
+}
+
+// What is known not to be begun goes out by another link.
+inline void Forwarder::lose_begun(Link& link) noexcept {
+    Exchanges unsent;
+    while (!link.begun.empty()) {
+        Exchange& exchange = link.begun.front();
+        Passage& passage = exchange.passage;
+        const HttpRequest& request = *exchange.request;
+        const std::string_view target = target_behind_prefix(request);
+        if (!passage.is_sent) {
+            Exchanges& to = passage.may_be_made ? again_ : unsent;
+            to.splice(to.end(), link.begun, link.begun.begin());
+        } else if (request.method == "POST" && target.substr(0, target.find('?')) == "/schedule" &&
+                   request.field("Idempotency-Key")) {
+            passage.may_be_made = true;
+            passage.after = now_ + pause;
+            again_.splice(again_.end(), link.begun, link.begun.begin());
+        } else {
+            finish(link.begun, Outcome::unknown);
+        }
+    }
+    waiting_.splice(waiting_.begin(), unsent);
+}
+
+// ---- The end of an exchange
+
+// The owner cannot be reached: who waits is told so, and it is left alone for a moment.
+inline void Forwarder::rest(const std::string& problem) noexcept {
+    rests_until_ = now_ + pause;
+    addresses_.reset();  // they may be others by then
+    try {
+        problem_ = owner_ ? "The owner, " + printable(owner_->name, 64) + " at " +
+                                owner_->url.origin + ", cannot be reached: " + problem
+                          : sentence(problem);
+        if (problem_.back() == '.') problem_.pop_back();
+        problem_ += "; nothing was changed, try again later.";
+    } catch (const std::bad_alloc&) {
+        problem_.clear();
+    }
+    while (!waiting_.empty()) refuse_first(problem_.c_str());
+}
+
+// Of those who wait.
+inline void Forwarder::refuse_first(const char* problem) noexcept {
+    HttpAnswer& answer = waiting_.front().answer;
+    try {
+        refuse(answer, 503, problem);
+    } catch (const std::bad_alloc&) {
+        answer.is_silent = true;
+    }
+    finish(waiting_, Outcome::refused);
+}
+
+// Has the first of these given back.
+inline void Forwarder::finish(Exchanges& from, Outcome outcome) noexcept {
+    ++outcomes_[static_cast<std::size_t>(outcome)];
+    const bool is_answer = outcome == Outcome::answered || outcome == Outcome::refused;
+    if (!is_answer) from.front().answer.is_silent = true;
+    finished_.splice(finished_.end(), from, from.begin());
+}
+
+inline void Forwarder::meet_deadlines() noexcept {
+    const bool ends = is_ending_;
+    for (Link& link : links_) {
+        const bool is_late = !link.begun.empty() && link.begun.front().passage.deadline <= now_;
+        const bool is_idle = link.begun.empty() && (link.is_last || now_ - link.since >= idle_);
+        const bool is_slow = !link.is_open() && now_ - link.since >= connect_time;
+        if (!link.is_over && (is_late || is_idle || is_slow || ends))
+            lose(link, "it takes too long");
+    }
+    const auto end = [&](Exchanges& exchanges, Outcome outcome) {
+        for (auto one = exchanges.begin(); one != exchanges.end();) {
+            Exchanges over;
+            const auto next = std::next(one);
+            if (ends || one->passage.deadline <= now_) over.splice(over.end(), exchanges, one);
+            if (!over.empty()) finish(over, outcome);
+            one = next;
+        }
+    };
+    end(behind_, Outcome::behind);
+    end(again_, Outcome::unknown);
+    while (!waiting_.empty() && (ends || waiting_.front().passage.deadline <= now_)) {
+        refuse_first(ends ? "The server is shutting down; send the request again."
+                          : "The owner takes too long; nothing was changed, try again later.");
+    }
+}
+
 }  // namespace detail
 
-// ---- 13.6 The API ----------------------------------------------------------
+// ---- 13.7 The API ----------------------------------------------------------
 
 /// Answers the HTTP requests of a scheduler, on any `httplib::Server`.
 ///
@@ -16320,6 +17218,8 @@ private:
     void serve(Scheduler& scheduler);
     bool is_serving() const { return served_.load() != nullptr; }
     Scheduler& scheduler() const { return *served_.load(); }
+    // Null: nothing is passed on.
+    detail::Forwarder* forwarder() { return is_serving() && forwarder_ ? &*forwarder_ : nullptr; }
     bool is_open_for(Call& call, const Route& route) const;
     bool logs(LogLevel level) const { return is_serving() && scheduler().logs(level); }
 
@@ -16348,6 +17248,11 @@ private:
     bool admit(Call& call, std::size_t size);
     void finish(detail::HttpAnswer& answer);
     void wait_for(detail::HttpAnswer& answer);
+    void tell_applied(detail::HttpAnswer& answer) noexcept;
+    bool is_made_here(Call& call);
+    void change(Call& call, const Route& route);
+    void pass_on(const detail::HttpRequest& request, detail::HttpAnswer& answer);
+    void begin_again(detail::Exchange& exchange);
     template <class Fn>
     static void guard(detail::HttpAnswer& answer, Fn fn) noexcept;
     void dispatch(Call& call);
@@ -16436,20 +17341,16 @@ private:
     std::string next_text(detail::StreamStart& stream);
     void count_stream_out() { --streams_; }
 
-    static void answer(detail::HttpAnswer& made, int status, std::string json);
     static void answer(Call& call, int status, std::string json) {
-        answer(call.answer, status, std::move(json));
+        detail::fill(call.answer, status, std::move(json));
     }
     // Answers 200 with an object of one member.
     template <class Value>
     static void answer_with(Call& call, std::string_view name, const Value& value) {
         answer(call, 200, detail::json_of(detail::Json().object().add(name, value)));
     }
-    static void refuse(detail::HttpAnswer& made, int status, const std::string& error) {
-        answer(made, status, detail::errors_json({error}));
-    }
     static void refuse(Call& call, int status, const std::string& error) {
-        refuse(call.answer, status, error);
+        detail::refuse(call.answer, status, error);
     }
     static int status_of(Errc code);
 
@@ -16487,11 +17388,14 @@ private:
     detail::Refusals refusals_;
     detail::ServerTls tls_;  // an HttpServer's
 
-    // The streams on foreign servers wait here.
+    // The streams on foreign servers wait here, and changes for the owner.
     std::mutex mutex_;
     std::condition_variable changed_;
-    bool stopping_ = false;  // guarded by mutex_
+    bool stopping_ = false;       // guarded by mutex_
+    detail::Exchanges returned_;  // guarded by mutex_: they were passed on
     std::size_t companion_ = 0;
+    detail::Forwarder::Done take_back_;           // an HttpServer's, for its own exchanges
+    std::optional<detail::Forwarder> forwarder_;  // only where the journal is shared
 };
 
 inline HttpApi::HttpApi(HttpOptions options)
@@ -16507,7 +17411,16 @@ inline void HttpApi::serve(Scheduler& scheduler) {
     const auto notify = [this] {
         { std::lock_guard<std::mutex> guard(mutex_); }
         changed_.notify_all();
+        if (forwarder_) forwarder_->look_again();
     };
+    if (!take_back_) {
+        take_back_ = [this](detail::Exchanges& exchanges) {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            returned_.splice(returned_.end(), exchanges);
+            changed_.notify_all();
+        };
+    }
+    if (scheduler.cluster()) forwarder_.emplace(scheduler, options_, take_back_);
     companion_ = scheduler.add_companion({notify, nullptr, nullptr});
     served_.store(&scheduler);
 }
@@ -16531,6 +17444,7 @@ inline void HttpApi::stop() {
         stopping_ = true;
     }
     changed_.notify_all();
+    if (forwarder_) forwarder_->stop();
     tell_of_refusals(std::chrono::steady_clock::now() + std::chrono::hours(1));  // of all
 }
 
@@ -16943,6 +17857,7 @@ inline detail::HttpAnswer HttpApi::answer(const detail::HttpRequest& request) {
     if (logs(LogLevel::debug)) asked = std::make_unique<detail::Asked>(request);
     detail::HttpAnswer made;
     begin(request, made, true);
+    if (made.is_for_owner) pass_on(request, made);
     finish(made);
     detail::note_if_refused(asked, request, made);
     tell_of(asked.get(), made, [&request] { return request.peer; });
@@ -17034,7 +17949,17 @@ inline bool HttpApi::admit(Call& call, std::size_t size) {
 // An answer tells only what is stored.
 inline void HttpApi::finish(detail::HttpAnswer& answer) {
     if (answer.ticket) wait_for(answer);
+    if (answer.tells_applied && !answer.is_silent) tell_applied(answer);
     refusals_.count(answer);
+}
+
+// The process that has passed the request on answers when it has applied as much.
+inline void HttpApi::tell_applied(detail::HttpAnswer& answer) noexcept {
+    try {
+        answer.fields.emplace_back(detail::applied_field, std::to_string(scheduler().applied()));
+    } catch (const std::bad_alloc&) {
+        answer.is_silent = true;
+    }
 }
 
 inline void HttpApi::wait_for(detail::HttpAnswer& answer) {
@@ -17065,16 +17990,18 @@ void HttpApi::guard(detail::HttpAnswer& made, Fn fn) noexcept {
         } catch (const Error& error) {
             if (!made.is_begun && error.code() != Errc::outcome_unknown) {
                 if (error.code() == Errc::disk_full) made.refusal = detail::Refusal::disk_full;
-                return refuse(made, status_of(error.code()), detail::sentence(error.what()));
+                return detail::refuse(made, status_of(error.code()),
+                                      detail::sentence(error.what()));
             }
         } catch (const std::bad_alloc&) {
             if (!made.is_begun) {
-                return refuse(made, 503, "The server is out of memory; try again later.");
+                return detail::refuse(made, 503, "The server is out of memory; try again later.");
             }
         } catch (const std::exception& error) {
             if (!made.is_begun) {
-                return refuse(made, 500,
-                              detail::sentence(std::string("unexpected failure: ") + error.what()));
+                return detail::refuse(
+                    made, 500,
+                    detail::sentence(std::string("unexpected failure: ") + error.what()));
             }
         }
     } catch (const std::exception&) {  // there is no memory for the refusal
@@ -17103,7 +18030,61 @@ inline void HttpApi::dispatch(Call& call) {
         const auto errors = detail::query_errors(call.request, route->operation);
         if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     }
-    if (is_open_for(call, *route)) (this->*route->handler)(call);
+    if (!is_open_for(call, *route)) return;
+    if (route->operation.method != "GET" && forwarder_) return change(call, *route);
+    (this->*route->handler)(call);
+}
+
+// Where several processes have the journal open, changes are the owner's.
+inline bool HttpApi::is_made_here(Call& call) {
+    const bool was_passed_on = call.request.field(detail::forwarded_field).has_value();
+    call.answer.tells_applied = was_passed_on;
+    if (scheduler().is_owner()) return true;
+    call.answer.is_for_owner = !was_passed_on;
+    if (was_passed_on) {  // never twice
+        refuse(call, 503, "This node does not own the journal any more; try again later.");
+    }
+    return false;
+}
+
+// A process that ceases to be the owner before anything is begun passes the change on.
+inline void HttpApi::change(Call& call, const Route& route) {
+    if (!is_made_here(call)) return;
+    try {
+        (this->*route.handler)(call);
+    } catch (const Error& error) {
+        const bool is_nothing = error.code() == Errc::not_owner && !call.answer.is_begun;
+        if (!is_nothing || is_made_here(call)) throw;
+    }
+}
+
+// Blocks until the owner has answered, or until this process is the owner, and has answered itself.
+inline void HttpApi::pass_on(const detail::HttpRequest& request, detail::HttpAnswer& answer) {
+    detail::Exchanges one(1);
+    detail::Exchange& exchange = one.front();
+    exchange.request = &request;
+    exchange.answer = std::move(answer);
+    while (exchange.answer.is_for_owner) {
+        forwarder_->push(one);
+        std::unique_lock<std::mutex> lock(mutex_);
+        const auto find = [this, &exchange] {
+            return std::find_if(returned_.begin(), returned_.end(),
+                                [&](const auto& each) { return &each == &exchange; });
+        };
+        changed_.wait(lock, [&] { return find() != returned_.end(); });
+        one.splice(one.end(), returned_, find());
+        lock.unlock();
+        if (exchange.answer.is_for_worker) begin_again(exchange);
+    }
+    answer = std::move(exchange.answer);
+}
+
+// Begins what another thread has left to this one, or what came back as this process is the owner
+// now: of a change that may be made already, an error would be no answer.
+inline void HttpApi::begin_again(detail::Exchange& exchange) {
+    exchange.answer = detail::HttpAnswer();
+    exchange.answer.is_begun = exchange.passage.may_be_made;
+    begin(*exchange.request, exchange.answer, true);
 }
 
 // While a journal is opened there is nothing to tell but that this is alive.  To refuse a stream
@@ -17251,15 +18232,6 @@ inline void HttpApi::preflight(Call& call, const std::string& allow) const {
     }
     fields.emplace_back("Access-Control-Allow-Headers", headers);
     fields.emplace_back("Access-Control-Max-Age", "600");
-}
-
-inline void HttpApi::answer(detail::HttpAnswer& made, int status, std::string json) {
-    made.status = status;
-    made.fields.emplace_back("Cache-Control", "no-store");
-    if (status == 429 || status == 503 || status == 507) {
-        made.fields.emplace_back("Retry-After", "5");
-    }
-    made.body = std::move(json);
 }
 
 inline int HttpApi::status_of(Errc code) {
@@ -17979,7 +18951,7 @@ inline std::string HttpApi::next_text(detail::StreamStart& stream) {
     return detail::cursor_text(scheduler(), stream.seq);
 }
 
-// ---- 13.7 Listeners --------------------------------------------------------
+// ---- 13.8 Listeners --------------------------------------------------------
 
 /// An address that is taken, for an `HttpServer` that is made later.  Who connects
 /// meanwhile waits, and is answered when it listens.
@@ -18239,7 +19211,7 @@ inline int HttpListener::release() {
     return std::exchange(fd_, -1);
 }
 
-// ---- 13.8 The server -------------------------------------------------------
+// ---- 13.9 The server -------------------------------------------------------
 
 namespace detail {
 
@@ -18338,8 +19310,6 @@ inline void write_head(std::string& text, const HttpAnswer& answer, std::string_
     text += "\r\n";
 }
 
-using SteadyTime = std::chrono::steady_clock::time_point;
-
 // Who is at the other end of a connection, for the log.
 struct Peer {
     sockaddr_in6 at{};  // or one of IPv4; of a socket in the file system nothing but that it is one
@@ -18403,20 +19373,6 @@ struct Connection {
     // Whether it cannot speak before hands are shaken.
     bool shakes_hands() const { return tls && !tls->is_established(); }
 };
-
-// A request that was begun, and its answer.
-struct Exchange {
-    Connection* connection = nullptr;
-    HttpAnswer answer;
-    bool is_last = false;  // the connection ends behind it
-    bool is_old = false;   // HTTP/1.0
-    bool is_head = false;
-    bool is_piece = false;  // the answer has gone out, but for a transfer
-    std::unique_ptr<Asked> asked;  // if the log is told of it
-    const char* cause = "";        // why it is refused, if it was no request
-};
-
-using Exchanges = std::list<Exchange>;
 
 // A thread, and the exchanges that it takes care of, in order.  There is none until there are some.
 class Lane {
@@ -18544,7 +19500,7 @@ private:
     void begin_to_end();
     bool watch_listeners(int operation);
     void accept_some(const HttpListener& listener);
-    bool leaves_descriptors(int fd) const;
+    bool leaves_descriptors(int fd);
     void adopt(int fd, const detail::Peer& peer, const HttpListener& listener);
     void reject(int fd, const detail::Peer& peer, const HttpListener& listener);
     void count_refusal(detail::Refusal why, int status, const detail::Peer& peer,
@@ -18584,6 +19540,7 @@ private:
     void work(Exchanges& exchanges);
     static void read_piece(Exchange& exchange) noexcept;
     void commit(Exchanges& exchanges);
+    void take_passed_on(Exchanges& exchanges);
     void note_write(SteadyTime since);
     void give_back(Exchanges& exchanges);
     void take_back();
@@ -18645,7 +19602,9 @@ inline HttpServer::HttpServer(HttpOptions options)
     : api_(std::move(options)),
       options_(api_.options_),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
-      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {}
+      wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+    api_.take_back_ = [this](Exchanges& exchanges) { take_passed_on(exchanges); };
+}
 
 inline void HttpServer::serve(Scheduler& scheduler) {
     if (api_.is_serving()) throw std::runtime_error("this server has a scheduler");
@@ -18694,6 +19653,7 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
 
 inline void HttpServer::reload_tls() {
     api_.tls_.reload();
+    if (auto* const forwarder = api_.forwarder()) forwarder->reload();
     warn_of_certificate();
 }
 
@@ -18722,6 +19682,7 @@ inline void HttpServer::stop() {
     if (loop_.joinable()) loop_.join();
     worker_.stop();
     committer_.stop();
+    if (auto* const forwarder = api_.forwarder()) forwarder->stop();
     api_.tell_of_refusals(std::chrono::steady_clock::now() + std::chrono::hours(1));  // of all
     listeners_.clear();
     if (!api_.is_serving()) return;
@@ -18821,6 +19782,7 @@ inline void HttpServer::meet_deadlines() {
         api_.tell_of_refusals(now_);
     }
     if (!ends_at_ || now_ < *ends_at_) return;
+    if (auto* const forwarder = api_.forwarder()) forwarder->end();
     for (auto connection = clients_.begin(); connection != clients_.end();) close(*connection++);
 }
 
@@ -18904,10 +19866,11 @@ inline void HttpServer::accept_some(const HttpListener& listener) {
 
 // Whether there are descriptors left for the journal, the sinks and the reserve beside
 // this one, below which, as the system always gives the lowest, all are taken.
-inline bool HttpServer::leaves_descriptors(int fd) const {
+inline bool HttpServer::leaves_descriptors(int fd) {
     rlimit limit{};
     if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return true;
-    const rlim_t kept = std::min<rlim_t>(16 + 4 * sinks_, limit.rlim_cur / 4);
+    const rlim_t links = api_.forwarder() ? detail::Forwarder::max_links : 0;
+    const rlim_t kept = std::min<rlim_t>(16 + 4 * sinks_ + links, limit.rlim_cur / 4);
     return static_cast<rlim_t>(fd) + kept < limit.rlim_cur;
 }
 
@@ -19130,22 +20093,28 @@ inline bool HttpServer::begin(Connection& connection) {
     take_spare(one);
     Exchange& exchange = one.front();
     exchange.connection = &connection;
+    exchange.request = &request;
+    exchange.is_schedule = HttpApi::is_schedule(request);
     exchange.is_old = connection.reader.is_old();
     exchange.is_head = request.method == "HEAD";
     exchange.is_last = !connection.reader.can_go_on();
     connection.has_request = false;
     wait_for(connection, Wait::nothing);
-    const bool is_schedule = HttpApi::is_schedule(request);
     if (api_.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
     api_.begin(request, exchange.answer, false);
     if (exchange.answer.waits_for_opening) return wait_for_opening(connection);
     if (exchange.answer.stream) return hand_over(connection, exchange);
+    const bool is_for_owner = exchange.answer.is_for_owner;
+    if ((exchange.answer.is_for_worker || is_for_owner) && connection.begun > 0) {
+        connection.has_request = true;  // behind those that are being stored
+        return false;
+    }
     exchange.is_last = exchange.is_last || exchange.answer.closes;
     connection.is_last = exchange.is_last;
-    if (exchange.answer.is_for_worker) {
+    if (exchange.answer.is_for_worker || is_for_owner) {
         connection.state = State::waiting;
         ++connection.begun;
-        worker_.push(one);
+        is_for_owner ? api_.forwarder_->push(one) : worker_.push(one);
         return false;
     }
     if (!exchange.answer.ticket && connection.begun == 0) {
@@ -19154,6 +20123,7 @@ inline bool HttpServer::begin(Connection& connection) {
         answer(connection, exchange);
         return true;
     }
+    const bool is_schedule = exchange.is_schedule;
     connection.state = is_schedule ? State::storing : State::waiting;
     ++connection.begun;
     begun_.splice(begun_.end(), one);
@@ -19372,15 +20342,32 @@ inline void HttpServer::work(Exchanges& exchanges) {
             give_back(one);
             continue;
         }
-        exchange.answer = detail::HttpAnswer();
-        api_.begin(exchange.connection->reader.request(), exchange.answer, true);
-        if (exchange.answer.ticket) {
+        api_.begin_again(exchange);
+        if (exchange.answer.is_for_owner) {
+            api_.forwarder_->push(one);
+        } else if (exchange.answer.ticket) {
             committer_.push(one);
         } else {
             api_.finish(exchange.answer);
             give_back(one);
         }
     }
+}
+
+// The forwarder's thread.
+inline void HttpServer::take_passed_on(Exchanges& exchanges) {
+    Exchanges answered;
+    while (!exchanges.empty()) {
+        Exchanges one;
+        one.splice(one.end(), exchanges, exchanges.begin());
+        if (one.front().answer.is_for_worker) {
+            worker_.push(one);
+        } else {
+            api_.finish(one.front().answer);
+            answered.splice(answered.end(), one);
+        }
+    }
+    give_back(answered);
 }
 
 // What cannot be read ends the connection, by which the client knows that it has not got all.
@@ -19531,41 +20518,6 @@ struct WebhookOptions {
 
 namespace detail {
 
-struct Url {
-    std::string origin;     // scheme, host and port
-    std::string authority;  // host and port, as given
-    std::string host;       // without brackets
-    std::string port;
-    std::string target;  // path and query
-    bool secure = false;
-    std::string socket;  // the path of one in the file system, in place of host and port
-};
-
-// What a webhook's URL may be (RFC 3986, without user, fragment and non-ASCII).
-inline std::optional<Url> parse_url(std::string_view text) {
-    constexpr std::string_view plain = "http://";
-    constexpr std::string_view secure = "https://";
-    Url url;
-    url.secure = text.substr(0, secure.size()) == secure;
-    if (!url.secure && text.substr(0, plain.size()) != plain) return std::nullopt;
-    const bool printable = std::all_of(text.begin(), text.end(), [](unsigned char c) {
-        return c > 0x20 && c < 0x7F && c != '#' && c != '\\' && c != '"';
-    });
-    const std::size_t start = url.secure ? secure.size() : plain.size();
-    const std::size_t end = std::min(text.find_first_of("/?", start), text.size());
-    const std::string_view authority = text.substr(start, end - start);
-    const auto parts = parse_authority(authority);
-    if (!printable || !parts) return std::nullopt;
-    const auto [host, port] = *parts;
-    url.origin = text.substr(0, end);
-    url.authority = authority;
-    url.host = host.front() == '[' ? host.substr(1, host.size() - 2) : host;
-    url.port = !port.empty() ? port : url.secure ? "443" : "80";
-    url.target = text.substr(end);
-    if (url.target.empty() || url.target[0] != '/') url.target.insert(0, 1, '/');
-    return url;
-}
-
 // A URL without what may be secret: of the path only what begins it and looks like words,
 // nothing of the query.
 inline std::string shown_url(const Url& url) {
@@ -19669,101 +20621,6 @@ struct TlsFailure : std::runtime_error {
     TlsFault fault;
 };
 
-using Resolve = decltype(WebhookOptions::resolve);
-using Addresses = std::unique_ptr<addrinfo, void (*)(addrinfo*)>;
-
-// Finds a receiver's addresses on a thread of its own, because getaddrinfo() cannot be
-// interrupted.  Whoever gives up waiting leaves the thread behind.  There is one at most: until
-// it has ended, whoever asks again waits for the same answer.
-class Lookup {
-public:
-    Lookup(std::string host, std::string port, Resolve resolve)
-        : state_(std::make_shared<State>()) {
-        state_->host = std::move(host);
-        state_->port = std::move(port);
-        state_->resolve = resolve ? std::move(resolve) : ::getaddrinfo;
-    }
-    // Begins, unless one is under way.
-    void start();
-    // Readable when there is an answer.
-    int fd() const { return state_->answered.get(); }
-    // The answer.  Throws if there is no address.
-    Addresses take();
-
-private:
-    // The thread has a share in it, so that it may outlive the Lookup.
-    struct State {
-        std::string host;
-        std::string port;
-        Resolve resolve;
-        const Descriptor answered{::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)};
-        std::mutex mutex;
-        bool running = false;                      // guarded by mutex
-        int error = 0;                             // guarded by mutex: as of getaddrinfo()
-        int number = 0;                            // guarded by mutex: errno, if that says more
-        Addresses found{nullptr, ::freeaddrinfo};  // guarded by mutex
-    };
-
-    static void run(State& state);
-
-    const std::shared_ptr<State> state_;
-};
-
-// The thread takes no signal that is meant for the program's own.
-inline void Lookup::start() {
-    const std::lock_guard<std::mutex> guard(state_->mutex);
-    if (state_->running) return;
-    eventfd_t ignored = 0;
-    ::eventfd_read(fd(), &ignored);
-    sigset_t all;
-    sigset_t before;
-    sigfillset(&all);
-    ::pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = 0;
-    try {
-        std::thread([state = state_] { run(*state); }).detach();
-        state_->running = true;
-    } catch (const std::system_error& failure) {
-        error = failure.code().value();
-    }
-    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
-    if (error != 0) {
-        throw Shortage("no thread to resolve a name: " + std::generic_category().message(error));
-    }
-}
-
-// The resolver does not always say that it had no descriptor: then there is still none.
-inline void Lookup::run(State& state) {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICSERV;
-    addrinfo* found = nullptr;
-    int error = EAI_FAIL;
-    try {
-        error = state.resolve(state.host.c_str(), state.port.c_str(), &hints, &found);
-    } catch (...) {  // a test's
-    }
-    int number = error == EAI_MEMORY ? ENOMEM : error == EAI_SYSTEM ? errno : 0;
-    if (error != 0 && !is_shortage(number)) {
-        const Descriptor probe(::eventfd(0, EFD_CLOEXEC));
-        if (probe.get() < 0) number = errno;
-    }
-    const std::lock_guard<std::mutex> guard(state.mutex);
-    state.running = false;
-    state.error = error;
-    state.number = number;
-    state.found.reset(error == 0 ? found : nullptr);
-    ::eventfd_write(state.answered.get(), 1);
-}
-
-inline Addresses Lookup::take() {
-    const std::lock_guard<std::mutex> guard(state_->mutex);
-    if (state_->error == 0) return std::move(state_->found);
-    const std::string what = "the name cannot be resolved";
-    if (state_->number != 0) throw_errno(state_->number, what);
-    throw std::runtime_error(what + ": " + ::gai_strerror(state_->error));
-}
-
 // A connection to a server, plain or TLS.  What it does ends by a deadline, and when it is
 // interrupted; what fails throws.
 class Channel {
@@ -19859,15 +20716,8 @@ inline void Channel::wait_to_go_on(short events) const {
     wait_for(tls_ && tls_->has_unsent() ? short{POLLOUT} : events);
 }
 
-// An address in digits needs no thread.
 inline Addresses Channel::addresses() {
-    addrinfo hints{};
-    hints.ai_socktype = SOCK_STREAM;
-    hints.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV;
-    addrinfo* found = nullptr;
-    if (::getaddrinfo(url_.host.c_str(), url_.port.c_str(), &hints, &found) == 0) {
-        return {found, ::freeaddrinfo};
-    }
+    if (Addresses found = numeric_address(url_)) return found;
     lookup_.start();
     wait_for(lookup_.fd(), POLLIN, "resolving the name took too long");
     return lookup_.take();

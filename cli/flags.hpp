@@ -209,6 +209,10 @@ inline const Flag flags[] = {
     {"tls-client-ca", "FILE",
      "let in only clients with a certificate that an authority in this file has signed",
      [](Settings& s, const std::string& v) { s.http.tls_client_ca = named(v); }},
+    {"tls-owner-ca", "FILE",
+     "authorities, in PEM, that have signed the certificate of whichever node owns a shared store, "
+     "where nodes reach each other by https (default: the system's)",
+     [](Settings& s, const std::string& v) { s.http.tls_owner_ca = named(v); }},
     {"journal-min-size", "BYTES",
      "below this size the journal is replaced by a shorter one only when its disk gets full "
      "(default 4194304)",
@@ -410,6 +414,7 @@ inline void check_tls_files(const scheduler::HttpOptions& options) {
     check("--tls-cert", options.tls_certificate);
     check("--tls-key", options.tls_key);
     check("--tls-client-ca", options.tls_client_ca);
+    check("--tls-owner-ca", options.tls_owner_ca);
 }
 
 inline std::vector<std::string> split_at_blanks(const std::string& text) {

@@ -1,0 +1,517 @@
+// SPDX-License-Identifier: MIT
+#include "shared_journal.hpp"
+#include "support.hpp"
+
+#include <doctest/doctest.h>
+
+namespace nodes_test {
+
+using namespace scheduler;
+using support::eventually;
+using support::SharedLog;
+using support::Telling;
+using support::TestClock;
+
+namespace {
+
+// A connection to a server, which says and hears exactly what it is told to.
+class Wire {
+public:
+    explicit Wire(int port) : fd_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+        sockaddr_in address{};
+        address.sin_family = AF_INET;
+        address.sin_port = htons(static_cast<std::uint16_t>(port));
+        address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        REQUIRE(::connect(fd_, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0);
+        set_patience();
+    }
+    Wire(Wire&& other) noexcept
+        : fd_(std::exchange(other.fd_, -1)), heard_(std::move(other.heard_)) {}
+    Wire& operator=(Wire&&) = delete;
+    ~Wire() {
+        if (fd_ >= 0) ::close(fd_);
+    }
+    static Wire of(int fd) { return Wire(fd, {}); }
+
+    Wire& say(std::string_view text) {
+        while (!text.empty()) {
+            const ssize_t n = ::send(fd_, text.data(), text.size(), MSG_NOSIGNAL);
+            if (n <= 0) break;
+            text.remove_prefix(static_cast<std::size_t>(n));
+        }
+        return *this;
+    }
+    // What comes until it holds `mark`; all of it to the end, if it never does.
+    std::string hear(const std::string& mark) {
+        std::size_t at;
+        while ((at = heard_.find(mark)) == std::string::npos) {
+            char buffer[65'536];
+            const ssize_t n = ::recv(fd_, buffer, sizeof buffer, 0);
+            if (n <= 0) return std::exchange(heard_, {});
+            heard_.append(buffer, static_cast<std::size_t>(n));
+        }
+        std::string text = heard_.substr(0, at + mark.size());
+        heard_.erase(0, text.size());
+        return text;
+    }
+    // A message: its head, and the body by Content-Length; nothing: there is no whole one.
+    std::string message() {
+        std::string head = hear("\r\n\r\n");
+        const std::size_t at = head.find("Content-Length: ");
+        if (at == std::string::npos) return head;
+        const auto size = static_cast<std::size_t>(std::atoi(head.c_str() + at + 16));
+        while (heard_.size() < size) {
+            char buffer[65'536];
+            const ssize_t n = ::recv(fd_, buffer, sizeof buffer, 0);
+            if (n <= 0) return "";
+            heard_.append(buffer, static_cast<std::size_t>(n));
+        }
+        head += heard_.substr(0, size);
+        heard_.erase(0, size);
+        return head;
+    }
+
+private:
+    Wire(int fd, std::string heard) : fd_(fd), heard_(std::move(heard)) { set_patience(); }
+    void set_patience() {
+        const timeval half_a_minute{30, 0};
+        ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &half_a_minute, sizeof half_a_minute);
+    }
+
+    int fd_;
+    std::string heard_;
+};
+
+int status_of(const std::string& answer) {
+    return answer.size() > 12 ? std::atoi(answer.c_str() + 9) : 0;
+}
+
+std::string body_of(const std::string& answer) {
+    const std::size_t at = answer.find("\r\n\r\n");
+    return at == std::string::npos ? "" : answer.substr(at + 4);
+}
+
+std::string id_of(const std::string& answer) {
+    return detail::member_of(body_of(answer), "id").value_or("");
+}
+
+// The text of a request.
+std::string request(const std::string& line, const std::string& body = "",
+                    const std::string& fields = "") {
+    return line + " HTTP/1.1\r\nHost: localhost\r\n" + fields +
+           "Content-Length: " + std::to_string(body.size()) + "\r\n\r\n" + body;
+}
+
+// What a server answers to a request on a connection of its own; nothing: that just ends.
+std::string ask(int port, const std::string& line, const std::string& body = "",
+                const std::string& fields = "") {
+    return Wire(port).say(request(line, body, fields)).message();
+}
+
+const char* const good = R"({"timestamp":"2026-03-01T13:00:00Z","message":"x"})";
+
+// What is to be told to all nodes of a journal about an owner that the test plays itself.
+class PlayedOwner {
+public:
+    PlayedOwner() : listener_("127.0.0.1", 0) {}
+    std::string url() const { return "http://127.0.0.1:" + std::to_string(listener_.port()); }
+    // The next connection that is made.
+    Wire accept() {
+        pollfd watched{listener_.fd(), POLLIN, 0};
+        ::poll(&watched, 1, 30'000);
+        return Wire::of(::accept4(listener_.fd(), nullptr, nullptr, SOCK_CLOEXEC));
+    }
+
+private:
+    HttpListener listener_;
+};
+
+// A node of a shared journal, with a server.  Its clock is moved by hand.
+struct Node {
+    explicit Node(const std::shared_ptr<SharedLog>& log, const std::string& name,
+                  HttpOptions http = {}, const std::string& url = "")
+        : listener("127.0.0.1", 0), port(listener.port()), tasks(options(log, name, url)) {
+        if (http.owner_timeout == milliseconds(5'000)) http.owner_timeout = milliseconds(30'000);
+        server.emplace(tasks, std::move(http));
+        server->listen(std::move(listener));
+    }
+    Options options(const std::shared_ptr<SharedLog>& log, const std::string& name,
+                    const std::string& url) {
+        Options options;
+        options.now = clock.source();
+        const std::string own = url.empty() ? "http://127.0.0.1:" + std::to_string(port) : url;
+        options.make_journal = [log, name, own] { return log->open(name, Telling::thread, own); };
+        return options;
+    }
+    std::string ask(const std::string& line, const std::string& body = "",
+                    const std::string& fields = "") const {
+        return nodes_test::ask(port, line, body, fields);
+    }
+
+    TestClock clock;
+    HttpListener listener;
+    int port;
+    Scheduler tasks;
+    std::optional<HttpServer> server;
+};
+
+// An owner and a follower.
+struct Pair {
+    explicit Pair(const HttpOptions& http = {}) : a(log, "a", http), b(log, "b", http) {
+        REQUIRE(a.tasks.is_owner());
+        REQUIRE_FALSE(b.tasks.is_owner());
+    }
+    std::shared_ptr<SharedLog> log = std::make_shared<SharedLog>();
+    Node a;
+    Node b;
+};
+
+// A follower whose owner has no server but what the test plays.
+struct Follower {
+    explicit Follower(milliseconds owner_timeout = milliseconds(30'000)) {
+        Options options;
+        options.make_journal = [this] { return log->open("a", Telling::thread, played.url()); };
+        owner.emplace(options);
+        HttpOptions http;
+        http.owner_timeout = owner_timeout;
+        b.emplace(log, "b", http);
+    }
+    PlayedOwner played;
+    std::shared_ptr<SharedLog> log = std::make_shared<SharedLog>();
+    std::optional<Scheduler> owner;
+    std::optional<Node> b;
+};
+
+}  // namespace
+
+TEST_SUITE("nodes") {
+    TEST_CASE("every change is answered by a follower as by the owner, and can be read at once") {
+        Pair pair;
+        Node& b = pair.b;
+        const std::string made = b.ask("POST /schedule", good);
+        CHECK(status_of(made) == 200);
+        CHECK(body_of(made).find("Scheduled task at 2026-03-01T13:00:00Z") != std::string::npos);
+        const std::string id = id_of(made);
+        CHECK(made.find("Location: /tasks/" + id) != std::string::npos);
+        CHECK(made.find("Task-Scheduler") == std::string::npos);
+        CHECK(status_of(b.ask("GET /tasks/" + id)) == 200);
+        CHECK(status_of(b.ask("PATCH /tasks/" + id, R"({"message":"y"})")) == 200);
+        CHECK(b.ask("GET /tasks/" + id).find(R"("message":"y")") != std::string::npos);
+        CHECK(status_of(b.ask("PUT /tasks/name", good)) == 201);
+        CHECK(status_of(b.ask("PUT /tasks/name", good)) == 200);
+        CHECK(status_of(b.ask("PUT /tasks/name", good, "If-None-Match: *\r\n")) == 412);
+        CHECK(status_of(b.ask("PUT /tasks/other", good, "If-Match: *\r\n")) == 412);
+        CHECK(status_of(b.ask("GET /tasks/name")) == 200);
+        CHECK(status_of(b.ask("POST /cancel", R"({"id":")" + id + "\"}")) == 200);
+        CHECK(status_of(b.ask("GET /tasks/" + id)) == 404);
+        CHECK(status_of(b.ask("DELETE /tasks/name")) == 200);
+        CHECK(status_of(b.ask("DELETE /tasks/name")) == 404);
+        const std::string many =
+            b.ask("POST /schedule", std::string("[") + good + "," + good + "]");
+        CHECK(body_of(many).find("Scheduled 2 tasks") != std::string::npos);
+        CHECK(body_of(b.ask("DELETE /tasks?all=true")) == R"({"cancelled":2})");
+        CHECK(body_of(b.ask("GET /tasks")).find(R"("total_count":0)") != std::string::npos);
+        CHECK(status_of(b.ask("POST /pause", R"({"reason":"r"})")) == 200);
+        CHECK(b.tasks.paused());
+        CHECK(status_of(b.ask("POST /resume")) == 200);
+        CHECK_FALSE(b.tasks.paused());
+        CHECK(body_of(b.ask("DELETE /events?all=true")) == R"({"deleted":0})");
+        CHECK(status_of(b.ask("POST /sinks/none/pause")) == 404);
+        CHECK(status_of(b.ask("POST /sinks/none/resume")) == 404);
+        CHECK(status_of(b.ask("POST /sinks/none/redeliver")) == 404);
+        CHECK(status_of(b.ask("DELETE /sinks/none")) == 404);
+        CHECK(status_of(b.ask("POST /schedule", "{}")) == 400);
+        CHECK(status_of(b.ask("POST /schedule?x=1", good)) == 400);
+    }
+
+    TEST_CASE("the same key is the same request on every node") {
+        Pair pair;
+        const std::string key = "Idempotency-Key: k\r\n";
+        const std::string first = pair.b.ask("POST /schedule", good, key);
+        const std::string second = pair.a.ask("POST /schedule", good, key);
+        const std::string third = pair.b.ask("POST /schedule", good, key);
+        CHECK(id_of(first) == id_of(second));
+        CHECK(body_of(first) == body_of(third));
+        CHECK(third.find("Idempotent-Replayed: true") != std::string::npos);
+        CHECK(status_of(pair.b.ask("POST /schedule", R"({"delay":9,"message":"x"})", key)) == 422);
+    }
+
+    TEST_CASE("a client of a follower reads what it has just written, every time") {
+        Pair pair;
+        Wire wire(pair.b.port);
+        for (int i = 0; i < 200; ++i) {
+            const std::string id = id_of(wire.say(request("POST /schedule", good)).message());
+            CHECK(status_of(wire.say(request("GET /tasks/" + id)).message()) == 200);
+        }
+    }
+
+    TEST_CASE("requests that a client sends at once are answered in their order") {
+        Pair pair;
+        std::string all;
+        for (int i = 0; i < 50; ++i) {
+            all +=
+                request("POST /schedule", R"({"delay":9,"message":")" + std::to_string(i) + "\"}");
+        }
+        Wire wire(pair.b.port);
+        wire.say(all);
+        for (int i = 0; i < 50; ++i) {
+            const std::string id = id_of(wire.message());
+            const std::string task = pair.a.ask("GET /tasks/" + id);
+            CHECK(task.find("\"message\":\"" + std::to_string(i) + '"') != std::string::npos);
+        }
+    }
+
+    TEST_CASE("what cannot reach an owner is refused with a sentence, and nothing is changed") {
+        Pair pair;
+        pair.a.server->stop();
+        const std::string answer = pair.b.ask("POST /schedule", good);
+        CHECK(status_of(answer) == 503);
+        CHECK(answer.find("Retry-After: ") != std::string::npos);
+        CHECK(body_of(answer).find("The owner, a at http://127.0.0.1:") != std::string::npos);
+        CHECK(pair.a.tasks.stats().pending == 0);
+        pair.log->stand("a", false);
+        pair.log->stand("b", false);
+        pair.log->expire();
+        REQUIRE(eventually([&] { return !pair.a.tasks.is_owner(); }));
+        CHECK(body_of(pair.b.ask("POST /schedule", good)).find("No node owns the journal") !=
+              std::string::npos);
+        CHECK(status_of(pair.b.ask("GET /tasks")) == 200);
+    }
+
+    TEST_CASE("a node that becomes the owner makes the changes itself, and the other passes on") {
+        Pair pair;
+        CHECK(status_of(pair.b.ask("POST /schedule", good)) == 200);
+        pair.log->take("b");
+        REQUIRE(eventually([&] { return pair.b.tasks.is_owner(); }));
+        CHECK(status_of(pair.b.ask("POST /schedule", good)) == 200);
+        REQUIRE(eventually([&] { return !pair.a.tasks.is_owner(); }));
+        CHECK(status_of(pair.a.ask("POST /schedule", good)) == 200);
+        CHECK(pair.a.tasks.stats().pending == 3);
+    }
+
+    TEST_CASE("a change that was passed on is never passed on again") {
+        const auto log = std::make_shared<SharedLog>();
+        PlayedOwner unused;
+        Options options;
+        const Node c(log, "c");  // whom the others take for the owner
+        log->stand("c", false);
+        log->expire();
+        REQUIRE(eventually([&] { return !c.tasks.is_owner(); }));
+        const Node a(log, "a", {}, "http://127.0.0.1:" + std::to_string(c.port));
+        REQUIRE(eventually([&] { return a.tasks.is_owner(); }));
+        const Node b(log, "b");
+        const std::string answer = b.ask("POST /schedule", good);
+        CHECK(status_of(answer) == 503);
+        CHECK(answer.find("does not own the journal any more") != std::string::npos);
+        CHECK(a.tasks.stats().pending == 0);
+        const std::string told = a.ask("POST /schedule", good, "Task-Scheduler-Forwarded: b\r\n");
+        CHECK(told.find("Task-Scheduler-Applied: " + std::to_string(log->stored())) !=
+              std::string::npos);
+    }
+
+    TEST_CASE("an owner that hangs holds up nobody else, and who waits for it gets no answer") {
+        Follower follower(milliseconds(300));
+        std::vector<Wire> waiting;
+        for (int i = 0; i < 100; ++i) {
+            waiting.emplace_back(follower.b->port);
+            waiting.back().say(request("POST /schedule", good));
+        }
+        std::vector<Wire> links;
+        for (int i = 0; i < 32; ++i) links.push_back(follower.played.accept());
+        CHECK(links[0].message().find("Task-Scheduler-Forwarded: b") != std::string::npos);
+        CHECK(status_of(follower.b->ask("GET /tasks")) == 200);
+        for (Wire& wire : waiting) CHECK(wire.message() == "");
+        CHECK(status_of(follower.b->ask("GET /tasks")) == 200);
+    }
+
+    TEST_CASE("half an answer of the owner is none") {
+        Follower follower;
+        for (const char* half : {"HTTP/1.1 200 OK\r\nContent-", "",
+                                 "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+                                 "Content-Length: 99\r\n\r\n{\"message\":",
+                                 "HTTP/1.1 502 Bad Gateway\r\nContent-Type: application/json\r\n"
+                                 "Content-Length: 2\r\n\r\n{}",
+                                 "SSH-2.0-OpenSSH_9.2\r\n\r\n"}) {
+            CAPTURE(half);
+            Wire client(follower.b->port);
+            client.say(request("POST /schedule", good));
+            {
+                Wire link = follower.played.accept();
+                CHECK(link.message().find(good) != std::string::npos);
+                link.say(half);
+            }
+            CHECK(client.message() == "");
+        }
+    }
+
+    TEST_CASE("a request with a key is tried again when the owner is lost, as it is one request") {
+        Follower follower;
+        Wire client(follower.b->port);
+        client.say(request("POST /schedule", good, "Idempotency-Key: k\r\n"));
+        CHECK(follower.played.accept().message().find("Idempotency-Key: k") != std::string::npos);
+        Wire busy = follower.played.accept();  // which does not own any more
+        CHECK(busy.message().find("Idempotency-Key: k") != std::string::npos);
+        busy.say(
+            "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\n"
+            "Content-Length: 2\r\n\r\n{}");
+        CHECK(busy.message().find("Idempotency-Key: k") != std::string::npos);
+        busy.say(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}");
+        CHECK(status_of(client.message()) == 200);
+        client.say(request("POST /schedule", good, "Idempotency-Key: l\r\n"));
+        CHECK(busy.message().find("Idempotency-Key: l") != std::string::npos);
+        follower.log->take("b");  // it is the owner itself now
+        REQUIRE(eventually([&] { return follower.b->tasks.is_owner(); }));
+        busy.say("nonsense\r\n\r\n");
+        CHECK(status_of(client.message()) == 200);
+        CHECK(follower.b->tasks.stats().pending == 1);
+    }
+
+    TEST_CASE("an answer waits until the node has applied as much as the owner has") {
+        Follower follower;
+        Wire client(follower.b->port);
+        client.say(request("POST /cancel", R"({"id":"x"})"));
+        Wire link = follower.played.accept();
+        CHECK(link.message().find("POST /cancel") != std::string::npos);
+        const std::uint64_t next = follower.log->stored() + 1;
+        link.say(
+            "HTTP/1.1 404 Not Found\r\nContent-Type: application/json\r\nTask-Scheduler-Applied: " +
+            std::to_string(next) + "\r\nContent-Length: 4\r\n\r\n{  }");
+        CHECK(status_of(follower.b->ask("GET /tasks")) == 200);
+        follower.owner->schedule(std::chrono::hours(1), "\"x\"");
+        CHECK(status_of(client.message()) == 404);
+        CHECK(follower.b->tasks.stats().pending == 1);
+    }
+
+    TEST_CASE("an answer that the node cannot catch up with is none") {
+        Follower follower(milliseconds(300));
+        Wire client(follower.b->port);
+        client.say(request("POST /cancel", R"({"id":"x"})"));
+        Wire link = follower.played.accept();
+        link.message();
+        link.say(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTask-Scheduler-Applied: "
+            "999999\r\nContent-Length: 2\r\n\r\n{}");
+        CHECK(client.message() == "");
+    }
+
+    TEST_CASE("what matters of a request reaches the owner as it came, and nothing else") {
+        Follower follower;
+        Wire client(follower.b->port);
+        const std::string body = R"({ "timestamp" : "2026-03-01T13:00:00Z",)"
+                                 R"( "message":{"n":9007199254740993,"n":1}, "secret":"s" })";
+        client.say(request("PUT /tasks/a%7Eb", body,
+                           "traceparent: 00-1-2-3\r\ntracestate: a=1\r\ntracestate: b=2\r\n"
+                           "If-Match: *\r\nX-PD-Secret: s\r\nAuthorization: Bearer s\r\n"
+                           "Cookie: c\r\nContent-Type: text/plain\r\n"));
+        const std::string passed = follower.played.accept().message();
+        CHECK(passed.substr(0, passed.find("\r\n")) == "PUT /tasks/a%7Eb HTTP/1.1");
+        for (const char* field : {"traceparent: 00-1-2-3", "tracestate: a=1", "tracestate: b=2",
+                                  "If-Match: *", "X-PD-Secret: s", "Authorization: Bearer s",
+                                  "Content-Type: text/plain", "Task-Scheduler-Forwarded: b"}) {
+            CAPTURE(field);
+            CHECK(passed.find("\r\n" + std::string(field) + "\r\n") != std::string::npos);
+        }
+        CHECK(passed.find("Cookie") == std::string::npos);
+        CHECK(body_of(passed) == body);
+    }
+
+    TEST_CASE("a follower judges the secret before it passes anything on, and the owner again") {
+        HttpOptions http;
+        http.secrets = {"s"};
+        Pair pair(http);
+        CHECK(status_of(pair.b.ask("POST /schedule", good)) == 401);
+        CHECK(status_of(pair.b.ask("POST /schedule", good, "x-pd-secret: s\r\n")) == 200);
+        CHECK(status_of(pair.b.ask("POST /schedule", good, "Authorization: Bearer s\r\n")) == 200);
+        CHECK(status_of(pair.b.ask("POST /schedule",
+                                   R"({"delay":9,"message":"x","secret":"s"})")) == 200);
+        CHECK(pair.b.tasks.stats().pending == 3);
+        pair.a.server->replace_secrets({"t"});
+        const std::string refused = pair.b.ask("POST /schedule", good, "x-pd-secret: s\r\n");
+        CHECK(status_of(refused) == 401);
+        CHECK(refused.find("WWW-Authenticate: Bearer") != std::string::npos);
+    }
+
+    TEST_CASE("a server ends soon, whatever it has passed on") {
+        Follower follower;
+        std::vector<Wire> waiting;
+        for (int i = 0; i < 600; ++i) {
+            waiting.emplace_back(follower.b->port);
+            waiting.back().say(request("POST /schedule", good));
+        }
+        std::vector<Wire> links;
+        for (int i = 0; i < 32; ++i) links.push_back(follower.played.accept());
+        CHECK(support::returns([&] { follower.b->server->stop(); }));
+    }
+
+    TEST_CASE("a stream goes on at another node where it was cut, with the same ids in one order") {
+        Pair pair;
+        const std::string ask_stream = "GET /sse HTTP/1.1\r\nHost: localhost\r\n";
+        Wire at_a(pair.a.port);
+        Wire at_b(pair.b.port);
+        at_a.say(ask_stream + "\r\n").hear("data: {}\n\n");
+        at_b.say(ask_stream + "\r\n").hear("data: {}\n\n");
+        std::vector<std::string> ids;
+        for (int i = 0; i < 20; ++i) {
+            Node& node = i % 2 == 0 ? pair.a : pair.b;
+            ids.push_back(id_of(node.ask("POST /schedule", good)));
+        }
+        pair.b.clock.advance(std::chrono::hours(2));
+        pair.a.clock.advance(pair.a.tasks, std::chrono::hours(2));
+        for (const std::string& id : ids) {
+            CHECK(at_a.hear("\n\n").find("id: " + id) != std::string::npos);
+            CHECK(at_b.hear("\n\n").find("id: " + id) != std::string::npos);
+        }
+        Wire resumed(pair.b.port);
+        resumed.say(ask_stream + "Last-Event-ID: " + ids[9] + "\r\n\r\n").hear("data: {}\n\n");
+        for (std::size_t i = 10; i < ids.size(); ++i) {
+            CHECK(resumed.hear("\n\n").find("id: " + ids[i]) != std::string::npos);
+        }
+    }
+
+    TEST_CASE(
+        "a follower may stand on any httplib::Server, behind a prefix, and so may the owner") {
+        const auto log = std::make_shared<SharedLog>();
+        struct Mounted {
+            Mounted(const std::shared_ptr<SharedLog>& log, const std::string& name,
+                    const std::string& prefix) {
+                port = server.bind_to_any_port("127.0.0.1");
+                Options options;
+                const std::string url = "http://127.0.0.1:" + std::to_string(port) + prefix + '/';
+                options.make_journal = [=] { return log->open(name, Telling::thread, url); };
+                tasks.emplace(options);
+                api.emplace(*tasks);
+                api->mount(server, prefix);
+                thread = std::thread([this] { server.listen_after_bind(); });
+                REQUIRE(eventually([this] { return server.is_running(); }));
+            }
+            ~Mounted() {
+                api->stop();
+                server.stop();
+                thread.join();
+            }
+            httplib::Server server;
+            int port;
+            std::optional<Scheduler> tasks;
+            std::optional<HttpApi> api;
+            std::thread thread;
+        };
+        Mounted a(log, "a", "/owner");
+        Mounted b(log, "b", "/follower");
+        REQUIRE(a.tasks->is_owner());
+        for (const char* path : {"/follower/schedule", "/%66ollowe%72/schedule"}) {
+            const std::string answer = ask(b.port, std::string("POST ") + path, good);
+            CHECK(status_of(answer) == 200);
+            CHECK(answer.find("Location: /follower/tasks/" + id_of(answer)) != std::string::npos);
+            CHECK(status_of(ask(b.port, "GET /follower/tasks/" + id_of(answer))) == 200);
+        }
+        const std::string hidden = "Idempotency-Key: a%0d%0aEvil: b\r\n";
+        CHECK(status_of(ask(b.port, "POST /follower/schedule", good, hidden)) == 400);
+        a.api->stop();
+        log->take("b");
+        REQUIRE(eventually([&] { return b.tasks->is_owner(); }));
+        CHECK(status_of(ask(b.port, "POST /follower/schedule", good)) == 200);
+    }
+}
+
+}  // namespace nodes_test
