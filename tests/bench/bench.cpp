@@ -9,6 +9,8 @@
 //
 //     bench SERVER [--short] [--json FILE] [NAME...]
 //
+// tests/bench/cluster has it load servers of its own: bench --client KIND NUMBER...
+//
 // A NAME is one of the measurements in the table at the end of this file; without
 // one all are made.  Each figure is the median of its rounds, with the smallest and
 // the largest in parentheses; a ratio is ours by the reference, round by round.
@@ -758,7 +760,8 @@ public:
     }
 
     // Ends after so many requests or so many seconds, when each has its answer.
-    Load run(const Child& server, std::size_t requests, double seconds) {
+    template <class Process>
+    Load run(const Process& server, std::size_t requests, double seconds) {
         const double server_cpu = server.cpu_us();
         const std::int64_t cpu = read_clock(CLOCK_THREAD_CPUTIME_ID);
         const std::int64_t began = read_clock(CLOCK_MONOTONIC);
@@ -1368,31 +1371,37 @@ void count_events(const std::string& bytes, std::size_t count, Burst& burst) {
     burst.lost = static_cast<double>(std::count(seen.begin(), seen.end(), false));
 }
 
-// All tasks at one moment, as many bytes as the reference writes.
-Burst burst_of_server(const Bench& bench, std::size_t count) {
-    const Server server(bench, "always");
+// All tasks at one moment, as many bytes as the reference writes; they are read at another port.
+template <class Process>
+Burst burst_between(int port, int stream_port, const Process& server, std::size_t count) {
     std::string bytes(count * one_event, '\0');
     double ahead = 1 + static_cast<double>(count) * 10e-6;
+    const std::size_t before = pending(connect_to(port));
     // Tasks that were due before the last was scheduled make no burst: the next try has more time.
     for (int tries = 0; tries < 4; ++tries, ahead *= 2) {
         const std::int64_t due = moment_ahead(ahead);
-        schedule_arrays(server.port(), count, due, false);
+        schedule_arrays(port, count, due, false);
         if (now_ns() + ns_a_second / 5 > due) {
-            const Fd fd = connect_to(server.port());
-            while (pending(fd) > 0) std::this_thread::sleep_for(10ms);
+            const Fd fd = connect_to(port);
+            while (pending(fd) > before) std::this_thread::sleep_for(10ms);
             continue;
         }
-        const Fd stream = open_stream(server.port());
-        const double cpu = server.child().cpu_us();
+        const Fd stream = open_stream(stream_port);
+        const double cpu = server.cpu_us();
         const double seconds = seconds_between(due, read_plainly(stream, bytes));
         std::this_thread::sleep_for(100ms);
         Burst burst;
         burst.rate = static_cast<double>(count) / seconds;
-        burst.cpu_us = (server.child().cpu_us() - cpu) / static_cast<double>(count);
+        burst.cpu_us = (server.cpu_us() - cpu) / static_cast<double>(count);
         count_events(bytes + read_rest(stream), count, burst);
         return burst;
     }
     throw std::runtime_error("the tasks could not be scheduled in time");
+}
+
+Burst burst_of_server(const Bench& bench, std::size_t count) {
+    const Server server(bench, "always");
+    return burst_between(server.port(), server.port(), server.child(), count);
 }
 
 // The same bytes from a thread that has them ready, so many a write.
@@ -1943,6 +1952,89 @@ void measure_webhook(Bench& bench) {
     }
 }
 
+// ---- A client alone, for tests/bench/cluster --------------------------------
+
+// A server that somebody else has started.
+struct Remote {
+    int at;
+    int port() const { return at; }
+    const Remote& child() const { return *this; }
+    static double cpu_us() { return 0; }
+};
+
+// Schedules evenly, from several connections, tasks that are due two seconds later, and says how
+// many a second these were.  Their numbers are how many ms after `base` they are due.
+double schedule_evenly(int port, int rate, double seconds, std::int64_t base) {
+    constexpr int clients = 32;
+    std::vector<std::future<void>> running;
+    const auto each = static_cast<int>(rate * seconds / clients);
+    for (int i = 0; i < clients; ++i) {
+        running.push_back(std::async(std::launch::async, [=] {
+            const Fd fd = connect_to(port);
+            for (int n = 0; n < each; ++n) {
+                const std::int64_t at = (i + std::int64_t{n} * clients) * ns_a_second / rate;
+                sleep_until(base + at);
+                const std::int64_t ms = at / 1'000'000 + 2'000;
+                Task task(base + ms * 1'000'000, post_head(body_size));
+                ask(fd, task.numbered(static_cast<std::size_t>(ms)));
+            }
+        }));
+    }
+    for (std::future<void>& one : running) one.get();
+    return each * clients / seconds_between(base, now_ns());
+}
+
+// From the moments at which tasks are due to a stream at a port, perhaps of another node.
+void print_lateness(int port, int stream_port, int rate, double seconds) {
+    const Fd stream = open_stream(stream_port);
+    const std::int64_t base = moment_ahead(0.1);
+    auto scheduled = std::async(std::launch::async, schedule_evenly, port, rate, seconds, base);
+    const auto expected = static_cast<std::size_t>(rate * seconds / 32) * 32;
+    constexpr std::string_view mark = "\"n\":\"";
+    Values late;
+    std::string text;
+    while (late.size() < expected) {
+        text += read_some(stream.get());
+        const std::int64_t now = now_ns();
+        std::size_t at = 0;
+        std::size_t end = 0;  // of what was looked at
+        for (; (at = text.find(mark, end)) != std::string::npos; end = at + mark.size() + 8) {
+            if (at + mark.size() + 8 > text.size()) break;
+            const std::int64_t ms = std::strtol(text.c_str() + at + mark.size(), nullptr, 10);
+            late.push_back(seconds_between(base + ms * 1'000'000, now) * 1e3);
+        }
+        const std::size_t kept = std::min(text.size() - end, mark.size() + 8);
+        text.erase(0, text.size() - kept);
+    }
+    std::printf("{\"attained\":%.0f,\"p50_ms\":%.3f,\"p99_ms\":%.3f,\"max_ms\":%.3f}\n",
+                scheduled.get(), percentile(late, 0.5), percentile(late, 0.99),
+                percentile(late, 1));
+}
+
+// One line of JSON of what one kind of load has come to; false: there is no such kind.
+bool run_client(const std::string& kind, const std::vector<int>& numbers) {
+    const auto number = [&](std::size_t i) { return numbers.at(i); };
+    if (kind == "schedule") {  // PORT CONNECTIONS SECONDS
+        const auto connections = static_cast<std::size_t>(number(1));
+        const Load load = schedule_for(Remote{number(0)}, connections, number(2));
+        std::printf("{\"rate\":%.0f,\"p50_ms\":%.3f,\"p99_ms\":%.3f}\n", load.rate,
+                    load.p50_us / 1e3, load.p99_us / 1e3);
+    } else if (kind == "lateness") {  // PORT STREAM_PORT RATE SECONDS
+        print_lateness(number(0), number(1), number(2), number(3));
+    } else if (kind == "burst") {  // PORT STREAM_PORT COUNT
+        const auto count = static_cast<std::size_t>(number(2));
+        const Burst burst = burst_between(number(0), number(1), Remote{number(0)}, count);
+        std::printf("{\"rate\":%.0f,\"lost\":%.0f,\"repeated\":%.0f,\"disordered\":%.0f}\n",
+                    burst.rate, burst.lost, burst.repeated, burst.disordered);
+    } else if (kind == "fill") {  // PORT COUNT
+        const auto count = static_cast<std::size_t>(number(1));
+        schedule_arrays(number(0), count, distant_midnight(), true);
+    } else {
+        return false;
+    }
+    return true;
+}
+
 // ---- All of them -----------------------------------------------------------
 
 struct Measurement {
@@ -2057,6 +2149,11 @@ int main(int argc, char** argv) try {
     std::signal(SIGPIPE, SIG_IGN);
     if (argc == 4 && std::string(argv[1]) == "--reference") {
         return run_reference(argv[2], std::strtoul(argv[3], nullptr, 10));
+    }
+    if (argc > 3 && std::string(argv[1]) == "--client") {
+        std::vector<int> numbers;
+        for (int i = 3; i < argc; ++i) numbers.push_back(std::atoi(argv[i]));
+        return run_client(argv[2], numbers) ? 0 : usage();
     }
     Bench bench;
     std::set<std::string> names;
