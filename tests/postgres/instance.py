@@ -112,7 +112,7 @@ class Instance:
             time.sleep(0.02)
 
     def _is_ready(self):
-        """Whether the server answers to the first message of a client with a request, not an error."""
+        """Whether it answers to the first message of a client with a request, not an error."""
         user = b"user\0postgres\0database\0postgres\0\0"
         hello = (len(user) + 8).to_bytes(4, "big") + (196608).to_bytes(4, "big") + user
         try:
