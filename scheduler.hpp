@@ -12792,8 +12792,9 @@ inline void MetricsText::sample(
 // In seconds, without zeros at the end.
 inline std::string MetricsText::text_of(std::chrono::microseconds duration) {
     constexpr std::int64_t second = 1'000'000;
-    const std::int64_t count = std::max<std::int64_t>(duration.count(), 0);
-    std::string text = std::to_string(count / second);
+    const std::int64_t count = std::abs(duration.count());
+    std::string text = duration.count() < 0 ? "-" : "";
+    text += std::to_string(count / second);
     if (count % second == 0) return text;
     const std::string rest = std::to_string(second + count % second);  // its 1 stands for the point
     text.append(".").append(rest, 1, rest.find_last_not_of('0'));
@@ -12949,6 +12950,29 @@ inline void append_journal(MetricsText& text, const Stats& stats, const Duration
                  "Groups of records that could not be stored.", stats.journal_failures);
 }
 
+// How many groups of records a process has not applied.
+inline std::uint64_t lag_of(const Cluster& cluster) {
+    return cluster.stored - std::min(cluster.stored, cluster.applied);
+}
+
+inline void append_cluster(MetricsText& text, const Cluster& cluster, bool is_owner) {
+    text.gauge("task_scheduler_cluster_owner", "1 while this node owns the journal.", is_owner);
+    text.gauge("task_scheduler_cluster_owner_known", "0 while no node owns it, or none is known.",
+               is_owner || !cluster.owner.empty());
+    text.gauge("task_scheduler_cluster_connected",
+               "0 while this node cannot reach what keeps the journal.", cluster.is_connected);
+    text.gauge("task_scheduler_cluster_epoch", "Which owner in a row it is.", cluster.epoch);
+    text.counter("task_scheduler_cluster_owner_changes_total", "Times that another owner came.",
+                 cluster.epoch);
+    text.gauge("task_scheduler_cluster_lag_groups",
+               "Groups of records that are stored and not applied by this node.", lag_of(cluster));
+    text.gauge("task_scheduler_cluster_nodes", "Nodes that were heard of lately.",
+               cluster.nodes.size());
+    text.seconds("task_scheduler_cluster_clock_ahead_seconds",
+                 "How far this node's clock is ahead of that of what keeps the journal.",
+                 cluster.clock_ahead);
+}
+
 // How a scheduler stands, and its process.
 inline void append_scheduler(MetricsText& text, const Overview& overview, const Options& options) {
     const Stats& stats = overview.stats;
@@ -12988,10 +13012,32 @@ inline void append_scheduler(MetricsText& text, const Overview& overview, const 
     text.process();
 }
 
-// Why a scheduler is not ready, a sentence each.
-inline std::vector<std::string> unready(const Stats& stats) {
+// Why a process is not ready that has a journal open as others have, if it is not that of any.
+inline void add_unready(std::vector<std::string>& reasons, const Cluster& cluster, bool is_owner) {
+    constexpr std::uint64_t most_lag = 1'000;
+    const std::string because = cluster.problem.empty() ? "" : ": " + cluster.problem;
+    if (!cluster.is_connected) {
+        reasons.push_back(sentence("This node cannot reach what keeps the journal" + because));
+    } else if (!is_owner && cluster.owner.empty()) {
+        reasons.push_back(
+            sentence("No node owns the journal; nothing is emitted and changes are "
+                     "refused" +
+                     because));
+    }
+    if (!is_owner && lag_of(cluster) > most_lag) {
+        reasons.push_back("This node is " + std::to_string(lag_of(cluster)) +
+                          " groups of records behind the owner.");
+    }
+}
+
+// Why a scheduler is not ready, a sentence each.  Where it follows an owner, what is due and not
+// emitted is the owner's business.
+inline std::vector<std::string> unready(const Stats& stats, const std::optional<Cluster>& cluster,
+                                        bool is_owner) {
     std::vector<std::string> reasons;
     if (stats.stopped) reasons.emplace_back("The scheduler has stopped.");
+    if (cluster) add_unready(reasons, *cluster, is_owner);
+    if (!is_owner) return reasons;
     if (stats.journal_failed) {
         reasons.emplace_back("The journal cannot be written; tasks are refused.");
     }
@@ -13228,6 +13274,7 @@ inline std::vector<ApiSchema> api_schemas() {
             {"missed_kept", "integer"},
             {"bytes", "integer", "Of payload, pending and retained."},
             {"clock", "{trusted:boolean}"},
+            {"cluster", "Cluster|null", "Null where only one process may have the journal open."},
             {"journal",
                 "{file:string|null,fsync:string,failed:boolean,disk_full:boolean,"
                 "room_bytes:integer|null,needed_bytes:integer,failures:integer,bytes:integer,"
@@ -13244,6 +13291,20 @@ inline std::vector<ApiSchema> api_schemas() {
             {"marks", "Mark[]", "What explains that."},
             {"streams", "{open:integer,limit:integer}"},
             {"access", "'all'|'read'", "What the secret of this request opens."}}},
+        {"Cluster", "object", {
+            {"node", "string", "Which node this is."},
+            {"role", "'owner'|'follower'", "The owner stores and emits."},
+            {"owner", "string|null", "Null: there is none, or it is not known."},
+            {"owner_url", "string|null", "Where changes are passed on to."},
+            {"epoch", "integer", "How often another owner came."},
+            {"stored", "integer", "The last group of records that is known to be stored."},
+            {"applied", "integer", "The last one that this node has applied."},
+            {"lag", "integer", "How many it has not applied."},
+            {"connected", "boolean", "Whether this node reaches what keeps the journal."},
+            {"problem", "string|null", "Why not, or why it may not own."},
+            {"clock_ahead_ms", "integer", "How far this node's clock is ahead of the journal's."},
+            {"nodes", "ClusterNode[]", "All that were heard of lately, by name."}}},
+        {"ClusterNode", "{node:string,url:string|null,applied:integer,seen:time|null}"},
         {"LatenessMinute",
             "{at:time,events:integer,p50_ms:integer,p95_ms:integer,p99_ms:integer,"
             "max_ms:integer}"},
@@ -13568,11 +13629,32 @@ inline Json limits_json(const NamedLimits& limits, const Options& options) {
     return json.add("max_lateness_ms", options.max_lateness);
 }
 
+inline void append(Json& to, const Node& node) {
+    const bool was_seen = node.seen_at != TimePoint();
+    to.object().add("node", node.name).add("url", text_or_null(node.url));
+    to.add("applied", node.applied);
+    to.add("seen", was_seen ? std::optional<TimePoint>(node.seen_at) : std::nullopt);
+}
+
+inline Json cluster_json(const Cluster& cluster, bool is_owner) {
+    Json json;
+    json.object().add("node", cluster.node).add("role", is_owner ? "owner" : "follower");
+    json.add("owner", text_or_null(cluster.owner));
+    json.add("owner_url", text_or_null(cluster.owner_url)).add("epoch", cluster.epoch);
+    json.add("stored", cluster.stored).add("applied", cluster.applied);
+    json.add("lag", lag_of(cluster)).add("connected", cluster.is_connected);
+    json.add("problem", text_or_null(cluster.problem));
+    return json.add("clock_ahead_ms", cluster.clock_ahead).add("nodes", cluster.nodes);
+}
+
 // How a scheduler stands, as an object to which a server adds its own.
-inline Json status_json(const Overview& overview, const Options& options, const NamedLimits& limits,
-                        const std::vector<SinkStatus>& sinks) {
+inline Json status_json(const Scheduler& scheduler, const NamedLimits& limits) {
+    const Overview overview = scheduler.overview();
+    const Options& options = scheduler.options();
+    const std::optional<Cluster> cluster = scheduler.cluster();
+    const bool is_owner = scheduler.is_owner();
     const Stats& stats = overview.stats;
-    const std::vector<std::string> problems = unready(stats);
+    const std::vector<std::string> problems = unready(stats, cluster, is_owner);
     Json json;
     json.object().add("version", SCHEDULER_VERSION).add("now", overview.now);
     json.add("started_at", overview.started_at).add("uptime_s", overview.uptime.count() / 1'000);
@@ -13584,8 +13666,12 @@ inline Json status_json(const Overview& overview, const Options& options, const 
     json.add("missed", stats.missed).add("events_kept", stats.retained);
     json.add("missed_kept", overview.missed).add("bytes", stats.bytes);
     json.add("clock", Json().object().add("trusted", stats.clock_trusted));
+    json.add("cluster",
+             cluster ? std::optional<Json>(cluster_json(*cluster, is_owner)) : std::nullopt);
     json.add("journal", journal_json(stats, options)).add("limits", limits_json(limits, options));
-    json.add("sinks", sinks).add("lateness", overview.lateness).add("marks", overview.marks);
+    json.add("sinks", scheduler.sinks())
+        .add("lateness", overview.lateness)
+        .add("marks", overview.marks);
     return json;
 }
 
@@ -18582,8 +18668,7 @@ inline detail::NamedLimits HttpApi::limits() const {
 }
 
 inline void HttpApi::get_status(Call& call) {
-    detail::Json json = detail::status_json(scheduler().overview(), scheduler().options(), limits(),
-                                            scheduler().sinks());
+    detail::Json json = detail::status_json(scheduler(), limits());
     detail::Json streams;
     streams.object().add("open", streams_.load());
     streams.add("limit", std::size_t{options_.max_streams});
@@ -18600,7 +18685,8 @@ inline void HttpApi::get_readyz(Call& call) {
     call.answer.refusal = detail::Refusal::none;  // it is the answer
     if (!is_serving()) return refuse(call, 503, opening_error);
     const Stats stats = scheduler().stats();
-    const std::vector<std::string> reasons = detail::unready(stats);
+    const std::vector<std::string> reasons =
+        detail::unready(stats, scheduler().cluster(), scheduler().is_owner());
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
     detail::Json json;
     json.object().add("status", "ready").add("damaged_lines", stats.damaged_lines);
@@ -18641,6 +18727,10 @@ inline void HttpApi::get_metrics(Call& call) {
     detail::MetricsText text;
     detail::append_scheduler(text, scheduler().overview(), scheduler().options());
     detail::append_sinks(text, scheduler().sinks());
+    if (const auto cluster = scheduler().cluster()) {
+        detail::append_cluster(text, *cluster, scheduler().is_owner());
+    }
+    if (forwarder_) forwarder_->append_metrics(text);
     text.gauge("task_scheduler_streams", "Event streams that are open.", streams_);
     text.gauge("task_scheduler_streams_max", "How many event streams may be open.",
                options_.max_streams);

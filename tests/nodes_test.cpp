@@ -444,6 +444,61 @@ TEST_SUITE("nodes") {
         CHECK(support::returns([&] { follower.b->server->stop(); }));
     }
 
+    TEST_CASE("each node says how it stands to the others, and whether it is ready") {
+        Pair pair;
+        const std::string status = pair.b.ask("GET /status");
+        for (const char* part :
+             {R"("cluster":{"node":"b","role":"follower","owner":"a","owner_url":"http://127)",
+              R"("epoch":1,)", R"("lag":0,"connected":true,"problem":null,"clock_ahead_ms":0,)",
+              R"("nodes":[{"node":"a","url":"http://127.0.0.1:)", R"("seen":null},{"node":"b")"}) {
+            CAPTURE(part);
+            CHECK(status.find(part) != std::string::npos);
+        }
+        CHECK(pair.a.ask("GET /status").find(R"("node":"a","role":"owner")") != std::string::npos);
+        pair.b.ask("POST /schedule", good);
+        const std::string metrics = pair.b.ask("GET /metrics");
+        for (const char* line :
+             {"task_scheduler_cluster_owner 0", "task_scheduler_cluster_owner_known 1",
+              "task_scheduler_cluster_connected 1", "task_scheduler_cluster_epoch 1",
+              "task_scheduler_cluster_lag_groups 0", "task_scheduler_cluster_nodes 2",
+              "task_scheduler_cluster_clock_ahead_seconds 0",
+              "task_scheduler_cluster_forwarded_total{outcome=\"answered\"} 1"}) {
+            CAPTURE(line);
+            CHECK(metrics.find("\n" + std::string(line) + "\n") != std::string::npos);
+        }
+        CHECK(pair.a.ask("GET /metrics").find("cluster_owner 1\n") != std::string::npos);
+        pair.a.ask("POST /pause");
+        pair.b.clock.advance(std::chrono::hours(2));
+        CHECK(status_of(pair.b.ask("GET /readyz")) == 200);  // what is overdue is the owner's task
+        pair.log->stand("a", false);
+        pair.log->stand("b", false);
+        pair.log->expire();
+        REQUIRE(eventually([&] { return !pair.a.tasks.is_owner(); }));
+        CHECK(pair.b.ask("GET /readyz").find("No node owns the journal") != std::string::npos);
+        pair.log->away(support::Away::refuses);
+        CHECK(pair.b.ask("GET /readyz").find("cannot reach what keeps the journal: the database") !=
+              std::string::npos);
+        CHECK(status_of(pair.b.ask("GET /healthz")) == 200);
+    }
+
+    TEST_CASE("a clock may be behind that of what keeps the journal, and ahead of it") {
+        detail::MetricsText text;
+        Cluster cluster;
+        cluster.clock_ahead = milliseconds(-1'250);
+        cluster.stored = 7;
+        cluster.applied = 4;
+        detail::append_cluster(text, cluster, false);
+        const std::string all = text.take();
+        CHECK(all.find("clock_ahead_seconds -1.25\n") != std::string::npos);
+        CHECK(all.find("lag_groups 3\n") != std::string::npos);
+        cluster.is_connected = true;
+        cluster.owner = "a";
+        CHECK(detail::unready(Stats(), cluster, false).empty());
+        cluster.stored = 1'005;
+        CHECK(detail::unready(Stats(), cluster, false).at(0) ==
+              "This node is 1001 groups of records behind the owner.");
+    }
+
     TEST_CASE("a stream goes on at another node where it was cut, with the same ids in one order") {
         Pair pair;
         const std::string ask_stream = "GET /sse HTTP/1.1\r\nHost: localhost\r\n";
