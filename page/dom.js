@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Making and arranging elements, telling times, asking questions.  Text is only ever set as text.
-'use strict';
 
 const SVG = 'http://www.w3.org/2000/svg';
 const $ = (id) => document.getElementById(id);

@@ -13,13 +13,18 @@ import re
 import sys
 
 
+def part(path):
+    """A file as it stands in the document, which tells its licence once, and is strict once."""
+    return path.read_text(encoding="utf-8").split("\n", 1)[1]
+
+
 def document(index):
     """index.html with its style and, as one, its scripts in it, and their digests in its policy."""
     html = index.read_text(encoding="utf-8")
     digests = {"style": [], "script": []}
 
     def put(tag, names):
-        text = "".join((index.parent / name).read_text(encoding="utf-8") for name in names)
+        text = "".join(part(index.parent / name) for name in names)
         assert f"</{tag}" not in text.lower(), f"{' or '.join(names)} would end its element"
         digest = hashlib.sha256(text.encode()).digest()
         digests[tag].append(f"'sha256-{base64.b64encode(digest).decode()}'")

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // What is to come: the picture of it, the search, and the list.
-'use strict';
 
 // ---- The state of the page, which is its address ----
 

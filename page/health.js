@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // What is wrong, the counts, pauses, and the sinks.
-'use strict';
 
 let connectionProblem = null;
 
@@ -17,7 +16,8 @@ function problemsOf(status) {
   }
   // What /readyz says: the journal, the clock, and what is overdue.
   for (const text of status.problems) add(text.slice(0, 10), text);
-  const { damaged_lines: damaged } = status.journal;
+  const { journal: { damaged_lines: damaged }, cluster } = status;
+  if (cluster?.owner && cluster.connected && cluster.problem) add('node', `This node: ${cluster.problem}.`);
   if (damaged) add('damage', `${plural(damaged, 'damaged line')} of the journal lie in a file beside it.`);
   for (const sink of status.sinks) {
     const wrong = [sink.state === 'disabled' && 'is disabled', sink.attempts > 0 && 'fails',
@@ -70,6 +70,16 @@ function showStatus(status) {
       `journal ${status.journal.file ?? 'none: memory only'}`);
   showLateness(status);
   showSinks(status.sinks);
+  $('nodes').hidden = !status.cluster;
+  if (status.cluster) showNodes(status.cluster);
+}
+
+/** Those that keep the same tasks. */
+function showNodes({ node: own, owner, stored, nodes }) {
+  arrange($('node-list'), nodes, ({ node }) => node, () => make('li'),
+    (row, { node, applied, seen, url }) => write(row, [node === own ? `${node} (this one)` : node,
+      node === owner ? 'owner' : 'follower', `${plural(Math.max(0, stored - applied), 'group')} behind`,
+      seen && `seen ${moment(seen)}`, url].filter(Boolean).join(', ')));
 }
 
 on('pause', 'click', async () => {

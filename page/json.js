@@ -41,11 +41,6 @@ function piecesOf(text) {
   return pieces;
 }
 
-/** The text of a member, or undefined. */
-function pieceOf(text, key) {
-  return piecesOf(text).find(([name]) => name === key)?.[1];
-}
-
 /** A task, an event or a dead letter of an answer; its payload stays text. */
 function readItem(text) {
   const item = {};

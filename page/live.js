@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Events as they come, and how late they were.
-'use strict';
 
 const mostLive = 30;
 let recent = [];       // the newest events, the newest last

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Shows what the address says, and keeps it up to date.
-'use strict';
 
 const interval = 2000;
 let counted = '';      // what the list and the picture were last read at

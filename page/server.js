@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // Asking the server, with the secret where there is one, and following its event stream.
-'use strict';
 
 class Refusal extends Error {
   constructor(status, errors) {

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
 // A task's own page, and the form that schedules or changes one.
-'use strict';
 
 const shownAtOnce = 20000;  // characters of a message
 let task = null;            // what is shown, as readItem() reads it
@@ -41,8 +40,8 @@ function showTask() {
   const due = step(pending ? '' : 'done', 'Due', task.due, pending ? countdown(task.due) : '');
   if (pending) due.due = task.due;
   const steps = [step('done', 'Stored', task.stored_at), due];
-  if (task.emitted_at) steps.push(step('done', 'Emitted', task.emitted_at, `${late(task.late_ms)} late`));
-  if (task.missed_at) steps.push(step('wrong', 'Missed', task.missed_at, `${late(task.late_ms)} late`));
+  const end = task.emitted_at ? ['done', 'Emitted'] : ['wrong', 'Missed'];
+  if (!pending) steps.push(step(...end, task.emitted_at ?? task.missed_at, `${late(task.late_ms)} late`));
   for (const sink of pending ? [] : task.sinks) {
     const kinds = { taken: 'done', dead: 'wrong' };
     const attempts = sink.attempts ? `${plural(sink.attempts, 'failed attempt')}. ` : '';
@@ -68,17 +67,15 @@ on('message-all', 'click', () => {
 on('copy-message', 'click', () => copy(task.message));
 on('task-edit', 'click', () => edit(task));
 on('task-now', 'click', async () => {
-  const answer = await question({ title: 'Run it now?', yes: 'Run it now',
-    text: 'It is emitted at once instead of at its time.' });
-  if (answer === null) return;
+  if (await question({ title: 'Run it now?', yes: 'Run it now',
+    text: 'It is emitted at once instead of at its time.' }) === null) return;
   await ask(`tasks/${task.id}`, 'PATCH', '{"delay":0}');
   toast('It is due now.');
   refresh();
 });
 on('task-cancel', 'click', async () => {
-  const answer = await question({ title: 'Cancel this task?', yes: 'Cancel the task',
-    text: 'It is gone for good and never emitted.' });
-  if (answer === null) return;
+  if (await question({ title: 'Cancel this task?', yes: 'Cancel the task',
+    text: 'It is gone for good and never emitted.' }) === null) return;
   await ask(`tasks/${task.id}`, 'DELETE');
   toast('Cancelled.');
   go({});
