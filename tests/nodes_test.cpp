@@ -278,6 +278,23 @@ TEST_SUITE("nodes") {
         CHECK(status_of(pair.b.ask("GET /tasks")) == 200);
     }
 
+    TEST_CASE("an owner is found by its name, and a name that nobody has is said") {
+        for (const char* host : {"localhost", "no.such.host.invalid"}) {
+            const auto log = std::make_shared<SharedLog>();
+            HttpListener at("127.0.0.1", 0);
+            const std::string url = std::string("http://") + host + ':' + std::to_string(at.port());
+            Options options;
+            options.make_journal = [&] { return log->open("a", Telling::thread, url); };
+            Scheduler owner(options);
+            HttpServer server(owner);
+            server.listen(std::move(at));
+            const Node b(log, "b");
+            const std::string answer = b.ask("POST /schedule", good);
+            CHECK(status_of(answer) == (host[0] == 'l' ? 200 : 503));
+            if (host[0] == 'n') CHECK(answer.find("cannot be resolved") != std::string::npos);
+        }
+    }
+
     TEST_CASE("a node that becomes the owner makes the changes itself, and the other passes on") {
         Pair pair;
         CHECK(status_of(pair.b.ask("POST /schedule", good)) == 200);

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "shared_journal.hpp"
 #include "support.hpp"
 
 #ifdef CPPHTTPLIB_OPENSSL_SUPPORT
@@ -632,6 +633,54 @@ TEST_SUITE("tls") {
         char buffer[12] = {};
         CHECK(::recv(fd.get(), buffer, 8, MSG_WAITALL) == 8);
         CHECK(std::string(buffer) == "HTTP/1.1");
+    }
+
+    TEST_CASE("a node passes changes on by https, and says what is wrong with the owner's TLS") {
+        const Identity foreign("127.0.0.1");
+        TempDir dir;
+        HttpOptions http;
+        http.tls_certificate = dir.write("cert.pem", ours().certificate_text());
+        http.tls_key = dir.write("key.pem", ours().key_text());
+        http.tls_owner_ca = http.tls_client_ca = http.tls_certificate;
+        const auto log = std::make_shared<support::SharedLog>();
+        const auto open = [&](const std::string& name, int port) {
+            Options options;
+            options.make_journal = [=] {
+                return log->open(name, support::Telling::thread,
+                                 "https://127.0.0.1:" + std::to_string(port));
+            };
+            return std::make_unique<Scheduler>(options);
+        };
+        HttpListener at("127.0.0.1", 0);
+        const auto owner = open("a", at.port());
+        HttpServer owner_server(*owner, http);
+        owner_server.listen(std::move(at));
+        const auto follower = open("b", 0);
+        const std::string body = R"({"delay":9,"message":"x"})";
+        const std::string request =
+            "POST /schedule HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: " +
+            std::to_string(body.size()) + "\r\n\r\n" + body;
+        const auto answer_with = [&](const HttpOptions& options, int times = 1) {
+            HttpServer server(*follower, options);
+            const int port = server.listen("127.0.0.1", 0);
+            std::string answer;
+            for (int i = 0; i < times; ++i)
+                answer = Wire(port, TLS1_3_VERSION, 0, &ours()).say(request).hear_all();
+            return answer;
+        };
+        CHECK(answer_with(http, 50).find("200 OK") != std::string::npos);
+        CHECK(follower->stats().pending == 50);
+        http.tls_owner_ca = dir.write("foreign.pem", foreign.certificate_text());
+        const std::string unknown = answer_with(http);
+        CHECK(unknown.find("HTTP/1.1 503") == 0);
+        CHECK(unknown.find("the server's certificate is of no authority that is known here") !=
+              std::string::npos);
+        http.tls_owner_ca = http.tls_client_ca;
+        owner_server.stop();
+        CHECK(answer_with(http).find("cannot be reached: Connection refused") != std::string::npos);
+        http.tls_owner_ca = dir.path("missing");
+        CHECK(problem_of(http).find("missing") != std::string::npos);
+        CHECK(follower->stats().pending == 50);
     }
 
     TEST_CASE("routes on a foreign server leave TLS to that") {
