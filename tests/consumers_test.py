@@ -21,6 +21,9 @@ BUILD = pathlib.Path(sys.argv[2] if len(sys.argv) > 2 else "build").resolve()
 HTTPLIB = sys.argv[3] if len(sys.argv) > 3 else ""
 del sys.argv[1:4]
 PROJECTS = ROOT / "tests/consumers"
+sys.path.insert(0, str(ROOT / "tests/postgres"))
+from instance import Instance, find_binaries  # noqa: E402
+
 PAGE = (ROOT / "docs/packages.md").read_text(encoding="utf-8")
 GIVEN = [f"-DSCHEDULER_HTTPLIB_DIR={HTTPLIB}"] if HTTPLIB else []
 
@@ -45,17 +48,21 @@ class Consumers(unittest.TestCase):
         cls.pool = concurrent.futures.ThreadPoolExecutor(2)
         cls.addClassCleanup(cls.pool.shutdown)
         cls.with_cmake = shutil.which("cmake") is not None
+        modules = BUILD / "meson-private/scheduler-postgres.pc"
+        cls.with_postgres = modules.exists() and find_binaries()
         cls.meson_root = cls.pool.submit(cls.install_by_meson)
         cls.cmake_root = cls.pool.submit(cls.install_by_cmake) if cls.with_cmake else None
         makers = [cls.meson, cls.make]
         if cls.with_cmake:
             makers += [cls.added, cls.found, cls.fetched, cls.line]
+        if cls.with_postgres:
+            makers += [cls.postgres_meson] + ([cls.postgres_cmake] if cls.with_cmake else [])
         cls.built = {maker.__name__: cls.pool.submit(maker) for maker in makers}
 
     @classmethod
-    def project(cls, name, example="embed"):
+    def project(cls, name, example="embed", copy=None):
         """A copy of a project, with an example as its program."""
-        folder = cls.folder / name
+        folder = cls.folder / (copy or name)
         shutil.copytree(PROJECTS / name, folder)
         shutil.copy(ROOT / f"examples/{example}.cpp", folder / "app.cpp")
         return folder
@@ -101,8 +108,20 @@ class Consumers(unittest.TestCase):
         return cls.by_cmake(cls.project("found"), f"-DCMAKE_PREFIX_PATH={cls.cmake_root.result()}")
 
     @classmethod
+    def postgres_cmake(cls):
+        return cls.by_cmake(cls.project("postgres", "postgres", "postgres-cmake"),
+                            f"-DCMAKE_PREFIX_PATH={cls.cmake_root.result()}")
+
+    @classmethod
+    def postgres_meson(cls):
+        return cls.by_meson(cls.project("postgres", "postgres", "postgres-meson"))
+
+    @classmethod
     def meson(cls):
-        folder = cls.project("meson")
+        return cls.by_meson(cls.project("meson"))
+
+    @classmethod
+    def by_meson(cls, folder):
         (folder / "subprojects").mkdir()
         (folder / "subprojects/any-name").symlink_to(ROOT)
         wrap = (ROOT / "packaging/meson/scheduler.wrap").read_text(encoding="utf-8")
@@ -137,10 +156,21 @@ class Consumers(unittest.TestCase):
             self.assertNotIn("TESTS_PACKAGING", os.environ)
             self.skipTest("there is no cmake")
 
-    def assert_runs(self, way):
+    def assert_runs(self, way, **environment):
         app = self.built[way].result()
-        self.assertTrue(run(app))
+        self.assertTrue(run(app, **environment))
         return app
+
+    def test_programs_with_the_journal_in_postgresql_run(self):
+        if not self.with_postgres:
+            self.skipTest("there is no libpq, or no PostgreSQL")
+        _, modules = self.meson_root.result()
+        self.assertIn("-lpq", run("pkg-config", "--libs", "scheduler-postgres",
+                                  PKG_CONFIG_PATH=str(modules)))
+        with Instance() as server:
+            self.assert_runs("postgres_meson", **server.environment())
+            if self.with_cmake:
+                self.assert_runs("postgres_cmake", **server.environment())
 
     def test_a_program_that_fetches_it_with_cmake_runs(self):
         self.need_cmake()
@@ -211,12 +241,20 @@ class Consumers(unittest.TestCase):
         calls = {
             "": "yes", "0.1": "yes", "0.1.0 EXACT": "yes", "0": "yes",
             "COMPONENTS http": "yes", "0.2": "no", "1": "no", "0.1.9": "no", "0.0.9": "no",
-            "COMPONENTS postgres": "no this version keeps its journal in a file: there is no "
-                                   "component postgres yet",
-            "COMPONENTS sqlite": "no there is no component sqlite; there is http",
+            "COMPONENTS sqlite": "no there is no component sqlite; there are http and postgres",
             "OPTIONAL_COMPONENTS postgres": "yes",
         }
+        if self.with_postgres:
+            calls.update({"COMPONENTS postgres": "yes", "COMPONENTS http postgres": "yes"})
         self.assertEqual(self.answers("asked", calls, *GIVEN), calls)
+
+    def test_a_folder_or_a_library_that_is_not_libpq_is_refused(self):
+        self.need_cmake()
+        for name in ("DIR", "LIBRARY"):
+            with self.subTest(name):
+                answers = self.answers("no-" + name, ["COMPONENTS postgres"],
+                                       f"-DSCHEDULER_LIBPQ_{name}=/nope")
+                self.assertRegex(answers["COMPONENTS postgres"], "^no libpq is missing .*libpq-dev")
 
     def test_a_split_httplib_is_refused_where_a_whole_one_is_needed(self):
         self.need_cmake()

@@ -4,6 +4,7 @@
     examples_test.py ROOT EXAMPLE...
 """
 import concurrent.futures
+import os
 import pathlib
 import re
 import subprocess
@@ -14,16 +15,18 @@ import unittest
 ROOT = pathlib.Path(sys.argv.pop(1) if len(sys.argv) > 1 else ".")
 BUILT = {pathlib.Path(path).stem: pathlib.Path(path).resolve() for path in sys.argv[1:]}
 del sys.argv[1:]
+sys.path.insert(0, str(ROOT / "tests/postgres"))
+from instance import Instance, find_binaries  # noqa: E402
 
 
 class Examples(unittest.TestCase):
-    def run_example(self, name):
+    def run_example(self, name, **environment):
         """The standard output of one run in a folder of its own; it must succeed."""
         if name not in BUILT:
             self.skipTest(f"{name} was not built")
         with tempfile.TemporaryDirectory() as folder:
             done = subprocess.run([BUILT[name]], cwd=folder, capture_output=True, text=True,
-                                  timeout=60)
+                                  timeout=60, env={**os.environ, **environment})
         self.assertEqual((done.returncode, done.stderr), (0, ""), done.stdout)
         return done.stdout
 
@@ -43,9 +46,10 @@ class Examples(unittest.TestCase):
 
     PAYLOAD = re.compile(r'\{"timestamp":"[-0-9T:.]{23}Z","message":(.*)\}')
 
-    def lines_of(self, name):
+    def lines_of(self, name, **environment):
         """What it prints, line by line, and of each payload only the message."""
-        return [self.PAYLOAD.sub(r"\1", line) for line in self.run_example(name).splitlines()]
+        return [self.PAYLOAD.sub(r"\1", line)
+                for line in self.run_example(name, **environment).splitlines()]
 
     def test_a_task_in_the_journal_is_emitted_by_the_next_scheduler(self):
         self.assertEqual(self.lines_of("durable"), ['{"name":"Leia"}'])
@@ -79,6 +83,12 @@ class Examples(unittest.TestCase):
 
     def test_a_journal_of_ones_own_outlives_its_scheduler(self):
         self.assertEqual(self.lines_of("journal"), ['"from the shelf"'])
+
+    @unittest.skipUnless("postgres" in BUILT and find_binaries(), "PostgreSQL is not installed")
+    def test_another_scheduler_emits_from_a_database_what_the_owner_of_it_has_left(self):
+        with Instance() as server:
+            self.assertEqual(self.lines_of("postgres", **server.environment()),
+                             ['{"name":"Han"}'])
 
     def test_a_client_gets_the_event_of_the_task_that_it_has_scheduled(self):
         self.assertEqual(self.lines_of("client"), ['{"name":"Han"}'])

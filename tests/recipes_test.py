@@ -195,7 +195,8 @@ class Wrap(TestCase):
     def test_it_provides_what_a_project_asks_for(self):
         parser = configparser.ConfigParser()
         parser.read(PACKAGING / "meson/scheduler.wrap")
-        self.assertEqual(parser["provide"]["dependency_names"], "scheduler")
+        self.assertEqual(parser["provide"]["dependency_names"],
+                         "scheduler, scheduler-postgres")
         self.assertEqual(parser["wrap-git"]["url"], "URL")
 
 

@@ -4,12 +4,15 @@
 #
 #   scheduler::scheduler   the header, without HTTP
 #   scheduler::http        the same with HTTP, if the component `http` is asked for
+#   scheduler::postgres    the journal in PostgreSQL, if the component `postgres` is
 #
-# Where picojson.h and httplib.h are is found out, or said by these variables:
+# Where picojson.h, httplib.h and libpq are is found out, or said by these variables:
 #
 #   SCHEDULER_PICOJSON_DIR   the folder of picojson.h
 #   SCHEDULER_HTTPLIB_DIR    the folder of an httplib.h that is used header-only
 #   SCHEDULER_OPENSSL        with SCHEDULER_HTTPLIB_DIR: https, and signatures of webhooks
+#   SCHEDULER_LIBPQ_DIR      the folder of libpq-fe.h
+#   SCHEDULER_LIBPQ_LIBRARY  the library itself
 
 cmake_minimum_required(VERSION 3.16)
 include(CheckCXXSourceCompiles)
@@ -150,6 +153,22 @@ SCHEDULER_HTTPLIB_DIR says")
   endif()
 endif()
 
+if("postgres" IN_LIST scheduler_FIND_COMPONENTS AND scheduler_FOUND)
+  set(scheduler_postgres_problem "")
+  find_path(SCHEDULER_LIBPQ_DIR NAMES libpq-fe.h PATH_SUFFIXES postgresql pgsql)
+  find_library(SCHEDULER_LIBPQ_LIBRARY NAMES pq)
+  if(NOT EXISTS "${SCHEDULER_LIBPQ_DIR}/libpq-fe.h" OR NOT EXISTS "${SCHEDULER_LIBPQ_LIBRARY}")
+    set(scheduler_postgres_problem "libpq is missing (Debian: libpq-dev); \
+-DSCHEDULER_LIBPQ_DIR=FOLDER says where libpq-fe.h is, and -DSCHEDULER_LIBPQ_LIBRARY=FILE which \
+library")
+  elseif(NOT TARGET scheduler::postgres)
+    add_library(scheduler::postgres INTERFACE IMPORTED ${scheduler_scope})
+    target_link_libraries(scheduler::postgres INTERFACE
+      scheduler::scheduler "${SCHEDULER_LIBPQ_LIBRARY}")
+    target_include_directories(scheduler::postgres INTERFACE "${SCHEDULER_LIBPQ_DIR}")
+  endif()
+endif()
+
 foreach(scheduler_component IN LISTS scheduler_FIND_COMPONENTS)
   set(scheduler_${scheduler_component}_FOUND FALSE)
   if(TARGET scheduler::${scheduler_component})
@@ -158,10 +177,10 @@ foreach(scheduler_component IN LISTS scheduler_FIND_COMPONENTS)
     if(scheduler_component STREQUAL "http")
       scheduler_is_missing("${scheduler_http_problem}")
     elseif(scheduler_component STREQUAL "postgres")
-      scheduler_is_missing(
-        "this version keeps its journal in a file: there is no component postgres yet")
+      scheduler_is_missing("${scheduler_postgres_problem}")
     else()
-      scheduler_is_missing("there is no component ${scheduler_component}; there is http")
+      scheduler_is_missing(
+        "there is no component ${scheduler_component}; there are http and postgres")
     endif()
   endif()
 endforeach()

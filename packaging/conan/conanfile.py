@@ -8,7 +8,7 @@ from conan.tools.build import check_min_cppstd
 from conan.tools.cmake import CMake, CMakeDeps, CMakeToolchain, cmake_layout
 from conan.tools.files import copy, load
 
-SOURCES = ("scheduler.hpp", "main.cpp", "cli/*", "page/*", "packaging/cmake/*", "CMakeLists.txt",
+SOURCES = ("scheduler.hpp", "main.cpp", "cli/*", "page/*", "postgres/*", "packaging/cmake/*", "CMakeLists.txt",
            "LICENSE")
 
 
@@ -52,6 +52,7 @@ class TaskScheduler(ConanFile):
         CMakeDeps(self).generate()
         toolchain = CMakeToolchain(self)
         toolchain.cache_variables["SCHEDULER_BINARY"] = bool(self.options.tool)
+        toolchain.cache_variables["SCHEDULER_POSTGRES"] = False  # of the program
         toolchain.generate()
 
     def build(self):

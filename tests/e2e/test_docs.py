@@ -43,6 +43,7 @@ NOT_TRIED_HERE = {
         "$ vcpkg install": ELSEWHERE,
         "$ echo \"src-link": ELSEWHERE,
         "$ bitbake-layers": ELSEWHERE,
+        "g++ -std=c++17 -O2 -DTASK_SCHEDULER_POSTGRES": "Meson builds the same, with its page",
     },
     "operate.md": {
         "apt-get install -y --no-install-recommends build-essential": BOOTS,

@@ -21,6 +21,7 @@ EXTRA_OEMESON = " \
 
 PACKAGECONFIG ??= "openssl"
 PACKAGECONFIG[openssl] = "-Dopenssl=enabled,-Dopenssl=disabled,openssl"
+PACKAGECONFIG[postgres] = "-Dpostgres=enabled,-Dpostgres=disabled,postgresql"
 
 # The unit wants a secret in /etc/task-scheduler/secret, which an image or its owner puts there.
 SYSTEMD_SERVICE:${PN} = "task-scheduler.service"
