@@ -8967,20 +8967,17 @@ inline void Store::write_behind() {
         }
         pending = ends_to_come_locked();
     }
-    try {
-        journal_->write(unwritten_, pending);
-    } catch (const Error& error) {  // the owner has it done once more
-        if (error.code() != Errc::not_owner) throw;
-    }
+    journal_->write(unwritten_, pending);
     const std::lock_guard<std::mutex> guard(mutex_);
     behind_size_ -= unwritten_.size();
     told_of_behind_ = false;
     release_text(unwritten_);
 }
 
-// Nobody waits for it, so that a failure is told once.
+// Nobody waits for it, so that a failure is told once.  One that is not the owner any more keeps
+// it until it is: what it delivers then rests on that.
 inline void Store::write_behind(Lock& lock) noexcept {
-    if (behind_size_ == 0) return;
+    if (behind_size_ == 0 || !journal_->is_owner()) return;
     lock.unlock();
     try {
         write_behind();
@@ -9721,8 +9718,15 @@ inline void Store::reread(const std::function<void(const Journal::Take&)>& read)
     };
     const auto tell_nobody = [](std::uint64_t) {};
     load(fresh, read_all, tell_nobody, false);
+    {
+        Lock lock(mutex_);
+        give_up_begun(lock);
+    }
+    const std::lock_guard<std::mutex> in_order(behind_mutex_);
     Lock lock(mutex_);
-    give_up_begun(lock);
+    release_text(unwritten_);
+    release_text(behind_);
+    behind_size_ = 0;
     fresh.lateness() = std::move(state_.lateness());
     state_ = std::move(fresh);
     last_stored_ = state_.ids().last();
@@ -9741,8 +9745,6 @@ inline void Store::give_up_begun(Lock& lock) {
         commit_unwaited(lock);
         settled_.wait(lock, [this] { return !committing_ && !emitting_; });
     }
-    behind_size_ -= behind_.size();
-    behind_.clear();
 }
 
 inline void Store::tell_of_following(Lock& lock) {

@@ -621,6 +621,29 @@ TEST_SUITE("followers") {
         check_same(*a, *b);
     }
 
+    TEST_CASE("what a sink has taken before its node lost the journal is told when it owns again") {
+        House house;
+        Node a = house.open("a");
+        Node b = house.open("b");
+        Taken by_a;
+        const Sinks sinks_a(*a, {by_a.options("s")});
+        a->schedule(milliseconds(0), "\"x\"");
+        a->schedule(milliseconds(0), "\"y\"");
+        house.log->fail("a", Fault::lost, 1);  // the emission is stored, and nothing behind it
+        a->run_due();
+        REQUIRE(by_a.all() == Seqs{0});
+        house.hand_over("b");
+        b->schedule(std::chrono::hours(1), "\"later\"");
+        house.settle();
+        house.hand_over("a");
+        a->schedule(milliseconds(0), "\"z\"");
+        for (int i = 0; i < 4; ++i) a->run_due();
+        CHECK(by_a.all() == Seqs{0, 1, 2});
+        house.settle();
+        CHECK(b->dead_letters("s").total == 0);
+        CHECK(b->sinks().front().lag == 0);
+    }
+
     TEST_CASE("callbacks, subscriptions and wait_for() on a follower get every event, in order") {
         House house(Drive::thread);
         Node a = house.open("a");
