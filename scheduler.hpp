@@ -1015,60 +1015,70 @@ inline void append_number(std::string& out, std::uint64_t number) {
 // Empties a text and gives its memory back; assigning an empty one keeps it.
 inline void release_text(std::string& text) noexcept { std::string().swap(text); }
 
-// A part of a sentence of the log that is also a field of its record.
-template <class Value>
-struct Named {
-    const char* name;
-    const Value& value;
+// A part of a sentence of the log: a text, or a number that is not negative.  One with a name is
+// also a field of its record.
+struct LogPart {
+    LogPart(std::string_view its_text) : text(its_text) {}
+    template <class Int, class = std::enable_if_t<std::is_integral_v<Int>>>
+    LogPart(Int its_number) : number(static_cast<std::uint64_t>(its_number)), is_number(true) {}
+
+    std::string_view text;
+    std::uint64_t number = 0;
+    bool is_number = false;
+    const char* name = nullptr;
 };
 
 template <class Value>
-Named<Value> named(const char* name, const Value& value) {
-    return {name, value};
+LogPart named(const char* name, const Value& value) {
+    LogPart part(value);
+    part.name = name;
+    return part;
 }
 
-// Adds texts, numbers and fields to a record, one after the other.
-template <class Part>
-void append_part(LogRecord& record, const Part& part) {
-    if constexpr (std::is_integral_v<Part>) {
-        append_number(record.text, static_cast<std::uint64_t>(part));
-    } else {
-        record.text += part;
+inline LogRecord record_of(LogLevel level, const char* event,
+                           std::initializer_list<LogPart> parts) {
+    LogRecord record;
+    record.level = level;
+    record.event = event;
+    for (const LogPart& part : parts) {
+        const std::size_t begin = record.text.size();
+        if (part.is_number) {
+            append_number(record.text, part.number);
+        } else {
+            record.text += part.text;
+        }
+        if (!part.name) continue;
+        record.fields.push_back({part.name, record.text.substr(begin), part.is_number});
     }
-}
-
-template <class Value>
-void append_part(LogRecord& record, const Named<Value>& part) {
-    const std::size_t begin = record.text.size();
-    append_part(record, part.value);
-    record.fields.push_back({part.name, record.text.substr(begin), std::is_integral_v<Value>});
+    return record;
 }
 
 // A record whose sentence is made of parts.
 template <class... Parts>
 LogRecord make_record(LogLevel level, const char* event, const Parts&... parts) {
-    LogRecord record;
-    record.level = level;
-    record.event = event;
-    (append_part(record, parts), ...);
-    return record;
+    return record_of(level, event, {LogPart(parts)...});
 }
 
 // Hands a record whose sentence is made of parts to a log, if there is one.  For handlers of
 // failures: it does not throw.  Without memory for the sentence, what is said is short enough
 // to take none.
-template <class... Parts>
-void tell(const std::function<void(const LogRecord&)>& log, LogLevel level, const char* event,
-          const Parts&... parts) noexcept {
+inline void tell_parts(const std::function<void(const LogRecord&)>& log, LogLevel level,
+                       const char* event, std::initializer_list<LogPart> parts) noexcept {
     if (!log) return;
     try {
         try {
-            log(make_record(level, event, parts...));
+            log(record_of(level, event, parts));
         } catch (const std::bad_alloc&) {
             log({LogLevel::error, "memory", "out of memory", {}});
         }
     } catch (...) {  // there is nobody left to tell
     }
+}
+
+template <class... Parts>
+void tell(const std::function<void(const LogRecord&)>& log, LogLevel level, const char* event,
+          const Parts&... parts) noexcept {
+    tell_parts(log, level, event, {LogPart(parts)...});
 }
 
 }  // namespace detail
@@ -10167,12 +10177,11 @@ inline TaskRequest TaskRequest::parse(std::string_view json, TimePoint now) {
     request.read(json, now);
     if (!request.errors.empty() && request.payload.empty()) return request;
     if (!request.has_timestamp_ && !request.has_delay_) {
-        request.errors.emplace_back(
+        request.errors.push_back(
             R"("timestamp" is missing; give the moment as an ISO 8601 string, or a "delay".)");
     }
     if (!request.has_message_) {
-        request.errors.emplace_back(
-            R"("message" is missing; give an object, an array or a string.)");
+        request.errors.push_back(R"("message" is missing; give an object, an array or a string.)");
     }
     request.message.clear();
     request.is_task_ = request.errors.empty();
@@ -10184,11 +10193,11 @@ inline TaskRequest TaskRequest::parse_change(std::string_view json, TimePoint no
     request.read(json, now);
     if (!request.errors.empty() && request.payload.empty()) return request;
     if (!request.has_timestamp_ && !request.has_delay_ && !request.has_message_) {
-        request.errors.emplace_back(
+        request.errors.push_back(
             R"(Nothing is to be changed; give "timestamp" or "delay", "message", or both.)");
     }
     if (request.has_others_) {
-        request.errors.emplace_back(R"(Only the time and "message" can be changed.)");
+        request.errors.push_back(R"(Only the time and "message" can be changed.)");
     }
     return request;
 }
@@ -10212,11 +10221,11 @@ inline void TaskRequest::read(std::string_view json, TimePoint now) {
         errors.push_back("The body is not valid JSON: " + reader.problem() + ".");
     } else if (!object) {
         payload.clear();
-        errors.emplace_back(R"(The body must be a JSON object with "timestamp" and "message".)");
+        errors.push_back(R"(The body must be a JSON object with "timestamp" and "message".)");
     } else {
         if (has_delay_) identity += '}';
         if (has_timestamp_ && has_delay_) {
-            errors.emplace_back(R"(Give "timestamp" or "delay", not both.)");
+            errors.push_back(R"(Give "timestamp" or "delay", not both.)");
         }
         check_due(now);
     }
@@ -10228,7 +10237,7 @@ inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_vie
     const char first = reader.peek();
     if (detail::is_named(key, "secret")) {
         if (reader.value(value) && first_of(has_secret_, "secret") && first != '"') {
-            errors.emplace_back(R"("secret" must be a string.)");
+            errors.push_back(R"("secret" must be a string.)");
         }
         return;
     }
@@ -10271,7 +10280,7 @@ inline void TaskRequest::take_timestamp(std::string_view token) {
     const auto text = detail::read_string(token);
     const auto time = text ? parse_time(*text) : std::nullopt;
     if (!time) {
-        errors.emplace_back(
+        errors.push_back(
             R"("timestamp" must be an ISO 8601 string such as "2026-08-21T04:29:00.951Z".)");
         return;
     }
@@ -10283,8 +10292,8 @@ inline void TaskRequest::take_timestamp(std::string_view token) {
 inline void TaskRequest::take_delay(std::string_view token, TimePoint now) {
     const std::optional<milliseconds> delay = detail::read_duration(token);
     if (!delay) {
-        errors.emplace_back(R"("delay" must be a number of seconds that is not negative, or a )"
-                            R"(duration such as "90s" or "1h30m".)");
+        errors.push_back(R"("delay" must be a number of seconds that is not negative, or a )"
+                         R"(duration such as "90s" or "1h30m".)");
         return;
     }
     due = now + *delay;
@@ -10294,7 +10303,7 @@ inline void TaskRequest::take_delay(std::string_view token, TimePoint now) {
 
 inline void TaskRequest::take_message(std::string_view token) {
     if (token[0] != '{' && token[0] != '[' && token[0] != '"') {
-        errors.emplace_back(R"("message" must be an object, an array or a string.)");
+        errors.push_back(R"("message" must be an object, an array or a string.)");
     }
     message = token;
 }
@@ -13037,11 +13046,11 @@ inline void add_unready(std::vector<std::string>& reasons, const Cluster& cluste
 inline std::vector<std::string> unready(const Stats& stats, const std::optional<Cluster>& cluster,
                                         bool is_owner) {
     std::vector<std::string> reasons;
-    if (stats.stopped) reasons.emplace_back("The scheduler has stopped.");
+    if (stats.stopped) reasons.push_back("The scheduler has stopped.");
     if (cluster) add_unready(reasons, *cluster, is_owner);
     if (!is_owner) return reasons;
     if (stats.journal_failed) {
-        reasons.emplace_back("The journal cannot be written; tasks are refused.");
+        reasons.push_back("The journal cannot be written; tasks are refused.");
     }
     if (stats.disk_full) {
         const bool known = stats.journal_room && *stats.journal_room < stats.journal_needs;
@@ -13053,7 +13062,7 @@ inline std::vector<std::string> unready(const Stats& stats, const std::optional<
                           ": cancel tasks, forget events or make room.");
     }
     if (!stats.clock_trusted) {
-        reasons.emplace_back(
+        reasons.push_back(
             "The clock is behind the newest record of the journal; nothing is "
             "emitted and tasks are refused until it has caught up.");
     }
@@ -14886,14 +14895,17 @@ struct HttpAnswer {
     bool waits_for_opening = false;  // there is none yet: it is to be begun again
     bool has_length = true;          // the head tells the size of the body
     std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
+
+    // Adds a field to its head.
+    void field(std::string_view name, std::string_view value) { fields.emplace_back(name, value); }
 };
 
 // Answers with JSON.
 inline void fill(HttpAnswer& answer, int status, std::string json) {
     answer.status = status;
-    answer.fields.emplace_back("Cache-Control", "no-store");
+    answer.field("Cache-Control", "no-store");
     if (status == 429 || status == 503 || status == 507) {
-        answer.fields.emplace_back("Retry-After", "5");
+        answer.field("Retry-After", "5");
     }
     answer.body = std::move(json);
 }
@@ -16623,7 +16635,7 @@ inline bool take_answer(HttpAnswer& made, HttpMessage& message, int status, cons
         if (name == "Location" && text.compare(0, owner.prefix.size(), owner.prefix) == 0) {
             text.replace(0, owner.prefix.size(), prefix);
         }
-        made.fields.emplace_back(name, std::move(text));
+        made.field(name, std::move(text));
     }
     made.status = status;
     made.body = std::move(message.body);
@@ -18044,7 +18056,7 @@ inline void HttpApi::finish(detail::HttpAnswer& answer) {
 // The process that has passed the request on answers when it has applied as much.
 inline void HttpApi::tell_applied(detail::HttpAnswer& answer) noexcept {
     try {
-        answer.fields.emplace_back(detail::applied_field, std::to_string(scheduler().applied()));
+        answer.field(detail::applied_field, std::to_string(scheduler().applied()));
     } catch (const std::bad_alloc&) {
         answer.is_silent = true;
     }
@@ -18101,9 +18113,9 @@ void HttpApi::guard(detail::HttpAnswer& made, Fn fn) noexcept {
 inline void HttpApi::dispatch(Call& call) {
     const Route* const route = find_route(call);
     if (is_listed_origin(call.request)) {  // so that its page sees also a refusal
-        call.answer.fields.emplace_back("Access-Control-Allow-Origin",
-                                        std::string(*call.request.field("Origin")));
-        call.answer.fields.emplace_back("Vary", "Origin");
+        call.answer.field("Access-Control-Allow-Origin",
+                          std::string(*call.request.field("Origin")));
+        call.answer.field("Vary", "Origin");
     }
     const bool is_preflight = call.request.method == "OPTIONS" && is_listed_origin(call.request) &&
                               call.request.field("Access-Control-Request-Method");
@@ -18212,7 +18224,7 @@ inline void HttpApi::answer_without_route(Call& call) const {
     }
     if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
     if (method == "OPTIONS") return preflight(call, allow);
-    call.answer.fields.emplace_back("Allow", allow + ", OPTIONS");
+    call.answer.field("Allow", allow + ", OPTIONS");
     refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
 }
 
@@ -18232,7 +18244,7 @@ inline bool HttpApi::authorize(Call& call) const {
                "This is a read secret, which opens GET and HEAD only; this needs the secret.");
         return false;
     }
-    call.answer.fields.emplace_back("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
+    call.answer.field("WWW-Authenticate", "Bearer realm=\"task-scheduler\"");
     refuse(call, 401,
            "The secret is missing or wrong; give it as the header x-pd-secret, as Authorization: "
            "Bearer, or as the member \"secret\" of the body.");
@@ -18307,19 +18319,18 @@ inline bool HttpApi::is_allowed_host(std::string_view host) const {
 }
 
 inline void HttpApi::preflight(Call& call, const std::string& allow) const {
-    auto& fields = call.answer.fields;
     call.answer.status = 204;
-    fields.emplace_back("Allow", allow + ", OPTIONS");
+    call.answer.field("Allow", allow + ", OPTIONS");
     if (!is_listed_origin(call.request)) return;
-    fields.emplace_back("Access-Control-Allow-Methods", allow);
+    call.answer.field("Access-Control-Allow-Methods", allow);
     std::string headers = "Authorization, Content-Type, x-pd-secret";
     for (const Route& route : routes_) {
         for (const auto& param : route.operation.params) {
             if (param.in == "header") headers.append(", ").append(param.what.name);
         }
     }
-    fields.emplace_back("Access-Control-Allow-Headers", headers);
-    fields.emplace_back("Access-Control-Max-Age", "600");
+    call.answer.field("Access-Control-Allow-Headers", headers);
+    call.answer.field("Access-Control-Max-Age", "600");
 }
 
 inline int HttpApi::status_of(Errc code) {
@@ -18371,7 +18382,7 @@ inline void HttpApi::post_schedule(Call& call) {
     for (TaskRequest& request : requests) set_trace(call, request);
     call.answer.ticket = call.made(scheduler().submit(requests, key));
     const Ticket& scheduled = *call.answer.ticket;
-    if (scheduled.repeats()) call.answer.fields.emplace_back("Idempotent-Replayed", "true");
+    if (scheduled.repeats()) call.answer.field("Idempotent-Replayed", "true");
     detail::Json json;
     json.text.reserve(many ? 64 + 39 * scheduled.ids().size() : 127);
     json.object();
@@ -18382,8 +18393,7 @@ inline void HttpApi::post_schedule(Call& call) {
         const std::string id = scheduled.ids().front().str();
         json.add("message", "Scheduled task at " + scheduled.timestamp()).add("id", id);
         call.answer.fields.reserve(2);
-        call.answer.fields.emplace_back("Location",
-                                        std::string(call.request.prefix) + "/tasks/" + id);
+        call.answer.field("Location", std::string(call.request.prefix) + "/tasks/" + id);
     }
     answer(call, 200, std::move(json.text));
 }
@@ -18435,7 +18445,7 @@ inline std::string HttpApi::idempotency_key(const Call& call, std::vector<std::s
     const bool printable = std::all_of(field->begin(), field->end(),
                                        [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
     if (field->empty() || field->size() > 255 || !printable) {
-        errors.emplace_back("Idempotency-Key must be from 1 to 255 printable ASCII characters.");
+        errors.push_back("Idempotency-Key must be from 1 to 255 printable ASCII characters.");
     }
     return std::string(*field);
 }
@@ -18467,9 +18477,9 @@ bool HttpApi::with_key(const std::string& text, Fn fn) {
 inline PutIf HttpApi::put_condition(const Call& call, std::vector<std::string>& errors) {
     const auto absent = call.request.field("If-None-Match");
     const auto present = call.request.field("If-Match");
-    if (absent && present) errors.emplace_back("Give If-None-Match or If-Match, not both.");
-    if (absent.value_or("*") != "*") errors.emplace_back("If-None-Match can only be *.");
-    if (present.value_or("*") != "*") errors.emplace_back("If-Match can only be *.");
+    if (absent && present) errors.push_back("Give If-None-Match or If-Match, not both.");
+    if (absent.value_or("*") != "*") errors.push_back("If-None-Match can only be *.");
+    if (present.value_or("*") != "*") errors.push_back("If-Match can only be *.");
     return absent ? PutIf::absent : present ? PutIf::present : PutIf::any;
 }
 
@@ -18477,10 +18487,10 @@ inline void HttpApi::put_task(Call& call) {
     if (call.request.body.size() > large() && leave_to_worker(call)) return;
     TaskRequest request = TaskRequest::parse(call.request.body, scheduler().now());
     std::vector<std::string> errors = request.errors;
-    if (!is_task_name(call.id)) errors.emplace_back(detail::name_rule);
+    if (!is_task_name(call.id)) errors.push_back(detail::name_rule);
     const PutIf condition = put_condition(call, errors);
     if (call.request.field("Idempotency-Key")) {
-        errors.emplace_back("Idempotency-Key is for POST /schedule; a PUT is known by its name.");
+        errors.push_back("Idempotency-Key is for POST /schedule; a PUT is known by its name.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     set_trace(call, request);
@@ -18493,7 +18503,7 @@ inline void HttpApi::put_task(Call& call) {
     json.object().add("message", "Scheduled task at " + put.timestamp());
     json.add("id", id).add("name", call.id);
     call.answer.fields.reserve(2);
-    call.answer.fields.emplace_back("Location", std::string(call.request.prefix) + "/tasks/" + id);
+    call.answer.field("Location", std::string(call.request.prefix) + "/tasks/" + id);
     answer(call, put.creates() ? 201 : 200, std::move(json.text));
 }
 
@@ -18622,7 +18632,7 @@ inline void HttpApi::post_pause(Call& call) {
         const auto text = detail::read_string(value);
         reason = text.value_or("");
         const std::string problem = detail::reason_problem(reason);
-        if (!text) errors.emplace_back("\"reason\" must be a string.");
+        if (!text) errors.push_back("\"reason\" must be a string.");
         if (!problem.empty()) errors.push_back(problem);
     };
     const auto errors = read_optional(call, "reason", take);
@@ -18655,7 +18665,7 @@ inline void HttpApi::get_backup(Call& call) {
     call.answer.transfer =
         std::make_unique<detail::Transfer>(detail::Transfer{std::move(snapshot), std::move(share)});
     call.answer.type = "application/jsonl";
-    call.answer.fields.emplace_back("Cache-Control", "no-store");
+    call.answer.field("Cache-Control", "no-store");
 }
 
 inline detail::NamedLimits HttpApi::limits() const {
@@ -18704,15 +18714,14 @@ inline void HttpApi::get_openapi(Call& call) {
 // The document says itself which scripts and styles it has; no header of ours could know the
 // digests of an embedder's.  What follows cannot be said there.
 inline void HttpApi::get_page(Call& call) {
-    auto& fields = call.answer.fields;
-    fields.emplace_back("Cache-Control", "no-cache");
-    fields.emplace_back("Content-Security-Policy",
-                        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-                        "object-src 'none'");
-    fields.emplace_back("Cross-Origin-Opener-Policy", "same-origin");
-    fields.emplace_back("Referrer-Policy", "no-referrer");
-    fields.emplace_back("X-Content-Type-Options", "nosniff");
-    fields.emplace_back("ETag", page_tag_);
+    call.answer.field("Cache-Control", "no-cache");
+    call.answer.field("Content-Security-Policy",
+                      "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+                      "object-src 'none'");
+    call.answer.field("Cross-Origin-Opener-Policy", "same-origin");
+    call.answer.field("Referrer-Policy", "no-referrer");
+    call.answer.field("X-Content-Type-Options", "nosniff");
+    call.answer.field("ETag", page_tag_);
     call.answer.type = "text/html; charset=utf-8";
     const std::string_view known = call.request.field("If-None-Match").value_or("");
     if (known.find(page_tag_) == std::string_view::npos) {
@@ -18795,8 +18804,7 @@ inline Filter HttpApi::filter_of(const Call& call, std::vector<std::string>& err
     });
     if (text->empty() || text->size() > longest || has_controls ||
         !json_problem(quote_json(*text)).empty()) {
-        errors.emplace_back(
-            "\"q\" must be from 1 to 256 bytes of UTF-8 without control characters.");
+        errors.push_back("\"q\" must be from 1 to 256 bytes of UTF-8 without control characters.");
     }
     filter.text = *text;
     return filter;
@@ -18812,13 +18820,13 @@ inline void HttpApi::get_tasks(Call& call) {
     if (const auto status = call.request.param("status")) {
         if (*status == "missed") query.status = Status::missed;
         if (*status != "missed" && *status != "pending") {
-            errors.emplace_back(
+            errors.push_back(
                 R"("status" must be pending or missed; GET /events lists what was emitted.)");
         }
     }
     if (const auto after = call.request.param("after")) {
         query.after = detail::parse_cursor(*after);
-        if (!query.after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
+        if (!query.after) errors.push_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     query.counts = true;
@@ -18842,7 +18850,7 @@ inline void HttpApi::get_histogram(Call& call) {
     range.before = time_of(call, "due_before", errors);
     const std::size_t buckets = number_of(call, "buckets", Histogram::max_buckets, errors);
     if (range.after && range.before && *range.after >= *range.before) {
-        errors.emplace_back("\"due_after\" must be earlier than \"due_before\".");
+        errors.push_back("\"due_after\" must be earlier than \"due_before\".");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     answer(call, 200, detail::json_of(scheduler().histogram(range, buckets)));
@@ -18858,7 +18866,7 @@ inline void HttpApi::get_events(Call& call) {
     query.filter = filter_of(call, errors);
     query.counts = true;
     query.max_bytes = page_bytes();
-    if (after && before) errors.emplace_back("Give \"after\" or \"before\", not both.");
+    if (after && before) errors.push_back("Give \"after\" or \"before\", not both.");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     if (!query.filter.is_open() && leave_to_worker(call)) return;
     if (after || before) {
@@ -18906,7 +18914,7 @@ inline void HttpApi::get_dead(Call& call) {
     std::optional<TaskId> after;
     if (const auto text = call.request.param("after")) {
         after = TaskId::parse(*text);
-        if (!after) errors.emplace_back("\"after\" must be the end_cursor of a page.");
+        if (!after) errors.push_back("\"after\" must be the end_cursor of a page.");
     }
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const DeadPage page = scheduler().dead_letters(call.id, after, limit, page_bytes());
@@ -18971,8 +18979,8 @@ inline void HttpApi::get_sse(Call& call) {
     const std::string problem = topics_problem(topics);
     if (!problem.empty()) return refuse(call, 400, problem);
     call.answer.type = "text/event-stream";
-    call.answer.fields.emplace_back("Cache-Control", "no-cache, no-transform");
-    call.answer.fields.emplace_back("X-Accel-Buffering", "no");
+    call.answer.field("Cache-Control", "no-cache, no-transform");
+    call.answer.field("X-Accel-Buffering", "no");
     call.answer.has_length = false;
     if (call.request.method == "HEAD") return;
     detail::StreamStart start = stream_start(call);
