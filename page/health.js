@@ -74,11 +74,12 @@ function showStatus(status) {
   if (status.cluster) showNodes(status.cluster);
 }
 
-/** Those that keep the same tasks. */
-function showNodes({ node: own, owner, stored, nodes }) {
+/** Those that keep the same tasks, as they were heard of last. */
+function showNodes({ node: own, owner, lag, nodes }) {
   arrange($('node-list'), nodes, ({ node }) => node, () => make('li'),
-    (row, { node, applied, seen, url }) => write(row, [node === own ? `${node} (this one)` : node,
-      node === owner ? 'owner' : 'follower', `${plural(Math.max(0, stored - applied), 'group')} behind`,
+    (row, { node, applied, seen, url }) => write(row, [
+      node, node === owner ? 'owner' : 'follower',
+      node === own ? `this one, ${plural(lag, 'group')} behind` : `had applied ${plural(applied, 'group')}`,
       seen && `seen ${moment(seen)}`, url].filter(Boolean).join(', ')));
 }
 
