@@ -1310,10 +1310,9 @@ inline void PostgresJournal::watch_owner() {
     }
     const bool is_free = free_epoch_ == lease_.epoch || own_ == lease_.epoch;
     if ((is_free || Clock::now() >= lease_.until) && Clock::now() >= take_again_ && may_own()) {
-        take_again_ = Clock::now() + milliseconds(20) + third() / 20;
         try_take();
         if (held_ >= 0) return side_.reset();
-        next_tick_ = std::min(next_tick_, take_again_);
+        next_tick_ = take_again_ = Clock::now() + milliseconds(20);  // another was about to
     }
     if (free_epoch_ == lease_.epoch || (side_ && side_epoch_ >= 0)) return;
     if (!side_) side_ = connect(io_interruption_, soon());
@@ -1397,8 +1396,9 @@ inline void PostgresJournal::leave() noexcept {
 
 // The connection is over, and with it the epoch (P2).
 inline void PostgresJournal::lose(const char* why) noexcept {
-    const bool was_owner = owner_until_.exchange(0) != 0;
-    if (held_ >= 0) own_ = held_;
+    const bool was_owner = held_ >= 0;
+    owner_until_ = 0;
+    if (was_owner) own_ = held_;
     held_ = -1;
     side_.reset();
     side_epoch_ = -1;
@@ -1648,7 +1648,7 @@ inline PostgresJournal::Calls PostgresJournal::take_group(std::string_view& line
 inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
     const std::int64_t n = applied_ + 1;
     const auto size = static_cast<std::int64_t>(lines.size());
-    constexpr std::chrono::seconds in_doubt(5);
+    const auto in_doubt = std::min(milliseconds(5'000), options_.lease / 2);
     const auto begun = std::chrono::steady_clock::now();
     bool is_stored = false;
     try {
@@ -1660,6 +1660,7 @@ inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
         }
         // Ends that cannot be stored are not shown, so this is an owner no more.
         const bool goes_on = error.is("53") && !calls.have_ends();
+        if (!goes_on) owner_until_ = 0;
         settle_all(calls, error.is("53") ? Fate::disk_full : Fate::failed, error.what());
         if (!goes_on) throw;
         return;
@@ -1668,6 +1669,7 @@ inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
         throw;
     }
     if (!is_stored) {
+        owner_until_ = 0;
         settle_all(calls, Fate::not_owner);
         throw PgError("the lease is another's", "", true);
     }
