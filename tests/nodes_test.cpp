@@ -7,6 +7,7 @@
 namespace nodes_test {
 
 using namespace scheduler;
+using support::at;
 using support::eventually;
 using support::SharedLog;
 using support::Telling;
@@ -447,6 +448,61 @@ TEST_SUITE("nodes") {
         const std::string refused = pair.b.ask("POST /schedule", good, "x-pd-secret: s\r\n");
         CHECK(status_of(refused) == 401);
         CHECK(refused.find("WWW-Authenticate: Bearer") != std::string::npos);
+    }
+
+    TEST_CASE("while owners come and go, what was acknowledged is there once, on every node") {
+        const auto log = std::make_shared<SharedLog>();
+        std::list<Node> nodes;
+        for (const char* name : {"a", "b", "c"}) nodes.emplace_back(log, name);
+        constexpr int clients = 4;
+        constexpr int each = 60;
+        std::atomic<int> done{0};
+        std::array<std::vector<std::string>, clients> ids;
+        std::vector<std::thread> threads;
+        for (int c = 0; c < clients; ++c) {
+            threads.emplace_back([&, c] {
+                for (int i = 0; i < each; ++i) {
+                    const std::string key =
+                        "Idempotency-Key: " + std::to_string(c) + '-' + std::to_string(i) + "\r\n";
+                    std::string answer;
+                    for (auto node = nodes.begin(); status_of(answer) != 200; ++node) {
+                        if (node == nodes.end()) node = nodes.begin();
+                        answer = node->ask("POST /schedule", good, key);
+                    }
+                    ids[static_cast<std::size_t>(c)].push_back(id_of(answer));
+                    ++done;
+                }
+            });
+        }
+        const char* const names[] = {"b", "c", "a"};
+        for (int i = 0; done < clients * each; ++i) {
+            const int before = done;
+            log->take(names[i % 3]);
+            eventually([&] { return done >= std::min(before + 10, clients * each); });
+        }
+        for (std::thread& thread : threads) thread.join();
+        std::set<std::string> all;
+        for (const auto& some : ids) all.insert(some.begin(), some.end());
+        CHECK(all.size() == clients * each);
+        for (const Node& node : nodes) {
+            CHECK(eventually([&] { return node.tasks.stats().pending == clients * each; }));
+        }
+    }
+
+    TEST_CASE("a client of a node without an owner is told so, as of any server that cannot now") {
+        Pair pair;
+        ClientOptions options;
+        options.url = "http://127.0.0.1:" + std::to_string(pair.b.port);
+        const Client client(options);
+        CHECK(client.find(client.schedule(at("2026-03-01T13:00:00Z"), "\"x\"")));
+        pair.a.server->stop();
+        try {
+            client.schedule(at("2026-03-01T13:00:00Z"), "\"x\"");
+            CHECK(false);
+        } catch (const Error& error) {
+            CHECK(error.code() == Errc::refused);
+            CHECK(std::string(error.what()).find("cannot be reached") != std::string::npos);
+        }
     }
 
     TEST_CASE("a server ends soon, whatever it has passed on") {
