@@ -6887,6 +6887,7 @@ public:
     std::optional<Pause> paused() const;
     Overview overview() const;
     std::optional<Cursor> cursor_of(TaskId event) const;
+    bool is_to_come(TaskId event) const;
     std::optional<TaskId> event_before(Cursor cursor) const;
     Cursor oldest() const;
     Cursor newest() const;
@@ -8837,6 +8838,12 @@ inline std::optional<Pause> Store::paused() const {
     return state_.paused();
 }
 
+inline bool Store::is_to_come(TaskId event) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const StoredTask* const task = state_.find(event);
+    return task ? !is_ended(task->stage) : state_.ids().last() < event;
+}
+
 inline std::optional<Cursor> Store::cursor_of(TaskId event) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const StoredTask* const task = state_.find(event);
@@ -10727,6 +10734,9 @@ public:
 
     /// The cursor of a retained event: reading goes on with it.
     std::optional<Cursor> cursor_of(TaskId event) const { return store_.cursor_of(event); }
+    /// Whether an event with this id may still come, as far as this process knows: its task is
+    /// pending, or newer than all that there were.
+    bool is_to_come(TaskId event) const { return store_.is_to_come(event); }
     /// The id of the event right before a cursor, if it is retained.
     std::optional<TaskId> event_before(Cursor cursor) const { return store_.event_before(cursor); }
     /// The cursor of the oldest event that is retained.
@@ -14135,6 +14145,7 @@ struct HttpRequest : HttpMessage {
     std::string body_error;
     bool lacks_room = false;  // that is why: too many bodies are on their way
     bool is_by_loopback = false;  // it came by an address of the loopback to an HttpServer
+    bool has_waited = false;      // for an event, as HttpAnswer::waits_for_event asks
     std::string peer;             // who has sent it, where that is known
 
     // The path behind the prefix, decoded.
@@ -14418,7 +14429,7 @@ inline void MessageReader::begin() {
     message_.fields.clear();
     message_.body.clear();
     message_.body_status = 200;
-    message_.lacks_room = false;
+    message_.lacks_room = message_.has_waited = false;
     if (message_.body.capacity() > large) message_.body.shrink_to_fit();
     authority_ = {};
     status_ = 0;
@@ -14893,6 +14904,7 @@ struct HttpAnswer {
     bool tells_applied = false;      // it goes to a process that is not the owner
     Share share;                     // of what may be on its way, if it is large
     bool waits_for_opening = false;  // there is none yet: it is to be begun again
+    bool waits_for_event = false;    // likewise, as it names one that is yet to be applied here
     bool has_length = true;          // the head tells the size of the body
     std::optional<Refusal> refusal;  // what it counts as, if the status does not say so
 
@@ -17427,8 +17439,9 @@ private:
                                             std::vector<std::string>& errors);
     static Filter filter_of(const Call& call, std::vector<std::string>& errors);
     std::optional<std::uint64_t> seq_at(const std::string& text) const;
+    std::optional<std::uint64_t> seq_at(Call& call, const std::string& text);
     void refuse_event(Call& call, const std::string& text) const;
-    detail::StreamStart stream_start(const Call& call) const;
+    detail::StreamStart stream_start(Call& call);
 
     void serve(const std::string& prefix, const httplib::Request& from, httplib::Response& to,
                const httplib::ContentReader* reader);
@@ -18868,16 +18881,17 @@ inline void HttpApi::get_events(Call& call) {
     query.max_bytes = page_bytes();
     if (after && before) errors.push_back("Give \"after\" or \"before\", not both.");
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
-    if (!query.filter.is_open() && leave_to_worker(call)) return;
     if (after || before) {
         const std::string& text = after ? *after : *before;
-        const auto seq = seq_at(text);
+        const auto seq = seq_at(call, text);
+        if (call.answer.waits_for_event) return;
         if (!seq) return refuse_event(call, text);
         if (after) query.from = Cursor(text == earliest ? *seq : *seq + 1);
         if (before) query.before = Cursor(*seq);
     } else {
         query.before = Cursor::now();
     }
+    if (!query.filter.is_open() && leave_to_worker(call)) return;
     const EventPage page = scheduler().events(query);
     if (!admit(call, detail::size_of(page.events))) return;
     detail::PageInfo info{page.total, {}, {}, true, page.matching};
@@ -18892,6 +18906,22 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) con
     const auto id = TaskId::parse(text);
     const auto cursor = id ? scheduler().cursor_of(*id) : std::nullopt;
     return cursor ? std::optional(cursor->seq()) : std::nullopt;
+}
+
+// The same for a request.  One that comes from another process, which is ahead of this one, is to be
+// begun again when this one is as far, or when it has waited; or it waits here, on its own thread.
+inline std::optional<std::uint64_t> HttpApi::seq_at(Call& call, const std::string& text) {
+    const auto id = TaskId::parse(text);
+    const auto is_ahead = [&] {
+        return id && !scheduler().is_owner() && scheduler().is_to_come(*id);
+    };
+    if (!call.request.has_waited && is_ahead()) {
+        call.answer.waits_for_event = !call.may_block;
+        if (!call.may_block) return std::nullopt;
+        std::unique_lock<std::mutex> lock(mutex_);
+        changed_.wait_for(lock, options_.owner_timeout, [&] { return stopping_ || !is_ahead(); });
+    }
+    return seq_at(text);
 }
 
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
@@ -18984,6 +19014,7 @@ inline void HttpApi::get_sse(Call& call) {
     call.answer.has_length = false;
     if (call.request.method == "HEAD") return;
     detail::StreamStart start = stream_start(call);
+    if (call.answer.waits_for_event) return;
     start.topics = topics;
     if (++streams_ > options_.max_streams) {
         --streams_;
@@ -18995,7 +19026,7 @@ inline void HttpApi::get_sse(Call& call) {
     }
 }
 
-inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
+inline detail::StreamStart HttpApi::stream_start(Call& call) {
     std::string last(call.request.field("Last-Event-ID").value_or(""));
     // A polyfill adds its parameter to what its page has given, and knows better.
     for (const char* name : {"lastEventId", "lastEventID", "last_event_id"}) {
@@ -19003,7 +19034,8 @@ inline detail::StreamStart HttpApi::stream_start(const Call& call) const {
     }
     detail::StreamStart start{"retry: 3000\n", scheduler().newest().seq()};
     if (!last.empty()) {
-        const auto seq = seq_at(last);
+        const auto seq = seq_at(call, last);
+        if (call.answer.waits_for_event) return start;
         start.seq = !seq ? scheduler().oldest().seq() : last == earliest ? *seq : *seq + 1;
         if (!seq) start.preamble += detail::gap_text(scheduler(), last);
     }
@@ -19443,7 +19475,7 @@ struct Connection {
                     // reset takes the answer from the client
         closed      // forgotten when no exchange of it is on its way
     };
-    enum class Wait { nothing, idle, request, write, linger };
+    enum class Wait { nothing, idle, request, write, linger, event };
 
     Connection(std::size_t max_body, std::size_t large_answer)
         : reader(MessageReader::Kind::requests, max_body), out(large_answer) {}
@@ -19467,6 +19499,7 @@ struct Connection {
     std::size_t counted = 0;   // bytes of its reader that are counted for all
     Wait wait = Wait::nothing;
     SteadyTime deadline;                                     // of what it waits for
+    SteadyTime gives_up;                                     // of an event that it waits for
     std::multimap<SteadyTime, Connection*>::iterator timer;  // not later than that
     std::list<Connection>::iterator self;
 
@@ -19622,7 +19655,9 @@ private:
     bool give_up(Connection& connection, int status, const char* error);
     bool begin(Connection& connection);
     bool begin_another(Connection& connection);
-    bool wait_for_opening(Connection& connection);
+    bool keep_request(Connection& connection);
+    bool wait_for_event(Connection& connection);
+    void begin_awaiting();
     bool refuse(Connection& connection, int status, const char* error,
                 std::optional<detail::Refusal> why = std::nullopt);
     bool write_on(Connection& connection);
@@ -19668,6 +19703,8 @@ private:
     std::atomic<std::size_t> sinks_{0};  // when it began to serve or to listen
     std::atomic<bool> stopping_{false};
     std::atomic<bool> has_turned_{true};                // since check_pulse() was called
+    std::atomic<bool> awaits_events_{false};            // a request waits for one
+    std::atomic<bool> has_followed_{false};             // more was applied since those began
     std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
 
     // The loop's own:
@@ -19712,7 +19749,12 @@ inline void HttpServer::serve(Scheduler& scheduler) {
     streams_.emplace(
         scheduler, options_.keep_alive, [this] { api_.count_stream_out(); },
         options_.max_stream_pages);
-    companion_ = scheduler.add_companion({[this] { streams_->write_or_wake(); }, nullptr, nullptr});
+    const auto notify = [this] {
+        streams_->write_or_wake();
+        has_followed_ = true;
+        if (awaits_events_) ::eventfd_write(wake_.get(), 1);
+    };
+    companion_ = scheduler.add_companion({notify, nullptr, nullptr});
     api_.serve(scheduler);
     if (loop_.joinable()) warn_of_certificate();
     ::eventfd_write(wake_.get(), 1);
@@ -19802,6 +19844,7 @@ inline void HttpServer::loop() {
         api_.connections_ = clients_.size();
         take_back();
         if (!serves_ && api_.is_serving()) begin_to_serve();
+        begin_awaiting();
         if (stopping_ && !ends_at_) begin_to_end();
         turn_.swap(ready_);
         shaken_ = {};
@@ -20202,7 +20245,13 @@ inline bool HttpServer::begin(Connection& connection) {
     wait_for(connection, Wait::nothing);
     if (api_.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
     api_.begin(request, exchange.answer, false);
-    if (exchange.answer.waits_for_opening) return wait_for_opening(connection);
+    if (exchange.answer.waits_for_opening) {
+        keep_request(connection);
+        return false;
+    }
+    if (exchange.answer.waits_for_event) return wait_for_event(connection);
+    request.has_waited = true;
+    connection.gives_up = SteadyTime();
     if (exchange.answer.stream) return hand_over(connection, exchange);
     const bool is_for_owner = exchange.answer.is_for_owner;
     if ((exchange.answer.is_for_worker || is_for_owner) && connection.begun > 0) {
@@ -20230,15 +20279,33 @@ inline bool HttpServer::begin(Connection& connection) {
     return is_schedule;
 }
 
-// The request stays where it is.  A client that was reset is not waited for.
-inline bool HttpServer::wait_for_opening(Connection& connection) {
+// The request stays where it is.  A client that was reset is not waited for.  True: the connection
+// is closed.
+inline bool HttpServer::keep_request(Connection& connection) {
     char next;
     const bool is_gone = connection.has_ended &&
                          ::recv(connection.socket.get(), &next, 1, MSG_PEEK | MSG_DONTWAIT) < 0 &&
                          errno != EAGAIN && errno != EINTR;
     connection.has_request = true;
     if (is_gone || ends_at_) close(connection);
-    return false;
+    return is_gone || ends_at_;
+}
+
+// Until more is applied here, or for as long as a change may take.  The first that waits looks once
+// more, as nobody was told of what came meanwhile.
+inline bool HttpServer::wait_for_event(Connection& connection) {
+    if (keep_request(connection)) return false;
+    if (connection.gives_up == SteadyTime()) connection.gives_up = now_ + options_.owner_timeout;
+    wait_for(connection, Wait::event);
+    return !awaits_events_.exchange(true);
+}
+
+inline void HttpServer::begin_awaiting() {
+    if (!awaits_events_ || !has_followed_.exchange(false)) return;
+    awaits_events_ = false;
+    for (Connection& connection : clients_) {
+        if (connection.wait == Wait::event) make_ready(connection);
+    }
 }
 
 // Behind requests to schedule that were begun in this round: another one, if it has come whole.
@@ -20360,6 +20427,9 @@ inline void HttpServer::wait_for(Connection& connection, Wait wait) {
         case Wait::linger:
             connection.deadline = now_ + linger_time;
             break;
+        case Wait::event:
+            connection.deadline = connection.gives_up;
+            break;
     }
     // Its timer may come too early, but not too late.
     if (connection.deadline >= connection.timer->first) return;
@@ -20372,6 +20442,10 @@ inline void HttpServer::expire(Connection& connection) {
     if (connection.shakes_hands()) {
         count_refusal(detail::Refusal::handshake, 408, connection.peer, "it took too long");
         return close(connection);
+    }
+    if (connection.wait == Wait::event) {
+        connection.reader.request().has_waited = true;
+        return advance(connection);
     }
     if (connection.wait != Wait::request) return close(connection);
     if (connection.reader.has_head()) {

@@ -597,6 +597,49 @@ TEST_SUITE("nodes") {
         }
     }
 
+    TEST_CASE("a client that knows more than a node goes on there when the node has caught up") {
+        Pair pair;
+        const std::string first = id_of(pair.a.ask("POST /schedule", good));
+        pair.log->pause("b", true);
+        const std::string second = id_of(pair.a.ask("POST /schedule", good));
+        const std::string third = id_of(pair.a.ask("POST /schedule", good));
+        pair.a.clock.advance(pair.a.tasks, std::chrono::hours(2));
+        REQUIRE(eventually([&] { return pair.a.tasks.stats().emitted == 3; }));
+        // One event that is pending at the other node, and one of which that does not know.
+        const auto resumed = [&](const std::string& id) {
+            Wire wire(pair.b.port);
+            wire.say("GET /sse HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: " + id + "\r\n\r\n");
+            return wire;
+        };
+        Wire after_first = resumed(first);
+        Wire after_second = resumed(second);
+        Wire page(pair.b.port);
+        page.say(request("GET /events?after=" + second));
+        CHECK(status_of(pair.b.ask("GET /healthz")) == 200);  // nobody else waits
+        pair.log->pause("b", false);
+        const std::string begun = after_first.hear("id: " + third);
+        CHECK(begun.find("gap") == std::string::npos);
+        CHECK(begun.find("id: " + second) != std::string::npos);
+        const std::string rest = after_second.hear("id: " + third);
+        CHECK(rest.find("gap") == std::string::npos);
+        CHECK(rest.find("id: " + first) == std::string::npos);
+        const std::string answer = page.message();
+        CHECK(status_of(answer) == 200);
+        CHECK(answer.find(third) != std::string::npos);
+    }
+
+    TEST_CASE("an event that never comes is waited for no longer than a change") {
+        HttpOptions http;
+        http.owner_timeout = milliseconds(50);
+        Pair pair(http);
+        const std::string unknown = "ffffffff-ffff-7fff-bfff-ffffffffffff";
+        CHECK(status_of(pair.b.ask("GET /events?after=" + unknown)) == 404);
+        Wire wire(pair.b.port);
+        wire.say("GET /sse HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: " + unknown + "\r\n\r\n");
+        wire.hear("event: gap");
+        CHECK(status_of(pair.a.ask("GET /events?after=" + unknown)) == 404);  // at once
+    }
+
     TEST_CASE(
         "a follower may stand on any httplib::Server, behind a prefix, and so may the owner") {
         const auto log = std::make_shared<SharedLog>();
