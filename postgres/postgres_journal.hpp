@@ -206,13 +206,16 @@ private:
     std::unique_ptr<PGconn, Finish> pg_;
 };
 
-// The first line of what libpq says, without what it begins with for people at a terminal.
+// What libpq says, as one line, without what is there for people at a terminal.
 inline std::string pg_sentence(const char* message) {
     std::string_view text(message);
     for (const std::string_view start : {"ERROR:  ", "FATAL:  ", "PANIC:  "}) {
         if (text.substr(0, start.size()) == start) text.remove_prefix(start.size());
     }
-    return std::string(text.substr(0, text.find('\n')));
+    text = text.substr(0, std::min(text.find("\n\t"), text.find("\nDETAIL")));
+    std::string line;
+    for (const char c : text) line += c == '\n' ? std::string("; ") : std::string(1, c);
+    return line.substr(0, line.find_last_not_of("; ") + 1);
 }
 
 inline PgConnection::PgConnection(const std::vector<std::pair<const char*, std::string>>& settings,
@@ -273,11 +276,7 @@ inline void PgConnection::send_values(const char* what, bool prepared, const PgP
                                                     sizes.data(), formats.data(), 0)
                               : PQsendQueryParams(pg_.get(), what, number, nullptr, data.data(),
                                                   sizes.data(), formats.data(), 0);
-    // What could not even be put into libpq's buffer was not sent.
-    if (!sent) {
-        throw PgError(pg_sentence(PQerrorMessage(pg_.get())), "53200",
-                      PQstatus(pg_.get()) == CONNECTION_BAD);
-    }
+    if (!sent) fail_lost();  // a part of it may have been sent
 }
 
 inline void PgConnection::prepare(const char* name, const std::string& sql, Moment deadline) {
@@ -439,6 +438,14 @@ BEGIN
         WHERE l.line <> ''$query$, $L, 'journal_' || (SELECT generation FROM $S.lease));
 END $body$;
 REVOKE ALL ON FUNCTION $S.records() FROM PUBLIC;
+CREATE FUNCTION $S.waits_for_end_of_owner(key bigint) RETURNS boolean LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog AS $body$
+BEGIN
+    PERFORM pg_advisory_xact_lock_shared(key);
+    RETURN true;
+EXCEPTION WHEN lock_not_available THEN
+    RETURN false;
+END $body$;
 CREATE VIEW $S.tasks AS
 WITH r AS MATERIALIZED (SELECT * FROM $S.records()),
 begun AS (SELECT DISTINCT ON (t.task->>'id') t.task->>'id' AS id, r.n, r.k, t.task
@@ -477,7 +484,7 @@ WITH beat AS (
 renewed AS (
     UPDATE $S.lease SET until = clock_timestamp() + $6::bigint * interval '1 millisecond'
     WHERE epoch = $5::bigint RETURNING 1)
-SELECT l.generation, l.first, l.bytes, l.epoch, l.node, l.url,
+SELECT l.generation, l.first, l.bytes, l.epoch, l.node, l.url, l.pid,
     (extract(epoch FROM l.until - clock_timestamp()) * 1000)::bigint,
     (SELECT count(*) FROM renewed), (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
     o.node, o.url, o.applied, (extract(epoch FROM o.seen) * 1000)::bigint
@@ -604,6 +611,7 @@ private:
         std::int64_t epoch = -1;
         std::string node;
         std::string url;
+        std::int64_t pid = 0;  // of the owner's session
         Moment until{};
     };
     // How far one has read.
@@ -612,6 +620,7 @@ private:
         std::int64_t first = 0;        // as in the lease, of this generation
         std::int64_t applied = 0;      // the last group
         std::int64_t epoch = 0;        // under which that was stored
+        std::uint32_t sum = 0;         // of its lines
         std::int64_t lease_epoch = 0;  // when reading began
         std::int64_t bytes = 0;
     };
@@ -621,6 +630,7 @@ private:
         std::int64_t epoch = 0;
         std::int64_t n = 0;
         std::int64_t bytes = 0;
+        std::uint32_t sum = 0;
         std::int64_t generation = 0;
         Moment until{};
     };
@@ -673,7 +683,8 @@ private:
     void settle_all(Calls& calls, Fate fate, const char* why = "") noexcept;
     void settle_doubt();
     void expire_doubt(bool now) noexcept;
-    std::optional<bool> find_row(std::int64_t generation, std::int64_t n, std::int64_t epoch);
+    std::optional<bool> find_row(std::int64_t generation, std::int64_t n, std::int64_t epoch,
+                                 std::uint32_t sum);
     void prepare_generation();
     void announce();
     void drop_old();
@@ -686,6 +697,8 @@ private:
     void log(LogLevel level, const char* event, const Parts&... parts) const noexcept {
         detail::tell(options_.log, level, event, parts...);
     }
+    // Whether the lease is as an earlier connection of this process has left it.
+    bool was_own() const { return own_ == lease_.epoch && own_pid_ == lease_.pid; }
     bool may_own() const { return clock_is_right_ && !ending_; }
     milliseconds third() const { return options_.lease / 3; }
 
@@ -728,7 +741,8 @@ private:
     Place place_;
     std::int64_t prepared_generation_ = 0;
     std::int64_t held_ = -1;  // the epoch that this connection has; -1: none
-    std::int64_t own_ = -1;   // the epoch that an earlier connection had
+    std::int64_t own_ = -1;   // the epoch that an earlier connection had, in the session own_pid_
+    std::int64_t own_pid_ = 0;
     Moment held_until_{};
     Moment next_tick_{};
     Moment apply_again_{};
@@ -754,9 +768,22 @@ inline PostgresJournal::PostgresJournal(PostgresOptions options)
       wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
       ending_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     const auto refuse_option = [](const char* why) { throw Error(Errc::invalid_argument, why); };
-    if (options_.lease < milliseconds(500)) refuse_option("a lease takes at least 500 ms");
+    if (options_.lease < milliseconds(500) || options_.lease > std::chrono::hours(24)) {
+        refuse_option("a lease takes 500 ms to a day");
+    }
     if (options_.schema.empty() || options_.schema.size() > 63) {
         refuse_option("the name of a schema has 1 to 63 characters");
+    }
+    // What libpq says of it may hold a part of a password.
+    const std::string& where = options_.connection;
+    if (where.find('=') != std::string::npos || where.find("://") != std::string::npos) {
+        const std::unique_ptr<PQconninfoOption, void (*)(PQconninfoOption*)> parsed(
+            PQconninfoParse(where.c_str(), nullptr), PQconninfoFree);
+        if (!parsed) {
+            refuse_option(
+                "where the database is must be a URI (postgresql://user@host/name) or "
+                "keywords and values (host=… dbname=…) that libpq understands");
+        }
     }
     if (wake_fd_.get() < 0 || ending_fd_.get() < 0) throw std::bad_alloc();
     if (options_.node.empty()) {
@@ -990,11 +1017,12 @@ inline PostgresJournal::Place PostgresJournal::read_all(
         const Rows rows = pg.call("rows", soon(), last, batch);
         for (int row = 0; row < rows.size(); ++row) {
             last = rows.number(row, 0);
+            std::string_view lines = rows.text(row, 2);
             if (last > 0) {
                 place.applied = last;
                 place.epoch = rows.number(row, 1);
+                place.sum = detail::crc32(lines);
             }
-            std::string_view lines = rows.text(row, 2);
             place.bytes += static_cast<std::int64_t>(lines.size());
             while (!lines.empty()) {
                 const std::size_t end = std::min(lines.find('\n'), lines.size());
@@ -1216,7 +1244,8 @@ inline void PostgresJournal::take_ticked(const Rows& rows, Moment sent, TimePoin
     lease_.bytes = rows.number(0, 2);
     lease_.node = rows.text(0, 4);
     lease_.url = rows.text(0, 5);
-    lease_.until = Clock::now() + milliseconds(rows.number(0, 6));
+    lease_.pid = rows.number(0, 6);
+    lease_.until = Clock::now() + milliseconds(rows.number(0, 7));
     if (held_ < 0 && lease_.until > sent) next_tick_ = std::min(next_tick_, lease_.until);
     if (held_ < 0) is_behind_ = true;
     {
@@ -1229,25 +1258,25 @@ inline void PostgresJournal::take_ticked(const Rows& rows, Moment sent, TimePoin
         cluster_.nodes.clear();
         cluster_.nodes.push_back({options_.node, options_.url, applied(), before});
         for (int row = 0; row < rows.size(); ++row) {
-            if (rows.is_null(row, 9)) continue;
-            const auto applied = static_cast<std::uint64_t>(rows.number(row, 11));
-            cluster_.nodes.push_back({std::string(rows.text(row, 9)),
-                                      std::string(rows.text(row, 10)), applied,
-                                      TimePoint(milliseconds(rows.number(row, 12)))});
+            if (rows.is_null(row, 10)) continue;
+            const auto applied = static_cast<std::uint64_t>(rows.number(row, 12));
+            cluster_.nodes.push_back({std::string(rows.text(row, 10)),
+                                      std::string(rows.text(row, 11)), applied,
+                                      TimePoint(milliseconds(rows.number(row, 13)))});
         }
         std::sort(cluster_.nodes.begin(), cluster_.nodes.end(),
                   [](const Node& a, const Node& b) { return a.name < b.name; });
     }
-    if (held_ >= 0 && rows.number(0, 7) == 0) {
+    if (held_ >= 0 && rows.number(0, 8) == 0) {
         throw PgError("the lease is another's: " + lease_.node, "", true);
     }
-    judge_clock(before, options_.now(), TimePoint(milliseconds(rows.number(0, 8))));
+    judge_clock(before, options_.now(), TimePoint(milliseconds(rows.number(0, 9))));
     if (held_ >= 0) {
         held_until_ = sent + options_.lease - options_.lease / 10;
         if (owner_until_ != 0) owner_until_ = held_until_.time_since_epoch().count();
     }
     if (++ticks_ > 1) failures_ = 0;
-    if (is_new && place_.generation != 0) check_applied();
+    if (is_new || ticks_ == 1) check_applied();
     changed();
 }
 
@@ -1296,19 +1325,15 @@ inline void PostgresJournal::pursue() {
     if (catch_up() && held_ >= 0) become_owner();
 }
 
-// Waits for the lock of the owner's session (P3): in the database, on a connection of its own.
+// Waits for the lock of the owner's session (P3): in the database, on a connection of its own, and
+// for a third of the lease at a time, since a statement that waits holds back what VACUUM may free.
 inline void PostgresJournal::watch_owner() {
     if (side_ && side_epoch_ != lease_.epoch) side_.reset();
     if (side_ && side_->is_ready()) {
-        try {
-            side_->finish(soon());
-            free_epoch_ = side_epoch_;
-        } catch (const PgError& error) {
-            if (!error.is("55P03")) throw;  // it only waits for so long, so as to look again
-        }
+        if (side_->finish(soon()).text(0, 0) == "t") free_epoch_ = side_epoch_;
         side_epoch_ = -1;
     }
-    const bool is_free = free_epoch_ == lease_.epoch || own_ == lease_.epoch;
+    const bool is_free = free_epoch_ == lease_.epoch || was_own();
     if ((is_free || Clock::now() >= lease_.until) && Clock::now() >= take_again_ && may_own()) {
         try_take();
         if (held_ >= 0) return side_.reset();
@@ -1317,7 +1342,7 @@ inline void PostgresJournal::watch_owner() {
     if (free_epoch_ == lease_.epoch || (side_ && side_epoch_ >= 0)) return;
     if (!side_) side_ = connect(io_interruption_, soon());
     side_epoch_ = lease_.epoch;
-    side_->send("SELECT pg_advisory_xact_lock_shared($1)", key(side_epoch_));
+    side_->send(sql("SELECT $S.waits_for_end_of_owner($1)"), key(side_epoch_));
     side_->is_ready();
 }
 
@@ -1325,7 +1350,7 @@ inline void PostgresJournal::watch_owner() {
 // epoch while it can be had.
 inline void PostgresJournal::try_take() {
     const std::int64_t next = lease_.epoch + 1;
-    const bool is_free = free_epoch_ == lease_.epoch || own_ == lease_.epoch;
+    const bool is_free = free_epoch_ == lease_.epoch || was_own();
     if (!is_free && Clock::now() < lease_.until) return;
     const Rows lock = main_->run("SELECT pg_try_advisory_lock($1)", soon(), key(next));
     if (lock.text(0, 0) != "t") return;
@@ -1345,9 +1370,10 @@ inline void PostgresJournal::try_take() {
     lease_.bytes = rows.number(0, 2);
     lease_.node = options_.node;
     lease_.url = options_.url;
+    lease_.pid = PQbackendPID(main_->get());
     next_tick_ = sent + third();
     is_behind_ = true;
-    if (place_.generation != 0) check_applied();
+    check_applied();
 }
 
 // All that is stored is applied, and nobody else can store anything.
@@ -1398,7 +1424,10 @@ inline void PostgresJournal::leave() noexcept {
 inline void PostgresJournal::lose(const char* why) noexcept {
     const bool was_owner = held_ >= 0;
     owner_until_ = 0;
-    if (was_owner) own_ = held_;
+    if (was_owner) {
+        own_ = held_;
+        own_pid_ = lease_.pid;
+    }
     held_ = -1;
     side_.reset();
     side_epoch_ = -1;
@@ -1497,6 +1526,7 @@ inline bool PostgresJournal::tell_rows(const Rows& rows) {
             return false;
         }
         place_.epoch = rows.number(row, 1);
+        place_.sum = detail::crc32(lines);
         bytes_ += static_cast<std::int64_t>(lines.size());
         applied_ = n;
         if (Clock::now() >= next_tick_) tick();
@@ -1570,21 +1600,21 @@ inline void PostgresJournal::reread() {
 // Whether the last group that was applied is still the one that is stored: a standby that was
 // promoted, or a backup that was restored, may lack it.
 inline void PostgresJournal::check_applied() {
-    if (rereads_ || applied_ <= place_.first) return;
-    const auto found = find_row(place_.generation, applied_, place_.epoch);
+    if (place_.generation == 0 || rereads_ || applied_ <= place_.first) return;
+    const auto found = find_row(place_.generation, applied_, place_.epoch, place_.sum);
     if (found ? *found : applied_ >= lease_.first) return;
     log(LogLevel::error, "cluster.went_back",
         "the database does not hold what it has held: it has lost what was stored last");
     rereads_ = true;
 }
 
-// Whether a row is stored; nothing: its table is gone.
+// Whether a group is stored as this process knows it; nothing: its table is gone.
 inline std::optional<bool> PostgresJournal::find_row(std::int64_t generation, std::int64_t n,
-                                                     std::int64_t epoch) {
+                                                     std::int64_t epoch, std::uint32_t sum) {
     try {
-        const Rows rows = main_->run(sql("SELECT FROM $J WHERE n = $1 AND epoch = $2", generation),
-                                     soon(), n, epoch);
-        return rows.size() > 0;
+        const Rows rows = main_->run(
+            sql("SELECT lines FROM $J WHERE n = $1 AND epoch = $2", generation), soon(), n, epoch);
+        return rows.size() > 0 && detail::crc32(rows.text(0, 0)) == sum;
     } catch (const PgError& error) {
         if (!error.is("42P01")) throw;
         return std::nullopt;
@@ -1594,26 +1624,17 @@ inline std::optional<bool> PostgresJournal::find_row(std::int64_t generation, st
 // ---- 9 Storing -------------------------------------------------------------
 
 inline void PostgresJournal::store_queue() {
-    while (is_owner()) {
-        std::string_view lines;
-        Calls calls = take_group(lines);
-        if (!calls) return;
-        if (!calls.first->work) {
-            store_group(calls, lines);
-        } else {
-            try {
-                (*calls.first->work)();
-            } catch (...) {
-                calls.first->failure = std::current_exception();
-            }
-            settle_all(calls, Fate::stored);
-            if (!main_->is_idle()) {
-                throw PgError("the database does not answer", "", true);
-            }
-        }
-        if (Clock::now() >= next_tick_) tick();
-        announce();
+    std::string_view lines;
+    Calls calls = take_group(lines);
+    if (!calls) return;
+    if (!calls.first->work) return store_group(calls, lines);
+    try {
+        (*calls.first->work)();
+    } catch (...) {
+        calls.first->failure = std::current_exception();
     }
+    settle_all(calls, Fate::stored);
+    if (!main_->is_idle()) throw PgError("the database does not answer", "", true);
 }
 
 // What is queued, as one group if it is not too large.
@@ -1648,6 +1669,7 @@ inline PostgresJournal::Calls PostgresJournal::take_group(std::string_view& line
 inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
     const std::int64_t n = applied_ + 1;
     const auto size = static_cast<std::int64_t>(lines.size());
+    const std::uint32_t sum = detail::crc32(lines);
     const auto in_doubt = std::min(milliseconds(5'000), options_.lease / 2);
     const auto begun = std::chrono::steady_clock::now();
     bool is_stored = false;
@@ -1655,7 +1677,7 @@ inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
         is_stored = main_->call("store", held_until_, held_, n, lines).changed_any();
     } catch (const PgError& error) {
         if (error.is_lost()) {
-            doubt_ = {calls, held_, n, size, place_.generation, Clock::now() + in_doubt};
+            doubt_ = {calls, held_, n, size, sum, place_.generation, Clock::now() + in_doubt};
             throw;
         }
         // Ends that cannot be stored are not shown, so this is an owner no more.
@@ -1665,7 +1687,7 @@ inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
         if (!goes_on) throw;
         return;
     } catch (...) {
-        doubt_ = {calls, held_, n, size, place_.generation, Clock::now() + in_doubt};
+        doubt_ = {calls, held_, n, size, sum, place_.generation, Clock::now() + in_doubt};
         throw;
     }
     if (!is_stored) {
@@ -1674,6 +1696,7 @@ inline void PostgresJournal::store_group(Calls calls, std::string_view lines) {
         throw PgError("the lease is another's", "", true);
     }
     place_.epoch = held_;
+    place_.sum = sum;
     applied_ = n;
     bytes_ += size;
     written_ += lines.size();
@@ -1711,14 +1734,16 @@ inline void PostgresJournal::settle_doubt() {
         if (lease_.epoch == doubt_.epoch) tick();
         if (lease_.epoch == doubt_.epoch) return;
     }
-    std::optional<bool> found = find_row(doubt_.generation, doubt_.n, doubt_.epoch);
-    if (!found && lease_.first < doubt_.n) {
-        found = find_row(lease_.generation, doubt_.n, doubt_.epoch);
-    }
+    const auto find = [this](std::int64_t generation) {
+        return find_row(generation, doubt_.n, doubt_.epoch, doubt_.sum);
+    };
+    std::optional<bool> found = find(doubt_.generation);
+    if (!found && lease_.first < doubt_.n) found = find(lease_.generation);
     if (!found) return expire_doubt(true);
     if (*found) {
         applied_ = doubt_.n;
         place_.epoch = doubt_.epoch;
+        place_.sum = doubt_.sum;
         bytes_ += doubt_.bytes;
     }
     settle_all(doubt_.calls, *found ? Fate::stored : Fate::not_owner);
@@ -1735,9 +1760,13 @@ inline void PostgresJournal::expire_doubt(bool now) noexcept {
 inline void PostgresJournal::announce() {
     const Moment now = Clock::now();
     if (announced_ == applied_ || now < next_announcement_) return;
-    main_->call("announce", held_until_, options_.schema,
-                std::to_string(held_) + " " + std::to_string(place_.generation) + " " +
-                    std::to_string(applied_));
+    try {
+        main_->call("announce", held_until_, options_.schema,
+                    std::to_string(held_) + " " + std::to_string(place_.generation) + " " +
+                        std::to_string(applied_));
+    } catch (const PgError&) {
+        if (!main_->is_idle()) throw;  // else they look by themselves, less often
+    }
     announced_ = applied_;
     next_announcement_ = now + milliseconds(5);
 }
