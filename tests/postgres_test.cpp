@@ -759,6 +759,139 @@ TEST_SUITE("postgres") {
         CHECK(a.comes_to_have({line_of(0), line_of(1), line_of(7)}));
         CHECK(b.comes_to_have({line_of(0), line_of(1), line_of(7)}));
     }
+
+    TEST_CASE("schedulers on one schema have one history, and another goes on where one ends") {
+        Schema schema;
+        const auto make = [&](const std::string& node) {
+            Options options;
+            options.make_journal = [where = schema.options(node)] {
+                return std::make_unique<PostgresJournal>(where);
+            };
+            return std::make_unique<Scheduler>(options);
+        };
+        auto a = make("a");
+        auto b = make("b");
+        const TaskId first = a->schedule(milliseconds(0), "\"first\"");
+        const TaskId later = a->schedule(std::chrono::hours(1), "\"later\"");
+        CHECK(comes_true([&] { return support::event_ids(*b) == std::vector<TaskId>{first}; }));
+        CHECK(comes_true([&] { return support::pending_ids(*b) == std::vector<TaskId>{later}; }));
+        CHECK_THROWS_AS(b->schedule(milliseconds(0), "\"refused\""), Error);
+        a.reset();
+        REQUIRE(comes_true([&] { return b->is_owner(); }));
+        CHECK(b->cancel(later));
+        const TaskId second = b->schedule(milliseconds(0), "\"second\"");
+        const std::vector<TaskId> all{first, second};
+        CHECK(comes_true([&] { return support::event_ids(*b) == all; }));
+        CHECK(support::event_ids(*make("c")) == all);
+    }
+
+    TEST_CASE("lines are kept as they are, and bytes of them are found in the table") {
+        Schema schema;
+        const std::string line = "{\"a\":1.10,\"a\":\"\\u0000\\ud800\xC3\xA9\",\"b\" : 1e999}\n";
+        {
+            Process a(schema.options("a"));
+            a.commit(line);
+        }
+        CHECK(schema.sql.value("SELECT lines FROM " + schema.quoted + ".journal_1") == line);
+        CHECK(Process(schema.options("b")).lines() == Lines{line});
+    }
+
+    TEST_CASE("people see tasks and events in views, whatever messages hold") {
+        Schema schema;
+        Options options;
+        options.make_journal = [where = schema.options("a")] {
+            return std::make_unique<PostgresJournal>(where);
+        };
+        options.rewrite_min_bytes = 1;
+        Scheduler tasks(options);
+        const auto in_an_hour = std::chrono::hours(1);
+        tasks.schedule(in_an_hour, R"({"n":1.10})");
+        const TaskId odd = tasks.schedule(in_an_hour, R"(["\u0000 \ud800 \\u0000", 1e999999])");
+        const TaskId gone = tasks.schedule(in_an_hour, "\"gone\"");
+        const TaskId past = tasks.schedule(milliseconds(0), "\"past\"");
+        CHECK(tasks.cancel(gone));
+        CHECK(comes_true([&] { return support::event_ids(tasks).size() == 1; }));
+        const auto value = [&](const std::string& what, const std::string& view) {
+            return schema.sql.value("SELECT " + what + " FROM " + schema.quoted + "." + view);
+        };
+        for (const bool replaced : {false, true}) {
+            CAPTURE(replaced);
+            while (replaced && schema.lease("generation") == "1") {
+                REQUIRE(tasks.cancel(tasks.schedule(in_an_hour, "\"soon dead\"")));
+            }
+            CHECK(value("count(*)", "tasks") == "2");
+            CHECK(value("payload->'message'->>'n'", "tasks ORDER BY id") == "1.10");
+            CHECK(value("count(payload)", "tasks WHERE due > now() AND id = '" + odd.str() + "'") ==
+                  "1");
+            CHECK(value("id", "events") == past.str());
+            CHECK(value("payload->>'message'", "events WHERE seq = 0") == "past");
+            CHECK(value("emitted_at >= due", "events") == "t");
+        }
+    }
+
+    TEST_CASE("a role needs no more than what is written of it, and a reader of the views less") {
+        Schema schema;
+        const std::string& name = schema.quoted;
+        Sql& admin = schema.sql;
+        admin.run("CREATE ROLE scheduler_owner LOGIN; CREATE ROLE scheduler_reader LOGIN");
+        auto options = schema.options("a");
+        options.connection = "user=scheduler_owner";
+        const auto refusal = [&] {
+            try {
+                Process a(options);
+                return std::string();
+            } catch (const Error& error) {
+                CHECK(error.code() == Errc::journal_unreadable);
+                return std::string(error.what());
+            }
+        };
+        CHECK(refusal().find("permission denied for database") != std::string::npos);
+        admin.run("CREATE SCHEMA " + name);
+        CHECK(refusal().find("permission denied for schema") != std::string::npos);
+        admin.run("GRANT USAGE, CREATE ON SCHEMA " + name + " TO scheduler_owner");
+        Process a(options);
+        a.commit(line_of(0));
+        a.journal().replace(a);
+        Sql reader("user=scheduler_reader");
+        const std::string count = "SELECT count(*) FROM " + name + ".tasks";
+        CHECK(reader.value(count).find("permission denied") != std::string::npos);
+        admin.run("GRANT USAGE ON SCHEMA " + name + " TO scheduler_reader");
+        admin.run("GRANT SELECT ON " + name + ".tasks, " + name + ".events TO scheduler_reader");
+        CHECK(reader.value(count).find("permission denied for function") != std::string::npos);
+        admin.run("GRANT EXECUTE ON FUNCTION " + name + ".records() TO scheduler_reader");
+        CHECK(reader.value(count) == "0");
+        CHECK(reader.value("SELECT count(*) FROM " + name + ".journal_2").find("denied") !=
+              std::string::npos);
+    }
+
+    TEST_CASE("what cannot be opened is refused in a sentence that says what, where and why") {
+        const auto refusal = [](PostgresOptions options) {
+            try {
+                PostgresJournal(std::move(options)).read([](std::string_view) {});
+                return std::string();
+            } catch (const Error& error) {
+                return std::string(error.what());
+            }
+        };
+        Schema schema;
+        auto options = schema.options("a");
+        CHECK(refusal(options) == "");
+        schema.sql.run("UPDATE " + schema.quoted + ".lease SET version = 99");
+        CHECK(refusal(options).find("version 99, which is newer") != std::string::npos);
+        schema.sql.run("CREATE DATABASE latin ENCODING 'SQL_ASCII' TEMPLATE template0");
+        options.connection = "dbname=latin";
+        CHECK(refusal(options).find("must be UTF8") != std::string::npos);
+        options.connection = "postgresql://me:s3cret@127.0.0.1:1/tasks";
+        CHECK(refusal(options).find("127.0.0.1") != std::string::npos);
+        CHECK(refusal(options).find("refused") != std::string::npos);
+        CHECK(refusal(options).find("s3cret") == std::string::npos);
+        options.connection = "host=127.0.0.1 password=my s3cret";
+        CHECK(refusal(options).find("s3cret") == std::string::npos);
+        CHECK(refusal(options).find("must be a URI") != std::string::npos);
+        options.connection = "";
+        options.lease = milliseconds(1);
+        CHECK(refusal(options).find("500 ms") != std::string::npos);
+    }
 }
 
 }  // namespace postgres_test
