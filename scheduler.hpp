@@ -8449,10 +8449,10 @@ inline Ends Store::write_emission(std::uint64_t pending) noexcept {
     return ends;
 }
 
-// The writing took its time; a clock that was stepped back meanwhile takes nothing back.
+// The writing took its time; a clock that was stepped back meanwhile takes nothing back.  Where
+// others read what was written, all show the time that it has.
 inline void Store::show_emission(TimePoint begun) {
-    const TimePoint at = std::max(begun, now());
-    emitted_.at = missed_.at = at;
+    if (!is_shared_) emitted_.at = missed_.at = std::max(begun, now());
     stats_.emitted += emitted_.ids.size();
     stats_.missed += missed_.ids.size();
     if (!emitted_.ids.empty()) state_.apply(emitted_);

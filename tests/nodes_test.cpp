@@ -640,6 +640,22 @@ TEST_SUITE("nodes") {
         CHECK(status_of(pair.a.ask("GET /events?after=" + unknown)) == 404);  // at once
     }
 
+    TEST_CASE("all nodes show the same time for an event, however long its writing took") {
+        const auto log = std::make_shared<SharedLog>();
+        std::atomic<int> looks{0};
+        Options options;
+        options.now = [&looks] {
+            return TimePoint(std::chrono::hours(500'000) + milliseconds(looks++));
+        };
+        options.make_journal = [log] { return log->open("a", Telling::thread, ""); };
+        Scheduler a(options);
+        options.make_journal = [log] { return log->open("b", Telling::thread, ""); };
+        Scheduler b(options);
+        a.schedule(TimePoint(std::chrono::hours(499'999)), "\"x\"");
+        REQUIRE(eventually([&] { return b.events({1}).events.size() == 1; }));
+        CHECK(b.events({1}).events[0].emitted_at == a.events({1}).events[0].emitted_at);
+    }
+
     TEST_CASE(
         "a follower may stand on any httplib::Server, behind a prefix, and so may the owner") {
         const auto log = std::make_shared<SharedLog>();
