@@ -5456,6 +5456,9 @@ public:
     /// numbered in the order in which they are stored, by whichever process.  Cheap, from any
     /// thread.
     virtual std::uint64_t applied() const { return 0; }
+    /// Says that another process has stored the group of this number, and that somebody waits until
+    /// it is applied here: a hint.  Must not block.  Any thread may call this.
+    virtual void look_for(std::uint64_t) noexcept {}
     /// How the processes stand to each other; from any thread.  Nothing: only one may have it open.
     virtual std::optional<Cluster> cluster() const { return std::nullopt; }
     /// What is stored at this moment, to be copied.  May wait for a commit that is under way.
@@ -6929,6 +6932,7 @@ public:
     bool is_owner() const { return journal_->is_owner(); }
     std::optional<Cluster> cluster() const { return journal_->cluster(); }
     std::uint64_t applied() const { return journal_->applied(); }
+    void look_for(std::uint64_t group) noexcept { journal_->look_for(group); }
     std::size_t pending() const {
         const std::lock_guard<std::mutex> guard(mutex_);
         return state_.pending();
@@ -10615,6 +10619,8 @@ public:
     bool is_owner() const { return store_.is_owner(); }
     /// The last group of records that is applied here, see `Journal::applied`.
     std::uint64_t applied() const { return store_.applied(); }
+    /// Has this group, which another process has stored, applied soon.  Does not block.
+    void look_for(std::uint64_t group) noexcept { store_.look_for(group); }
     /// How these processes stand.  Nothing: the journal is this one's alone.
     std::optional<Cluster> cluster() const { return store_.cluster(); }
 
@@ -16739,7 +16745,7 @@ public:
 
     // Exchanges are given back to `done`, which must not throw: answered, or to be begun by this
     // process (`is_for_worker`), which is the owner now.
-    Forwarder(const Scheduler& scheduler, const HttpOptions& options, Done done)
+    Forwarder(Scheduler& scheduler, const HttpOptions& options, Done done)
         : scheduler_(scheduler),
           files_{options.tls_certificate, options.tls_key, options.tls_owner_ca},
           max_answer_(options.max_body + (std::size_t{1} << 20)),
@@ -16777,6 +16783,7 @@ private:
     void replace_owner(const Cluster& cluster);
     bool find_addresses();
     void begin_waiting() noexcept;
+    void give_back_applied() noexcept;
     Link* link_for(const Exchange& exchange);
     Link* open_link();
     bool connect(Link& link, std::string& problem) const;
@@ -16795,7 +16802,7 @@ private:
     static constexpr milliseconds connect_time{2'000};
     static constexpr milliseconds pause{100};  // between attempts, and looks at deadlines
 
-    const Scheduler& scheduler_;
+    Scheduler& scheduler_;
     const TlsFiles files_;
     const std::size_t max_answer_;
     const milliseconds patience_;  // of an exchange
@@ -16821,7 +16828,8 @@ private:
     std::list<Link> links_;
     Exchanges waiting_;
     Exchanges again_;
-    Exchanges behind_;    // by what they wait for
+    Exchanges behind_;              // by what they wait for
+    std::uint64_t looked_for_ = 0;  // of that
     Exchanges finished_;  // in this round
 
     std::mutex mutex_;
@@ -16891,16 +16899,22 @@ inline void Forwarder::run() noexcept {
             if (link.has_news) advance(link);
         }
         begin_waiting();
-        const std::uint64_t applied = scheduler_.applied();
-        while (!behind_.empty() && behind_.front().passage.applied <= applied) {
-            finish(behind_, Outcome::answered);
-        }
+        give_back_applied();
         meet_deadlines();
         links_.remove_if([](const Link& link) { return link.is_over; });
         if (finished_.empty()) continue;
         count_ -= finished_.size();
         done_(finished_);
     }
+}
+
+inline void Forwarder::give_back_applied() noexcept {
+    const std::uint64_t applied = scheduler_.applied();
+    while (!behind_.empty() && behind_.front().passage.applied <= applied) {
+        finish(behind_, Outcome::answered);
+    }
+    const std::uint64_t newest = behind_.empty() ? 0 : behind_.back().passage.applied;
+    if (newest > looked_for_) scheduler_.look_for(looked_for_ = newest);
 }
 
 // For how long there will be nothing to do, in ms; -1: for ever.

@@ -561,6 +561,7 @@ public:
     void follow(Follower follower) override { follower_ = std::move(follower); }
     void stop_following() override;
     std::uint64_t applied() const override { return static_cast<std::uint64_t>(applied_.load()); }
+    void look_for(std::uint64_t group) noexcept override;
     std::optional<Cluster> cluster() const override;
 
 private:
@@ -641,6 +642,9 @@ private:
     void require_owner() const;
     void throw_unless_stored(Fate fate) const;
     void wake() noexcept;
+    void wake_from_sleep_locked() noexcept {
+        if (std::exchange(sleeps_, false)) wake();
+    }
     std::unique_ptr<Connection> connect(const detail::PgInterruption& interruption,
                                         Moment deadline) const;
     void set_up(Connection& pg, Moment deadline) const;
@@ -714,6 +718,7 @@ private:
     mutable std::condition_variable settled_;
     Calls queue_;                      // guarded by mutex_
     bool sleeps_ = false;              // guarded by mutex_: the I/O thread must be woken
+    bool is_waited_for_ = false;       // guarded by mutex_: what was stored since it looked
     bool is_telling_ = false;          // guarded by mutex_
     bool is_open_ = false;             // guarded by mutex_: connected for the first time, or failed
     std::exception_ptr open_failure_;  // guarded by mutex_
@@ -746,6 +751,7 @@ private:
     Moment held_until_{};
     Moment next_tick_{};
     Moment apply_again_{};
+    Moment looked_at_{};  // when there was nothing more to apply
     Moment take_again_{};
     Moment next_announcement_{};
     std::int64_t announced_ = 0;
@@ -841,9 +847,16 @@ inline PostgresJournal::Fate PostgresJournal::settle(Call& call) noexcept {
     std::unique_lock<std::mutex> lock(mutex_);
     if (!is_owner() || closing_) return Fate::not_owner;
     queue_.add(call);
-    if (std::exchange(sleeps_, false)) wake();
+    wake_from_sleep_locked();
     settled_.wait(lock, [&call] { return call.fate != Fate::waits; });
     return call.fate;
+}
+
+inline void PostgresJournal::look_for(std::uint64_t group) noexcept {
+    if (group <= applied()) return;
+    const std::lock_guard<std::mutex> guard(mutex_);
+    is_waited_for_ = true;
+    wake_from_sleep_locked();
 }
 
 inline void PostgresJournal::require_owner() const {
@@ -1161,12 +1174,16 @@ inline void PostgresJournal::take_over_read() {
 }
 
 inline void PostgresJournal::sleep() {
-    const Moment until = next_wake();
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         if ((queue_ && is_owner()) || (read_ && !is_decided_) || closing_) return;
         sleeps_ = true;
+        if (std::exchange(is_waited_for_, false) && held_ < 0) {
+            is_behind_ = true;
+            apply_again_ = std::max(apply_again_, looked_at_ + milliseconds(1));
+        }
     }
+    const Moment until = next_wake();
     std::array<pollfd, 3> watched{pollfd{wake_fd_.get(), POLLIN, 0}, pollfd{main_->fd(), POLLIN, 0},
                                   pollfd{side_ ? side_->fd() : -1, POLLIN, 0}};
     const auto left = std::max(until - Clock::now(), Clock::duration::zero());
@@ -1481,6 +1498,7 @@ inline bool PostgresJournal::catch_up() {
             return false;
         }
         if (rows.size() == 0 && place_.generation == lease_.generation) {
+            looked_at_ = Clock::now();
             is_behind_ = false;
             return true;
         }
