@@ -4586,7 +4586,8 @@ private:
     std::size_t arriving_ = 0;                // tasks that were begun and are not applied
     std::size_t arriving_bytes_ = 0;          // of their payload, and of keys likewise
     std::uint64_t bulk_ = 0;                  // the number of the last bulk call with parts (R4)
-    std::vector<std::vector<TaskId>> parts_;  // of that call, if it has not ended
+    std::uint64_t bulk_of_parts_ = 0;         // another's is below that if one here was not stored
+    std::vector<std::vector<TaskId>> parts_;  // of the call with that number, if it has not ended
     std::vector<TaskId> unnamed_;             // while loading: their names meant newer tasks
     std::uint64_t first_free_seq_ = 0;        // as the journal's head says
     std::vector<StoredTask*> emitting_;  // the tasks of the record that begin_emission() has made
@@ -4849,7 +4850,7 @@ inline void State::apply(MissRecord& record, const Breathe&) {
 
 inline void State::apply(CancelRecord& record, const Breathe& breathe) {
     stamp(record.at);
-    if (record.bulk && record.bulk == bulk_) {
+    if (record.bulk && record.bulk == bulk_of_parts_) {
         for (const std::vector<TaskId>& part : parts_) cancel(part, breathe);
     }
     if (record.bulk) parts_.clear();
@@ -4860,7 +4861,8 @@ inline void State::apply(CancelRecord& record, const Breathe& breathe) {
 // A part of another call makes those of one that never came to its end nothing.
 inline void State::apply(PartRecord& record, const Breathe&) {
     stamp(record.at);
-    if (record.bulk != bulk_) parts_.clear();
+    if (record.bulk != bulk_of_parts_) parts_.clear();
+    bulk_of_parts_ = record.bulk;
     bulk_ = std::max(bulk_, record.bulk);
     parts_.push_back(std::move(record.ids));
 }

@@ -376,6 +376,26 @@ TEST_SUITE("followers") {
         check_same(*a, *c);
     }
 
+    TEST_CASE(
+        "a bulk cancel takes the same tasks everywhere, whatever others had begun and not stored") {
+        House house;
+        Node a = house.open("a");
+        Node b = house.open("b");
+        a->submit(std::vector<NewTask>(5'000, task_at(house.clock.now() + milliseconds(10))))
+            .wait();
+        for (int i = 0; i < 2; ++i) {
+            house.log->fail("a", Fault::refused);
+            CHECK(errc_of([&] { a->cancel(DueRange()); }) == Errc::journal_failed);
+        }
+        house.hand_over("b");
+        CHECK(b->cancel(DueRange()) == 5'000);
+        house.settle();
+        CHECK(a->stats().pending == 0);
+        house.hand_over("a");
+        house.advance(milliseconds(20), {&a, &b});
+        CHECK(a->run_due() == 0);
+    }
+
     TEST_CASE("what an owner was about to emit when another took over is emitted once, by that") {
         for (const bool knows : {false, true}) {
             CAPTURE(knows);
@@ -753,7 +773,7 @@ TEST_SUITE("followers") {
                 }
             });
         }
-        for (int i = 0; i < 60; ++i) {
+        for (std::size_t i = 0; i < 60; ++i) {
             if (i % 4 == 1) house.log->fail(names[i % 3], static_cast<Fault>(1 + i % 4));
             house.log->take(names[(i * 7) % 3]);
             const std::uint64_t before = house.log->stored();
