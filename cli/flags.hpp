@@ -96,15 +96,17 @@ inline const std::string& store(const std::string& text) {
         "other variables of PostgreSQL say the rest");
 }
 
-inline const std::string& url(const std::string& text) {
-    scheduler::ClientOptions options;
-    options.url = text;
-    try {
-        scheduler::Client{options};
-    } catch (const scheduler::Error& error) {
-        throw UsageError(error.what());
+// Where other nodes reach this one: by HTTP, perhaps behind a path.
+inline const std::string& node_url(const std::string& text) {
+    const std::size_t slashes = text.find("://");
+    const std::string scheme = text.substr(0, std::min(slashes, text.size()));
+    const bool is_plain = std::all_of(text.begin(), text.end(), [](unsigned char c) {
+        return c > 0x20 && c < 0x7F && c != '@' && c != '?' && c != '#';
+    });
+    if (is_plain && (scheme == "http" || scheme == "https") && text.size() > slashes + 3) {
+        return text;
     }
-    return text;
+    throw UsageError("must be http://HOST:PORT or https://HOST:PORT, not '" + text + "'");
 }
 
 // A name for a schema, or for a node, of these characters.
@@ -184,7 +186,7 @@ inline const Flag flags[] = {
     {"advertise", "URL",
      "where other nodes reach this one (default: where it listens first, by the name of this "
      "machine if that is every address)",
-     [](Settings& s, const std::string& v) { s.advertise = url(v); }},
+     [](Settings& s, const std::string& v) { s.advertise = node_url(v); }},
     {"lease", "DURATION",
      "how long nodes wait for an owner that they do not hear of any more (default 10s)",
      [](Settings& s, const std::string& v) {

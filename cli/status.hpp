@@ -158,14 +158,19 @@ inline std::vector<std::pair<std::string, std::string>> StatusAnswer::nodes() co
     std::vector<std::pair<std::string, std::string>> nodes;
     const Value& cluster = at("cluster");
     const std::string separator = on_terminal() ? "  " : "\t";
+    const std::int64_t stored = number(at(cluster, "stored"));
     for (const Value& one : list(at(cluster, "nodes"))) {
         const std::string node = text(at(one, "node"));
-        const char* const role = node == text(at(cluster, "owner")) ? "owner" : "follower";
+        const bool is_owner = node == text(at(cluster, "owner"));
+        const char* const role = is_owner ? "owner" : "follower";
         const std::string url = text(at(one, "url"));
         const std::string epoch = count(at(cluster, "epoch"));
-        const std::string applied = count(at(one, "applied"));
-        const std::string lag = std::to_string(
-            std::max<std::int64_t>(0, number(at(cluster, "stored")) - number(at(one, "applied"))));
+        // What others tell of themselves is some seconds old.
+        const std::int64_t own = node == text(at(cluster, "node")) ? number(at(cluster, "applied"))
+                                                                   : number(at(one, "applied"));
+        const std::int64_t last = is_owner ? stored : own;
+        const std::string applied = std::to_string(last);
+        const std::string lag = std::to_string(std::max<std::int64_t>(0, stored - last));
         const auto seen = time(at(one, "seen"));
         const std::string ago =
             seen ? late(std::max<std::int64_t>(0, (scheduler::wall_clock() - *seen).count())) : "?";

@@ -42,17 +42,21 @@ inline std::string host_name() {
 }
 
 // The listener by which other nodes reach this one: the first that other machines do, else the
-// first.
+// first with a port, else the first.
 inline const scheduler::HttpListener& reachable(
     const std::vector<scheduler::HttpListener>& listeners) {
-    const auto found = std::find_if(listeners.begin(), listeners.end(),
-                                    [](const auto& one) { return !one.is_loopback(); });
-    return found == listeners.end() ? listeners.front() : *found;
+    const auto rank = [](const scheduler::HttpListener& one) {
+        return one.is_unix() ? 2 : one.is_loopback() ? 1 : 0;
+    };
+    return *std::min_element(listeners.begin(), listeners.end(),
+                             [&](const auto& a, const auto& b) { return rank(a) < rank(b); });
 }
 
-// Where that is, with the name of this machine in place of all its addresses.
+// Where that is, with the name of this machine in place of all its addresses; empty: nodes pass
+// nothing on to a socket in the file system.
 inline std::string default_advertise(const Settings& settings,
                                      const scheduler::HttpListener& listener) {
+    if (listener.is_unix()) return "";
     std::string url = url_of(settings, listener);
     for (const std::string any : {"://*:", "://0.0.0.0:", "://[::]:"}) {
         const std::size_t at = url.find(any);
@@ -105,12 +109,11 @@ inline void warn_of_store(const Settings& settings, const scheduler::HttpListene
              "--store holds a password, and every user of this machine can read the command line; "
              "put it into a file that PGPASSFILE names, or into a service that PGSERVICE names");
     }
-    if (settings.advertise.empty() && listener.is_loopback()) {
-        warn("store.advertise", "other nodes pass changes on to " +
-                                    default_advertise(settings, listener) +
-                                    ", which they reach on this machine only; --advertise URL "
-                                    "says where others find it");
-    }
+    if (!settings.advertise.empty() || !(listener.is_loopback() || listener.is_unix())) return;
+    const std::string url = default_advertise(settings, listener);
+    const std::string place = url.empty() ? "a socket in the file system" : url;
+    warn("store.advertise", "nodes on other machines cannot pass changes on to " + place +
+                                "; --advertise URL says where they reach this one");
 }
 
 // Has the scheduler keep its tasks in the store, if there is one.

@@ -83,6 +83,44 @@ class Try(TestCase):
     def emitted(self, url):
         return [line.split('\t')[0] for line in self.run_verb(url, 'events').splitlines()]
 
+    def haproxy(self):
+        """HAProxy as the page has it, before these nodes; returns its URL."""
+        program = shutil.which('haproxy', path=os.environ['PATH'] + ':/usr/sbin')
+        if not program:
+            self.assertNotIn('TESTS_PROXIES', os.environ)
+            self.skipTest('haproxy is not installed')
+        page = (ROOT / 'docs/cluster.md').read_text(encoding='utf-8')
+        shown = re.search('```haproxy\n(.*?)```', page, re.S)[1]
+        address = f'127.0.0.1:{support.free_port()}'
+        shown = shown.replace('bind :8080', f'bind {address}')
+        for name, url in zip('abc', self.nodes):
+            shown, count = re.subn(rf'(server {name}) \S+', rf'\1 {url[7:]}', shown)
+            self.assertEqual(count, 1)
+        file = self.folder / 'haproxy.cfg'
+        file.write_text('global\n    maxconn 1000\n' + shown)
+        proxy = subprocess.Popen([program, '-db', '-f', file], stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL,
+                                 preexec_fn=support.end_with_parent())
+        self.addCleanup(lambda: (proxy.kill(), proxy.wait()))
+        return 'http://' + address
+
+    def test_behind_the_load_balancer_of_the_page_the_owner_may_die(self):
+        url = self.haproxy()
+        wait_for(lambda: not subprocess.run(
+            [support.BINARY, 'health', '--ready', '--url', url], capture_output=True).returncode,
+            what='the first node behind HAProxy')
+        ids = [self.run_verb(url, 'add', '--in', '1h', 'x').strip() for _ in range(6)]
+        os.kill(self.nodes[next(iter(self.nodes))], signal.SIGKILL)
+
+        def add():
+            done = subprocess.run([support.BINARY, 'add', '--in', '1h', 'x', '--url', url],
+                                  capture_output=True, text=True)
+            return done.returncode == 0 and done.stdout.strip()
+        ids.append(wait_for(add, what='a node that takes a task'))
+        for other in list(self.nodes)[1:]:
+            wait_for(lambda: {line.split('\t')[0] for line
+                              in self.run_verb(other, 'ls').splitlines()} >= set(ids))
+
     def test_three_nodes_are_started_shared_and_survive_the_owner_and_nothing_is_left(self):
         a, b, c = self.nodes
         wait_for(lambda: {self.owner(url) for url in self.nodes} == {a}, what='one owner')

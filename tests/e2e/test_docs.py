@@ -35,6 +35,9 @@ DATABASE = "it needs a PostgreSQL: test_cluster.py runs examples/cluster.sh, whi
 NOT_TRIED_HERE = {
     "cluster.md": {
         "task-scheduler --host 0.0.0.0": DATABASE,
+        "examples/cluster.sh": "test_cluster.py runs it, if PostgreSQL is installed",
+        "task-scheduler nodes --url": "it kills a process; test_cluster.py does the same",
+        "task-scheduler --store postgres: --postgres-schema": DATABASE,
     },
     "device.md": {
         "mount -o ro": "it needs a device whose root may be mounted anew",

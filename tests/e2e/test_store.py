@@ -53,6 +53,7 @@ class Options(TestCase):
                 ('postgres-schema', 'Tasks;', 'small letters'), ('postgres-schema', '', '1 to 63'),
                 ('node', 'a b', '1 to 128'), ('node', 'x' * 129, '1 to 128'),
                 ('advertise', 'ftp://a', 'http'), ('advertise', '', 'http'),
+                ('advertise', 'http://a:b@c', 'http'), ('advertise', 'unix:/a', 'http'),
                 ('lease', '10ms', 'from 1000ms to 600s'), ('lease', 'soon', 'seconds'),
                 ('max-clock-error', '0', 'from 1ms')):
             with self.subTest(name, value=value):
