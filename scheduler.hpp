@@ -18924,8 +18924,8 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) con
     return cursor ? std::optional(cursor->seq()) : std::nullopt;
 }
 
-// The same for a request.  One that comes from another process, which is ahead of this one, is to be
-// begun again when this one is as far, or when it has waited; or it waits here, on its own thread.
+// The same for a request.  One that comes from another process, which is ahead of this one, is to
+// be begun again when this one is as far, or when it has waited; or it waits, on its own thread.
 inline std::optional<std::uint64_t> HttpApi::seq_at(Call& call, const std::string& text) {
     const auto id = TaskId::parse(text);
     const auto is_ahead = [&] {

@@ -251,6 +251,34 @@ const scenarios = {
     await tab.waitForFunction(() => !/Paused/.test(document.getElementById('problems').innerText));
   },
 
+  async nodes() {
+    const tab = await open();
+    await says(tab, 'about', /task-scheduler/);
+    assert.ok(await tab.locator('#nodes').isHidden(), 'one that is alone');
+    const cluster = { node: 'b', role: 'follower', owner: 'a', owner_url: 'http://a.example:8080', epoch: 3,
+      stored: 1204, applied: 1200, lag: 4, connected: true, problem: null, clock_ahead_ms: 2, nodes: [
+        { node: 'a', url: 'http://a.example:8080', applied: 1190, seen: new Date().toISOString() },
+        { node: 'b', url: null, applied: 1200, seen: null }] };
+    let problems = [];
+    await tab.route('**/status', async (route) => {
+      const status = await (await route.fetch()).json();
+      await route.fulfill({ json: { ...status, cluster, problems } });
+    });
+    const again = () => tab.evaluate('refresh()');
+    await again();
+    await says(tab, 'node-list', /^a, owner, had applied 1,190 groups, seen .*, http:\/\/a.example:8080/);
+    await says(tab, 'node-list', /b, follower, this one, 4 groups behind$/);
+    await accessible(tab, 'nodes');
+    assert.ok(await tab.locator('#problems').isHidden());
+    cluster.problem = 'the clock of this machine is 900 ms ahead of the database\'s';
+    await again();
+    await says(tab, 'problem-list', /^This node: the clock of this machine is 900 ms ahead/);
+    cluster.owner = null;
+    problems = ['No node owns the journal; nothing is emitted and changes are refused.'];
+    await again();
+    await says(tab, 'problem-list', /^No node owns the journal; nothing is emitted and changes are refused.$/);
+  },
+
   async https() {
     const tab = await open();
     assert.ok(await tab.evaluate(() => isSecureContext && location.protocol === 'https:'));

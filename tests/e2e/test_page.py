@@ -120,6 +120,9 @@ class Page(Driven, TestCase):
                             '{"delay":900,"message":{"z":9007199254740993,"a":1.10,"a":2}}')
         self.ends_well(self.page("changes", server, answer[2]["id"]))
 
+    def test_it_shows_the_nodes_of_a_cluster_and_what_is_wrong_with_this_one(self):
+        self.ends_well(self.page("nodes", self.server()))
+
     def test_it_asks_for_the_secret_and_offers_only_what_a_read_secret_opens(self):
         server = self.server(env={"SCHEDULER_SECRET": "open-sesame",
                                   "SCHEDULER_READ_SECRET": "only-look"})
