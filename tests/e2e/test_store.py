@@ -66,6 +66,29 @@ class Options(TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn('pg_dump', done.stderr)
 
+    def start_without_database(self, *arguments):
+        """What one says that cannot reach its database; it makes no file, and ends at once."""
+        if not HAS_POSTGRES:
+            self.skipTest('this binary was built without libpq')
+        done = self.run_binary('--store', 'postgres://me:hidden@127.0.0.1:1/nowhere', '--port', '0',
+                               *arguments, SCHEDULER_JOURNAL='tasks.jsonl')
+        self.assertEqual((done.returncode, done.stdout), (1, ''), done.stderr)
+        self.assertIn('Connection refused', done.stderr)
+        self.assertNotIn('hidden', done.stderr)
+        self.assertEqual(os.listdir(self.folder), [])
+        return done.stderr
+
+    def test_a_password_on_the_command_line_is_warned_of_and_never_shown(self):
+        said = self.start_without_database()
+        for words in ('store.password', 'PGPASSFILE', 'PGSERVICE'):
+            self.assertIn(words, said)
+
+    def test_an_address_that_other_machines_cannot_reach_is_warned_of(self):
+        self.assertRegex(self.start_without_database(),
+                         r'store\.advertise: .* http://127\.0\.0\.1:\d+; --advertise')
+        for flag, value in (('--advertise', 'https://tasks.example'), ('--host', '0.0.0.0')):
+            self.assertNotIn('store.advertise', self.start_without_database(flag, value))
+
     def test_a_binary_without_libpq_says_how_to_get_it(self):
         if HAS_POSTGRES:
             self.skipTest('this one has it')
