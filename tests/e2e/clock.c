@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
-// Preloaded, it moves the wall clock of one process by as many seconds as the file
-// CLOCK_FILE says at that moment.  Waits in the kernel still follow the real clock.
+// Preloaded, it moves the wall clock of one process by as many seconds, which may have a fraction,
+// as the file CLOCK_FILE says at that moment.  Waits in the kernel still follow the real clock.
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdio.h>
@@ -14,8 +14,14 @@ int clock_gettime(clockid_t clock, struct timespec *time) {
     const int result = real(clock, time);
     FILE *file = clock == CLOCK_REALTIME ? fopen(getenv("CLOCK_FILE"), "r") : NULL;
     if (file) {
-        long seconds = 0;
-        if (fscanf(file, "%ld", &seconds) == 1) time->tv_sec += seconds;
+        double seconds = 0;
+        if (fscanf(file, "%lf", &seconds) == 1) {
+            const long long second = 1000000000;
+            const long long moved =
+                time->tv_sec * second + time->tv_nsec + (long long)(seconds * 1e9);
+            time->tv_sec = (time_t)(moved / second);
+            time->tv_nsec = (long)(moved % second);
+        }
         fclose(file);
     }
     return result;

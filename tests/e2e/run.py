@@ -7,7 +7,8 @@
 Without PROGRAM, which is made of mounted.cpp, the tests of a mounted HttpApi are skipped.  They
 need Python 3.11; curl and openssl; strace for the idle test; and, skipped where they are not
 installed, node, npm and chromium for the tests of other clients, nginx, caddy and haproxy for those
-of proxies, promtool for those of metrics, and systemd and busybox for those of packaging/; and with
+of proxies, PostgreSQL for those of several nodes, between which the network is cut where root has
+ip and nft, promtool for those of metrics, and systemd and busybox for those of packaging/; and with
 --long, as root, debootstrap and systemd-container for those of whole installations.  Prints a line
 for each test and ends with "N passed, N failed".
 """

@@ -122,16 +122,17 @@ class Wire:
     """A TCP connection that sends any bytes and reads answers, within TLS if there is a context of
     it.  Each path that is given as one goes out behind the prefix."""
 
-    def __init__(self, port, seconds=10.0, receive_buffer=None, prefix="", tls=None):
+    def __init__(self, port, seconds=10.0, receive_buffer=None, prefix="", tls=None,
+                 address="127.0.0.1"):
         self.socket = socket.socket()
         if receive_buffer:  # must be set before the connection is made
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.socket.settimeout(seconds)
-        self.socket.connect(("127.0.0.1", port))
+        self.socket.connect((address, port))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls:
             self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
-        self.port, self.prefix, self.buffer = port, prefix, b""
+        self.port, self.prefix, self.address, self.buffer = port, prefix, address, b""
 
     def __enter__(self):
         return self
@@ -235,7 +236,7 @@ class Wire:
     def request(self, method, path, content=None, headers=(), host=None):
         """Sends one request, framed by Content-Length, in one piece."""
         content = content.encode() if isinstance(content, str) else content
-        host = host or f"127.0.0.1:{self.port}"
+        host = host or f"{self.address}:{self.port}"
         lines = [f"{method} {self.prefix}{path} HTTP/1.1", f"Host: {host}"]
         lines += [f"{name}: {value}" for name, value in headers]
         if content is not None:
@@ -333,6 +334,8 @@ class Server:
     """The binary in a directory of its own, on a free port that it keeps over restarts.  Or
     another program that takes its flags, and has its paths behind a prefix."""
 
+    address = "127.0.0.1"
+
     def __init__(self, *flags, env=None, soft_files=None, hard_files=None, errors=None,
                  program=None, prefix="", before=()):
         self.program, self.prefix, self.before = program or BINARY, prefix, before
@@ -400,10 +403,11 @@ class Server:
         self.start(*flags)
 
     def wire(self, **options):
-        return Wire(self.port, prefix=self.prefix, **options)
+        return Wire(self.port, prefix=self.prefix, address=self.address, **options)
 
     def stream(self, *args, **options):
-        return Stream(self.port, *args, prefix=self.prefix, **options).open()
+        return Stream(self.port, *args, prefix=self.prefix, address=self.address,
+                      **options).open()
 
     def call(self, method, path, content=None, headers=(), host=None):
         with self.wire() as wire:
@@ -512,6 +516,10 @@ def preloaded(test, name):
     """Builds a library of this folder that a server is to preload, and returns its path."""
     if not shutil.which("cc"):
         test.skipTest("there is no C compiler")
+    return preload(name)
+
+
+def preload(name):
     library = os.path.join(WORK, name + ".so")
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".c")
     subprocess.run(["cc", "-shared", "-fPIC", "-O1", source, "-o", library, "-ldl"], check=True)
