@@ -111,11 +111,14 @@ public:
         Journal::Follower follower;
         follower.written = [this](std::string_view lines) {
             if (before_told) before_told();
+            // As a scheduler does, for what was stored before this takes its effect before it.
+            const std::lock_guard<std::mutex> at_rest(storing_);
             const std::lock_guard<std::mutex> guard(mutex_);
             CHECK(lines.back() == '\n');
             add(lines);
         };
         follower.reread = [this](const std::function<void(const Journal::Take&)>& read) {
+            const std::lock_guard<std::mutex> at_rest(storing_);
             {
                 const std::lock_guard<std::mutex> guard(mutex_);
                 lines_.clear();
@@ -135,6 +138,7 @@ public:
     PostgresJournal& journal() { return *journal_; }
     // Stores a line, and remembers it.
     void commit(const std::string& line) {
+        const std::lock_guard<std::mutex> in_effect(storing_);
         journal_->commit(line, 0);
         const std::lock_guard<std::mutex> guard(mutex_);
         add(line);
@@ -146,6 +150,15 @@ public:
             return std::nullopt;
         } catch (const Error& error) {
             return error.code();
+        }
+    }
+    // Whether the journal was replaced.
+    bool replace() {
+        try {
+            journal_->replace(*this);
+            return true;
+        } catch (const Error&) {
+            return false;
         }
     }
     Lines lines() const {
@@ -166,6 +179,7 @@ public:
     Cluster cluster() const { return journal_->cluster().value(); }
 
     void at_rest(const std::function<void()>& begin) override {
+        const std::lock_guard<std::mutex> at_rest(storing_);
         begin();
         copied_ = lines();
     }
@@ -188,6 +202,7 @@ private:
         }
     }
 
+    std::mutex storing_;  // held from before something is stored until it has taken effect
     mutable std::mutex mutex_;
     Lines lines_;      // guarded by mutex_
     std::string log_;  // guarded by mutex_
@@ -891,6 +906,90 @@ TEST_SUITE("postgres") {
         options.connection = "";
         options.lease = milliseconds(1);
         CHECK(refusal(options).find("500 ms") != std::string::npos);
+    }
+
+    // Three processes store, replace, and lose the database in all manners, for some seconds, or as
+    // many as the environment says.
+    TEST_CASE("whatever fails, what was acknowledged is stored once, and all have one order") {
+        Schema schema;
+        const char* const said = ::getenv("POSTGRES_TEST_SECONDS");
+        const auto end =
+            std::chrono::steady_clock::now() + std::chrono::seconds(said ? std::atoi(said) : 3);
+        detail::Random random;
+        std::vector<std::unique_ptr<Network>> networks;
+        std::vector<std::unique_ptr<Process>> processes;
+        for (const char* const node : {"a", "b", "c"}) {
+            networks.push_back(std::make_unique<Network>());
+            auto options = schema.options(node);
+            options.lease = milliseconds(600);
+            options.connection = networks.back()->connection();
+            processes.push_back(std::make_unique<Process>(options));
+        }
+        std::atomic<bool> ends{false};
+        std::atomic<std::uint64_t> next{1};
+        std::mutex mutex;
+        std::set<std::string> acknowledged;
+        std::set<std::string> refused;
+        std::vector<std::thread> threads;
+        for (const auto& process : processes) {
+            threads.emplace_back([&, one = process.get()] {
+                while (!ends) {
+                    const std::string line = line_of(next++);
+                    const auto failure = one->try_commit(line);
+                    const std::lock_guard<std::mutex> guard(mutex);
+                    if (!failure) acknowledged.insert(line);
+                    if (failure && *failure != Errc::outcome_unknown) refused.insert(line);
+                    if (failure) std::this_thread::sleep_for(milliseconds(1));
+                }
+            });
+            threads.emplace_back([&, one = process.get()] {
+                while (!ends) {
+                    std::this_thread::sleep_for(milliseconds(70));
+                    one->replace();
+                }
+            });
+        }
+        while (std::chrono::steady_clock::now() < end) {
+            Network& network = *networks[random() % 3];
+            switch (random() % 6) {
+                case 0:
+                    network.cut();
+                    break;
+                case 1:
+                    network.cut(false);
+                    break;
+                case 2:
+                    network.hold_requests(true);
+                    break;
+                case 3:
+                    network.hold_answers_from("\"n\":");
+                    break;
+                case 4:
+                    schema.disconnect(std::string(1, "abc"[random() % 3]));
+                    break;
+                default:
+                    break;
+            }
+            std::this_thread::sleep_for(milliseconds(random() % 200));
+            if (random() % 2 == 0) network.cut();
+            network.let_pass();
+            network.mend();
+        }
+        ends = true;
+        for (std::thread& thread : threads) thread.join();
+        REQUIRE(comes_true([&] {
+            return std::any_of(processes.begin(), processes.end(),
+                               [](const auto& one) { return one->journal().is_owner(); });
+        }));
+        const Lines stored = Process(schema.options("d")).lines();
+        for (const auto& process : processes) CHECK(process->comes_to_have(stored));
+        const std::set<std::string> all(stored.begin(), stored.end());
+        CHECK(all.size() == stored.size());
+        CHECK(std::includes(all.begin(), all.end(), acknowledged.begin(), acknowledged.end()));
+        for (const std::string& line : refused) CHECK(all.count(line) == 0);
+        MESSAGE(acknowledged.size(), " acknowledged, ", refused.size(), " refused, ",
+                all.size() - acknowledged.size(), " found stored, epoch ", schema.lease("epoch"),
+                ", generation ", schema.lease("generation"));
     }
 }
 
