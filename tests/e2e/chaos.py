@@ -26,8 +26,9 @@ sys.dont_write_bytecode = True
 import support  # noqa: E402
 from cluster import LOST, Cluster, Network, journal_lines  # noqa: E402
 from support import Stream, Wire, iso, millis  # noqa: E402
+from test_sinks import Receiver  # noqa: E402
 
-OFF = 1.5  # by how many seconds a clock that is within its bound, and a busy machine, may be off
+OFF = 1.5  # by how many seconds a clock within its bound, and a busy machine, may be off
 
 
 class Task:
@@ -89,11 +90,28 @@ class Client(threading.Thread):
             wire.close()
             self.counts["no answer"] += 1
             return None
-        self.wires[node.name] = wire
+        self.wires[node.name], self.asked = wire, node.name
         self.counts[answer.status] += 1
         if answer.status == 503 and not answer.header("Retry-After"):
             self.wrong(f"a 503 without Retry-After: {answer}")
         return answer
+
+    def look(self, task, marker):
+        """Whoever has written at a node reads that there: a marker, or that there is none."""
+        wire = self.wires.pop(self.asked)
+        if self.chance.random() < 0.7:
+            self.wires[self.asked] = wire
+            return
+        try:
+            answer = wire.call("GET", "/tasks/" + task.id)
+        except LOST:
+            return wire.close()
+        self.wires[self.asked] = wire
+        self.counts["looks"] += 1
+        found = answer.json["payload"]["message"] if answer.status == 200 else None
+        # Other requests of this client's, which were not answered, may come between the two.
+        if found != marker and task.is_sure and answer.status in (200, 404):
+            self.wrong(f"not what was written, {marker}, is read at {self.asked}: {answer}")
 
     def wrong(self, text):
         self.errors.append(f"{iso(0)} client {self.number}: {text}")
@@ -128,6 +146,7 @@ class Client(threading.Thread):
         answer = self.ask("POST", "/schedule", content)
         if self.judge(answer, {marker}):
             self.add(Task(answer.json["id"], marker))
+            self.look(self.tasks[answer.json["id"]], marker)
 
     def schedule_many(self):
         pairs = [self.content() for _ in range(self.chance.randrange(2, 6))]
@@ -173,6 +192,7 @@ class Client(threading.Thread):
             if task.cancelled or task.emitted:
                 self.wrong(f"a second end of {task.id}: {answer}")
             task.cancelled = time.time()
+            self.look(task, None)
         elif answer:
             self.judge_end(answer, task)
 
@@ -206,6 +226,7 @@ class Client(threading.Thread):
             # What was asked for before and never answered may come still.
             task.markers = {marker} if task.is_sure else task.markers | {marker}
             task.changed = time.time()
+            self.look(task, marker)
         else:
             self.refused.add(marker)
             if answer:
@@ -306,9 +327,13 @@ class Chaos:
         if support.SANITIZED:
             env["ASAN_OPTIONS"] = "detect_leaks=0:verify_asan_link_order=0"
             env["TSAN_OPTIONS"] = "exitcode=66:second_deadlock_stack=1"
+        self.receiver = Receiver(host="0.0.0.0")
         self.cluster = Cluster("--history", "1000000", "--journal-min-size", "100000",
                                "--max-streams", "100", lease=f"{int(lease * 1000)}ms",
                                network=network, env=env)
+        outside = self.cluster.network.outside if network else "127.0.0.1"
+        for node in self.cluster.nodes:
+            node.flags += ("--webhook", f"http://{outside}:{self.receiver.port}/hook")
         self.resting, self.over = threading.Event(), threading.Event()
         self.faults, self.counts, self.problems = [], collections.Counter(), []
         self.skewed = [(0.0, 0.0)]  # when a clock was wrong beyond the bound
@@ -489,6 +514,7 @@ class Chaos:
             for thread in self.clients + self.readers:
                 if thread.ident:
                     thread.join(20)
+            self.receiver.close()
             self.logs = {node.name: node.stderr() for node in self.cluster.nodes}
             self.cluster.remove()
 
@@ -516,6 +542,7 @@ class Chaos:
         total = self.cluster.nodes[0].page("/events?limit=1")["page_info"]["total_count"]
         self.soon(lambda: all(len(reader.events) >= total for reader in self.readers),
                   "that every reader has all events", 20)
+        self.soon(lambda: len(set(self.receiver.ids)) >= total, "that the webhook has all events")
         self.over.set()
         for reader in self.readers:
             reader.join(20)
@@ -552,6 +579,9 @@ class Chaos:
             seen = [(task, json.loads(data)) for task, data in reader.events]
             if seen != whole:
                 wrong.append(f"reader {reader.number} is not history: {difference(whole, seen)}")
+        if set(self.receiver.ids) != set(ids):
+            wrong.append("what the webhook has got is not history: "
+                         f"{sorted(set(self.receiver.ids) ^ set(ids))}")
         wrong += self.verify_tasks(history, pending)
         wrong += self.verify_order(history)
         wrong += self.verify_database(ids, pending)
@@ -670,7 +700,8 @@ class Chaos:
         return (f"{tasks} tasks, {len(self.readers[0].events)} emitted, "
                 f"{getattr(self, 'epochs', '?')} owners, answers {dict(sorted(counts.items()))}, "
                 f"faults {dict(self.counts)}, "
-                f"{sum(reader.connects for reader in self.readers)} connects of streams")
+                f"{sum(reader.connects for reader in self.readers)} connects of streams, "
+                f"{len(self.receiver.ids) - len(set(self.receiver.ids))} webhooks sent again")
 
 
 def difference(mine, theirs):

@@ -34,13 +34,13 @@ class Network:
         mark = f"{os.getpid()}{chr(96 + Network.count)}"
         self.bridge, self.spaces = f"tsb{mark}", [f"ts{mark}-{n}" for n in range(nodes)]
         net = f"10.{177 + os.getpid() // 250 % 60}.{os.getpid() % 250}"
-        self.database = f"{net}.100"
+        self.outside, self.database = f"{net}.1", f"{net}.100"
         self.addresses = [f"{net}.{n + 2}" for n in range(nodes)]
         self.subnet = f"{net}.0/24"
         self.cuts = [set() for _ in range(nodes)]  # of (address, "in" or "out")
         try:
             self.ip("link", "add", self.bridge, "type", "bridge")
-            for address in (f"{net}.1", self.database):
+            for address in (self.outside, self.database):
                 self.ip("addr", "add", address + "/24", "dev", self.bridge)
             self.ip("link", "set", self.bridge, "up")
             for n, space in enumerate(self.spaces):

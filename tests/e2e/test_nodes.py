@@ -370,7 +370,7 @@ class Database(WithNodes):
         a, b, c = self.nodes()
         streams = [self.opened(node.stream()) for node in (a, b, c)]
         due = [iso(1 + 0.1 * n) for n in range(10)]
-        ids = [(a, b, c)[n % 3].schedule(str(n), timestamp=due[n]) for n in reversed(range(10))][::-1]
+        ids = [(a, b, c)[n % 3].schedule(str(n), timestamp=due[n]) for n in range(9, -1, -1)][::-1]
         database.kill()
         try:
             time.sleep(2.5)  # so that all of them fall due: each node has known for long
