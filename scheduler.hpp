@@ -16800,6 +16800,11 @@ private:
     void refuse_first(const char* problem) noexcept;
     void finish(Exchanges& from, Outcome outcome) noexcept;
     void meet_deadlines() noexcept;
+    void tell_unanswered() noexcept;
+    template <class... Parts>
+    void say(LogLevel level, const char* event, const Parts&... parts) noexcept {
+        tell([this](const LogRecord& record) { scheduler_.log(record); }, level, event, parts...);
+    }
 
     static constexpr milliseconds connect_time{2'000};
     static constexpr milliseconds pause{100};  // between attempts, and looks at deadlines
@@ -16826,6 +16831,9 @@ private:
     bool looks_up_ = false;
     bool has_found_ = false;  // the lookup has ended
     std::string problem_;     // why nothing can be passed on
+    std::string told_problem_;  // the last one that the log was told of
+    std::uint64_t untold_ = 0;  // unanswered ones that the log is to be told of
+    SteadyTime tells_again_;    // of more
     SteadyTime rests_until_;  // for that reason
     std::list<Link> links_;
     Exchanges waiting_;
@@ -16903,6 +16911,7 @@ inline void Forwarder::run() noexcept {
         begin_waiting();
         give_back_applied();
         meet_deadlines();
+        if (untold_ > 0 && (now_ >= tells_again_ || !goes_on)) tell_unanswered();
         links_.remove_if([](const Link& link) { return link.is_over; });
         if (finished_.empty()) continue;
         count_ -= finished_.size();
@@ -16922,8 +16931,8 @@ inline void Forwarder::give_back_applied() noexcept {
 // For how long there will be nothing to do, in ms; -1: for ever.
 inline int Forwarder::timeout() const {
     if (count_ > 0) return static_cast<int>(pause.count());
-    if (links_.empty()) return -1;
-    SteadyTime first = SteadyTime::max();
+    if (links_.empty() && untold_ == 0) return -1;
+    SteadyTime first = untold_ > 0 ? tells_again_ : SteadyTime::max();
     for (const Link& link : links_) first = std::min(first, link.since + idle_);
     const auto left = std::chrono::duration_cast<milliseconds>(first - now_).count() + 1;
     return static_cast<int>(std::clamp<std::int64_t>(left, 0, 60'000));
@@ -17168,6 +17177,7 @@ inline void Forwarder::take_answer(Link& link) {
         well = false;
     }
     if (!well) return finish(link.begun, Outcome::unknown);
+    told_problem_.clear();
     exchange.passage.applied = applied.value_or(0);
     auto place = behind_.end();
     while (place != behind_.begin() &&
@@ -17232,6 +17242,8 @@ inline void Forwarder::rest(const std::string& problem) noexcept {
                           : sentence(problem);
         if (problem_.back() == '.') problem_.pop_back();
         problem_ += "; nothing was changed, try again later.";
+        if (problem_ != told_problem_) say(LogLevel::warning, "owner.unreachable", problem_);
+        told_problem_ = problem_;
     } catch (const std::bad_alloc&) {
         problem_.clear();
     }
@@ -17253,8 +17265,22 @@ inline void Forwarder::refuse_first(const char* problem) noexcept {
 inline void Forwarder::finish(Exchanges& from, Outcome outcome) noexcept {
     ++outcomes_[static_cast<std::size_t>(outcome)];
     const bool is_answer = outcome == Outcome::answered || outcome == Outcome::refused;
-    if (!is_answer) from.front().answer.is_silent = true;
+    if (!is_answer) {
+        from.front().answer.is_silent = true;
+        ++untold_;
+    }
     finished_.splice(finished_.end(), from, from.begin());
+}
+
+// Tells the log of those that have ended without an answer: at once, and then not for a while.
+inline void Forwarder::tell_unanswered() noexcept {
+    constexpr std::chrono::seconds quiet{10};
+    const std::uint64_t count = std::exchange(untold_, 0);
+    tells_again_ = now_ + quiet;
+    say(LogLevel::warning, "owner.unanswered", named("requests", count),
+        count == 1 ? " change that was passed on to the owner has ended without an answer"
+                   : " changes that were passed on to the owner have ended without an answer",
+        ", and may have been made");
 }
 
 inline void Forwarder::meet_deadlines() noexcept {

@@ -140,6 +140,10 @@ struct Node {
                     const std::string& url) {
         Options options;
         options.now = clock.source();
+        options.log = [this](const LogRecord& record) {
+            const std::lock_guard<std::mutex> guard(mutex);
+            logged += to_line(record) + '\n';
+        };
         const std::string own = url.empty() ? "http://127.0.0.1:" + std::to_string(port) : url;
         options.make_journal = [log, name, own] { return log->open(name, Telling::thread, own); };
         return options;
@@ -149,7 +153,17 @@ struct Node {
         return nodes_test::ask(port, line, body, fields);
     }
 
+    // Whether the log is told this.
+    bool tells(const std::string& what) {
+        return eventually([&] {
+            const std::lock_guard<std::mutex> guard(mutex);
+            return logged.find(what) != std::string::npos;
+        });
+    }
+
     TestClock clock;
+    std::mutex mutex;
+    std::string logged;  // guarded by mutex
     HttpListener listener;
     int port;
     Scheduler tasks;
@@ -270,6 +284,7 @@ TEST_SUITE("nodes") {
         CHECK(answer.find("Retry-After: ") != std::string::npos);
         CHECK(body_of(answer).find("The owner, a at http://127.0.0.1:") != std::string::npos);
         CHECK(pair.a.tasks.stats().pending == 0);
+        CHECK(pair.b.tells("warning owner.unreachable: The owner, a at http://127.0.0.1:"));
         pair.log->stand("a", false);
         pair.log->stand("b", false);
         pair.log->expire();
@@ -340,6 +355,7 @@ TEST_SUITE("nodes") {
         CHECK(status_of(follower.b->ask("GET /tasks")) == 200);
         for (Wire& wire : waiting) CHECK(wire.message() == "");
         CHECK(status_of(follower.b->ask("GET /tasks")) == 200);
+        CHECK(follower.b->tells("warning owner.unanswered: "));
     }
 
     TEST_CASE("half an answer of the owner is none") {
