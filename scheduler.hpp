@@ -8847,6 +8847,8 @@ inline std::optional<Pause> Store::paused() const {
 inline bool Store::is_to_come(TaskId event) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const StoredTask* const task = state_.find(event);
+    // Others may show what the owner has written before it does so itself.
+    if (journal_->is_owner()) return task && task->stage == Stage::emitting;
     return task ? !is_ended(task->stage) : state_.ids().last() < event;
 }
 
@@ -10742,8 +10744,8 @@ public:
 
     /// The cursor of a retained event: reading goes on with it.
     std::optional<Cursor> cursor_of(TaskId event) const { return store_.cursor_of(event); }
-    /// Whether an event with this id may still come, as far as this process knows: its task is
-    /// pending, or newer than all that there were.
+    /// Whether others may have heard of an event with this id before this process: it is being
+    /// emitted here; or elsewhere, as its task is pending, or newer than all that there were.
     bool is_to_come(TaskId event) const { return store_.is_to_come(event); }
     /// The id of the event right before a cursor, if it is retained.
     std::optional<TaskId> event_before(Cursor cursor) const { return store_.event_before(cursor); }
@@ -18954,9 +18956,7 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(const std::string& text) con
 // be begun again when this one is as far, or when it has waited; or it waits, on its own thread.
 inline std::optional<std::uint64_t> HttpApi::seq_at(Call& call, const std::string& text) {
     const auto id = TaskId::parse(text);
-    const auto is_ahead = [&] {
-        return id && !scheduler().is_owner() && scheduler().is_to_come(*id);
-    };
+    const auto is_ahead = [&] { return id && scheduler().is_to_come(*id); };
     if (!call.request.has_waited && is_ahead()) {
         call.answer.waits_for_event = !call.may_block;
         if (!call.may_block) return std::nullopt;

@@ -644,6 +644,21 @@ TEST_SUITE("nodes") {
         CHECK(answer.find(third) != std::string::npos);
     }
 
+    TEST_CASE("a client goes on at the owner that has not heard yet that its event is stored") {
+        Pair pair;
+        const std::string id = id_of(pair.a.ask("POST /schedule", good));
+        pair.log->fail("a", support::Fault::slow);
+        pair.a.clock.advance(pair.a.tasks, std::chrono::hours(2));
+        REQUIRE(eventually([&] { return pair.b.tasks.events({1}).events.size() == 1; }));
+        Wire wire(pair.a.port);
+        wire.say("GET /sse HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: " + id + "\r\n\r\n");
+        CHECK(status_of(pair.a.ask("GET /healthz")) == 200);  // nobody else waits
+        pair.log->answer("a");
+        const std::string begun = wire.hear("data: {}\n\n");
+        CHECK(begun.find("gap") == std::string::npos);
+        CHECK(begun.find("id: " + id) != std::string::npos);
+    }
+
     TEST_CASE("an event that never comes is waited for no longer than a change") {
         HttpOptions http;
         http.owner_timeout = milliseconds(50);
