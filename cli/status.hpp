@@ -131,9 +131,10 @@ inline std::string StatusAnswer::journal() const {
     const Value& journal = at("journal");
     const std::string file = text(at(journal, "file"));
     std::string line = is_true(at(journal, "failed")) ? "CANNOT BE WRITTEN; " : "";
-    line += file.empty() ? "none"
-                         : file + ", " + count(at(journal, "bytes")) + " bytes, fsync " +
-                               text(at(journal, "fsync"));
+    line += file.empty() ? "none" : file + ", " + count(at(journal, "bytes")) + " bytes";
+    if (!file.empty() && !at("cluster").is<picojson::object>()) {
+        line += ", fsync " + text(at(journal, "fsync"));
+    }
     if (is_true(at(journal, "disk_full"))) {
         line += "; ITS DISK IS FULL: " + count(at(journal, "room_bytes")) + " bytes are free, " +
                 count(at(journal, "needed_bytes")) + " are needed";

@@ -19,6 +19,7 @@ tools=$(find /usr/lib/postgresql/*/bin -name initdb 2>/dev/null | sort -V | tail
 [ -n "$tools" ] || { echo "there is no PostgreSQL: apt-get install postgresql" >&2; exit 1; }
 tools=$(dirname "$tools")
 first=${PORT:-8081}
+here=$PWD
 
 folder=$(mktemp -d)
 database='' nodes='' as_postgres=''
@@ -59,6 +60,7 @@ for port in "$first" $((first + 1)) $((first + 2)); do
 done
 
 if [ $# -gt 0 ]; then
+    cd "$here"
     "$@"
     exit
 fi

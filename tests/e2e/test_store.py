@@ -66,12 +66,12 @@ class Options(TestCase):
             self.assertEqual(done.returncode, 2)
             self.assertIn('pg_dump', done.stderr)
 
-    def start_without_database(self, *arguments):
+    def start_without_database(self, *arguments, store=STORE):
         """What one says that cannot reach its database; it makes no file, and ends at once."""
         if not HAS_POSTGRES:
             self.skipTest('this binary was built without libpq')
-        done = self.run_binary('--store', 'postgres://me:hidden@127.0.0.1:1/nowhere', '--port', '0',
-                               *arguments, SCHEDULER_JOURNAL='tasks.jsonl')
+        done = self.run_binary('--store', store, '--port', '0', *arguments,
+                               SCHEDULER_JOURNAL='tasks.jsonl')
         self.assertEqual((done.returncode, done.stdout), (1, ''), done.stderr)
         self.assertIn('Connection refused', done.stderr)
         self.assertNotIn('hidden', done.stderr)
@@ -79,9 +79,12 @@ class Options(TestCase):
         return done.stderr
 
     def test_a_password_on_the_command_line_is_warned_of_and_never_shown(self):
-        said = self.start_without_database()
-        for words in ('store.password', 'PGPASSFILE', 'PGSERVICE'):
-            self.assertIn(words, said)
+        for uri in ('postgres://me:hidden@127.0.0.1:1/nowhere',
+                    'postgres://127.0.0.1:1/nowhere?user=me&password=hidden'):
+            said = self.start_without_database(store=uri)
+            for words in ('store.password', 'PGPASSFILE', 'PGSERVICE'):
+                self.assertIn(words, said)
+        self.assertNotIn('store.password', self.start_without_database(store=STORE))
 
     def test_an_address_that_other_machines_cannot_reach_is_warned_of(self):
         self.assertRegex(self.start_without_database(),
@@ -107,7 +110,8 @@ class Nodes(TestCase):
 
     def setUp(self):
         super().setUp()
-        self.status = {"version": "0", "ready": True, "cluster": self.CLUSTER}
+        self.status = {"version": "0", "ready": True, "cluster": self.CLUSTER,
+                       "journal": {"file": "postgres:", "bytes": 7, "fsync": "always"}}
         test = self
 
         class Answers(http.server.BaseHTTPRequestHandler):
@@ -144,7 +148,8 @@ class Nodes(TestCase):
 
     def test_status_shows_who_owns_and_what_is_wrong(self):
         self.assertRegex(self.run_verb('status').stdout,
-                         r'\ncluster\tnode b:8082, owner a:8081, epoch 3, lag 2\n')
+                         r'\njournal\tpostgres:, 7 bytes\n'
+                         r'(.*\n)*cluster\tnode b:8082, owner a:8081, epoch 3, lag 2\n')
         self.status['cluster'] = {**self.CLUSTER, "owner": None, "connected": False,
                                   "problem": "the database is away"}
         self.assertIn('NO OWNER, epoch 3, lag 2; NOT CONNECTED; the database is away',
