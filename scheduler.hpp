@@ -234,6 +234,51 @@ private:
     Errc code_;
 };
 
+namespace detail {
+
+// Adds a number in decimal digits.
+inline void append_number(std::string& out, std::uint64_t number) {
+    std::array<char, 20> digits;
+    out.append(digits.data(),
+               std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr);
+}
+
+// A part of a sentence: a text, or a number that is not negative.
+struct Part {
+    Part(std::string_view its_text)
+        : text(its_text.empty() ? "" : its_text.data()), size(its_text.size()) {}
+    Part(const std::string& its_text) : text(its_text.data()), size(its_text.size()) {}
+    Part(const char* its_text) : text(its_text), size(std::string_view(its_text).size()) {}
+    template <class Int, class = std::enable_if_t<std::is_integral_v<Int>>>
+    Part(Int number) : size(static_cast<std::uint64_t>(number)) {}
+    Part(char) = delete;  // which would be a number
+
+    const char* text = nullptr;  // null: it is a number
+    std::uint64_t size;          // of the text, or the number
+};
+
+inline void append_part(std::string& to, const Part& part) {
+    if (part.text) {
+        to.append(part.text, static_cast<std::size_t>(part.size));
+    } else {
+        append_number(to, part.size);
+    }
+}
+
+// A sentence of these parts.  It takes less code, and no string for each step, as + does.
+inline std::string concat(std::initializer_list<Part> parts) {
+    std::string sentence;
+    for (const Part& part : parts) append_part(sentence, part);
+    return sentence;
+}
+
+// Refuses with a sentence of these parts.
+[[noreturn]] inline void throw_as(Errc code, std::initializer_list<Part> parts) {
+    throw Error(code, concat(parts));
+}
+
+}  // namespace detail
+
 /// The id of a task and of its event: a UUID version 7 (RFC 9562).  Ids rise
 /// strictly within one journal, so their order is the order of arrival.
 class TaskId {
@@ -1006,33 +1051,21 @@ inline void append_id(std::string& out, TaskId id) {
     out.append(text, 36);
 }
 
-inline void append_number(std::string& out, std::uint64_t number) {
-    std::array<char, 20> digits;
-    out.append(digits.data(),
-               std::to_chars(digits.data(), digits.data() + digits.size(), number).ptr);
-}
-
 // Empties a text and gives its memory back; assigning an empty one keeps it.
 inline void release_text(std::string& text) noexcept { std::string().swap(text); }
 
-// A part of a sentence of the log: a text, or a number that is not negative.  One with a name is
-// also a field of its record.
+// A part of a sentence of the log.  One with a name is also a field of its record.
 struct LogPart {
-    LogPart(std::string_view its_text) : text(its_text) {}
-    template <class Int, class = std::enable_if_t<std::is_integral_v<Int>>>
-    LogPart(Int its_number) : number(static_cast<std::uint64_t>(its_number)), is_number(true) {}
+    LogPart(const Part& its_part, const char* its_name = nullptr)
+        : part(its_part), name(its_name) {}
 
-    std::string_view text;
-    std::uint64_t number = 0;
-    bool is_number = false;
-    const char* name = nullptr;
+    Part part;
+    const char* name;
 };
 
 template <class Value>
 LogPart named(const char* name, const Value& value) {
-    LogPart part(value);
-    part.name = name;
-    return part;
+    return {Part(value), name};
 }
 
 inline LogRecord record_of(LogLevel level, const char* event,
@@ -1040,15 +1073,11 @@ inline LogRecord record_of(LogLevel level, const char* event,
     LogRecord record;
     record.level = level;
     record.event = event;
-    for (const LogPart& part : parts) {
+    for (const LogPart& one : parts) {
         const std::size_t begin = record.text.size();
-        if (part.is_number) {
-            append_number(record.text, part.number);
-        } else {
-            record.text += part.text;
-        }
-        if (!part.name) continue;
-        record.fields.push_back({part.name, record.text.substr(begin), part.is_number});
+        append_part(record.text, one.part);
+        if (one.name)
+            record.fields.push_back({one.name, record.text.substr(begin), !one.part.text});
     }
     return record;
 }
@@ -1436,7 +1465,7 @@ inline bool JsonReader::finish() {
 
 inline std::string JsonReader::problem() const {
     if (!problem_) return "";
-    return std::string(problem_) + " at byte " + std::to_string(at_ - begin_);
+    return concat({problem_, " at byte ", at_ - begin_});
 }
 
 // What a token that has passed the reader stands for (T3), if picojson can tell and it is a T.
@@ -1465,7 +1494,7 @@ inline std::optional<std::string> read_string(std::string_view token) {
 // Whether the name of a member, as it stands between its quotes, means `name`.
 inline bool is_named(std::string_view raw, std::string_view name) {
     if (raw.find('\\') == std::string_view::npos) return raw == name;
-    const auto text = read_string('"' + std::string(raw) + '"');
+    const auto text = read_string(concat({"\"", raw, "\""}));
     return text && *text == name;
 }
 
@@ -1677,7 +1706,7 @@ inline std::string json_problem(std::string_view text) {
 /// Why topics cannot be chosen by these patterns, of `Filter::topics`; empty if they can.
 inline std::string topics_problem(const std::vector<std::string>& patterns) {
     constexpr std::size_t most = 100;
-    if (patterns.size() > most) return "At most " + std::to_string(most) + " topics can be chosen.";
+    if (patterns.size() > most) return detail::concat({"At most ", most, " topics can be chosen."});
     if (std::all_of(patterns.begin(), patterns.end(), detail::is_topic_pattern)) return "";
     return "A topic to choose by must be 1 to 128 letters, digits and characters of \"._~/-\", and "
            "may end with a *, which stands for any rest.";
@@ -2171,8 +2200,7 @@ public:
         fail(what, path, error, full ? Errc::disk_full : Errc::journal_failed);
     }
     [[noreturn]] static void fail(const char* what, const std::string& path, int error, Errc code) {
-        throw Error(code,
-                    std::string(what) + ' ' + path + ": " + std::generic_category().message(error));
+        throw_as(code, {what, " ", path, ": ", std::generic_category().message(error)});
     }
 
 private:
@@ -2426,7 +2454,7 @@ private:
 inline NewFile::NewFile(FileOps& ops, const std::string& path, bool overwrite)
     : ops_(ops), path_(real_path(path)), overwrite_(overwrite) {
     check_target();
-    const std::string beside = path_ + ".part-" + std::to_string(::getpid());
+    const std::string beside = concat({path_, ".part-", ::getpid()});
     file_ = std::make_unique<File>(ops_, beside, O_WRONLY | O_CREAT | O_TRUNC, path_);
 }
 
@@ -2434,11 +2462,11 @@ inline void NewFile::check_target() const {
     struct stat known {};
     if (::stat(path_.c_str(), &known) != 0) return;
     if (!S_ISREG(known.st_mode)) {
-        throw Error(Errc::invalid_argument, path_ + " is not a regular file");
+        throw_as(Errc::invalid_argument, {path_, " is not a regular file"});
     }
     if (overwrite_) return;
-    throw Error(Errc::invalid_argument,
-                path_ + " is there already; to overwrite it has to be asked for (--force)");
+    throw_as(Errc::invalid_argument,
+             {path_, " is there already; to overwrite it has to be asked for (--force)"});
 }
 
 inline void NewFile::finish() {
@@ -2458,7 +2486,7 @@ inline void NewFile::finish() {
 /// larger than `most` bytes.
 inline std::string read_file(const std::string& path, std::size_t most = std::size_t{1} << 20) {
     const auto refuse = [&path](const std::string& why) {
-        throw Error(Errc::invalid_argument, "cannot read " + path + ": " + why);
+        detail::throw_as(Errc::invalid_argument, {"cannot read ", path, ": ", why});
     };
     const detail::Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
     if (file.get() < 0) refuse(std::generic_category().message(errno));
@@ -2470,7 +2498,7 @@ inline std::string read_file(const std::string& path, std::size_t most = std::si
         if (n < 0 && errno == EAGAIN && ::poll(&waited, 1, 5'000) > 0) continue;
         if (n < 0 && errno != EINTR) refuse(std::generic_category().message(errno));
         if (n > 0) text.append(buffer.data(), static_cast<std::size_t>(n));
-        if (text.size() > most) refuse("it is larger than " + std::to_string(most) + " bytes");
+        if (text.size() > most) refuse(detail::concat({"it is larger than ", most, " bytes"}));
     }
     return text;
 }
@@ -3099,9 +3127,9 @@ inline void write(std::string& lines, const Record& record) {
 // ---- 6.3 Reading -----------------------------------------------------------
 
 [[noreturn]] inline void not_understood(const std::string& why) {
-    throw Error(Errc::journal_unreadable, "the journal has a record that is intact but " + why +
-                                              "; a newer version of task-scheduler may have "
-                                              "written it");
+    throw_as(Errc::journal_unreadable, {"the journal has a record that is intact but ", why,
+                                        "; a newer version of task-scheduler may have "
+                                        "written it"});
 }
 
 // For what every record must fulfil: reading one that does not ends the reading (R3).
@@ -3221,7 +3249,7 @@ inline Record RecordReader::read() {
     });
     if (record) return std::move(*record);
     require(tag == "op");
-    not_understood("of an unknown kind, '" + printable(op, 64) + "'");
+    not_understood(concat({"of an unknown kind, '", printable(op, 64), "'"}));
 }
 
 // What a record must say beyond its members (R3), and what these say together.
@@ -3230,8 +3258,8 @@ void complete(R&) {}
 
 inline void complete(HeadRecord& head) {
     if (head.version == 1) return;
-    throw Error(Errc::journal_unreadable,
-                "the journal was written by a newer version of task-scheduler");
+    throw_as(Errc::journal_unreadable,
+             {"the journal was written by a newer version of task-scheduler"});
 }
 
 inline void complete(ScheduleRecord& record) {
@@ -3263,7 +3291,7 @@ template <class R>
 R RecordReader::read_as() {
     R record;
     members([&] { R::describe(*this, record); });
-    if (!reader_.finish()) not_understood("not JSON (" + reader_.problem() + ")");
+    if (!reader_.finish()) not_understood(concat({"not JSON (", reader_.problem(), ")"}));
     complete(record);
     return record;
 }
@@ -5218,7 +5246,7 @@ inline Histogram State::histogram(const DueRange& range, std::size_t buckets, Ti
 // Throws unless topics can be chosen by these patterns.
 inline void check_topics(const std::vector<std::string>& patterns) {
     const std::string problem = topics_problem(patterns);
-    if (!problem.empty()) throw Error(Errc::invalid_argument, problem);
+    if (!problem.empty()) throw_as(Errc::invalid_argument, {problem});
 }
 
 // Whether one text holds another, in time that grows with their sizes and not with their product.
@@ -5668,7 +5696,7 @@ inline void JournalReader::read() {
         next.wait();
     }
     if (any_ && !plausible_) {
-        throw Error(Errc::journal_unreadable, "is not a journal of task-scheduler");
+        throw_as(Errc::journal_unreadable, {"is not a journal of task-scheduler"});
     }
     const bool starts_damaged = !damaged_.empty() && damaged_.front().line == 1;
     if (records_ > 0 && !has_head_ && !starts_damaged) {
@@ -5683,7 +5711,7 @@ inline void JournalReader::take_record(std::string_view record, const Line& line
         take_(record);
     } catch (const Error& error) {
         if (error.code() != Errc::journal_unreadable) throw;
-        throw Error(error.code(), "line " + std::to_string(line_) + ": " + error.what());
+        throw_as(error.code(), {"line ", line_, ": ", error.what()});
     }
     ++records_;
     has_head_ = has_head_ || record.substr(0, journal_mark.size()) == journal_mark;
@@ -5794,7 +5822,7 @@ private:
                 return std::make_shared<File>(files, name, O_RDWR | O_CREAT | O_TRUNC, replaced);
             } catch (const Error& error) {
                 if (error.code() == Errc::disk_full) throw;
-                throw Error(error.code(), error.what() + folder_advice(replaced));
+                throw_as(error.code(), {error.what() + folder_advice(replaced)});
             }
         }
         FileOps& ops;
@@ -5874,7 +5902,7 @@ inline std::string named_holder(File& lock) {
     const std::string_view host = good ? text.substr(blank + 1) : std::string_view();
     const auto is_plain = [](char c) { return c > 0x20 && c < 0x7F; };
     if (host.empty() || !std::all_of(host.begin(), host.end(), is_plain)) return "another process";
-    return "process " + std::string(text.substr(0, blank)) + " on " + std::string(host);
+    return concat({"process ", text.substr(0, blank), " on ", host});
 }
 
 inline FileJournal::FileJournal(const std::string& path, Fsync fsync, std::shared_ptr<FileOps> ops,
@@ -5897,16 +5925,16 @@ inline void FileJournal::lock() {
         lock_ = std::make_unique<File>(*ops_, name, O_RDWR | O_CREAT);
     } catch (const Error& error) {
         if (error.code() == Errc::disk_full) throw;
-        throw Error(Errc::journal_unreadable, error.what() + folder_advice(path_));
+        throw_as(Errc::journal_unreadable, {error.what() + folder_advice(path_)});
     }
     while (ops_->flock(lock_->fd(), LOCK_EX | LOCK_NB) != 0) {
         if (errno == EINTR) continue;
         if (errno == EWOULDBLOCK) {
-            throw Error(Errc::journal_busy,
-                        "the journal " + path_ + " is in use by " + named_holder(*lock_));
+            throw_as(Errc::journal_busy,
+                     {"the journal ", path_, " is in use by ", named_holder(*lock_)});
         }
-        throw Error(Errc::journal_unreadable,
-                    "cannot lock " + name + ": " + std::generic_category().message(errno));
+        throw_as(Errc::journal_unreadable,
+                 {"cannot lock ", name, ": ", std::generic_category().message(errno)});
     }
     name_holder();
 }
@@ -5916,7 +5944,7 @@ inline void FileJournal::lock() {
 inline void FileJournal::name_holder() {
     char host[256] = "";
     if (::gethostname(host, sizeof host - 1) != 0) return;
-    const std::string text = std::to_string(::getpid()) + ' ' + host + '\n';
+    const std::string text = concat({::getpid(), " ", host, "\n"});
     try {
         lock_->write(text, 0);
         lock_->truncate(text.size());
@@ -5928,19 +5956,19 @@ inline void FileJournal::open_existing() {
     const int fd = ops_->open(path_.c_str(), O_RDWR, 0);
     const int error = errno;
     if (fd < 0 && error == ENOENT) return;
-    const std::string refusal = "cannot open the journal " + path_ + ": ";
+    const std::string refusal = concat({"cannot open the journal ", path_, ": "});
     if (fd < 0) {
-        throw Error(Errc::journal_unreadable, refusal + std::generic_category().message(error));
+        throw_as(Errc::journal_unreadable, {refusal + std::generic_category().message(error)});
     }
     ops_->close(fd);
     try {
         file_ = std::make_shared<File>(*ops_, path_, O_RDWR);
         if (!S_ISREG(file_->status().st_mode)) {
-            throw Error(Errc::journal_unreadable, refusal + "it is not a regular file");
+            throw_as(Errc::journal_unreadable, {refusal, "it is not a regular file"});
         }
         size_ = static_cast<std::uint64_t>(file_->status().st_size);
     } catch (const Error& failure) {
-        throw Error(Errc::journal_unreadable, failure.what());
+        throw_as(Errc::journal_unreadable, {failure.what()});
     }
 }
 
@@ -5951,7 +5979,7 @@ inline bool FileJournal::read(const Take& take) {
         reader.read();
     } catch (const Error& error) {
         if (error.code() != Errc::journal_unreadable) throw;
-        throw Error(error.code(), path_ + ": " + error.what());
+        throw_as(error.code(), {path_, ": ", error.what()});
     }
     const auto file_size = static_cast<std::uint64_t>(file_->status().st_size);
     const bool damaged = !reader.damaged().empty();
@@ -5983,7 +6011,7 @@ inline bool FileJournal::read(const Take& take) {
 inline void FileJournal::keep_damaged(const std::vector<JournalReader::Range>& damaged) {
     std::string stamp = format_time(wall_clock());
     stamp.erase(std::remove(stamp.begin(), stamp.end(), ':'), stamp.end());
-    const std::string path = path_ + ".damaged-" + stamp;
+    const std::string path = concat({path_, ".damaged-", stamp});
     damaged_lines_ = damaged.size();
     const char* lines = damaged.size() == 1 ? " damaged line, " : " damaged lines, ";
     std::uint64_t bytes = 0;
@@ -6054,9 +6082,9 @@ inline void FileJournal::write(std::string_view lines, std::uint64_t pending) {
 // What comes before the records of a group, and can fail.
 inline void FileJournal::prepare_locked(std::string_view lines, std::uint64_t pending) {
     if (failed_) {
-        throw Error(Errc::journal_failed, "the journal " + path_ +
-                                              " cannot be written or synced; tasks are refused "
-                                              "until it is replaced");
+        throw_as(Errc::journal_failed, {"the journal ", path_,
+                                        " cannot be written or synced; tasks are refused "
+                                        "until it is replaced"});
     }
     reserve_locked(owed_.size() + lines.size() + pending * end_record_size);
     append_owed_locked();
@@ -6075,7 +6103,7 @@ inline void FileJournal::take_back(File& file, std::uint64_t start, std::uint64_
     }
     if (is_gone) throw;
     try {
-        throw Error(Errc::outcome_unknown, failure.what());
+        throw_as(Errc::outcome_unknown, {failure.what()});
     } catch (const std::bad_alloc&) {
         std::rethrow_exception(unknown_);
     }
@@ -6205,7 +6233,7 @@ inline void FileJournal::sync() {
     std::shared_ptr<File> file;
     {
         const std::lock_guard<std::mutex> guard(file_mutex_);
-        if (failed_) throw Error(Errc::journal_failed, "the journal " + path_ + " has failed");
+        if (failed_) throw_as(Errc::journal_failed, {"the journal ", path_, " has failed"});
         file = file_;
         unsynced_ = false;
     }
@@ -6291,7 +6319,7 @@ inline void FileJournal::finish(Replacement& next) {
     {
         const std::lock_guard<std::mutex> guard(file_mutex_);
         if (!tailing_) {
-            throw Error(Errc::journal_failed, "the journal " + path_ + " failed meanwhile");
+            throw_as(Errc::journal_failed, {"the journal ", path_, " failed meanwhile"});
         }
         append(*next.file, next.size, tail_);
         append(*next.file, next.size, std::string_view(owed_).substr(copied_));
@@ -6332,9 +6360,9 @@ inline std::shared_ptr<const JournalSnapshot> FileJournal::snapshot() {
     const std::lock_guard<std::mutex> no_commit(commit_mutex_);
     const std::lock_guard<std::mutex> guard(file_mutex_);
     if (failed_) {
-        throw Error(Errc::journal_failed, "the journal " + path_ +
-                                              " has failed, and cannot be copied until it is "
-                                              "replaced");
+        throw_as(Errc::journal_failed, {"the journal ", path_,
+                                        " has failed, and cannot be copied until it is "
+                                        "replaced"});
     }
     taken->file = file_;
     taken->end = size_;
@@ -10058,8 +10086,8 @@ inline CompactResult compact_journal(Options options) {
 namespace detail {
 
 inline std::string too_far_ahead(TimePoint latest) {
-    return "The task is due more than a year ahead; the latest that is accepted is " +
-           format_time(latest) + ".";
+    return concat({"The task is due more than a year ahead; the latest that is accepted is ",
+                   format_time(latest), "."});
 }
 
 // Throws unless a task may be due at this time.
@@ -10081,7 +10109,7 @@ inline void append_message(std::string& out, std::string_view message) {
     const char first = reader.peek();
     std::string_view value;
     if (!reader.value(value, &out) || !reader.finish()) {
-        throw Error(Errc::invalid_argument, "The message is not valid JSON: " + reader.problem());
+        throw_as(Errc::invalid_argument, {"The message is not valid JSON: ", reader.problem()});
     }
     if (first == '{' || first == '[' || first == '"') return;
     throw Error(Errc::invalid_argument, R"("message" must be an object, an array or a string.)");
@@ -10094,8 +10122,8 @@ inline std::string reason_problem(std::string_view reason) {
     if (reason.size() <= max_pause_reason && plain && json_problem(quote_json(reason)).empty()) {
         return "";
     }
-    return "The reason of a pause must be text of at most " + std::to_string(max_pause_reason) +
-           " bytes of UTF-8 without control characters.";
+    return concat({"The reason of a pause must be text of at most ", max_pause_reason,
+                   " bytes of UTF-8 without control characters."});
 }
 
 // Throws unless a task may have these.
@@ -10109,7 +10137,7 @@ inline void check_details(const Details& details) {
                     "characters of \"._~/-\".");
     }
     if (details.max_lateness.count() != 0 && !is_max_lateness(details.max_lateness)) {
-        throw Error(Errc::invalid_argument, std::string("max_lateness ") + max_lateness_rule + '.');
+        throw_as(Errc::invalid_argument, {"max_lateness ", max_lateness_rule, "."});
     }
 }
 
@@ -10117,7 +10145,7 @@ inline void check_details(const Details& details) {
 inline std::string payload_of(const NewTask& task) {
     check_details({{}, task.topic, task.max_lateness.value_or(milliseconds(0)), {}, {}});
     if (task.max_lateness == milliseconds(0)) {
-        throw Error(Errc::invalid_argument, std::string("max_lateness ") + max_lateness_rule + '.');
+        throw_as(Errc::invalid_argument, {"max_lateness ", max_lateness_rule, "."});
     }
     std::string payload = R"({"timestamp":")";
     append_time(payload, task.due);
@@ -10233,7 +10261,7 @@ inline void TaskRequest::read(std::string_view json, TimePoint now) {
     payload += '}';
     if (!reader.finish()) {
         *this = TaskRequest();
-        errors.push_back("The body is not valid JSON: " + reader.problem() + ".");
+        errors.push_back(detail::concat({"The body is not valid JSON: ", reader.problem(), "."}));
     } else if (!object) {
         payload.clear();
         errors.push_back(R"(The body must be a JSON object with "timestamp" and "message".)");
@@ -10266,7 +10294,7 @@ inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_vie
             take_delay(token, now);
             identity = payload + member;
             payload.append(member, 0, member.size() - token.size() - key.size() - 3);
-            payload += R"("timestamp":")" + timestamp + '"';
+            payload += detail::concat({R"("timestamp":")", timestamp, "\""});
         }
         return;
     }
@@ -10287,7 +10315,7 @@ inline void TaskRequest::take_member(detail::JsonReader& reader, std::string_vie
 }
 
 inline bool TaskRequest::first_of(bool& seen, const char* name) {
-    if (seen) errors.push_back('"' + std::string(name) + "\" is given more than once.");
+    if (seen) errors.push_back(detail::concat({"\"", name, "\" is given more than once."}));
     return !std::exchange(seen, true);
 }
 
@@ -10331,7 +10359,7 @@ inline void TaskRequest::take_topic(std::string_view token) {
 inline void TaskRequest::take_max_lateness(std::string_view token) {
     max_lateness = detail::read_duration(token);
     if (!max_lateness || !detail::is_max_lateness(*max_lateness)) {
-        errors.push_back("\"max_lateness\" " + std::string(detail::max_lateness_rule) + '.');
+        errors.push_back(detail::concat({"\"max_lateness\" ", detail::max_lateness_rule, "."}));
     }
 }
 
@@ -10371,7 +10399,7 @@ inline std::string ExportLine::write(const Task& task) {
     }
     std::string line = "{";
     if (!task.name().empty()) {
-        line += "\"name\":" + quote_json(task.name()) + ',';
+        line += detail::concat({"\"name\":", quote_json(task.name()), ","});
     } else if (has_name) {
         line += "\"name\":null,";
     }
@@ -10396,14 +10424,14 @@ inline ExportLine ExportLine::read(std::string_view line) {
     }
     read.request += '}';
     if (!reader.finish()) {
-        throw Error(Errc::invalid_argument, "it is not valid JSON: " + reader.problem());
+        detail::throw_as(Errc::invalid_argument, {"it is not valid JSON: ", reader.problem()});
     }
-    if (!is_object) throw Error(Errc::invalid_argument, "it is not a JSON object");
+    if (!is_object) detail::throw_as(Errc::invalid_argument, {"it is not a JSON object"});
     if (!name || *name == "null") return read;
     read.name = detail::read_string(*name).value_or("");
     if (is_task_name(read.name)) return read;
-    throw Error(Errc::invalid_argument,
-                "its first member \"name\" is not the name of a task, nor null");
+    detail::throw_as(Errc::invalid_argument,
+                     {"its first member \"name\" is not the name of a task, nor null"});
 }
 
 class Scheduler;
@@ -11256,7 +11284,7 @@ inline std::shared_ptr<detail::Reader> Scheduler::add_reader(Callback callback, 
     reader->filter = std::move(filter);
     hub_->drop_ended();
     const std::lock_guard<std::mutex> guard(hub_->mutex);
-    if (hub_->stopping) throw Error(Errc::stopped, "the scheduler is shutting down");
+    if (hub_->stopping) detail::throw_as(Errc::stopped, {"the scheduler is shutting down"});
     reader->next = std::min(from, store_.newest());  // Cursor::now() is behind everything
     hub_->readers.push_back(reader);
     reader->ended = drive() == Drive::caller;
@@ -11379,7 +11407,8 @@ inline bool Scheduler::drain_here() {
         const auto wake = store_.next_wake_locked();
         if (wake && store_.options().now) {
             if (*wake <= store_.now()) continue;
-            throw Error(Errc::invalid_argument, "drain() cannot wait for a clock that you set");
+            detail::throw_as(Errc::invalid_argument,
+                             {"drain() cannot wait for a clock that you set"});
         }
         if (!wake || sleeping_) {  // what another thread has begun is on its way
             drained_.wait(lock);
@@ -11418,7 +11447,8 @@ inline bool Scheduler::wait_for_callbacks(Cursor end) {
 inline void Scheduler::open_sinks(const std::vector<SinkSetup>& setups, Unlisted others) {
     const std::lock_guard<std::mutex> guard(listing_mutex_);
     if (sinks_open_) {
-        throw Error(Errc::invalid_argument, "this scheduler's sinks are already delivered to");
+        detail::throw_as(Errc::invalid_argument,
+                         {"this scheduler's sinks are already delivered to"});
     }
     store_.open_sinks(setups, first_, others);
     sinks_open_ = true;
@@ -11426,7 +11456,8 @@ inline void Scheduler::open_sinks(const std::vector<SinkSetup>& setups, Unlisted
 
 inline void Scheduler::replace_sinks(const std::vector<SinkSetup>& setups) {
     const std::lock_guard<std::mutex> guard(listing_mutex_);
-    if (!sinks_open_) throw Error(Errc::invalid_argument, "this scheduler's sinks are not open");
+    if (!sinks_open_)
+        detail::throw_as(Errc::invalid_argument, {"this scheduler's sinks are not open"});
     store_.open_sinks(setups, store_.newest(), Unlisted::keep);
 }
 
@@ -11459,11 +11490,13 @@ inline std::uint64_t Scheduler::backup(const std::string& path, bool overwrite) 
     detail::check_unused(ops, path);
     detail::NewFile copy(ops, path, overwrite);
     const auto taken = snapshot();
-    if (!taken) throw Error(Errc::invalid_argument, "there is no journal that could be copied");
+    if (!taken)
+        detail::throw_as(Errc::invalid_argument, {"there is no journal that could be copied"});
     std::vector<char> room(std::size_t{1} << 18);
     while (copy.size() < taken->size()) {
         const std::size_t size = taken->read(room.data(), room.size(), copy.size());
-        if (size == 0) throw Error(Errc::journal_failed, "the journal is shorter than it was");
+        if (size == 0)
+            detail::throw_as(Errc::journal_failed, {"the journal is shorter than it was"});
         copy.append({room.data(), size});
     }
     copy.finish();
@@ -11551,7 +11584,7 @@ inline bool is_shortage(int error) {
 // else std::system_error.
 [[noreturn]] inline void throw_errno(int error, const std::string& what) {
     if (!is_shortage(error)) throw std::system_error(error, std::generic_category(), what);
-    throw Shortage(what + ": " + std::generic_category().message(error));
+    throw Shortage(concat({what, ": ", std::generic_category().message(error)}));
 }
 
 }  // namespace detail
@@ -11748,21 +11781,21 @@ inline Sinks::Configs Sinks::read(std::vector<SinkOptions> sinks) {
     std::set<std::string> names;
     std::map<std::string, int> targets;
     const auto check = [](bool good, const std::string& problem) {
-        if (!good) throw Error(Errc::invalid_argument, problem);
+        if (!good) detail::throw_as(Errc::invalid_argument, {problem});
     };
     for (SinkOptions& options : sinks) {
         check(detail::is_sink_name(options.name),
               std::string("a sink's name ") + detail::sink_name_rule);
         check(names.insert(options.name).second, "two sinks have the name " + options.name);
-        check(options.sink != nullptr, "sink " + options.name + " is none");
+        check(options.sink != nullptr, detail::concat({"sink ", options.name, " is none"}));
         const std::string problem = topics_problem(options.topics);
-        check(problem.empty(), "sink " + options.name + ": " + problem);
+        check(problem.empty(), detail::concat({"sink ", options.name, ": ", problem}));
         // What is secret may be all that tells two of them apart: then their order does.
         std::string target = options.sink->target();
         const int number = ++targets[target];
-        if (number > 1 && !target.empty()) target += " (" + std::to_string(number) + ")";
+        if (number > 1 && !target.empty()) target += detail::concat({" (", number, ")"});
         Config config;
-        config.where = target.empty() ? "" : " (" + target + ")";
+        config.where = target.empty() ? "" : detail::concat({" (", target, ")"});
         config.setup = {options.name, options.sink->kind(), std::move(target),
                         options.from_earliest, options.topics};
         config.options = std::move(options);
@@ -12184,12 +12217,12 @@ private:
 inline CommandSink::CommandSink(CommandOptions options)
     : options_(std::move(options)), interruption_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (options_.command.empty() || options_.command.front().empty()) {
-        throw Error(Errc::invalid_argument, "a command must name a program");
+        detail::throw_as(Errc::invalid_argument, {"a command must name a program"});
     }
     const detail::Descriptor self(static_cast<int>(::syscall(SYS_pidfd_open, ::getpid(), 0)));
     if (self.get() < 0 || interruption_.get() < 0) {
-        throw Error(Errc::invalid_argument, "commands cannot be run here (Linux 5.3 can): " +
-                                                std::generic_category().message(errno));
+        detail::throw_as(Errc::invalid_argument, {"commands cannot be run here (Linux 5.3 can): ",
+                                                  std::generic_category().message(errno)});
     }
 }
 
@@ -12209,10 +12242,11 @@ inline std::string CommandSink::problem(const std::string& program) {
         for (std::size_t begin = 0, end = 0; reason && end != std::string::npos; begin = end + 1) {
             end = path.find(':', begin);
             const std::string folder = path.substr(begin, end - begin);
-            if (!reason_for((folder.empty() ? "." : folder) + '/' + program)) reason = nullptr;
+            if (!reason_for(detail::concat({(folder.empty() ? "." : folder), "/", program})))
+                reason = nullptr;
         }
     }
-    return reason ? "cannot run " + program + ": " + reason : "";
+    return reason ? detail::concat({"cannot run ", program, ": ", reason}) : "";
 }
 
 inline void CommandSink::interrupt() {
@@ -12570,7 +12604,7 @@ void for_each_member(std::string_view json, Fn fn) {
     reader.enter_object();
     while (reader.next_member(key) && reader.value(value)) fn(key, value);
     if (!reader.finish()) {
-        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+        throw_as(Errc::unreachable, {"the answer is not that of a scheduler"});
     }
 }
 
@@ -12741,7 +12775,7 @@ std::string page_json(const PageInfo& page, const std::vector<Item>& items) {
 
 // A place in the order of pending tasks as text, and back.
 inline std::string cursor_of(const TaskCursor& cursor) {
-    return std::to_string(cursor.due.time_since_epoch().count()) + '_' + cursor.id.str();
+    return concat({std::to_string(cursor.due.time_since_epoch().count()), "_", cursor.id.str()});
 }
 
 inline std::optional<TaskCursor> parse_cursor(const std::string& text) {
@@ -13056,8 +13090,8 @@ inline void add_unready(std::vector<std::string>& reasons, const Cluster& cluste
                      because));
     }
     if (!is_owner && lag_of(cluster) > most_lag) {
-        reasons.push_back("This node is " + std::to_string(lag_of(cluster)) +
-                          " groups of records behind the owner.");
+        reasons.push_back(
+            concat({"This node is ", lag_of(cluster), " groups of records behind the owner."}));
     }
 }
 
@@ -13074,12 +13108,12 @@ inline std::vector<std::string> unready(const Stats& stats, const std::optional<
     }
     if (stats.disk_full) {
         const bool known = stats.journal_room && *stats.journal_room < stats.journal_needs;
-        reasons.push_back("The disk of the journal is full; tasks are refused" +
-                          (known ? " until " + std::to_string(stats.journal_needs) +
-                                       " bytes are free, where " +
-                                       std::to_string(*stats.journal_room) + " are"
-                                 : std::string()) +
-                          ": cancel tasks, forget events or make room.");
+        reasons.push_back(concat(
+            {"The disk of the journal is full; tasks are refused",
+             (known ? " until " + std::to_string(stats.journal_needs) + " bytes are free, where " +
+                          std::to_string(*stats.journal_room) + " are"
+                    : std::string()),
+             ": cancel tasks, forget events or make room."}));
     }
     if (!stats.clock_trusted) {
         reasons.push_back(
@@ -13087,8 +13121,9 @@ inline std::vector<std::string> unready(const Stats& stats, const std::optional<
             "emitted and tasks are refused until it has caught up.");
     }
     if (!stats.paused && stats.overdue > std::chrono::seconds(5)) {
-        reasons.push_back("A task is overdue by " + std::to_string(stats.overdue.count() / 1'000) +
-                          " s and was not emitted yet.");
+        reasons.push_back(
+            concat({"A task is overdue by ", std::to_string(stats.overdue.count() / 1'000),
+                    " s and was not emitted yet."}));
     }
     return reasons;
 }
@@ -13862,9 +13897,9 @@ inline void check_httplib() {
         &httplib::Client::enable_server_certificate_verification;
 #else
     if (&_ZNK7httplib9SSLClient8is_validEv == nullptr) return;
-    throw Error(Errc::invalid_argument,
-                "the installed cpp-httplib was compiled with OpenSSL and this program without: "
-                "compile it with $(pkg-config --cflags --libs cpp-httplib) -lssl -lcrypto");
+    throw_as(Errc::invalid_argument,
+             {"the installed cpp-httplib was compiled with OpenSSL and this program without: "
+              "compile it with $(pkg-config --cflags --libs cpp-httplib) -lssl -lcrypto"});
 #endif
 }
 
@@ -13931,8 +13966,8 @@ inline std::string internet_address(const sockaddr* at, std::string host = "") {
     const auto* const v4 = reinterpret_cast<const sockaddr_in*>(at);  // whose port is at that place
     const void* const bytes = is_v6 ? static_cast<const void*>(&v6->sin6_addr) : &v4->sin_addr;
     if (host.empty()) host = ::inet_ntop(at->sa_family, bytes, number.data(), number.size());
-    if (host.find(':') != std::string::npos) host = '[' + host + ']';
-    return host + ':' + std::to_string(ntohs(v4->sin_port));
+    if (host.find(':') != std::string::npos) host = concat({"[", host, "]"});
+    return concat({host, ":", ntohs(v4->sin_port)});
 }
 
 // Whether this is an address of IPv6 in brackets.
@@ -14045,7 +14080,7 @@ struct Secrets {
 };
 
 inline void Secrets::check() const {
-    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    const auto refuse = [](const std::string& why) { throw_as(Errc::invalid_argument, {why}); };
     if (all.size() > 2) refuse("there may be two secrets at most");
     if (read.size() > 2) refuse("there may be two read secrets at most");
     for (const auto* const secrets : {&all, &read}) {
@@ -14102,7 +14137,7 @@ inline std::string path_pattern(std::string_view path) {
     }
     const std::size_t end = path.find('}');
     if (end == std::string_view::npos) return pattern;
-    return pattern + "[^/]{1,128}" + std::string(path.substr(end + 1));
+    return concat({pattern, "[^/]{1,128}", path.substr(end + 1)});
 }
 
 // GET, HEAD for GET.
@@ -14222,7 +14257,7 @@ inline void judge_body_fields(HttpRequest& request, std::uint64_t size, std::siz
         request.refuse_body(415, "The body must be JSON, not a multipart form.");
     } else if (size > most) {
         request.refuse_body(
-            413, "The body is too large; at most " + std::to_string(most) + " bytes are accepted.");
+            413, concat({"The body is too large; at most ", most, " bytes are accepted."}));
     }
 }
 
@@ -14775,14 +14810,15 @@ inline std::vector<std::string> query_errors(const HttpRequest& request,
     request.for_each_param([&](const std::string& name, std::string_view) {
         if (errors.size() >= most_errors) return;
         const bool is_known = std::find(known.begin(), known.end(), name) != known.end();
-        const std::string shown = '"' + printable(name, 64) + '"';
+        const std::string shown = concat({"\"", printable(name, 64), "\""});
         if (!is_known) {
-            const std::string ours = known.empty()       ? "this request takes none."
-                                     : known.size() == 1 ? "known is " + quoted_list(known) + '.'
-                                                         : "known are " + quoted_list(known) + '.';
-            errors.push_back("The query parameter " + shown + " is unknown; " + ours);
+            const std::string ours = known.empty() ? "this request takes none."
+                                     : known.size() == 1
+                                         ? concat({"known is ", quoted_list(known), "."})
+                                         : concat({"known are ", quoted_list(known), "."});
+            errors.push_back(concat({"The query parameter ", shown, " is unknown; ", ours}));
         } else if (!seen.insert(name).second && repeating.count(name) == 0) {
-            errors.push_back("The query parameter " + shown + " is given more than once.");
+            errors.push_back(concat({"The query parameter ", shown, " is given more than once."}));
         }
     });
     return errors;
@@ -14890,7 +14926,7 @@ struct Transfer {
         std::string piece(static_cast<std::size_t>(size), '\0');
         piece.resize(snapshot->read(&piece[0], piece.size(), at));
         if (piece.empty() && !is_over()) {
-            throw Error(Errc::journal_failed, "the journal is shorter than it was");
+            throw_as(Errc::journal_failed, {"the journal is shorter than it was"});
         }
         at += piece.size();
         return piece;
@@ -15366,20 +15402,20 @@ inline std::string TlsSession::problem() const {
         case TlsFault::other_host:
             return its + "is for another host";
         case TlsFault::unknown:
-            return its + "is of no authority that is known here (" + verdict + ')';
+            return concat({its, "is of no authority that is known here (", verdict, ")"});
         case TlsFault::wants_ours:
             return "the server asks for a certificate of the client";
         case TlsFault::refuses_ours:
-            return std::string("the ") + (is_server ? "client" : "server") +
-                   " does not accept the certificate (" + said + ')';
+            return concat({"the ", (is_server ? "client" : "server"),
+                           " does not accept the certificate (", said, ")"});
         case TlsFault::other:
             break;
     }
     if (error_ == 0 || has_ended_) return "the connection was cut";
     constexpr int internal_error = 80;  // which HttpServer::reject() sends
     if (!is_server && alert() == internal_error) {
-        return "the server cannot take this connection now, perhaps as it has too many (" + said +
-               ')';
+        return concat({"the server cannot take this connection now, perhaps as it has too many (",
+                       said, ")"});
     }
     if (!said.empty()) return "the other side says: " + said;
     const char* const reason = ::ERR_reason_error_string(error_);
@@ -15469,7 +15505,7 @@ private:
     static int choose_protocol(SSL*, const unsigned char** chosen, unsigned char* size,
                                const unsigned char* offered, unsigned offered_size, void*);
     [[noreturn]] static void refuse(const std::string& path, const std::string& why) {
-        throw Error(Errc::invalid_argument, "TLS: " + path + ' ' + why);
+        throw_as(Errc::invalid_argument, {"TLS: ", path, " ", why});
     }
 
     const TlsSide side_;
@@ -15617,12 +15653,12 @@ inline TimePoint TlsContext::time_of(const ASN1_TIME* time) {
 
 inline std::string TlsContext::problem(TimePoint now) const {
     if (now > end_) {
-        return "the certificate in " + certificate_ + " has expired, on " + format_time(end_) +
-               ": clients will not trust it";
+        return concat({"the certificate in ", certificate_, " has expired, on ", format_time(end_),
+                       ": clients will not trust it"});
     }
     if (now >= begin_) return "";
-    return "the certificate in " + certificate_ + " is good only from " + format_time(begin_) +
-           ": clients will not trust it before";
+    return concat({"the certificate in ", certificate_, " is good only from ", format_time(begin_),
+                   ": clients will not trust it before"});
 }
 
 #else
@@ -15646,8 +15682,8 @@ public:
 class TlsContext {
 public:
     TlsContext(TlsSide, const TlsFiles&) {
-        throw Error(Errc::invalid_argument,
-                    "TLS (https, --tls-cert and --tls-key) needs a build with OpenSSL");
+        throw_as(Errc::invalid_argument,
+                 {"TLS (https, --tls-cert and --tls-key) needs a build with OpenSSL"});
     }
     std::unique_ptr<TlsSession> session(int, const std::string& = "") const { return nullptr; }
     TimePoint expiry() const { return {}; }
@@ -15684,14 +15720,14 @@ inline ServerTls::ServerTls(const HttpOptions& options)
     : files_{options.tls_certificate, options.tls_key, options.tls_client_ca} {
     if (files_.certificate.empty() && files_.key.empty() && files_.authorities.empty()) return;
     if (files_.certificate.empty() || files_.key.empty()) {
-        throw Error(Errc::invalid_argument,
-                    "TLS needs a certificate and its key (--tls-cert and --tls-key)");
+        throw_as(Errc::invalid_argument,
+                 {"TLS needs a certificate and its key (--tls-cert and --tls-key)"});
     }
     context_ = read();
 }
 
 inline void ServerTls::reload() {
-    if (!context()) throw Error(Errc::invalid_argument, "this server does not speak TLS");
+    if (!context()) throw_as(Errc::invalid_argument, {"this server does not speak TLS"});
     try {
         auto next = read();
         const std::lock_guard<std::mutex> guard(mutex_);
@@ -15715,19 +15751,23 @@ inline void ServerTls::append_metrics(MetricsText& text) const {
 }  // namespace detail
 
 inline void HttpOptions::check() const {
-    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    const auto refuse = [](const std::string& why) {
+        detail::throw_as(Errc::invalid_argument, {why});
+    };
     detail::Secrets{secrets, read_secrets}.check();
     for (const std::string& origin : cors_origins) {
         if (detail::is_origin(origin)) continue;
-        refuse("the origin \"" + detail::printable(origin, 128) +
-               "\" must be as browsers send it, such as https://example.org: scheme and host in "
-               "small letters, a port only where it is not the scheme's, and no path");
+        refuse(detail::concat(
+            {"the origin \"", detail::printable(origin, 128),
+             "\" must be as browsers send it, such as https://example.org: scheme and host in "
+             "small letters, a port only where it is not the scheme's, and no path"}));
     }
     for (const std::string& host : allowed_hosts) {
         if (detail::parse_authority(host)) continue;
-        refuse("the host \"" + detail::printable(host, 128) +
-               "\" must be a name such as tasks.example or tasks.example:8080, without scheme and "
-               "path, or an address, of IPv6 in brackets");
+        refuse(detail::concat(
+            {"the host \"", detail::printable(host, 128),
+             "\" must be a name such as tasks.example or tasks.example:8080, without scheme and "
+             "path, or an address, of IPv6 in brackets"}));
     }
     detail::ServerTls{*this};
     if (!tls_owner_ca.empty()) detail::TlsContext(detail::TlsSide::client, {"", "", tls_owner_ca});
@@ -15850,12 +15890,12 @@ inline std::string gap_text(const Scheduler& scheduler, std::string_view request
     if (!page.events.empty()) oldest = page.events.front().id;
     Json json;
     json.object().add("requested", printable(requested, 64)).add("oldest", oldest);
-    return "event: gap\ndata: " + json.text + "\n\n";
+    return concat({"event: gap\ndata: ", json.text, "\n\n"});
 }
 
 inline std::string cursor_text(const Scheduler& scheduler, std::uint64_t seq) {
     const auto before = scheduler.event_before(Cursor(seq));
-    return "event: cursor\nid: " + (before ? before->str() : "earliest") + "\ndata: {}\n\n";
+    return concat({"event: cursor\nid: ", (before ? before->str() : "earliest"), "\ndata: {}\n\n"});
 }
 
 // Writes event streams to sockets that do not block, on one thread, which the first of them starts.
@@ -17436,7 +17476,7 @@ private:
     template <class Fn>
     static bool with_key(const std::string& text, Fn fn);
     static void refuse_task(Call& call, const std::string& text) {
-        refuse(call, 404, "There is no task " + detail::printable(text, 64) + ".");
+        refuse(call, 404, detail::concat({"There is no task ", detail::printable(text, 64), "."}));
     }
     template <class Begin>
     static std::optional<Ticket> begin_change(Call& call, Begin begin);
@@ -17558,7 +17598,7 @@ private:
 inline HttpApi::HttpApi(HttpOptions options)
     : options_(std::move(options)),
       routes_(all_routes(!options_.page.empty())),
-      page_tag_('"' + detail::digest_of(options_.page) + '"'),
+      page_tag_(detail::concat({"\"", detail::digest_of(options_.page), "\""})),
       tls_(options_) {
     options_.check();
     replace_secrets(options_.secrets, options_.read_secrets);
@@ -17841,14 +17881,14 @@ inline HttpApi::Route HttpApi::page_route() {
 inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
     detail::check_httplib();
     if (tls_.context()) {
-        throw Error(Errc::invalid_argument,
-                    "TLS is the business of the server that the routes are mounted on");
+        detail::throw_as(Errc::invalid_argument,
+                         {"TLS is the business of the server that the routes are mounted on"});
     }
     if (!detail::is_prefix(prefix)) {
-        throw Error(Errc::invalid_argument,
-                    "the prefix \"" + detail::printable(prefix, 128) +
-                        "\" must be empty or like /scheduler: segments of letters, digits and "
-                        "._~- that begin with a slash each, and no slash at the end");
+        detail::throw_as(Errc::invalid_argument,
+                         {"the prefix \"", detail::printable(prefix, 128),
+                          "\" must be empty or like /scheduler: segments of letters, digits and "
+                          "._~- that begin with a slash each, and no slash at the end"});
     }
     const auto plain = [this, prefix](const httplib::Request& from, httplib::Response& to) {
         serve(prefix, from, to, nullptr);
@@ -17925,7 +17965,7 @@ inline std::string HttpApi::problem_of(const httplib::Request& request) {
     }
     for (const char* name : {"Host", "Origin", "Content-Length", "Transfer-Encoding"}) {
         if (request.get_header_value_count(name) > 1) {
-            return std::string("A request must have at most one ") + name + " field.";
+            return detail::concat({"A request must have at most one ", name, " field."});
         }
     }
     const bool chunked = request.has_header("Transfer-Encoding");
@@ -18047,9 +18087,9 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
         const std::uint64_t untold = refusals_.take_untold(why, now);
         if (untold == 0 || !logs(detail::level_of(why))) return;
         const std::string request =
-            asked ? asked->method + ' ' + asked->target : std::string("a request");
+            asked ? detail::concat({asked->method, " ", asked->target}) : std::string("a request");
         const std::string more =
-            untold == 1 ? "" : ", and " + std::to_string(untold - 1) + " more for this reason";
+            untold == 1 ? "" : detail::concat({", and ", untold - 1, " more for this reason"});
         const std::string because = cause.empty() ? "" : ": " + std::string(cause);
         say(detail::level_of(why), "request.refused", "refused ", named("request", request), " of ",
             named("peer", peer_of()), ": ", named("status", answer.status), ", ",
@@ -18282,7 +18322,8 @@ inline void HttpApi::answer_without_route(Call& call) const {
     if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
     if (method == "OPTIONS") return preflight(call, allow);
     call.answer.field("Allow", allow + ", OPTIONS");
-    refuse(call, 405, "This path does not know this method; it knows " + allow + ".");
+    refuse(call, 405,
+           detail::concat({"This path does not know this method; it knows ", allow, "."}));
 }
 
 // Refuses what the secret of the request, if it has any, does not open.
@@ -18445,12 +18486,13 @@ inline void HttpApi::post_schedule(Call& call) {
     json.object();
     if (many) {
         const std::string count = std::to_string(scheduled.ids().size());
-        json.add("message", "Scheduled " + count + " tasks").add("ids", scheduled.ids());
+        json.add("message", detail::concat({"Scheduled ", count, " tasks"}))
+            .add("ids", scheduled.ids());
     } else {
         const std::string id = scheduled.ids().front().str();
         json.add("message", "Scheduled task at " + scheduled.timestamp()).add("id", id);
         call.answer.fields.reserve(2);
-        call.answer.field("Location", std::string(call.request.prefix) + "/tasks/" + id);
+        call.answer.field("Location", detail::concat({call.request.prefix, "/tasks/", id}));
     }
     answer(call, 200, std::move(json.text));
 }
@@ -18466,7 +18508,7 @@ inline void HttpApi::read_requests(const Call& call, bool many, std::vector<Task
     }
     std::size_t index = 0;
     const bool valid = detail::for_each_element(call.request.body, [&](std::string_view text) {
-        const std::string place = '[' + std::to_string(index++) + "]: ";
+        const std::string place = detail::concat({"[", index++, "]: "});
         if (index > max_batch || errors.size() >= most_errors) return;
         requests.push_back(TaskRequest::parse(text, now));
         for (const std::string& error : requests.back().errors) errors.push_back(place + error);
@@ -18475,7 +18517,7 @@ inline void HttpApi::read_requests(const Call& call, bool many, std::vector<Task
         requests = {TaskRequest::parse(call.request.body, now)};
         errors = requests.front().errors;
     } else if (index == 0 || index > max_batch) {
-        errors.push_back("An array must hold from 1 to " + std::to_string(max_batch) + " tasks.");
+        errors.push_back(detail::concat({"An array must hold from 1 to ", max_batch, " tasks."}));
     }
 }
 
@@ -18560,7 +18602,7 @@ inline void HttpApi::put_task(Call& call) {
     json.object().add("message", "Scheduled task at " + put.timestamp());
     json.add("id", id).add("name", call.id);
     call.answer.fields.reserve(2);
-    call.answer.field("Location", std::string(call.request.prefix) + "/tasks/" + id);
+    call.answer.field("Location", detail::concat({call.request.prefix, "/tasks/", id}));
     answer(call, put.creates() ? 201 : 200, std::move(json.text));
 }
 
@@ -18586,9 +18628,10 @@ inline std::vector<std::string> HttpApi::range_errors(const Call& call,
     });
     const std::string names = detail::quoted_list(bounds);
     if (all && *all != "true") return {"\"all\" can only be true."};
-    if (all && bounded) return {"Give \"all\" or any of " + names + ", not both."};
+    if (all && bounded) return {detail::concat({"Give \"all\" or any of ", names, ", not both."})};
     if (all || bounded) return {};
-    return {"Say which, by one or more of " + names + "; or all=true, for everything."};
+    return {
+        detail::concat({"Say which, by one or more of ", names, "; or all=true, for everything."})};
 }
 
 inline void HttpApi::delete_tasks(Call& call) {
@@ -18627,7 +18670,8 @@ inline void HttpApi::post_cancel(Call& call) {
     detail::JsonReader reader(call.request.body);
     std::string_view value;
     if (!reader.value(value) || !reader.finish()) {
-        return refuse(call, 400, "The body is not valid JSON: " + reader.problem() + ".");
+        return refuse(call, 400,
+                      detail::concat({"The body is not valid JSON: ", reader.problem(), "."}));
     }
     const auto id = detail::member_of(call.request.body, "id");
     if (!id) return refuse(call, 400, R"("id" is missing; give the task's id as a string.)");
@@ -18672,13 +18716,15 @@ std::vector<std::string> HttpApi::read_optional(const Call& call, std::string_vi
         const bool known = !name.empty() && detail::is_named(key, name);
         if (known) fn(value, errors);
         if (!known && !detail::is_named(key, "secret")) {
-            errors.push_back("The body may not have \"" + detail::printable(key, 64) + "\".");
+            errors.push_back(
+                detail::concat({"The body may not have \"", detail::printable(key, 64), "\"."}));
         } else if (!seen.emplace(key).second) {
-            errors.push_back('"' + std::string(key) + "\" is given more than once.");
+            errors.push_back(detail::concat({"\"", key, "\" is given more than once."}));
         }
     }
     if (!object) reader.value(value);
-    if (!reader.finish()) return {"The body is not valid JSON: " + reader.problem() + "."};
+    if (!reader.finish())
+        return {detail::concat({"The body is not valid JSON: ", reader.problem(), "."})};
     if (!object) return {"The body must be empty or an object."};
     return errors;
 }
@@ -18828,8 +18874,7 @@ inline std::size_t HttpApi::number_of(const Call& call, const char* name, std::s
                         text->find_first_not_of("0123456789") == std::string::npos;
     const std::size_t number = digits ? std::strtoul(text->c_str(), nullptr, 10) : 0;
     if (number < 1 || number > most) {
-        errors.push_back('"' + std::string(name) + "\" must be a number from 1 to " +
-                         std::to_string(most) + '.');
+        errors.push_back(detail::concat({"\"", name, "\" must be a number from 1 to ", most, "."}));
     }
     return number;
 }
@@ -18840,9 +18885,10 @@ inline std::optional<TimePoint> HttpApi::time_of(const Call& call, const char* n
     if (!text) return std::nullopt;
     const auto time = parse_time(*text);
     if (!time) {
-        errors.push_back('"' + std::string(name) +
-                         "\" must be an ISO 8601 time such as "
-                         "2026-08-21T04:29:00.951Z (a + is written as %2B here).");
+        errors.push_back(
+            detail::concat({"\"", name,
+                            "\" must be an ISO 8601 time such as "
+                            "2026-08-21T04:29:00.951Z (a + is written as %2B here)."}));
     }
     return time;
 }
@@ -18969,9 +19015,10 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(Call& call, const std::strin
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
     const EventPage oldest = scheduler().events({1});
     refuse(call, 404,
-           "The history has no event " + detail::printable(text, 64) +
-               (oldest.events.empty() ? "; it is empty."
-                                      : "; the oldest is " + oldest.events.front().id.str() + "."));
+           detail::concat({"The history has no event ", detail::printable(text, 64),
+                           (oldest.events.empty()
+                                ? "; it is empty."
+                                : "; the oldest is " + oldest.events.front().id.str() + ".")}));
 }
 
 // ---- Sinks
@@ -19010,7 +19057,9 @@ inline void HttpApi::post_redeliver(Call& call) {
     if (!errors.empty()) return answer(call, 400, detail::errors_json(errors));
     const auto id = text ? TaskId::parse(*text) : std::nullopt;
     if (text && !id) {
-        return refuse(call, 404, "There is no dead letter " + detail::printable(*text, 64) + ".");
+        return refuse(
+            call, 404,
+            detail::concat({"There is no dead letter ", detail::printable(*text, 64), "."}));
     }
     answer_with(call, "redelivering", call.made(scheduler().redeliver(call.id, id)));
 }
@@ -19200,10 +19249,11 @@ inline HttpListener::HttpListener(const std::string& address) {
     const bool is_v6 = detail::is_ipv6_in_brackets(host);
     const bool good_port = port.size() <= 5 && detail::read_digits(port).value_or(65'536) <= 65'535;
     if (host.empty() || !good_port || (host.find_first_of(":[]") != std::string::npos && !is_v6)) {
-        throw Error(Errc::invalid_argument,
-                    "'" + detail::printable(address, 128) +
-                        "' is no address to listen on; give ADDRESS:PORT, [ADDRESS]:PORT for "
-                        "IPv6, *:PORT for all addresses, or unix:/PATH; a port is from 0 to 65535");
+        detail::throw_as(
+            Errc::invalid_argument,
+            {"'", detail::printable(address, 128),
+             "' is no address to listen on; give ADDRESS:PORT, [ADDRESS]:PORT for "
+             "IPv6, *:PORT for all addresses, or unix:/PATH; a port is from 0 to 65535"});
     }
     if (is_v6) host = host.substr(1, host.size() - 2);
     listen_on(host, std::stoi(port));
@@ -19233,7 +19283,7 @@ inline void HttpListener::listen_on(const std::string& host, int port) {
     hints.ai_socktype = SOCK_STREAM;
     hints.ai_flags = AI_PASSIVE | AI_NUMERICSERV;
     addrinfo* found = nullptr;
-    const std::string where = host + " port " + std::to_string(port);
+    const std::string where = detail::concat({host, " port ", port});
     const bool is_all = host == "*";
     if (is_all) {  // one of IPv6 takes IPv4 as well
         const detail::Descriptor probe(::socket(AF_INET6, SOCK_STREAM | SOCK_CLOEXEC, 0));
@@ -19242,7 +19292,8 @@ inline void HttpListener::listen_on(const std::string& host, int port) {
     const int unknown = ::getaddrinfo(is_all ? nullptr : host.c_str(), std::to_string(port).c_str(),
                                       &hints, &found);
     if (unknown != 0) {
-        throw std::runtime_error("cannot listen on " + where + ": " + ::gai_strerror(unknown));
+        throw std::runtime_error(
+            detail::concat({"cannot listen on ", where, ": ", ::gai_strerror(unknown)}));
     }
     const std::unique_ptr<addrinfo, void (*)(addrinfo*)> addresses(found, ::freeaddrinfo);
     host_ = host;
@@ -19253,8 +19304,8 @@ inline void HttpListener::listen_on(const std::string& host, int port) {
         if (fd < 0) error = errno;
     }
     if (fd < 0) {
-        throw std::runtime_error("cannot listen on " + where + ": " +
-                                 std::generic_category().message(error));
+        throw std::runtime_error(detail::concat(
+            {"cannot listen on ", where, ": ", std::generic_category().message(error)}));
     }
     take(fd);
 }
@@ -19284,18 +19335,17 @@ inline int HttpListener::open(const addrinfo& at, bool takes_all) {
 
 // Nobody can connect before listen(), so its mode is the right one from the first client on.
 inline void HttpListener::listen_at(const std::string& path) {
-    const std::string refusal =
-        "cannot listen on unix:" + detail::printable(path, sizeof(sockaddr_un)) + ": ";
+    const std::string refusal = detail::concat(
+        {"cannot listen on unix:", detail::printable(path, sizeof(sockaddr_un)), ": "});
     sockaddr_un at{};
     at.sun_family = AF_UNIX;
     if (path.empty() || path.front() != '/' || path.find('\0') != std::string::npos) {
-        throw Error(Errc::invalid_argument, refusal + "the path must begin with a slash");
+        detail::throw_as(Errc::invalid_argument, {refusal, "the path must begin with a slash"});
     }
     if (path.size() >= sizeof at.sun_path) {
-        throw Error(Errc::invalid_argument, refusal + "the path has " +
-                                                std::to_string(path.size()) +
-                                                " bytes, and that of a socket may have " +
-                                                std::to_string(sizeof at.sun_path - 1));
+        detail::throw_as(Errc::invalid_argument,
+                         {refusal, "the path has ", path.size(),
+                          " bytes, and that of a socket may have ", sizeof at.sun_path - 1});
     }
     path.copy(at.sun_path, path.size());
     detail::Descriptor fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
@@ -19342,8 +19392,8 @@ inline HttpListener HttpListener::adopt(int fd) {
     const bool is_inet = domain == AF_INET || domain == AF_INET6;
     if (option(SO_TYPE) != SOCK_STREAM || option(SO_ACCEPTCONN) != 1 ||
         !(is_inet || domain == AF_UNIX)) {
-        throw std::runtime_error("the descriptor " + std::to_string(fd) +
-                                 " is no stream socket that listens");
+        throw std::runtime_error(
+            detail::concat({"the descriptor ", fd, " is no stream socket that listens"}));
     }
     const int on = 1;
     if (is_inet) ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
@@ -21028,8 +21078,8 @@ void Channel::receive_answer(MessageReader& answer, Look look) {
     if (!answer.has_head()) throw std::runtime_error(server_ + " has ended the connection");
     const int reason = answer.request().body_status;
     if (reason == 200 || reason == 413) return;
-    throw std::runtime_error(server_ + " answers " + std::to_string(answer.status()) +
-                             ", but not to the end");
+    throw std::runtime_error(
+        concat({server_, " answers ", answer.status(), ", but not to the end"}));
 }
 
 }  // namespace detail
@@ -21067,7 +21117,9 @@ private:
 };
 
 inline WebhookSink::WebhookSink(WebhookOptions options) : options_(std::move(options)) {
-    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
+    const auto refuse = [](const std::string& why) {
+        detail::throw_as(Errc::invalid_argument, {why});
+    };
     const auto url = detail::parse_url(options_.url);
     if (!url) {
         refuse(
@@ -21107,9 +21159,9 @@ inline void WebhookSink::check_fields() const {
         const bool control = std::any_of(value.begin(), value.end(),
                                          [](unsigned char c) { return c < 0x20 || c > 0x7E; });
         if (!detail::is_token(name) || ours || control) {
-            throw Error(Errc::invalid_argument,
-                        "the header " + detail::printable(name, 64) +
-                            (ours ? " is set by the scheduler" : " is not one, or not in ASCII"));
+            detail::throw_as(Errc::invalid_argument, {"the header ", detail::printable(name, 64),
+                                                      (ours ? " is set by the scheduler"
+                                                            : " is not one, or not in ASCII")});
         }
     }
 }
@@ -21169,7 +21221,7 @@ inline std::string WebhookSink::request(const Delivery& delivery) const {
     const auto now =
         std::chrono::duration_cast<std::chrono::seconds>(wall_clock().time_since_epoch());
     const std::string timestamp = std::to_string(now.count());
-    std::string text = "POST " + url_.target + " HTTP/1.1\r\n";
+    std::string text = detail::concat({"POST ", url_.target, " HTTP/1.1\r\n"});
     const auto field = [&text](std::string_view name, std::string_view value) {
         text.append(name).append(": ").append(value).append("\r\n");
     };
@@ -21188,7 +21240,7 @@ inline std::string WebhookSink::request(const Delivery& delivery) const {
     std::string signatures;
     for (const std::string& key : keys_) {
         if (!signatures.empty()) signatures += ' ';
-        std::string signed_text = id + '.' + timestamp + '.';
+        std::string signed_text = detail::concat({id, ".", timestamp, "."});
         signatures += detail::webhook_signature(key, signed_text.append(body));
     }
     if (!signatures.empty()) field("webhook-signature", signatures);
@@ -21249,7 +21301,7 @@ inline Outcome WebhookSink::judge() const {
 /// The name of a sink that was given none, from its kind and its URL or command: always
 /// the same for the same.
 inline std::string default_sink_name(std::string_view kind, std::string_view text) {
-    return std::string(kind) + '-' + detail::digest_of(text).substr(0, 8);
+    return detail::concat({kind, "-", detail::digest_of(text).substr(0, 8)});
 }
 
 namespace detail {
@@ -21263,7 +21315,7 @@ public:
 
 private:
     [[noreturn]] static void refuse(const std::string& place, const std::string& why) {
-        throw Error(Errc::invalid_argument, place + ": " + why);
+        throw_as(Errc::invalid_argument, {place, ": ", why});
     }
     template <class Fn>
     static void members(std::string_view json, const std::string& place, Fn fn);
@@ -21304,8 +21356,8 @@ void SinkReader::members(std::string_view json, const std::string& place, Fn fn)
     if (json.empty() || json.front() != '{') refuse(place, "must be an object");
     std::set<std::string> seen;
     for_each_member(json, [&](std::string_view key, std::string_view value) {
-        const std::string name = read_string('"' + std::string(key) + '"').value_or("");
-        const std::string where = place + '.' + printable(name, 64);
+        const std::string name = read_string(concat({"\"", key, "\""})).value_or("");
+        const std::string where = concat({place, ".", printable(name, 64)});
         if (!seen.insert(name).second) refuse(where, "is given more than once");
         if (!fn(name, value, where)) refuse(where, "is not known");
     });
@@ -21316,7 +21368,7 @@ void SinkReader::elements(std::string_view json, const std::string& place, Fn fn
     if (json.empty() || json.front() != '[') refuse(place, "must be an array");
     std::size_t index = 0;
     for_each_element(json, [&](std::string_view value) {
-        fn(value, place + '[' + std::to_string(index++) + ']');
+        fn(value, concat({place, "[", index++, "]"}));
     });
 }
 
@@ -21349,7 +21401,7 @@ inline std::vector<SinkOptions> SinkReader::read(std::string_view json) {
     JsonReader reader(json);
     std::string_view whole;
     if (!reader.value(whole) || !reader.finish()) {
-        throw Error(Errc::invalid_argument, "it is not valid JSON: " + reader.problem());
+        throw_as(Errc::invalid_argument, {"it is not valid JSON: ", reader.problem()});
     }
     std::vector<SinkOptions> sinks;
     std::set<std::string> names;
@@ -21373,7 +21425,7 @@ inline bool SinkReader::is_second(std::string_view json, const std::string& plac
                                   const char* first, const char* second) {
     const std::string text = string_of(json, place);
     if (text != first && text != second) {
-        refuse(place, std::string("must be \"") + first + "\" or \"" + second + '"');
+        refuse(place, concat({"must be \"", first, "\" or \"", second, "\""}));
     }
     return text == second;
 }
@@ -21468,7 +21520,7 @@ inline SinkOptions SinkReader::read_sink(std::string_view json, const std::strin
     for (const char* key :
          {"secrets", "secret_files", "headers", "header_files", "format", "batch"}) {
         if (is_command && draft.said.count(key) > 0) {
-            refuse(place + '.' + key, "is only for a webhook");
+            refuse(concat({place, ".", key}), "is only for a webhook");
         }
     }
     options.settings = settings_of(json, draft.webhook);
@@ -21883,7 +21935,7 @@ template <class Value>
 Value member_in(std::string_view json, std::string_view name) {
     Value value{};
     if (JsonMembers(json).has(name, value)) return value;
-    throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    throw_as(Errc::unreachable, {"the answer is not that of a scheduler"});
 }
 
 // An answer that is one object.
@@ -21911,7 +21963,7 @@ inline bool read(JsonView from, Task& to) {
     if (!parts.payload.empty()) read_details(parts);
     const Details details = parts.details();
     if (!are_acceptable(details)) {
-        throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+        throw_as(Errc::unreachable, {"the answer is not that of a scheduler"});
     }
     to.payload = PayloadAccess::make(TaskRef::make(to.id, to.due, parts.payload, details));
     return true;
@@ -22020,8 +22072,8 @@ inline std::string params_of(const DueRange& range, const Filter& filter) {
 // password, which has no place in it, is not repeated.
 inline Url server_url(std::string_view text) {
     constexpr std::string_view unix_scheme = "unix:";
-    const auto refuse = [](const std::string& why) { throw Error(Errc::invalid_argument, why); };
-    const std::string shown = "cannot use the URL " + printable(text, 128) + ": ";
+    const auto refuse = [](const std::string& why) { throw_as(Errc::invalid_argument, {why}); };
+    const std::string shown = concat({"cannot use the URL ", printable(text, 128), ": "});
     if (text.substr(0, unix_scheme.size()) == unix_scheme) {
         const std::string path(text.substr(unix_scheme.size()));
         if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
@@ -22049,9 +22101,9 @@ inline std::shared_ptr<const TlsContext> client_context(const ClientOptions& opt
                                                         const Url& url) {
     if (!url.secure) return nullptr;
     if (options.certificate.empty() != options.key.empty()) {
-        throw Error(Errc::invalid_argument,
-                    "a client's certificate and its key must be given together (on the command "
-                    "line: --client-cert and --client-key)");
+        throw_as(Errc::invalid_argument,
+                 {"a client's certificate and its key must be given together (on the command "
+                  "line: --client-cert and --client-key)"});
     }
     return std::make_shared<const TlsContext>(
         TlsSide::client, TlsFiles{options.certificate, options.key, options.ca_file});
@@ -22067,13 +22119,13 @@ inline Client::Client(ClientOptions options)
       tls_(detail::client_context(options_, url_)) {
     const auto is_control = [](unsigned char c) { return c < 0x20 || c == 0x7F; };
     if (std::any_of(options_.secret.begin(), options_.secret.end(), is_control)) {
-        throw Error(Errc::invalid_argument, "a secret must not hold control characters");
+        detail::throw_as(Errc::invalid_argument, {"a secret must not hold control characters"});
     }
 }
 
 inline std::string Client::request(const char* method, const std::string& path, const Fields& more,
                                    const std::string& body) const {
-    std::string text = std::string(method) + ' ' + path + " HTTP/1.1\r\n";
+    std::string text = detail::concat({method, " ", path, " HTTP/1.1\r\n"});
     const auto field = [&text](std::string_view name, std::string_view value) {
         text.append(name).append(": ").append(value).append("\r\n");
     };
@@ -22116,7 +22168,7 @@ inline void Client::exchange(const std::string& request, detail::MessageReader& 
     } catch (const std::bad_alloc&) {
         throw;
     } catch (const std::exception&) {
-        throw Error(Errc::unreachable, "cannot reach " + url_.origin + ": " + reason_in_hand());
+        detail::throw_as(Errc::unreachable, {"cannot reach ", url_.origin, ": ", reason_in_hand()});
     }
 }
 
@@ -22183,26 +22235,26 @@ inline void Client::refuse(int status, const std::string& body) const {
     }
     if (sentences.empty()) sentences = "the server answers " + std::to_string(status);
     if (status == 401) {
-        sentences = "the server " + url_.origin + " wants " +
-                    (options_.secret.empty() ? "a secret" : "another secret") +
-                    " (on the command line: --secret-file)";
+        sentences = detail::concat({"the server ", url_.origin, " wants ",
+                                    (options_.secret.empty() ? "a secret" : "another secret"),
+                                    " (on the command line: --secret-file)"});
     }
     switch (status) {
         case 400:
         case 413:
-            throw Error(Errc::invalid_argument, sentences);
+            detail::throw_as(Errc::invalid_argument, {sentences});
         case 404:
-            throw Error(Errc::unknown_task, sentences);
+            detail::throw_as(Errc::unknown_task, {sentences});
         case 409:
-            throw Error(Errc::already_emitted, sentences);
+            detail::throw_as(Errc::already_emitted, {sentences});
         case 412:
-            throw Error(Errc::condition_failed, sentences);
+            detail::throw_as(Errc::condition_failed, {sentences});
         case 422:
-            throw Error(Errc::key_reused, sentences);
+            detail::throw_as(Errc::key_reused, {sentences});
         case 507:
-            throw Error(Errc::task_limit, sentences);
+            detail::throw_as(Errc::task_limit, {sentences});
         default:
-            throw Error(Errc::refused, sentences);
+            detail::throw_as(Errc::refused, {sentences});
     }
 }
 
@@ -22215,8 +22267,8 @@ inline void check_key(std::string_view key) {
     const bool printable =
         std::all_of(key.begin(), key.end(), [](unsigned char c) { return c >= 0x20 && c < 0x7F; });
     if (key.size() <= 255 && printable) return;
-    throw Error(Errc::invalid_argument,
-                "An idempotency key must be from 1 to 255 printable ASCII characters.");
+    throw_as(Errc::invalid_argument,
+             {"An idempotency key must be from 1 to 255 printable ASCII characters."});
 }
 
 }  // namespace detail
@@ -22226,9 +22278,9 @@ inline std::string Client::delayed(milliseconds delay, const NewTask& task) {
     NewTask now = task;
     now.due = TimePoint();
     std::string body = detail::payload_of(now);
-    const std::string timestamp = R"("timestamp":")" + format_time(now.due) + '"';
+    const std::string timestamp = detail::concat({R"("timestamp":")", format_time(now.due), "\""});
     return body.replace(1, timestamp.size(),
-                        R"("delay":")" + std::to_string(delay.count()) + "ms\"");
+                        detail::concat({R"("delay":")", std::to_string(delay.count()), "ms\""}));
 }
 
 inline TaskId Client::schedule_body(const std::string& body, const std::string& key) const {
@@ -22252,7 +22304,7 @@ inline SubmitResult Client::submit(const std::vector<std::string>& requests,
     SubmitResult result{detail::member_in<std::vector<TaskId>>(answer.body, "ids"),
                         !answer.is_replayed};
     if (result.ids.size() == requests.size()) return result;
-    throw Error(Errc::unreachable, "the answer is not that of a scheduler");
+    detail::throw_as(Errc::unreachable, {"the answer is not that of a scheduler"});
 }
 
 // ---- Backups ---------------------------------------------------------------
@@ -22279,22 +22331,23 @@ inline std::uint64_t Client::backup(const std::function<void(std::string_view pi
         exchange(request("GET", "/backup"), answer, look);
     } catch (const Error&) {
         if (size == 0) throw;
-        throw Error(Errc::unreachable,
-                    "the copy of the journal broke off after " + std::to_string(size) + " bytes");
+        detail::throw_as(Errc::unreachable,
+                         {"the copy of the journal broke off after ", size, " bytes"});
     }
     if (failure) std::rethrow_exception(failure);
-    if (!is_journal) throw Error(Errc::unreachable, "the answer is not a journal");
+    if (!is_journal) detail::throw_as(Errc::unreachable, {"the answer is not a journal"});
     if (answer.status() == 200) {
         const detail::HttpMessage& head = answer.request();
-        if (size == 0) throw Error(Errc::refused, "the journal is empty yet: no copy");
+        if (size == 0) detail::throw_as(Errc::refused, {"the journal is empty yet: no copy"});
         if (head.field("Content-Length") || head.field("Transfer-Encoding")) return size;
-        throw Error(Errc::unreachable, "nothing tells whether the copy of the journal is whole");
+        detail::throw_as(Errc::unreachable,
+                         {"nothing tells whether the copy of the journal is whole"});
     }
     try {
         refuse(answer.status(), answer.request().body);
     } catch (const Error& error) {
         if (error.code() != Errc::unknown_task) throw;
-        throw Error(Errc::refused, error.what());
+        detail::throw_as(Errc::refused, {error.what()});
     }
 }
 
@@ -22310,7 +22363,7 @@ inline std::uint64_t Client::backup(const std::string& path, bool overwrite) con
 // ---- Names, and changes of tasks -------------------------------------------
 
 inline std::string Client::path_of(std::string_view name) {
-    if (!is_task_name(name)) throw Error(Errc::invalid_argument, detail::name_rule);
+    if (!is_task_name(name)) detail::throw_as(Errc::invalid_argument, {detail::name_rule});
     return "/tasks/" + std::string(name);
 }
 
@@ -22340,12 +22393,13 @@ inline std::size_t Client::cancel(const DueRange& range, const Filter& filter) c
 }
 
 inline Task Client::move_path(const std::string& path, TimePoint due) const {
-    const std::string body = R"({"timestamp":")" + format_time(due) + "\"}";
+    const std::string body = detail::concat({R"({"timestamp":")", format_time(due), "\"}"});
     return detail::read_as<Task>(ask("PATCH", path, body));
 }
 
 inline Task Client::move_path(const std::string& path, milliseconds delay) const {
-    const std::string body = R"({"delay":")" + std::to_string(delay.count()) + "ms\"}";
+    const std::string body =
+        detail::concat({R"({"delay":")", std::to_string(delay.count()), "ms\"}"});
     return detail::read_as<Task>(ask("PATCH", path, body));
 }
 
@@ -22388,14 +22442,15 @@ inline TaskPage Client::tasks(const TaskQuery& query) const {
 
 inline Histogram Client::histogram(const DueRange& range, std::size_t buckets) const {
     const std::string path =
-        "/histogram?buckets=" + std::to_string(buckets) + detail::params_of(range, {});
+        detail::concat({"/histogram?buckets=", buckets, detail::params_of(range, {})});
     return detail::read_as<Histogram>(ask("GET", path));
 }
 
 inline EventPage Client::events(const HistoryQuery& query) const {
     for (const std::string* cursor : {&query.after, &query.before}) {
         if (cursor->empty() || *cursor == "earliest" || TaskId::parse(*cursor)) continue;
-        throw Error(Errc::invalid_argument, "a cursor of events is an event's id, or earliest");
+        detail::throw_as(Errc::invalid_argument,
+                         {"a cursor of events is an event's id, or earliest"});
     }
     std::string path = "/events?limit=" + std::to_string(query.limit);
     if (!query.after.empty()) path += "&after=" + query.after;
@@ -22419,16 +22474,18 @@ inline std::optional<Pause> Client::paused() const {
 }
 
 inline void Client::pause(const std::string& reason) const {
-    ask("POST", "/pause", reason.empty() ? "" : R"({"reason":)" + quote_json(reason) + '}');
+    ask("POST", "/pause",
+        reason.empty() ? "" : detail::concat({R"({"reason":)", quote_json(reason), "}"}));
 }
 
 // ---- Sinks -----------------------------------------------------------------
 
 inline std::string Client::sink_path(const std::string& sink, const std::string& what) {
     if (!detail::is_sink_name(sink)) {
-        throw Error(Errc::invalid_argument, std::string("a sink's name ") + detail::sink_name_rule);
+        detail::throw_as(Errc::invalid_argument,
+                         {std::string("a sink's name ") + detail::sink_name_rule});
     }
-    return "/sinks/" + sink + what;
+    return detail::concat({"/sinks/", sink, what});
 }
 
 // A sink's name alone cannot be in the way of a task.
@@ -22436,8 +22493,10 @@ inline void Client::forget_sink(const std::string& sink) const {
     try {
         ask("DELETE", sink_path(sink));
     } catch (const Error& error) {
-        if (error.code() == Errc::already_emitted) throw Error(Errc::sink_listed, error.what());
-        if (error.code() == Errc::unknown_task) throw Error(Errc::unknown_sink, error.what());
+        if (error.code() == Errc::already_emitted)
+            detail::throw_as(Errc::sink_listed, {error.what()});
+        if (error.code() == Errc::unknown_task)
+            detail::throw_as(Errc::unknown_sink, {error.what()});
         throw;
     }
 }
@@ -22448,7 +22507,7 @@ inline std::vector<SinkStatus> Client::sinks() const {
 
 inline DeadPage Client::dead_letters(const std::string& sink, std::optional<TaskId> after,
                                      std::size_t limit) const {
-    std::string path = sink_path(sink, "/dead") + "?limit=" + std::to_string(limit);
+    std::string path = detail::concat({sink_path(sink, "/dead"), "?limit=", limit});
     if (after) path += "&after=" + after->str();
     DeadPage page;
     const detail::PageInfo info = detail::read_page(ask("GET", path), page.letters);
@@ -22458,7 +22517,7 @@ inline DeadPage Client::dead_letters(const std::string& sink, std::optional<Task
 }
 
 inline std::size_t Client::redeliver(const std::string& sink, std::optional<TaskId> id) const {
-    const std::string body = id ? R"({"id":")" + id->str() + "\"}" : "";
+    const std::string body = id ? detail::concat({R"({"id":")", id->str(), "\"}"}) : "";
     return detail::member_in<std::size_t>(ask("POST", sink_path(sink, "/redeliver"), body),
                                           "redelivering");
 }

@@ -23,13 +23,24 @@ struct UsageError : std::runtime_error {
     using std::runtime_error::runtime_error;
 };
 
+// A text of these parts.
+inline std::string concat(std::initializer_list<std::string_view> parts) {
+    std::string text;
+    for (const std::string_view part : parts) text += part;
+    return text;
+}
+
+[[noreturn]] inline void refuse_usage(std::initializer_list<std::string_view> parts) {
+    throw UsageError(concat(parts));
+}
+
 inline std::uint64_t number(const std::string& text, std::uint64_t least, std::uint64_t most) {
     const bool digits = !text.empty() && text.size() <= 18 &&
                         text.find_first_not_of("0123456789") == std::string::npos;
     const std::uint64_t value = digits ? std::stoull(text) : 0;
     if (!digits || value < least || value > most) {
-        throw UsageError("must be a whole number from " + std::to_string(least) + " to " +
-                         std::to_string(most) + ", not '" + text + "'");
+        refuse_usage({"must be a whole number from ", std::to_string(least), " to ",
+                      std::to_string(most), ", not '", text, "'"});
     }
     return value;
 }
@@ -66,9 +77,8 @@ void set_bytes(Number& value, const std::string& text, std::uint64_t least, std:
         const std::uint64_t scaled = number(digits, 0, any_size >> shift) << shift;
         set_number(value, std::to_string(scaled), least, most);
     } catch (const UsageError&) {
-        throw UsageError("must be a number of bytes from " + std::to_string(least) + " to " +
-                         std::to_string(most) + ", such as 65536, 512K, 24M or 1G, not '" + text +
-                         "'");
+        refuse_usage({"must be a number of bytes from ", std::to_string(least), " to ",
+                      std::to_string(most), ", such as 65536, 512K, 24M or 1G, not '", text, "'"});
     }
 }
 
@@ -77,7 +87,7 @@ inline scheduler::milliseconds duration(const std::string& text) {
     const bool digits = !text.empty() && text.find_first_not_of("0123456789") == std::string::npos;
     const auto value = scheduler::parse_duration(digits ? text + 's' : text);
     if (!value) {
-        throw UsageError("must be seconds, or a duration such as 90s or 1h30m, not '" + text + "'");
+        refuse_usage({"must be seconds, or a duration such as 90s or 1h30m, not '", text, "'"});
     }
     return *value;
 }
@@ -89,7 +99,7 @@ auto naming(const std::string& name, Fn fn) {
     try {
         return fn();
     } catch (const UsageError& error) {
-        throw UsageError(name + ": " + error.what());
+        refuse_usage({name, ": ", error.what()});
     }
 }
 
@@ -128,7 +138,7 @@ inline std::string suggestion(const std::string& word, const std::vector<std::st
             least = changes;
         }
     }
-    return nearest ? "; did you mean " + *nearest + '?' : "";
+    return nearest ? concat({"; did you mean ", *nearest, "?"}) : "";
 }
 
 // A flag as it is typed: --name, and -l where it has a letter.
@@ -220,7 +230,7 @@ inline void ArgumentReader::read_name(const std::string& word) {
     } else if (!form.value.empty()) {
         add(form, word.substr(equals + 1));
     } else {
-        throw UsageError(name + " takes no value, but is given as " + word);
+        refuse_usage({name, " takes no value, but is given as ", word});
     }
 }
 
@@ -240,7 +250,7 @@ inline void ArgumentReader::read_letters(const std::string& word) {
 }
 
 inline std::string ArgumentReader::next_word(const std::string& flag) {
-    if (next_ == words_.size()) throw UsageError(flag + " needs a value");
+    if (next_ == words_.size()) refuse_usage({flag, " needs a value"});
     return words_[next_++];
 }
 
@@ -257,7 +267,7 @@ const FlagForm& ArgumentReader::form_that(Is is, const std::string& word,
     if (found != forms_.end()) return *found;
     std::vector<std::string> names;
     for (const FlagForm& form : forms_) names.push_back(form.name);
-    throw UsageError("unknown option " + word + suggestion(name, names));
+    refuse_usage({"unknown option ", word, suggestion(name, names)});
 }
 
 // Takes a variable out of the environment, also out of the block of memory that the process

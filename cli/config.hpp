@@ -41,19 +41,18 @@ inline ConfigLine read_config_line(const std::string& text, const std::string& p
     const bool control = std::any_of(text.begin(), text.end(), [](unsigned char c) {
         return (c < 0x20 && c != '\t') || c == 0x7F;
     });
-    if (control) throw UsageError(place + ": there is a control character in it");
-    if (equals == std::string::npos) throw UsageError(place + ": must be NAME = VALUE");
+    if (control) refuse_usage({place, ": there is a control character in it"});
+    if (equals == std::string::npos) refuse_usage({place, ": must be NAME = VALUE"});
     ConfigLine line{trimmed(text.substr(0, equals)), trimmed(text.substr(equals + 1)), place};
     if (line.name == "secret" || line.name == "read-secret") {
-        throw UsageError(place + ": a secret is not written here; name a file that holds it with " +
-                         line.name + "-file");
+        refuse_usage({place, ": a secret is not written here; name a file that holds it with ",
+                      line.name, "-file"});
     }
     const std::vector<std::string> names = config_names();
     if (std::find(names.begin(), names.end(), line.name) == names.end()) {
-        throw UsageError(place + ": there is no option " + line.name +
-                         suggestion(line.name, names));
+        refuse_usage({place, ": there is no option ", line.name, suggestion(line.name, names)});
     }
-    if (line.value.empty()) throw UsageError(place + ": " + line.name + " needs a value");
+    if (line.value.empty()) refuse_usage({place, ": ", line.name, " needs a value"});
     return line;
 }
 
@@ -68,7 +67,7 @@ inline std::vector<ConfigLine> read_config(const std::string& path) {
         ++number;
         line = trimmed(line);
         if (line.empty() || line[0] == '#') continue;
-        lines.push_back(read_config_line(line, path + ':' + std::to_string(number)));
+        lines.push_back(read_config_line(line, concat({path, ":", std::to_string(number)})));
     }
     return lines;
 }
@@ -103,7 +102,8 @@ inline void set_from_config(Settings& settings, const std::vector<ConfigLine>& l
     for (const ConfigLine& line : lines) {
         for (const Flag& flag : flags) {
             if (flag.name != line.name) continue;
-            naming(line.place + ": " + line.name, [&] { set_flag(settings, flag, line.value); });
+            naming(concat({line.place, ": ", line.name}),
+                   [&] { set_flag(settings, flag, line.value); });
         }
     }
 }
@@ -125,12 +125,12 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
         return true;
     }
     if (!arguments.rest.empty()) {
-        throw UsageError("unexpected argument '" + arguments.rest[0] + '\'');
+        refuse_usage({"unexpected argument '", arguments.rest[0], "'"});
     }
     if (arguments.all("--store").size() > 1) {
-        throw UsageError(
-            "--store is given twice: one process keeps tasks in one place; start "
-            "another one, with a --postgres-schema of its own, for each further one");
+        refuse_usage(
+            {"--store is given twice: one process keeps tasks in one place; start "
+             "another one, with a --postgres-schema of its own, for each further one"});
     }
     const auto read = [arguments, by_name](Settings& to) {
         set_from_config(to, find_config(arguments));

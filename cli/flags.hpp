@@ -45,7 +45,7 @@ inline scheduler::Fsync fsync_policy(const std::string& text) {
     for (const auto policy : {Fsync::always, Fsync::answers, Fsync::everysec, Fsync::no}) {
         if (text == name_of(policy)) return policy;
     }
-    throw UsageError("must be always, answers, everysec or no, not '" + text + "'");
+    refuse_usage({"must be always, answers, everysec or no, not '", text, "'"});
 }
 
 inline scheduler::LogLevel log_level(const std::string& text) {
@@ -53,33 +53,33 @@ inline scheduler::LogLevel log_level(const std::string& text) {
     for (const auto level : {LogLevel::debug, LogLevel::info, LogLevel::warning, LogLevel::error}) {
         if (text == name_of(level)) return level;
     }
-    throw UsageError("must be debug, info, warning or error, not '" + text + "'");
+    refuse_usage({"must be debug, info, warning or error, not '", text, "'"});
 }
 
 inline LogFormat log_format(const std::string& text) {
     if (text == "text") return LogFormat::text;
     if (text == "logfmt") return LogFormat::logfmt;
     if (text == "json") return LogFormat::json;
-    throw UsageError("must be text, logfmt or json, not '" + text + "'");
+    refuse_usage({"must be text, logfmt or json, not '", text, "'"});
 }
 
 inline void check(const scheduler::HttpOptions& options) {
     try {
         options.check();
     } catch (const scheduler::Error& error) {
-        throw UsageError(error.what());
+        refuse_usage({error.what()});
     }
 }
 
 inline const std::string& host(const std::string& text) {
     if (!text.empty() && text.find('/') == std::string::npos) return text;
-    throw UsageError("must be an address or a name, not '" + text +
-                     "'; --listen takes unix:/PATH as well");
+    refuse_usage(
+        {"must be an address or a name, not '", text, "'; --listen takes unix:/PATH as well"});
 }
 
 // The name of a file, which must be given.
 inline const std::string& named(const std::string& path) {
-    if (path.empty()) throw UsageError("must name a file");
+    if (path.empty()) refuse_usage({"must name a file"});
     return path;
 }
 
@@ -91,9 +91,9 @@ inline bool is_store(const std::string& text) {
 
 inline const std::string& store(const std::string& text) {
     if (is_store(text)) return text;
-    throw UsageError(
-        "must be postgres://HOST/DATABASE, or postgres: alone where PGSERVICE or "
-        "other variables of PostgreSQL say the rest");
+    refuse_usage(
+        {"must be postgres://HOST/DATABASE, or postgres: alone where PGSERVICE or "
+         "other variables of PostgreSQL say the rest"});
 }
 
 // Where other nodes reach this one: by HTTP, perhaps behind a path.
@@ -106,7 +106,7 @@ inline const std::string& node_url(const std::string& text) {
     if (is_plain && (scheme == "http" || scheme == "https") && text.size() > slashes + 3) {
         return text;
     }
-    throw UsageError("must be http://HOST:PORT or https://HOST:PORT, not '" + text + "'");
+    refuse_usage({"must be http://HOST:PORT or https://HOST:PORT, not '", text, "'"});
 }
 
 // A name for a schema, or for a node, of these characters.
@@ -116,7 +116,7 @@ inline const std::string& name_of(const std::string& text, std::size_t longest,
         text.find_first_not_of(characters) == std::string::npos) {
         return text;
     }
-    throw UsageError(std::string("must be ") + rule + ", not '" + text + "'");
+    refuse_usage({"must be ", rule, ", not '", text, "'"});
 }
 
 inline const std::string& schema(const std::string& text) {
@@ -135,8 +135,8 @@ inline scheduler::milliseconds duration(const std::string& text, scheduler::mill
                                         scheduler::milliseconds most) {
     const scheduler::milliseconds value = duration(text);
     if (value >= least && value <= most) return value;
-    throw UsageError("must be from " + std::to_string(least.count()) + "ms to " +
-                     std::to_string(most.count() / 1'000) + "s, not '" + text + "'");
+    refuse_usage({"must be from ", std::to_string(least.count()), "ms to ",
+                  std::to_string(most.count() / 1'000), "s, not '", text, "'"});
 }
 
 // What a switch is set to; nothing: it was given as a flag.
@@ -146,7 +146,7 @@ inline bool is_yes(const std::string& text) {
     };
     if (is_one_of({"", "1", "yes", "true", "on"})) return true;
     if (is_one_of({"0", "no", "false", "off"})) return false;
-    throw UsageError("must be yes or no, not '" + text + "'");
+    refuse_usage({"must be yes or no, not '", text, "'"});
 }
 
 inline constexpr std::uint64_t least_memory = std::uint64_t{12} << 20;
@@ -248,7 +248,7 @@ inline const Flag flags[] = {
      [](Settings& s, const std::string& v) {
          s.scheduler.max_lateness = duration(v);
          if (s.scheduler.max_lateness < std::chrono::seconds(1)) {
-             throw UsageError("must be 1 second at least, not '" + v + "'");
+             refuse_usage({"must be 1 second at least, not '", v, "'"});
          }
      }},
     {"wake-device", nullptr, "wake a suspended machine when a task is due (needs CAP_WAKE_ALARM)",
@@ -349,8 +349,8 @@ inline std::vector<std::string> unknown_variables() {
         const std::string name(*variable, std::strcspn(*variable, "="));
         if (name.rfind("SCHEDULER_", 0) != 0) continue;
         if (std::find(known.begin(), known.end(), name) != known.end()) continue;
-        sentences.push_back("the environment variable " + name + " means nothing here" +
-                            suggestion(name, known));
+        sentences.push_back(concat(
+            {"the environment variable ", name, " means nothing here", suggestion(name, known)}));
     }
     return sentences;
 }
@@ -359,7 +359,7 @@ inline std::string file_text(const std::string& path, std::size_t most) {
     try {
         return scheduler::read_file(path, most);
     } catch (const scheduler::Error& error) {
-        throw UsageError(error.what());
+        refuse_usage({error.what()});
     }
 }
 
@@ -375,7 +375,7 @@ inline std::vector<std::string> secrets_of(const std::string& variable,
         naming(origin, [&] { check(options); });
     };
     if (value && value->empty()) {  // a slip that would leave the server open
-        throw UsageError(variable + " is empty; set it to the secret, or unset it");
+        refuse_usage({variable, " is empty; set it to the secret, or unset it"});
     }
     if (value) add(*value, variable);
     if (path.empty()) return secrets;
@@ -386,7 +386,7 @@ inline std::vector<std::string> secrets_of(const std::string& variable,
         if (!line.empty()) add(line, path);
     }
     if (secrets.size() == before) {
-        throw UsageError(path + ": must hold one secret, or two, a line each");
+        refuse_usage({path, ": must hold one secret, or two, a line each"});
     }
     return secrets;
 }
@@ -410,8 +410,7 @@ inline void read_secrets(Settings& settings) {
 inline void check_tls_files(const scheduler::HttpOptions& options) {
     const auto check = [](const char* flag, const std::string& path) {
         if (path.empty() || ::access(path.c_str(), R_OK) == 0) return;
-        throw UsageError(std::string(flag) + ": cannot read " + path + ": " +
-                         std::generic_category().message(errno));
+        refuse_usage({flag, ": cannot read ", path, ": ", std::generic_category().message(errno)});
     };
     check("--tls-cert", options.tls_certificate);
     check("--tls-key", options.tls_key);
@@ -432,7 +431,7 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
         try {
             make();
         } catch (const scheduler::Error& error) {
-            throw UsageError(place + ": " + error.what());
+            refuse_usage({place, ": ", error.what()});
         }
     };
     if (!settings.sinks_file.empty()) {
@@ -462,13 +461,13 @@ inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) 
             sinks.back().settings = command;
             sinks.back().sink = std::make_shared<scheduler::CommandSink>(options);
             const std::string problem = scheduler::CommandSink::problem(options.command[0]);
-            if (!problem.empty()) throw UsageError("--exec: " + problem);
+            if (!problem.empty()) refuse_usage({"--exec: ", problem});
         });
     }
     std::set<std::string> names;
     for (const scheduler::SinkOptions& sink : sinks) {
         if (!names.insert(sink.name).second) {
-            throw UsageError("the same sink is given twice: " + sink.name);
+            refuse_usage({"the same sink is given twice: ", sink.name});
         }
     }
     return sinks;
@@ -485,8 +484,8 @@ inline void warn_of_open_files(const Settings& settings) {
         }
         settings.scheduler.log({scheduler::LogLevel::warning,
                                 "file.open",
-                                "every user of this machine can read " + path +
-                                    ", which holds what is secret; chmod o= takes that away",
+                                concat({"every user of this machine can read ", path,
+                                        ", which holds what is secret; chmod o= takes that away"}),
                                 {{"file", path}}});
     }
 }
@@ -559,7 +558,7 @@ inline void Reload::tell_of_others(const Settings& next) {
     if (names.empty()) return;
     any_ = true;
     say(scheduler::LogLevel::warning, "reload.ignored",
-        "the file of options has another " + names + " now, which takes a restart");
+        concat({"the file of options has another ", names, " now, which takes a restart"}));
 }
 
 // A change of the level is told at the lower one of both.
@@ -574,7 +573,7 @@ inline void Reload::read_options() {
         settings_.log_format = next.log_format;
         logger_.set(std::min(before, level), next.log_format);
         say(std::max(std::min(before, level), scheduler::LogLevel::info), "reload.done",
-            std::string("the log is written from the level ") + name_of(level) + " on");
+            concat({"the log is written from the level ", name_of(level), " on"}));
         logger_.set(level, next.log_format);
         tasks_.set_log_level(level);
     } catch (const std::exception& error) {
@@ -593,7 +592,7 @@ void Reload::read(const std::string& path, Fn fn) {
         say(scheduler::LogLevel::info, "reload.done", path + " has been read again");
     } catch (const std::exception& error) {
         say(scheduler::LogLevel::error, "reload.failed",
-            std::string(error.what()) + "; what was read of " + path + " before stays");
+            concat({error.what(), "; what was read of ", path, " before stays"}));
     }
 }
 

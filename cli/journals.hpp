@@ -14,17 +14,17 @@ namespace cli {
 // What a verb is given that takes one file.
 inline const std::string& only_file(const Arguments& arguments, const std::string& verb) {
     if (arguments.rest.size() == 1 && is_store(arguments.rest[0])) {
-        throw UsageError(verb +
-                         " reads a file; what is in PostgreSQL is looked after there, and "
-                         "copied by pg_dump");
+        refuse_usage({verb,
+                      " reads a file; what is in PostgreSQL is looked after there, and "
+                      "copied by pg_dump"});
     }
     if (arguments.rest.size() == 1 && !arguments.rest[0].empty()) return arguments.rest[0];
-    throw UsageError(verb + " takes one FILE");
+    refuse_usage({verb, " takes one FILE"});
 }
 
 // "1 task", "2 tasks"
 inline std::string counted(std::uint64_t count, const std::string& what) {
-    return std::to_string(count) + ' ' + what + (count == 1 ? "" : "s");
+    return concat({std::to_string(count), " ", what, (count == 1 ? "" : "s")});
 }
 
 // ---- Verifying -------------------------------------------------------------
@@ -32,46 +32,48 @@ inline std::string counted(std::uint64_t count, const std::string& what) {
 inline std::string damage_text(const scheduler::JournalDamage& damage) {
     if (damage.bytes == 0) return damage.problem;
     const std::string kept =
-        damage.kept == 0 ? "" : "; " + counted(damage.kept, "whole record") + " in it kept";
-    return damage.problem + " (" + counted(damage.bytes, "byte") + " from byte " +
-           std::to_string(damage.at) + " on" + kept + ')';
+        damage.kept == 0 ? "" : concat({"; ", counted(damage.kept, "whole record"), " in it kept"});
+    return concat({damage.problem, " (", counted(damage.bytes, "byte"), " from byte ",
+                   std::to_string(damage.at), " on", kept, ")"});
 }
 
 inline std::string operations_text(const scheduler::JournalReport& report) {
     std::string text = std::to_string(report.records);
     for (const auto& [name, count] : report.operations) {
-        text += (&name == &report.operations.begin()->first ? ": " : ", ") + name + ' ' +
-                std::to_string(count);
+        text += concat({(&name == &report.operations.begin()->first ? ": " : ", "), name, " ",
+                        std::to_string(count)});
     }
     return text;
 }
 
 inline std::string verdict_text(const scheduler::JournalReport& report) {
     if (!report.damage.empty()) {
-        return "DAMAGED: " + counted(report.damage.size(), "line") +
-               "; a server that opens it keeps all that is whole, and puts the rest aside";
+        return concat(
+            {"DAMAGED: ", counted(report.damage.size(), "line"),
+             "; a server that opens it keeps all that is whole, and puts the rest aside"});
     }
     if (!report.is_sound()) return "DAMAGED: it has no whole record";
     if (report.torn_bytes > 0) {
-        return "sound, but " + counted(report.torn_bytes, "byte") +
-               " of a torn last record would be cut off";
+        return concat({"sound, but ", counted(report.torn_bytes, "byte"),
+                       " of a torn last record would be cut off"});
     }
     return report.bytes == 0 ? "sound: it is empty, as a new one is" : "sound";
 }
 
 inline std::string pending_text(const scheduler::JournalReport& report) {
     std::string text = std::to_string(report.pending);
-    if (report.named > 0) text += ", " + std::to_string(report.named) + " of them with a name";
+    if (report.named > 0)
+        text += concat({", ", std::to_string(report.named), " of them with a name"});
     if (!report.next_due) return text;
     const bool is_over = *report.next_due <= scheduler::wall_clock();
-    return text + "; the earliest due " + moment(*report.next_due) + " (" +
-           (is_over ? "overdue" : until(*report.next_due)) + ')';
+    return concat({text, "; the earliest due ", moment(*report.next_due), " (",
+                   (is_over ? "overdue" : until(*report.next_due)), ")"});
 }
 
 inline std::string kept_sink_text(const scheduler::SinkStatus& sink) {
     const std::string cursor = sink.cursor ? ", cursor " + sink.cursor->str() : "";
-    return sink_state(sink) + cursor + ", lag " + std::to_string(sink.lag) + ", dead " +
-           std::to_string(sink.dead);
+    return concat({sink_state(sink), cursor, ", lag ", std::to_string(sink.lag), ", dead ",
+                   std::to_string(sink.dead)});
 }
 
 inline void add_damage(Lines& lines, const scheduler::JournalReport& report) {
@@ -103,8 +105,8 @@ inline Lines report_lines(const scheduler::JournalReport& report) {
     if (report.newest) lines.emplace_back("newest", moment(*report.newest));
     if (report.paused) {
         const std::string& reason = report.paused->reason;
-        lines.emplace_back("paused", "since " + moment(report.paused->since) +
-                                         (reason.empty() ? "" : ": " + reason));
+        lines.emplace_back("paused", concat({"since ", moment(report.paused->since),
+                                             (reason.empty() ? "" : ": " + reason)}));
     }
     for (const scheduler::SinkStatus& sink : report.sinks) {
         lines.emplace_back("sink " + sink.name, kept_sink_text(sink));
@@ -116,7 +118,7 @@ inline Lines report_lines(const scheduler::JournalReport& report) {
 // What standard input holds, in a file that nobody else sees: a journal is not read in one go.
 inline std::FILE* spooled_input() {
     const auto fail = [](const std::string& what) {
-        throw std::runtime_error(what + ": " + std::generic_category().message(errno));
+        throw std::runtime_error(concat({what, ": ", std::generic_category().message(errno)}));
     };
     std::FILE* const file = std::tmpfile();
     if (!file) fail("cannot make a temporary file for what is read");
@@ -175,17 +177,17 @@ inline int compact(const Arguments& arguments) {
         if (record.level >= scheduler::LogLevel::warning) report(record.text);
     };
     const scheduler::CompactResult done = scheduler::compact_journal(options);
-    print_line(counted(done.before, "byte") + " before, " + std::to_string(done.after) +
-               " after, with " + counted(done.pending, "pending task"));
+    print_line(concat({counted(done.before, "byte"), " before, ", std::to_string(done.after),
+                       " after, with ", counted(done.pending, "pending task")}));
     return 0;
 }
 
 inline int backup(const Arguments& arguments) {
     check_no_rest(arguments, "backup");
-    if (arguments.get("--to").empty()) throw UsageError("backup needs --to FILE");
+    if (arguments.get("--to").empty()) refuse_usage({"backup needs --to FILE"});
     const bool prints = arguments.get("--to") == "-";
     if (prints && on_terminal()) {
-        throw UsageError("--to -: standard output is a terminal; name a file, or a pipe behind it");
+        refuse_usage({"--to -: standard output is a terminal; name a file, or a pipe behind it"});
     }
     const scheduler::Client client = client_for(arguments);
     if (prints) {
@@ -197,7 +199,7 @@ inline int backup(const Arguments& arguments) {
         return 0;
     }
     const std::uint64_t size = client.backup(arguments.get("--to"), arguments.has("--force"));
-    print_line(counted(size, "byte") + " in " + arguments.get("--to"));
+    print_line(concat({counted(size, "byte"), " in ", arguments.get("--to")}));
     return 0;
 }
 
@@ -247,8 +249,8 @@ public:
 
 private:
     [[noreturn]] static void fail(const std::string& path) {
-        throw std::runtime_error("cannot read " + path + ": " +
-                                 std::generic_category().message(errno));
+        throw std::runtime_error(
+            concat({"cannot read ", path, ": ", std::generic_category().message(errno)}));
     }
 
     std::FILE* file_;
@@ -318,7 +320,7 @@ inline void Importer::run(LineReader& lines) {
         send_slice();
     } catch (const Stopped&) {
         report(done_ == 0 ? "stopped: nothing was imported"
-                          : "stopped: " + done() + ", and none behind them");
+                          : concat({"stopped: ", done(), ", and none behind them"}));
     } catch (...) {
         // What was sent without an answer may have been imported too.
         if (done_ > 0) report(done() + "; run it again for the rest: nothing is imported twice");
@@ -327,13 +329,13 @@ inline void Importer::run(LineReader& lines) {
 }
 
 inline std::string Importer::done() const {
-    return "lines 1 to " + std::to_string(done_) + " were imported";
+    return concat({"lines 1 to ", std::to_string(done_), " were imported"});
 }
 
 inline std::string Importer::summary() const {
     std::string text = counted(imported_, "task") + " imported";
     const auto add = [&text](std::uint64_t count, const char* what) {
-        if (count > 0) text += "; " + std::to_string(count) + ' ' + what;
+        if (count > 0) text += concat({"; ", std::to_string(count), " ", what});
     };
     add(replaced_, "replaced, by their names");
     add(repeated_, "imported before, and left as they are");
@@ -344,7 +346,7 @@ inline std::string Importer::summary() const {
 }
 
 inline void Importer::refuse(std::uint64_t line, const std::string& why) {
-    report("line " + std::to_string(line) + ": " + why);
+    report(concat({"line ", std::to_string(line), ": ", why}));
     ++refused_;
     if (!keeps_going_) throw Stopped();
 }

@@ -58,7 +58,7 @@ inline bool is_read_by_journald() {
     const char* const stream = std::getenv("JOURNAL_STREAM");
     struct stat status {};
     if (!stream || ::fstat(STDERR_FILENO, &status) != 0) return false;
-    return stream == std::to_string(status.st_dev) + ':' + std::to_string(status.st_ino);
+    return stream == concat({std::to_string(status.st_dev), ":", std::to_string(status.st_ino)});
 }
 
 // A line of the log, without its end.  `at` is when it was said; none: that is not written.
@@ -69,7 +69,7 @@ inline std::string log_line(const scheduler::LogRecord& record, LogFormat format
     std::string line;
     if (format == LogFormat::text) {
         if (at) line = time + ' ';
-        return line + level + ' ' + visible(record.event) + ": " + visible(record.text);
+        return concat({line, level, " ", visible(record.event), ": ", visible(record.text)});
     }
     const bool is_json = format == LogFormat::json;
     const auto add = [&](const std::string& name, const std::string& value, bool is_number) {
@@ -82,7 +82,7 @@ inline std::string log_line(const scheduler::LogRecord& record, LogFormat format
     add("event", record.event, false);
     add(is_json ? "message" : "msg", record.text, false);
     for (const auto& field : record.fields) add(field.name, field.value, field.is_number);
-    return is_json ? '{' + line + '}' : line;
+    return is_json ? concat({"{", line, "}"}) : line;
 }
 
 }  // namespace cli

@@ -77,7 +77,8 @@ inline Logger::~Logger() {
 
 inline std::string Logger::Queue::line_of(const scheduler::LogRecord& record) const {
     if (is_for_journald) {
-        return priority_prefix(record.level) + log_line(record, format, std::nullopt) + '\n';
+        return concat(
+            {priority_prefix(record.level), log_line(record, format, std::nullopt), "\n"});
     }
     return log_line(record, format, scheduler::wall_clock()) + '\n';
 }

@@ -50,7 +50,7 @@ inline void share_memory(Settings& settings, std::size_t sinks) {
     try {
         options.derive_limits();
     } catch (const scheduler::Error& error) {
-        throw UsageError(std::string("--max-memory: ") + error.what());
+        refuse_usage({"--max-memory: ", error.what()});
     }
 }
 

@@ -145,13 +145,13 @@ inline scheduler::HttpListener open_listener(
     try {
         return scheduler::HttpListener(address);
     } catch (const scheduler::Error& error) {
-        throw UsageError(std::string("--listen: ") + error.what() +
-                         (is_unix ? "" : "; systemd takes the sockets of a service manager"));
+        refuse_usage({"--listen: ", error.what(),
+                      (is_unix ? "" : "; systemd takes the sockets of a service manager")});
     } catch (const std::runtime_error&) {
         for (const scheduler::HttpListener& one : listeners) {
             if (is_unix || one.is_unix() || !overlap(address, one.address())) continue;
-            throw UsageError("--listen: " + address + " and " + one.address() +
-                             " overlap; give one of them");
+            refuse_usage(
+                {"--listen: ", address, " and ", one.address(), " overlap; give one of them"});
         }
         throw;
     }
@@ -169,14 +169,14 @@ inline std::vector<scheduler::HttpListener> open_listeners(const Settings& setti
     for (const std::string& address : settings.listen) {
         const bool is_any = address.size() > 2 && address.compare(address.size() - 2, 2, ":0") == 0;
         if (!is_any && !known.insert(address).second) {
-            throw UsageError("--listen: " + address + " is given twice");
+            refuse_usage({"--listen: ", address, " is given twice"});
         }
         if (address == "systemd") {
             std::vector<scheduler::HttpListener> handed = manager.take_listeners();
             if (handed.empty()) {
-                throw UsageError(
-                    "--listen systemd: no socket was handed over; a socket unit starts the "
-                    "service with LISTEN_FDS");
+                refuse_usage(
+                    {"--listen systemd: no socket was handed over; a socket unit starts the "
+                     "service with LISTEN_FDS"});
             }
             for (scheduler::HttpListener& one : handed) listeners.push_back(std::move(one));
             continue;
@@ -208,12 +208,13 @@ inline void warn_of_manager(const ServiceManager& manager, const Settings& setti
         settings.scheduler.log({scheduler::LogLevel::warning, "service.ignored", sentence, {}});
     };
     if (manager.untaken() > 0) {
-        warn("the service manager has handed over " + std::to_string(manager.untaken()) +
-             " sockets (LISTEN_FDS), at which nobody listens; --listen systemd takes them");
+        warn(concat(
+            {"the service manager has handed over ", std::to_string(manager.untaken()),
+             " sockets (LISTEN_FDS), at which nobody listens; --listen systemd takes them"}));
     }
     if (const int error = manager.notify(""); error != 0) {
-        warn("the service manager does not hear at NOTIFY_SOCKET=" + manager.socket() + ": " +
-             std::generic_category().message(error));
+        warn(concat({"the service manager does not hear at NOTIFY_SOCKET=", manager.socket(), ": ",
+                     std::generic_category().message(error)}));
     }
 }
 
@@ -276,12 +277,13 @@ inline std::string OpeningWatch::progress(const scheduler::Opening& opening,
                                           Clock::duration since) const {
     const double seconds = std::chrono::duration<double>(since).count();
     const auto rate = static_cast<std::uint64_t>(static_cast<double>(opening.tasks) / seconds);
-    std::string text = "opening the journal " + journal_ + ": ";
+    std::string text = concat({"opening the journal ", journal_, ": "});
     if (opening.size > 0) {
         const std::uint64_t percent = opening.bytes * 100 / opening.size;
         text += std::to_string(std::min<std::uint64_t>(percent, 100)) + " %, ";
     }
-    return text + std::to_string(opening.tasks) + " tasks, " + std::to_string(rate) + " a second";
+    return concat(
+        {text, std::to_string(opening.tasks), " tasks, ", std::to_string(rate), " a second"});
 }
 
 }  // namespace cli

@@ -15,12 +15,14 @@ namespace cli {
 inline std::string lasting(std::int64_t seconds) {
     if (seconds < 60) return std::to_string(seconds) + " s";
     if (seconds < 3'600) {
-        return std::to_string(seconds / 60) + " min " + std::to_string(seconds % 60) + " s";
+        return concat({std::to_string(seconds / 60), " min ", std::to_string(seconds % 60), " s"});
     }
     if (seconds < 86'400) {
-        return std::to_string(seconds / 3'600) + " h " + std::to_string(seconds / 60 % 60) + " min";
+        return concat(
+            {std::to_string(seconds / 3'600), " h ", std::to_string(seconds / 60 % 60), " min"});
     }
-    return std::to_string(seconds / 86'400) + " d " + std::to_string(seconds / 3'600 % 24) + " h";
+    return concat(
+        {std::to_string(seconds / 86'400), " d ", std::to_string(seconds / 3'600 % 24), " h"});
 }
 
 inline std::string late(std::int64_t ms) {
@@ -97,17 +99,17 @@ inline std::string StatusAnswer::state() const {
     const auto since = time(at(paused, "since"));
     const std::string reason = text(at(paused, "reason"));
     state += "PAUSED since " + (since ? moment(*since) : "");
-    return reason.empty() ? state : state + ": " + reason;
+    return reason.empty() ? state : concat({state, ": ", reason});
 }
 
 inline std::string StatusAnswer::pending() const {
     const auto next = time(at("next_due"));
     std::string line = count(at("pending"));
-    if (next) line += ", the earliest due " + moment(*next) + " (" + until(*next) + ')';
+    if (next) line += concat({", the earliest due ", moment(*next), " (", until(*next), ")"});
     const std::int64_t overdue = number(at("overdue"));
     if (overdue == 0) return line;
-    return line + "; " + std::to_string(overdue) + " overdue, by up to " +
-           late(number(at("overdue_ms")));
+    return concat({line, "; ", std::to_string(overdue), " overdue, by up to ",
+                   late(number(at("overdue_ms")))});
 }
 
 inline std::string StatusAnswer::lateness() const {
@@ -123,8 +125,8 @@ inline std::string StatusAnswer::lateness() const {
         max = std::max(max, number(at(minute, "max_ms")));
     }
     if (events == 0) return "nothing was emitted in the last hour";
-    return late(max) + " at most in the last hour, of " + std::to_string(events) +
-           " events; p99 of its worst minute " + late(p99);
+    return concat({late(max), " at most in the last hour, of ", std::to_string(events),
+                   " events; p99 of its worst minute ", late(p99)});
 }
 
 inline std::string StatusAnswer::journal() const {
@@ -136,11 +138,11 @@ inline std::string StatusAnswer::journal() const {
         line += ", fsync " + text(at(journal, "fsync"));
     }
     if (is_true(at(journal, "disk_full"))) {
-        line += "; ITS DISK IS FULL: " + count(at(journal, "room_bytes")) + " bytes are free, " +
-                count(at(journal, "needed_bytes")) + " are needed";
+        line += concat({"; ITS DISK IS FULL: ", count(at(journal, "room_bytes")),
+                        " bytes are free, ", count(at(journal, "needed_bytes")), " are needed"});
     }
     const std::int64_t damaged = number(at(journal, "damaged_lines"));
-    if (damaged > 0) line += "; " + std::to_string(damaged) + " damaged lines were found";
+    if (damaged > 0) line += concat({"; ", std::to_string(damaged), " damaged lines were found"});
     return line;
 }
 
@@ -149,10 +151,10 @@ inline std::string StatusAnswer::cluster() const {
     const std::string owner = text(at(cluster, "owner"));
     std::string line = "node " + text(at(cluster, "node"));
     line += owner.empty() ? ", NO OWNER" : ", owner " + owner;
-    line += ", epoch " + count(at(cluster, "epoch")) + ", lag " + count(at(cluster, "lag"));
+    line += concat({", epoch ", count(at(cluster, "epoch")), ", lag ", count(at(cluster, "lag"))});
     if (!is_true(at(cluster, "connected"))) line += "; NOT CONNECTED";
     const std::string problem = text(at(cluster, "problem"));
-    return problem.empty() ? line : line + "; " + problem;
+    return problem.empty() ? line : concat({line, "; ", problem});
 }
 
 inline std::vector<std::pair<std::string, std::string>> StatusAnswer::nodes() const {
@@ -176,39 +178,40 @@ inline std::vector<std::pair<std::string, std::string>> StatusAnswer::nodes() co
         const std::string ago =
             seen ? late(std::max<std::int64_t>(0, (scheduler::wall_clock() - *seen).count())) : "?";
         nodes.emplace_back(
-            visible(node) + separator + role + separator + (url.empty() ? "-" : visible(url)) +
-                separator + "epoch " + epoch + separator + "applied " + applied + separator +
-                "lag " + lag + separator + "seen " + ago + " ago",
-            "{\"node\":" + scheduler::quote_json(node) + ",\"role\":\"" + role +
-                "\",\"url\":" + (url.empty() ? "null" : scheduler::quote_json(url)) +
-                ",\"epoch\":" + epoch + ",\"applied\":" + applied + ",\"lag\":" + lag +
-                ",\"seen\":" + scheduler::quote_json(text(at(one, "seen"))) + '}');
+            concat({visible(node), separator, role, separator, (url.empty() ? "-" : visible(url)),
+                    separator, "epoch ", epoch, separator, "applied ", applied, separator, "lag ",
+                    lag, separator, "seen ", ago, " ago"}),
+            concat({"{\"node\":", scheduler::quote_json(node), ",\"role\":\"", role,
+                    "\",\"url\":", (url.empty() ? "null" : scheduler::quote_json(url)),
+                    ",\"epoch\":", epoch, ",\"applied\":", applied, ",\"lag\":", lag,
+                    ",\"seen\":", scheduler::quote_json(text(at(one, "seen"))), "}"}));
     }
     return nodes;
 }
 
 inline std::string StatusAnswer::sink(const Value& sink) const {
-    std::string line = text(at(sink, "state")) + ", lag " + count(at(sink, "lag")) + ", dead " +
-                       count(at(sink, "dead"));
+    std::string line = concat({text(at(sink, "state")), ", lag ", count(at(sink, "lag")), ", dead ",
+                               count(at(sink, "dead"))});
     const std::string error = text(at(sink, "last_error"));
-    return error.empty() ? line : line + ", last error: " + error;
+    return error.empty() ? line : concat({line, ", last error: ", error});
 }
 
 inline Lines StatusAnswer::lines() const {
     Lines lines{
-        {"version", text(at("version")) + ", up " + lasting(number(at("uptime_s")))},
+        {"version", concat({text(at("version")), ", up ", lasting(number(at("uptime_s")))})},
         {"state", state()},
         {"pending", pending()},
-        {"emitted", count(at("emitted")) + " since the start, " + count(at("late")) +
-                        " of them more than a second late"},
+        {"emitted", concat({count(at("emitted")), " since the start, ", count(at("late")),
+                            " of them more than a second late"})},
         {"missed", count(at("missed"))},
         {"refused", count(at("refused"))},
         {"lateness", lateness()},
         {"clock", is_true(at(at("clock"), "trusted")) ? "trusted" : "NOT TRUSTED"},
         {"journal", journal()},
-        {"memory", "tasks, events, keys and dead letters take " + count(at("bytes")) + " of " +
-                       count(at(at("limits"), "bytes")) + " bytes"},
-        {"streams", count(at(at("streams"), "open")) + " of " + count(at(at("streams"), "limit"))},
+        {"memory", concat({"tasks, events, keys and dead letters take ", count(at("bytes")), " of ",
+                           count(at(at("limits"), "bytes")), " bytes"})},
+        {"streams",
+         concat({count(at(at("streams"), "open")), " of ", count(at(at("streams"), "limit"))})},
     };
     if (at("cluster").is<picojson::object>()) lines.emplace_back("cluster", cluster());
     for (const Value& one : list(at("sinks"))) {
@@ -220,14 +223,15 @@ inline Lines StatusAnswer::lines() const {
 inline std::string share_line(const scheduler::SinkShare& share) {
     using State = scheduler::SinkShare::State;
     const std::string attempts = share.attempts == 1 ? " attempt" : " attempts";
-    const std::string failed = share.attempts == 0 ? ""
-                                                   : ", " + std::to_string(share.attempts) +
-                                                         attempts + " failed: " + share.error;
+    const std::string failed =
+        share.attempts == 0
+            ? ""
+            : concat({", ", std::to_string(share.attempts), attempts, " failed: ", share.error});
     if (share.state == State::taken) return "has it";
     if (share.state == State::dead) return "did not take it: a dead letter" + failed;
     const std::string next =
         share.next_attempt ? ", tried again " + until(*share.next_attempt) : "";
-    return "is still to get it" + failed + next;
+    return concat({"is still to get it", failed, next});
 }
 
 // What became of a task.
@@ -240,9 +244,9 @@ inline Lines story_lines(const scheduler::TaskStory& story) {
     if (!task.topic().empty()) lines.emplace_back("topic", std::string(task.topic()));
     lines.emplace_back("stored", moment(story.stored_at));
     const std::string ended =
-        moment(task.ended_at) + ", " + late((task.ended_at - task.due).count()) + " late";
+        concat({moment(task.ended_at), ", ", late((task.ended_at - task.due).count()), " late"});
     if (task.status == Status::pending)
-        lines.emplace_back("pending", due + " (" + until(task.due) + ')');
+        lines.emplace_back("pending", concat({due, " (", until(task.due), ")"}));
     if (task.status != Status::pending) lines.emplace_back("due", due);
     if (task.status == Status::emitted) lines.emplace_back("emitted", ended);
     if (task.status == Status::missed)

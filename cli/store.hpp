@@ -60,7 +60,7 @@ inline std::string default_advertise(const Settings& settings,
     std::string url = url_of(settings, listener);
     for (const std::string any : {"://*:", "://0.0.0.0:", "://[::]:"}) {
         const std::size_t at = url.find(any);
-        if (at != std::string::npos) url.replace(at, any.size(), "://" + host_name() + ':');
+        if (at != std::string::npos) url.replace(at, any.size(), concat({"://", host_name(), ":"}));
     }
     return url;
 }
@@ -73,7 +73,7 @@ inline void check_store(Settings& settings) {
     if (settings.store.empty()) {
         for (const std::string name :
              {"postgres-schema", "node", "advertise", "lease", "max-clock-error"}) {
-            if (is_given(name)) throw UsageError("--" + name + " goes with --store");
+            if (is_given(name)) refuse_usage({"--", name, " goes with --store"});
         }
         return;
     }
@@ -81,22 +81,22 @@ inline void check_store(Settings& settings) {
     const char* const variable = std::getenv("SCHEDULER_JOURNAL");
     if (is_given("journal") &&
         settings.given["journal"] != std::string(variable ? variable : "") + '\n') {
-        throw UsageError(
-            "--journal and --store exclude each other: tasks are kept in a file or in "
-            "a database");
+        refuse_usage(
+            {"--journal and --store exclude each other: tasks are kept in a file or in "
+             "a database"});
     }
     if (is_given("fsync")) {
-        throw UsageError(
-            "--fsync is for the file of --journal; what is stored in PostgreSQL is "
-            "synced as its own synchronous_commit says");
+        refuse_usage(
+            {"--fsync is for the file of --journal; what is stored in PostgreSQL is "
+             "synced as its own synchronous_commit says"});
     }
 #ifndef TASK_SCHEDULER_POSTGRES
-    throw UsageError(
-        "--store: this program was built without PostgreSQL; install libpq (Debian: "
-        "libpq-dev) and build it again with -Dpostgres=enabled");
+    refuse_usage(
+        {"--store: this program was built without PostgreSQL; install libpq (Debian: "
+         "libpq-dev) and build it again with -Dpostgres=enabled"});
 #else
     settings.scheduler.journal =
-        ShownStore(settings.store).text + " (schema " + settings.postgres_schema + ')';
+        concat({ShownStore(settings.store).text, " (schema ", settings.postgres_schema, ")"});
 #endif
 }
 

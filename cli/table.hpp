@@ -266,13 +266,13 @@ inline std::string help_of(const Verb& verb) {
     for (const std::string& line : lines_of(verb.usage)) {
         const std::string start =
             text.empty() ? "Usage: task-scheduler " : "       task-scheduler ";
-        text += start + wrapped(line, start.size()) + '\n';
+        text += concat({start, wrapped(line, start.size()), "\n"});
     }
     for (const std::string& line : lines_of(verb.about)) text += wrapped(line, 0) + '\n';
     text += '\n';
     for (const FlagForm& flag : flags_of(verb)) text += option_line(flag);
     if (verb.is_local && !verb.exit_status) return text;
-    return text + '\n' + exit_statuses(verb.exit_status) + '\n';
+    return concat({text, "\n", exit_statuses(verb.exit_status), "\n"});
 }
 
 inline const Verb& verb_named(const std::string& name) {
@@ -281,12 +281,12 @@ inline const Verb& verb_named(const std::string& name) {
         if (verb.name == name) return verb;
         names.emplace_back(verb.name);
     }
-    throw UsageError("unknown command '" + name + '\'' + suggestion(name, names));
+    refuse_usage({"unknown command '", name, "'", suggestion(name, names)});
 }
 
 inline int help(const Arguments& arguments) {
     const std::vector<std::string>& rest = arguments.rest;
-    if (rest.size() > 1) throw UsageError("help takes the name of one command");
+    if (rest.size() > 1) refuse_usage({"help takes the name of one command"});
     if (rest.empty()) {
         print_help();
     } else {
@@ -349,36 +349,37 @@ inline std::string bash_completion() {
         const std::vector<FlagForm> all = flags_of(verb);
         note(all);
         names.emplace_back(verb.name);
-        cases += std::string("        ") + verb.name + ") words='" + typed(all);
+        cases += concat({"        ", verb.name, ") words='", typed(all)});
         const std::string words = joined(words_of(verb));
         cases += (words.empty() ? "" : ' ' + words) + "' ;;\n";
     }
     note(server_flags());
     std::string patterns;
     for (const std::string& flag : with_value) patterns += (patterns.empty() ? "" : "|") + flag;
-    return "# bash completion for task-scheduler\n"
-           "_task_scheduler() {\n"
-           "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} "
-           "words\n"
-           "    COMPREPLY=()\n"
-           "    case $previous in\n"
-           "        " +
-           patterns +
-           ") return ;;\n"
-           "    esac\n"
-           "    case ${COMP_WORDS[1]} in\n" +
-           cases +
-           "        *)\n"
-           "            words='" +
-           typed(server_flags()) +
-           "'\n"
-           "            [ \"$COMP_CWORD\" -gt 1 ] || words=\"$words " +
-           joined(names) +
-           "\" ;;\n"
-           "    esac\n"
-           "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
-           "}\n"
-           "complete -o default -F _task_scheduler task-scheduler\n";
+    return concat(
+        {"# bash completion for task-scheduler\n"
+         "_task_scheduler() {\n"
+         "    local current=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD-1]} "
+         "words\n"
+         "    COMPREPLY=()\n"
+         "    case $previous in\n"
+         "        ",
+         patterns,
+         ") return ;;\n"
+         "    esac\n"
+         "    case ${COMP_WORDS[1]} in\n",
+         cases,
+         "        *)\n"
+         "            words='",
+         typed(server_flags()),
+         "'\n"
+         "            [ \"$COMP_CWORD\" -gt 1 ] || words=\"$words ",
+         joined(names),
+         "\" ;;\n"
+         "    esac\n"
+         "    COMPREPLY=($(compgen -W \"$words\" -- \"$current\"))\n"
+         "}\n"
+         "complete -o default -F _task_scheduler task-scheduler\n"});
 }
 
 // What zsh's _arguments reads.
@@ -394,11 +395,12 @@ inline std::string zsh_specs(const std::vector<FlagForm>& all, const std::string
             rest += std::strchr("[]\\:", c) ? std::string{'\\', c} : std::string(1, c);
         rest += ']';
         if (!flag.value.empty())
-            rest += ':' + flag.value + ':' + (flag.value == "FILE" ? "_files" : "");
-        if (flag.name.size() > 2) add('*' + flag.name + (flag.value.empty() ? "" : "=") + rest);
+            rest += concat({":", flag.value, ":", (flag.value == "FILE" ? "_files" : "")});
+        if (flag.name.size() > 2)
+            add(concat({"*", flag.name, (flag.value.empty() ? "" : "="), rest}));
         if (flag.letter != 0) add(std::string("*-") + flag.letter + rest);
     }
-    if (!words.empty()) add("*:word:(" + words + ")");
+    if (!words.empty()) add(concat({"*:word:(", words, ")"}));
     if (takes_file) add("*:file:_files");
     return specs;
 }
@@ -408,35 +410,38 @@ inline std::string zsh_completion() {
     std::string cases;
     for (const Verb& verb : verbs) {
         const std::string about = brief(verb);
-        names += "        " + shell_quoted(std::string(verb.name) + ':' + about, "'\\''") + '\n';
-        cases += std::string("        ") + verb.name + ")\n            _arguments" +
-                 zsh_specs(flags_of(verb), joined(words_of(verb)), takes_file(verb)) + " ;;\n";
+        names +=
+            concat({"        ", shell_quoted(std::string(verb.name) + ':' + about, "'\\''"), "\n"});
+        cases +=
+            concat({"        ", verb.name, ")\n            _arguments",
+                    zsh_specs(flags_of(verb), joined(words_of(verb)), takes_file(verb)), " ;;\n"});
     }
-    return "#compdef task-scheduler\n"
-           "_task_scheduler() {\n"
-           "    local -a verbs\n"
-           "    verbs=(\n" +
-           names +
-           "    )\n"
-           "    if (( CURRENT == 2 )) && [[ $words[2] != -* ]]; then\n"
-           "        _describe command verbs\n"
-           "        return\n"
-           "    fi\n"
-           "    local verb=$words[2]\n"
-           "    if [[ $verb != -* ]]; then\n"
-           "        shift words\n"
-           "        (( CURRENT-- ))\n"
-           "    fi\n"
-           "    case $verb in\n" +
-           cases + "        *)\n            _arguments" + zsh_specs(server_flags(), "") +
-           " ;;\n"
-           "    esac\n"
-           "}\n"
-           "if [[ $funcstack[1] == _task_scheduler ]]; then\n"
-           "    _task_scheduler \"$@\"\n"
-           "else\n"
-           "    compdef _task_scheduler task-scheduler\n"
-           "fi\n";
+    return concat(
+        {"#compdef task-scheduler\n"
+         "_task_scheduler() {\n"
+         "    local -a verbs\n"
+         "    verbs=(\n",
+         names,
+         "    )\n"
+         "    if (( CURRENT == 2 )) && [[ $words[2] != -* ]]; then\n"
+         "        _describe command verbs\n"
+         "        return\n"
+         "    fi\n"
+         "    local verb=$words[2]\n"
+         "    if [[ $verb != -* ]]; then\n"
+         "        shift words\n"
+         "        (( CURRENT-- ))\n"
+         "    fi\n"
+         "    case $verb in\n",
+         cases, "        *)\n            _arguments", zsh_specs(server_flags(), ""),
+         " ;;\n"
+         "    esac\n"
+         "}\n"
+         "if [[ $funcstack[1] == _task_scheduler ]]; then\n"
+         "    _task_scheduler \"$@\"\n"
+         "else\n"
+         "    compdef _task_scheduler task-scheduler\n"
+         "fi\n"});
 }
 
 inline std::string fish_completion() {
@@ -445,8 +450,8 @@ inline std::string fish_completion() {
     for (const Verb& verb : verbs) names.emplace_back(verb.name);
     const auto add = [&text](const std::string& when, const std::string& what,
                              const std::string& help) {
-        text += "complete -c task-scheduler -n " + shell_quoted(when, "\\'") + what + " -d " +
-                shell_quoted(help, "\\'") + '\n';
+        text += concat({"complete -c task-scheduler -n ", shell_quoted(when, "\\'"), what, " -d ",
+                        shell_quoted(help, "\\'"), "\n"});
     };
     const auto add_flags = [&add](const std::string& when, const std::vector<FlagForm>& all) {
         for (const FlagForm& flag : all) {
@@ -474,7 +479,7 @@ inline int completion(const Arguments& arguments) {
                              : shell == "zsh"  ? zsh_completion()
                              : shell == "fish" ? fish_completion()
                                                : "";
-    if (text.empty()) throw UsageError("completion takes the name of a shell: bash, zsh or fish");
+    if (text.empty()) refuse_usage({"completion takes the name of a shell: bash, zsh or fish"});
     std::fputs(text.c_str(), stdout);
     return 0;
 }
@@ -500,9 +505,9 @@ inline std::string troff(const std::string& text) {
 inline std::string troff_flags(const std::vector<FlagForm>& all) {
     std::string text;
     for (const FlagForm& flag : all) {
-        text += ".TP\n\\fB" + troff(names_of(flag)) + "\\fR";
-        if (!flag.value.empty()) text += " \\fI" + troff(flag.value) + "\\fR";
-        text += '\n' + troff(flag.help) + '\n';
+        text += concat({".TP\n\\fB", troff(names_of(flag)), "\\fR"});
+        if (!flag.value.empty()) text += concat({" \\fI", troff(flag.value), "\\fR"});
+        text += concat({"\n", troff(flag.help), "\n"});
     }
     return text;
 }
@@ -516,19 +521,20 @@ inline int man(const Arguments& arguments) {
                        ".SH SYNOPSIS\n.B task\\-scheduler\n[\\fIOPTION\\fR]...\n";
     for (const Verb& verb : verbs) {
         for (const std::string& line : lines_of(verb.usage)) {
-            text += ".br\n.B task\\-scheduler\n" + troff(line) + '\n';
+            text += concat({".br\n.B task\\-scheduler\n", troff(line), "\n"});
         }
     }
-    text +=
-        ".SH DESCRIPTION\nWithout a command it is the server. The commands talk to a server that "
-        "runs, but for those that look at a journal.\n.SH OPTIONS OF THE SERVER\n" +
-        troff_flags(server_flags()) + ".SH COMMANDS\n";
+    text += concat(
+        {".SH DESCRIPTION\nWithout a command it is the server. The commands talk to a server that "
+         "runs, but for those that look at a journal.\n.SH OPTIONS OF THE SERVER\n",
+         troff_flags(server_flags()), ".SH COMMANDS\n"});
     for (const Verb& verb : verbs) {
-        text += ".SS " + troff(verb.name) + '\n';
+        text += concat({".SS ", troff(verb.name), "\n"});
         for (const std::string& line : lines_of(verb.about)) {
             text += line.empty() ? ".PP\n" : troff(line) + '\n';
         }
-        if (verb.exit_status) text += ".PP\n" + troff(exit_statuses(verb.exit_status)) + '\n';
+        if (verb.exit_status)
+            text += concat({".PP\n", troff(exit_statuses(verb.exit_status)), "\n"});
         text += troff_flags(verb.flags);
     }
     text += ".SH OPTIONS OF THE COMMANDS\n" + troff_flags(flags_of({"", "", "", "", {}, nullptr}));
@@ -536,19 +542,20 @@ inline int man(const Arguments& arguments) {
         ".SH ENVIRONMENT\nEach option of the server may be given in the environment, "
         "\\fB\\-\\-max\\-body\\fR as \\fBSCHEDULER_MAX_BODY\\fR and so on.\n";
     for (const char* const variable : other_variables) {
-        text += ".TP\n.B " + troff(variable) + '\n';
+        text += concat({".TP\n.B ", troff(variable), "\n"});
         text += std::strstr(variable, "URL") ? "where the commands find the server\n"
                 : std::strstr(variable, "CA")
                     ? "authorities that they check its certificate against\n"
                 : std::strstr(variable, "READ") ? "a secret that opens GET and HEAD only\n"
                                                 : "the secret itself\n";
     }
-    text +=
-        ".SH FILES\n.TP\n.I ~/.config/task\\-scheduler/config\n.TQ\n.I /etc/task\\-scheduler.conf\n"
-        "options, a line NAME = VALUE each, for the server and for the commands\n"
-        ".SH SIGNALS\nSIGTERM and SIGINT end the server cleanly. SIGHUP has it read the files of "
-        "secrets, TLS and sinks again.\n.SH EXIT STATUS\n" +
-        troff(exit_statuses()) + '\n';
+    text += concat(
+        {".SH FILES\n.TP\n.I ~/.config/task\\-scheduler/config\n.TQ\n.I "
+         "/etc/task\\-scheduler.conf\n"
+         "options, a line NAME = VALUE each, for the server and for the commands\n"
+         ".SH SIGNALS\nSIGTERM and SIGINT end the server cleanly. SIGHUP has it read the files of "
+         "secrets, TLS and sinks again.\n.SH EXIT STATUS\n",
+         troff(exit_statuses()), "\n"});
     std::fputs(text.c_str(), stdout);
     return 0;
 }

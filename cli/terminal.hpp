@@ -107,16 +107,16 @@ inline std::string wrapped(const std::string& text, std::size_t indent) {
 // A flag's name, with its letter before it if it has one.
 inline std::string names_of(const FlagForm& flag) {
     if (flag.letter == 0 || flag.name.size() == 2) return flag.name;
-    return std::string("-") + flag.letter + ", " + flag.name;
+    return concat({"-", std::string(1, flag.letter), ", ", flag.name});
 }
 
 // What the help says of a flag.
 inline std::string option_line(const FlagForm& flag) {
     constexpr std::size_t indent = 27;
-    std::string line = "  " + names_of(flag) + (flag.value.empty() ? "" : " ") + flag.value;
+    std::string line = concat({"  ", names_of(flag), (flag.value.empty() ? "" : " "), flag.value});
     line += line.size() + 1 < indent ? std::string(indent - line.size(), ' ')
                                      : '\n' + std::string(indent, ' ');
-    return line + wrapped(flag.help, indent) + '\n';
+    return concat({line, wrapped(flag.help, indent), "\n"});
 }
 
 // A sentence for whoever started the program.
@@ -148,16 +148,17 @@ inline std::string local_time(scheduler::TimePoint time) {
 inline std::string until(scheduler::TimePoint time) {
     const auto seconds = (time - scheduler::wall_clock()).count() / 1'000;
     if (seconds < 1) return "now";
-    if (seconds < 60) return "in " + std::to_string(seconds) + " s";
+    if (seconds < 60) return concat({"in ", std::to_string(seconds), " s"});
     if (seconds < 3'600) {
-        return "in " + std::to_string(seconds / 60) + " min " + std::to_string(seconds % 60) + " s";
+        return concat(
+            {"in ", std::to_string(seconds / 60), " min ", std::to_string(seconds % 60), " s"});
     }
     if (seconds < 86'400) {
-        return "in " + std::to_string(seconds / 3'600) + " h " + std::to_string(seconds / 60 % 60) +
-               " min";
+        return concat({"in ", std::to_string(seconds / 3'600), " h ",
+                       std::to_string(seconds / 60 % 60), " min"});
     }
-    return "in " + std::to_string(seconds / 86'400) + " d " + std::to_string(seconds / 3'600 % 24) +
-           " h";
+    return concat({"in ", std::to_string(seconds / 86'400), " d ",
+                   std::to_string(seconds / 3'600 % 24), " h"});
 }
 
 // Runs fn, which returns an exit status, and tells of what it throws in one line: 1 for
@@ -167,7 +168,7 @@ int guarded(const std::string& help, Fn fn) {
     try {
         return fn();
     } catch (const UsageError& error) {
-        report(std::string(error.what()) + " (see " + help + ')');
+        report(concat({error.what(), " (see ", help, ")"}));
         return 2;
     } catch (const OutputError& error) {
         if (!error.reader_left) report(error.what());

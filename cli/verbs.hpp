@@ -58,25 +58,25 @@ inline scheduler::Client client_for(const Arguments& arguments, bool needs_secre
     try {
         return scheduler::Client(options);
     } catch (const scheduler::Error& error) {
-        throw UsageError(error.what());
+        refuse_usage({error.what()});
     }
 }
 
 inline void check_no_rest(const Arguments& arguments, const std::string& verb) {
     if (arguments.rest.empty()) return;
-    throw UsageError(verb + " takes no argument '" + arguments.rest[0] + '\'');
+    refuse_usage({verb, " takes no argument '", arguments.rest[0], "'"});
 }
 
 inline scheduler::TaskId task_id(const std::string& text) {
     const auto id = scheduler::TaskId::parse(text);
-    if (!id) throw UsageError("'" + text + "' is not the id of a task");
+    if (!id) refuse_usage({"'", text, "' is not the id of a task"});
     return *id;
 }
 
 // Whether a text can say which task is meant: by its id, or by its name.
 inline void check_task(const std::string& text) {
     if (scheduler::TaskId::parse(text) || scheduler::is_task_name(text)) return;
-    throw UsageError("'" + text + "' is neither the id nor the name of a task");
+    refuse_usage({"'", text, "' is neither the id nor the name of a task"});
 }
 
 // Calls fn with the id, or the name, that a text says.
@@ -95,7 +95,7 @@ struct When {
 
 inline When when_of(const Arguments& arguments) {
     if (arguments.has("--at") == arguments.has("--in")) {
-        throw UsageError("give --at TIMESTAMP or --in DURATION");
+        refuse_usage({"give --at TIMESTAMP or --in DURATION"});
     }
     When when;
     if (arguments.has("--in")) {
@@ -103,7 +103,7 @@ inline When when_of(const Arguments& arguments) {
         return when;
     }
     when.at = scheduler::parse_time(arguments.get("--at"));
-    if (!when.at) throw UsageError("--at: '" + arguments.get("--at") + "' is not an ISO 8601 time");
+    if (!when.at) refuse_usage({"--at: '", arguments.get("--at"), "' is not an ISO 8601 time"});
     return when;
 }
 
@@ -124,9 +124,9 @@ inline std::string message_json(const std::string& text, bool plain) {
     std::string json = is_json ? text : scheduler::quote_json(text);
     const std::string problem = scheduler::json_problem(json);
     if (problem.empty()) return json;
-    if (!is_json) throw UsageError("MESSAGE cannot be sent: " + problem);
-    throw UsageError("MESSAGE begins like JSON, but is not valid: " + problem +
-                     "; --text sends it as a plain string");
+    if (!is_json) refuse_usage({"MESSAGE cannot be sent: ", problem});
+    refuse_usage({"MESSAGE begins like JSON, but is not valid: ", problem,
+                  "; --text sends it as a plain string"});
 }
 
 // Where there is nothing to list, a person is told so; a program that reads the output
@@ -139,9 +139,9 @@ inline void report_none(const Arguments& arguments, const std::string& sentence)
 inline scheduler::PutIf put_condition(const Arguments& arguments) {
     const bool absent = arguments.has("--only-new");
     const bool present = arguments.has("--only-pending");
-    if (absent && present) throw UsageError("give --only-new or --only-pending, not both");
+    if (absent && present) refuse_usage({"give --only-new or --only-pending, not both"});
     if ((absent || present) && !arguments.has("--name")) {
-        throw UsageError("--only-new and --only-pending need --name");
+        refuse_usage({"--only-new and --only-pending need --name"});
     }
     return absent    ? scheduler::PutIf::absent
            : present ? scheduler::PutIf::present
@@ -153,8 +153,7 @@ inline void check_task_flags(const Arguments& arguments) {
     const auto check = [&arguments](const char* flag, bool (*is_good)(const std::string&),
                                     const char* rule) {
         if (!arguments.has(flag) || is_good(arguments.get(flag))) return;
-        throw UsageError(std::string(flag) + ": must be " + rule + ", not '" + arguments.get(flag) +
-                         '\'');
+        refuse_usage({flag, ": must be ", rule, ", not '", arguments.get(flag), "'"});
     };
     check(
         "--name", [](const std::string& name) { return scheduler::is_task_name(name); },
@@ -177,13 +176,13 @@ inline void check_task_flags(const Arguments& arguments) {
 inline scheduler::milliseconds lateness(const std::string& text) {
     const scheduler::milliseconds most = duration(text);
     if (most >= std::chrono::seconds(1) && most <= std::chrono::hours(24 * 366)) return most;
-    throw UsageError("must be from 1 second to 366 days, not '" + text + "'");
+    refuse_usage({"must be from 1 second to 366 days, not '", text, "'"});
 }
 
 inline int add(const Arguments& arguments) {
-    if (arguments.rest.size() != 1) throw UsageError("add takes one MESSAGE, in quotes");
+    if (arguments.rest.size() != 1) refuse_usage({"add takes one MESSAGE, in quotes"});
     if (arguments.has("--name") && arguments.has("--key")) {
-        throw UsageError("give --name or --key: a task is known by its name");
+        refuse_usage({"give --name or --key: a task is known by its name"});
     }
     check_task_flags(arguments);
     const scheduler::PutIf condition = put_condition(arguments);
@@ -214,18 +213,18 @@ inline int add(const Arguments& arguments) {
 inline std::string task_line(const scheduler::Task& task) {
     const std::string message(scheduler::message_of(task.text()));
     if (!on_terminal()) {
-        return task.id.str() + '\t' + scheduler::format_time(task.due) + '\t' + message;
+        return concat({task.id.str(), "\t", scheduler::format_time(task.due), "\t", message});
     }
     const bool is_missed = task.status == scheduler::Status::missed;
-    return task.id.str() + "  " + local_time(task.due) + "  " +
-           (is_missed ? "missed" : until(task.due)) + "  " + shortened(message);
+    return concat({task.id.str(), "  ", local_time(task.due), "  ",
+                   (is_missed ? "missed" : until(task.due)), "  ", shortened(message)});
 }
 
 // The topics that --topic chooses, which may be repeated.
 inline std::vector<std::string> chosen_topics(const Arguments& arguments) {
     std::vector<std::string> topics = arguments.all("--topic");
     const std::string problem = scheduler::topics_problem(topics);
-    if (!problem.empty()) throw UsageError("--topic: " + problem);
+    if (!problem.empty()) refuse_usage({"--topic: ", problem});
     return topics;
 }
 
@@ -239,7 +238,7 @@ inline scheduler::TaskQuery chosen_tasks(const Arguments& arguments) {
     query.filter.topics = chosen_topics(arguments);
     query.filter.text = arguments.get("--grep");
     if (arguments.has("--grep") && query.filter.text.empty()) {
-        throw UsageError("--grep: there is nothing to search for");
+        refuse_usage({"--grep: there is nothing to search for"});
     }
     return query;
 }
@@ -253,7 +252,7 @@ inline std::string choice_of(const Arguments& arguments) {
     for (const std::string& topic : topics) {
         choice += (&topic == &topics.front() ? " with the topic " : " or ") + topic;
     }
-    if (arguments.has("--grep")) choice += " and hold '" + arguments.get("--grep") + '\'';
+    if (arguments.has("--grep")) choice += concat({" and hold '", arguments.get("--grep"), "'"});
     return choice;
 }
 
@@ -261,7 +260,7 @@ inline std::string choice_of(const Arguments& arguments) {
 // are asked for.
 inline std::size_t list_limit(const Arguments& arguments) {
     if (arguments.has("--limit") && arguments.has("--all")) {
-        throw UsageError("give --limit or --all, not both");
+        refuse_usage({"give --limit or --all, not both"});
     }
     if (arguments.has("--limit")) {
         return naming("--limit", [&] {
@@ -277,7 +276,7 @@ inline int ls(const Arguments& arguments) {
     scheduler::TaskQuery query = chosen_tasks(arguments);
     std::size_t left = list_limit(arguments);
     if (arguments.has("--missed")) {
-        if (arguments.has("--due")) throw UsageError("--missed and --due do not go together");
+        if (arguments.has("--due")) refuse_usage({"--missed and --due do not go together"});
         query.status = scheduler::Status::missed;
     }
     const scheduler::Client client = client_for(arguments);
@@ -311,11 +310,11 @@ inline bool confirmed(const std::string& question) {
 
 // Cancels all that are chosen, once somebody has seen how many they are.
 inline int rm_chosen(const Arguments& arguments) {
-    if (!arguments.rest.empty()) throw UsageError("give IDs, or which tasks by flags");
+    if (!arguments.rest.empty()) refuse_usage({"give IDs, or which tasks by flags"});
     scheduler::TaskQuery query = chosen_tasks(arguments);
     const bool asks = !arguments.has("--yes");
     if (asks && !::isatty(STDIN_FILENO)) {
-        throw UsageError("--yes is needed where nobody can be asked");
+        refuse_usage({"--yes is needed where nobody can be asked"});
     }
     const scheduler::Client client = client_for(arguments);
     if (asks) {
@@ -327,7 +326,7 @@ inline int rm_chosen(const Arguments& arguments) {
             report("no tasks are " + choice_of(arguments));
             return 0;
         }
-        if (!confirmed(many + choice_of(arguments) + "; cancel them?")) {
+        if (!confirmed(concat({many, choice_of(arguments), "; cancel them?"}))) {
             report("nothing was cancelled");
             return 1;
         }
@@ -340,15 +339,15 @@ inline int rm(const Arguments& arguments) {
     for (const char* flag : {"--due", "--topic", "--grep"}) {
         if (arguments.has(flag)) return rm_chosen(arguments);
     }
-    if (arguments.has("--yes")) throw UsageError("--yes goes with --due, --topic or --grep");
-    if (arguments.rest.empty()) throw UsageError("rm takes the ID or NAME of a task, or several");
+    if (arguments.has("--yes")) refuse_usage({"--yes goes with --due, --topic or --grep"});
+    if (arguments.rest.empty()) refuse_usage({"rm takes the ID or NAME of a task, or several"});
     for (const std::string& text : arguments.rest) check_task(text);
     const scheduler::Client client = client_for(arguments);
     int status = 0;
     for (const std::string& text : arguments.rest) {
         try {
             if (with_task(text, [&](auto task) { return client.cancel(task); })) continue;
-            report("There is no task " + text + ".");
+            report(concat({"There is no task ", text, "."}));
         } catch (const scheduler::Error& error) {
             if (error.code() != scheduler::Errc::already_emitted) throw;
             report(error.what());
@@ -359,7 +358,7 @@ inline int rm(const Arguments& arguments) {
 }
 
 inline int mv(const Arguments& arguments) {
-    if (arguments.rest.size() != 1) throw UsageError("mv takes the ID or NAME of one task");
+    if (arguments.rest.size() != 1) refuse_usage({"mv takes the ID or NAME of one task"});
     const When when = when_of(arguments);
     check_task(arguments.rest[0]);
     const scheduler::Client client = client_for(arguments);
@@ -372,9 +371,9 @@ inline int mv(const Arguments& arguments) {
 inline std::string event_line(scheduler::TaskId id, std::string_view payload,
                               std::optional<scheduler::TimePoint> emitted_at) {
     const std::string message(scheduler::message_of(payload));
-    if (!on_terminal()) return id.str() + '\t' + message;
-    return local_time(emitted_at.value_or(scheduler::wall_clock())) + "  " + id.str() + "  " +
-           shortened(message);
+    if (!on_terminal()) return concat({id.str(), "\t", message});
+    return concat({local_time(emitted_at.value_or(scheduler::wall_clock())), "  ", id.str(), "  ",
+                   shortened(message)});
 }
 
 // Prints events as a stream tells of them.  A stream bears ids and payloads alone; what
@@ -404,7 +403,7 @@ inline void Follower::take(scheduler::TaskId id, std::string_view payload) {
     } else if (!ahead_.empty() && ahead_.front() == id) {
         ahead_.pop_front();
     } else if (!print_page(id)) {  // the server cannot say more of it
-        print_line("{\"id\":\"" + id.str() + "\",\"payload\":" + std::string(payload) + '}');
+        print_line(concat({"{\"id\":\"", id.str(), "\",\"payload\":", payload, "}"}));
         last_ = id.str();
     }
     flush_output();
@@ -502,18 +501,20 @@ inline std::string sink_state(const scheduler::SinkStatus& sink) {
 
 inline std::string sink_line(const scheduler::SinkStatus& sink) {
     const std::string separator = on_terminal() ? "  " : "\t";
-    std::string line = sink.name + separator + sink.kind + separator + sink_state(sink) +
-                       separator + "delivered " + std::to_string(sink.delivered) + separator +
-                       "lag " + std::to_string(sink.lag) + separator + "dead " +
-                       std::to_string(sink.dead);
-    if (sink.next_attempt) line += separator + "next attempt " + until(*sink.next_attempt);
-    if (!sink.last_error.empty()) line += separator + "last error: " + visible(sink.last_error);
+    std::string line =
+        concat({sink.name, separator, sink.kind, separator, sink_state(sink), separator,
+                "delivered ", std::to_string(sink.delivered), separator, "lag ",
+                std::to_string(sink.lag), separator, "dead ", std::to_string(sink.dead)});
+    if (sink.next_attempt) line += concat({separator, "next attempt ", until(*sink.next_attempt)});
+    if (!sink.last_error.empty())
+        line += concat({separator, "last error: ", visible(sink.last_error)});
     return line;
 }
 
 inline std::string letter_line(const scheduler::DeadLetter& letter) {
-    return letter.event.id.str() + '\t' + std::to_string(letter.attempts) + " attempts\t" +
-           visible(letter.error) + '\t' + shortened(scheduler::message_of(letter.event.text()));
+    return concat({letter.event.id.str(), "\t", std::to_string(letter.attempts), " attempts\t",
+                   visible(letter.error), "\t",
+                   shortened(scheduler::message_of(letter.event.text()))});
 }
 
 inline void list_dead_letters(const Arguments& arguments, const scheduler::Client& client,
@@ -544,13 +545,13 @@ inline void check_sinks_words(const std::vector<std::string>& rest) {
     if (rest.empty()) return;
     const std::string& what = rest[0];
     if (std::find(known.begin(), known.end(), what) == known.end()) {
-        throw UsageError("sinks takes nothing, or dead, redeliver, pause, resume or forget NAME" +
-                         suggestion(what, known));
+        refuse_usage({"sinks takes nothing, or dead, redeliver, pause, resume or forget NAME",
+                      suggestion(what, known)});
     }
     const std::size_t most = what == "redeliver" ? 3 : 2;
     if (rest.size() >= 2 && rest.size() <= most) return;
-    throw UsageError("sinks " + what + " takes the NAME of a sink" +
-                     (most == 3 ? ", and the ID of one of its dead letters" : ""));
+    refuse_usage({"sinks ", what, " takes the NAME of a sink",
+                  (most == 3 ? ", and the ID of one of its dead letters" : "")});
 }
 
 inline int sinks(const Arguments& arguments) {
@@ -569,7 +570,7 @@ inline int sinks(const Arguments& arguments) {
         if (what == "redeliver") print_line(std::to_string(client.redeliver(rest[1], id)));
     } catch (const scheduler::Error& error) {
         if (error.code() != scheduler::Errc::invalid_argument) throw;
-        throw UsageError(error.what());  // it is no name of a sink
+        refuse_usage({error.what()});  // it is no name of a sink
     }
     return 0;
 }
@@ -621,11 +622,11 @@ inline int nodes(const Arguments& arguments) {
 }
 
 inline int show(const Arguments& arguments) {
-    if (arguments.rest.size() != 1) throw UsageError("show takes the ID or NAME of one task");
+    if (arguments.rest.size() != 1) refuse_usage({"show takes the ID or NAME of one task"});
     check_task(arguments.rest[0]);
     const auto story = client_for(arguments).story(arguments.rest[0]);
     if (!story) {
-        report("There is no task " + arguments.rest[0] + ".");
+        report(concat({"There is no task ", arguments.rest[0], "."}));
         return 1;
     }
     if (arguments.has("--json")) {
