@@ -24,7 +24,8 @@ class Reference(unittest.TestCase):
                               input=f'{settings}\nOUTPUT_DIRECTORY = "{FOLDER}"\n', timeout=300)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
         pages = {path.name for path in (FOLDER / "html").glob("*.html")}
-        for name in ("Scheduler", "Journal", "Sink", "Client", "HttpServer", "HttpApi"):
+        for name in ("Scheduler", "Journal", "Sink", "Client", "HttpServer", "HttpApi",
+                     "PostgresJournal"):
             self.assertIn(f"classscheduler_1_1{name}.html", pages)
         self.assertFalse([page for page in pages if "detail" in page])
         self.assertIn("on_event", (FOLDER / "html/index.html").read_text(encoding="utf-8"))
