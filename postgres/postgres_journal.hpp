@@ -694,6 +694,7 @@ private:
     void drop_old();
     std::int64_t old_generation();
     void sleep();
+    void hear();
     void back_off() noexcept;
     Moment next_wake() const;
     void changed() noexcept;
@@ -1174,6 +1175,7 @@ inline void PostgresJournal::take_over_read() {
 }
 
 inline void PostgresJournal::sleep() {
+    hear();
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         if ((queue_ && is_owner()) || (read_ && !is_decided_) || closing_) return;
@@ -1195,6 +1197,11 @@ inline void PostgresJournal::sleep() {
     }
     if (watched[0].revents) io_interruption_.check();
     if (watched[1].revents) main_->take_input();
+    hear();
+}
+
+// What the owner has announced, which may also have come in with the answer to a statement.
+inline void PostgresJournal::hear() {
     while (const auto said = main_->notification()) {
         if (held_ >= 0) continue;
         is_behind_ = true;

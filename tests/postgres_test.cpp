@@ -63,7 +63,7 @@ class Schema {
 public:
     Schema() {
         static std::atomic<int> number{0};
-        name = "test \"" + std::to_string(number++) + "\"";
+        name = "test \"" + std::to_string(::getpid()) + "." + std::to_string(number++) + "\"";
         quoted = detail::pg_quoted(name);
     }
     PostgresOptions options(const std::string& node) const {
@@ -236,7 +236,11 @@ public:
     // From the request that holds this text on, nothing goes to the database; or nothing comes back.
     void hold_requests_from(const std::string& text) { set(requests_from_, text); }
     void hold_answers_from(const std::string& text) { set(answers_from_, text); }
-    void let_pass() { holds_requests_ = holds_answers_ = false; }
+    void let_pass() {
+        set(requests_from_, "");
+        set(answers_from_, "");
+        holds_requests_ = holds_answers_ = false;
+    }
     // Ends the connections that there are, and with false takes no more of them.
     void cut(bool takes_more = true) {
         takes_ = takes_more;
@@ -982,7 +986,10 @@ TEST_SUITE("postgres") {
                                [](const auto& one) { return one->journal().is_owner(); });
         }));
         const Lines stored = Process(schema.options("d")).lines();
-        for (const auto& process : processes) CHECK(process->comes_to_have(stored));
+        for (const auto& process : processes) {
+            CAPTURE(process->log());
+            CHECK(process->comes_to_have(stored));
+        }
         const std::set<std::string> all(stored.begin(), stored.end());
         CHECK(all.size() == stored.size());
         CHECK(std::includes(all.begin(), all.end(), acknowledged.begin(), acknowledged.end()));
