@@ -466,11 +466,13 @@ begun AS (SELECT DISTINCT ON (t.task->>'id') t.task->>'id' AS id, t.task
 emitted AS (SELECT DISTINCT ON (i.id) i.id, (r.record->>'seq')::bigint + i.at - 1 AS seq,
         (r.record->>'at')::timestamptz AS emitted_at
     FROM r, jsonb_array_elements_text(r.record->'ids') WITH ORDINALITY i(id, at)
-    WHERE r.record->>'op' = 'emit' ORDER BY i.id, r.n, r.k)
+    WHERE r.record->>'op' = 'emit' ORDER BY i.id, r.n, r.k),
+forgotten AS MATERIALIZED (SELECT (record->>'seq')::bigint AS first, (record->>'end')::bigint AS past
+    FROM r WHERE record->>'op' = 'forget')
 SELECT seq, id::uuid, (task->>'due')::timestamptz AS due, emitted_at, task->>'name' AS name,
     task->>'topic' AS topic, task->'payload' AS payload
-FROM emitted JOIN begun USING (id) WHERE NOT EXISTS (SELECT FROM r WHERE r.record->>'op' = 'forget'
-    AND seq >= (r.record->>'seq')::bigint AND seq < (r.record->>'end')::bigint);
+FROM emitted JOIN begun USING (id)
+WHERE NOT EXISTS (SELECT FROM forgotten f WHERE seq >= f.first AND seq < f.past);
 )";
 
 // One round trip three times a lease: a sign of life, the lease renewed by its owner, how all
