@@ -19009,7 +19009,12 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(Call& call, const std::strin
         std::unique_lock<std::mutex> lock(mutex_);
         changed_.wait_for(lock, options_.owner_timeout, [&] { return stopping_ || !is_ahead(); });
     }
-    return seq_at(text);
+    const auto seq = seq_at(text);
+    if (seq || !is_ahead()) return seq;
+    // What cannot hear of it cannot say that it was never there.
+    const auto cluster = scheduler().cluster();
+    call.answer.is_silent = cluster && !cluster->is_connected;
+    return seq;
 }
 
 inline void HttpApi::refuse_event(Call& call, const std::string& text) const {
@@ -19105,7 +19110,7 @@ inline void HttpApi::get_sse(Call& call) {
     call.answer.has_length = false;
     if (call.request.method == "HEAD") return;
     detail::StreamStart start = stream_start(call);
-    if (call.answer.waits_for_event) return;
+    if (call.answer.waits_for_event || call.answer.is_silent) return;
     start.topics = topics;
     if (++streams_ > options_.max_streams) {
         --streams_;
@@ -19126,7 +19131,7 @@ inline detail::StreamStart HttpApi::stream_start(Call& call) {
     detail::StreamStart start{"retry: 3000\n", scheduler().newest().seq()};
     if (!last.empty()) {
         const auto seq = seq_at(call, last);
-        if (call.answer.waits_for_event) return start;
+        if (call.answer.waits_for_event || call.answer.is_silent) return start;
         start.seq = !seq ? scheduler().oldest().seq() : last == earliest ? *seq : *seq + 1;
         if (!seq) start.preamble += detail::gap_text(scheduler(), last);
     }

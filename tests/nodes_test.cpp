@@ -659,6 +659,21 @@ TEST_SUITE("nodes") {
         CHECK(begun.find("id: " + id) != std::string::npos);
     }
 
+    TEST_CASE(
+        "a node that is cut off ends who asks for what it may have missed, and tells no gap") {
+        HttpOptions http;
+        http.owner_timeout = milliseconds(50);
+        Pair pair(http);
+        const std::string id = id_of(pair.a.ask("POST /schedule", good));
+        pair.log->away(support::Away::refuses);
+        REQUIRE(eventually([&] { return !pair.b.tasks.cluster()->is_connected; }));
+        CHECK(pair.b.ask("GET /events?after=" + id).empty());
+        Wire wire(pair.b.port);
+        wire.say("GET /sse HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: " + id + "\r\n\r\n");
+        CHECK(wire.hear("data:").empty());
+        pair.log->away(support::Away::no);
+    }
+
     TEST_CASE("an event that never comes is waited for no longer than a change") {
         HttpOptions http;
         http.owner_timeout = milliseconds(50);

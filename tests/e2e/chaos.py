@@ -515,7 +515,8 @@ class Chaos:
                 if thread.ident:
                     thread.join(20)
             self.receiver.close()
-            self.logs = {node.name: node.stderr() for node in self.cluster.nodes}
+            self.logs = {node.name: node.stderr() for node in self.cluster.nodes
+                         if node.process is not None}
             self.cluster.remove()
 
     def rest(self):
