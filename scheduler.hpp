@@ -16838,8 +16838,9 @@ private:
     void take_answer(Link& link);
     void lose(Link& link, const char* why) noexcept;
     void lose_begun(Link& link) noexcept;
-    void rest(const std::string& problem) noexcept;
+    void rest(std::string_view problem) noexcept;
     void refuse_first(const char* problem) noexcept;
+    static void refuse_unsent(HttpAnswer& answer, const char* problem) noexcept;
     void finish(Exchanges& from, Outcome outcome) noexcept;
     void meet_deadlines() noexcept;
     void tell_unanswered() noexcept;
@@ -16902,14 +16903,14 @@ inline void Forwarder::push(Exchanges& exchanges) noexcept {
         const std::lock_guard<std::mutex> guard(mutex_);
         if (!is_stopping_ && !thread_.joinable()) thread_ = std::thread([this] { run(); });
         if (!is_stopping_) pushed_.splice(pushed_.end(), exchanges);
-    } catch (const std::system_error&) {  // there is no thread
+    } catch (const std::exception&) {  // there is no thread
     }
     ::eventfd_write(wake_.get(), 1);
     if (exchanges.empty()) return;
     count_ -= size;
     for (Exchange& exchange : exchanges) {
-        exchange.answer.is_silent = true;
-        ++outcomes_[static_cast<std::size_t>(Outcome::unknown)];
+        refuse_unsent(exchange.answer, "This node passes nothing on now; try again later.");
+        ++outcomes_[static_cast<std::size_t>(Outcome::refused)];
     }
     done_(exchanges);
 }
@@ -16996,14 +16997,16 @@ inline void Forwarder::wait_for_news() noexcept {
 }
 
 inline void Forwarder::find_owner() noexcept {
-    if (waiting_.empty() && again_.empty()) return;
     try {
+        if (has_found_ && std::exchange(looks_up_, false)) addresses_ = lookup_->take();
+        if (waiting_.empty() && again_.empty()) return;
         const bool is_lost = !owner_ || now_ < rests_until_;
         if (has_changed_.exchange(false) || is_lost || now_ >= looks_again_) {
             looks_again_ = now_ + pause;
             replace_owner(scheduler_.cluster().value_or(Cluster()));
         }
-        if (has_found_ && std::exchange(looks_up_, false)) addresses_ = lookup_->take();
+    } catch (const std::bad_alloc&) {  // one that is known stays
+        looks_again_ = now_;
     } catch (const std::exception& error) {
         rest(error.what());
     }
@@ -17060,7 +17063,7 @@ inline void Forwarder::begin_waiting() noexcept {
     }
     for (Exchanges* const from : {&again_, &waiting_}) {
         while (!from->empty() && now_ >= from->front().passage.after) {
-            if (now_ < rests_until_) {
+            if (now_ < rests_until_ || !owner_) {
                 while (!waiting_.empty()) refuse_first(problem_.c_str());
                 break;
             }
@@ -17071,6 +17074,9 @@ inline void Forwarder::begin_waiting() noexcept {
                 } else if (now_ >= rests_until_) {
                     break;
                 }
+            } catch (const std::bad_alloc&) {
+                from->front().passage.after = now_ + pause;
+                if (from == &waiting_) refuse_first("This node is out of memory; try again later.");
             } catch (const std::exception& error) {
                 rest(error.what());
             }
@@ -17094,13 +17100,15 @@ inline Link* Forwarder::link_for(const Exchange& exchange) {
 inline Link* Forwarder::open_link() {
     if (!find_addresses()) return nullptr;
     std::string problem;
-    links_.emplace_back(owner_, addresses_, max_answer_);
-    Link& link = links_.back();
-    link.since = now_;
-    if (connect(link, problem)) return &link;
-    links_.pop_back();
-    rest(problem);
-    return nullptr;
+    std::list<Link> made;
+    made.emplace_back(owner_, addresses_, max_answer_);
+    made.front().since = now_;
+    if (!connect(made.front(), problem)) {
+        rest(problem);
+        return nullptr;
+    }
+    links_.splice(links_.end(), made);
+    return &links_.back();
 }
 
 // Begins to connect to the next address that can be tried.
@@ -17275,13 +17283,16 @@ inline void Forwarder::lose_begun(Link& link) noexcept {
 // ---- The end of an exchange
 
 // The owner cannot be reached: who waits is told so, and it is left alone for a moment.
-inline void Forwarder::rest(const std::string& problem) noexcept {
+inline void Forwarder::rest(std::string_view problem) noexcept {
     rests_until_ = now_ + pause;
     addresses_.reset();  // they may be others by then
     try {
-        problem_ = owner_ ? "The owner, " + printable(owner_->name, 64) + " at " +
-                                owner_->url.origin + ", cannot be reached: " + problem
-                          : sentence(problem);
+        problem_ = sentence(std::string(problem));
+        if (owner_) {
+            problem_ = "The owner, " + printable(owner_->name, 64) + " at " + owner_->url.origin +
+                       ", cannot be reached: ";
+            problem_ += problem;
+        }
         if (problem_.back() == '.') problem_.pop_back();
         problem_ += "; nothing was changed, try again later.";
         if (problem_ != told_problem_) say(LogLevel::warning, "owner.unreachable", problem_);
@@ -17294,13 +17305,18 @@ inline void Forwarder::rest(const std::string& problem) noexcept {
 
 // Of those who wait.
 inline void Forwarder::refuse_first(const char* problem) noexcept {
-    HttpAnswer& answer = waiting_.front().answer;
+    refuse_unsent(waiting_.front().answer, problem);
+    finish(waiting_, Outcome::refused);
+}
+
+// Nothing was changed.
+inline void Forwarder::refuse_unsent(HttpAnswer& answer, const char* problem) noexcept {
+    const char* const reason = *problem ? problem : "The owner cannot be reached; try again later.";
     try {
-        refuse(answer, 503, problem);
+        refuse(answer, 503, reason);
     } catch (const std::bad_alloc&) {
         answer.is_silent = true;
     }
-    finish(waiting_, Outcome::refused);
 }
 
 // Has the first of these given back.

@@ -7,6 +7,7 @@
 #pragma GCC diagnostic ignored "-Wunknown-warning-option"
 #pragma GCC diagnostic ignored "-Wmismatched-new-delete"
 
+#include "shared_journal.hpp"
 #include "support.hpp"
 
 #include <malloc.h>
@@ -726,6 +727,43 @@ TEST_SUITE("memory") {
             CHECK(errors > 10);
             CHECK(silent > 10);
         }
+    }
+
+    TEST_CASE(
+        "whichever allocations fail at a node and the owner, no error is answered to a change") {
+        const auto log = std::make_shared<support::SharedLog>();
+        HttpListener at("127.0.0.1", 0);
+        const std::string url = "http://127.0.0.1:" + std::to_string(at.port());
+        Options options;
+        options.make_journal = [&] { return log->open("a", support::Telling::thread, url); };
+        Scheduler owner(options);
+        HttpServer owner_server(owner);
+        owner_server.listen(std::move(at));
+        options.make_journal = [&] { return log->open("b", support::Telling::thread); };
+        Scheduler follower(options);
+        HttpServer server(follower);
+        const int port = server.listen("127.0.0.1", 0);
+        std::size_t good = 0;
+        std::size_t errors = 0;
+        for_each_failing_allocation([&](long number, bool all) {
+            CAPTURE(number);
+            CAPTURE(all);
+            const std::string name =
+                std::to_string(good + errors) + (all ? "all" : "one") + std::to_string(number);
+            const int status =
+                ask_failing(port, "PUT /tasks/" + name,
+                            R"({"delay":"1h","message":"a message of some length"})", number, all);
+            REQUIRE(status >= 0);
+            if (status >= 200 && status < 300) REQUIRE(owner.find(name));
+            if (status >= 400) REQUIRE_FALSE(owner.find(name));
+            ++(status == 201 ? good : errors);
+        });
+        CHECK(good >= 4);
+        CHECK(errors > 10);
+        CHECK(ask(port, "GET /tasks HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n") ==
+              200);
+        CHECK(
+            support::eventually([&] { return follower.stats().pending == owner.stats().pending; }));
     }
 
     TEST_CASE("a task that is stored is not answered with an error by another server either") {
