@@ -426,13 +426,13 @@ BEGIN
     RETURN line::jsonb;
 EXCEPTION WHEN OTHERS THEN
     line := regexp_replace(line, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\\ufffd', 'g');
-    RETURN regexp_replace(line, '[eE][+-]?[0-9]{4,}', 'e0', 'g')::jsonb;
+    RETURN regexp_replace(line, '([:,[]-?[0-9.]+)[eE][+-]?[0-9]{6,}', '\1e0', 'g')::jsonb;
 END $body$;
 CREATE FUNCTION $S.records() RETURNS TABLE (n bigint, k bigint, record jsonb) LANGUAGE plpgsql
 STABLE SECURITY DEFINER SET search_path = pg_catalog AS $body$
 BEGIN
     RETURN QUERY EXECUTE format($query$
-        SELECT j.n, l.k, CASE WHEN l.line ~ '\\u|[eE][+-]?[0-9]{4}' THEN %1$I.as_jsonb(l.line)
+        SELECT j.n, l.k, CASE WHEN l.line ~ '\\u|[eE][+-]?[0-9]{6}' THEN %1$I.as_jsonb(l.line)
                               ELSE l.line::jsonb END
         FROM %1$I.%2$I j, string_to_table(j.lines, chr(10)) WITH ORDINALITY l(line, k)
         WHERE l.line <> ''$query$, $L, 'journal_' || (SELECT generation FROM $S.lease));
@@ -662,6 +662,8 @@ private:
     // The I/O thread.
     void run() noexcept;
     bool open() noexcept;
+    bool is_ownerless();
+    bool has_others() const;
     void make_tables();
     void serve();
     void take_over_read();
@@ -672,6 +674,7 @@ private:
     void watch_owner();
     void try_take();
     void become_owner();
+    void give_up(const std::string& why);
     void release() noexcept;
     void leave() noexcept;
     void lose(const char* why) noexcept;
@@ -706,7 +709,7 @@ private:
     }
     // Whether the lease is as an earlier connection of this process has left it.
     bool was_own() const { return own_ == lease_.epoch && own_pid_ == lease_.pid; }
-    bool may_own() const { return clock_is_right_ && !ending_; }
+    bool may_own() const { return clock_is_right_ && !ending_ && !told_of_failure_; }
     milliseconds third() const { return options_.lease / 3; }
 
     PostgresOptions options_;
@@ -1064,6 +1067,7 @@ inline void PostgresJournal::run() noexcept {
                     next_tick_ = Moment{};
                     ticks_ = 0;
                     make_tables();
+                    log(LogLevel::info, "cluster.connected", "the database is connected again");
                 }
                 serve();
             } catch (const detail::PgStopped&) {
@@ -1086,12 +1090,12 @@ inline bool PostgresJournal::open() noexcept {
         main_ = connect(io_interruption_, soon());
         make_tables();
         tick();
-        if (may_own()) {
-            const Rows rows = main_->run("SELECT pg_try_advisory_xact_lock_shared($1)", soon(),
-                                         key(lease_.epoch));
-            if (rows.text(0, 0) == "t") free_epoch_ = lease_.epoch;
-            try_take();
+        // Those who are up have applied what this one is yet to read: they go first.
+        for (int round = 0; round < 5 && has_others() && is_ownerless(); ++round) {
+            ::poll(nullptr, 0, 20);
+            tick();
         }
+        if (may_own() && is_ownerless()) try_take();
     } catch (const detail::PgStopped&) {
         failure = std::make_exception_ptr(Error(Errc::stopped, "the journal is being closed"));
     } catch (...) {
@@ -1102,6 +1106,19 @@ inline bool PostgresJournal::open() noexcept {
     is_open_ = true;
     settled_.notify_all();
     return !failure;
+}
+
+// Whether nobody has the lease, or its session has ended.
+inline bool PostgresJournal::is_ownerless() {
+    const Rows rows =
+        main_->run("SELECT pg_try_advisory_xact_lock_shared($1)", soon(), key(lease_.epoch));
+    if (rows.text(0, 0) == "t") free_epoch_ = lease_.epoch;
+    return free_epoch_ == lease_.epoch || Clock::now() >= lease_.until;
+}
+
+inline bool PostgresJournal::has_others() const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return cluster_.nodes.size() > 1;
 }
 
 // Makes what is missing, one process at a time, and prepares the statements.
@@ -1306,49 +1323,48 @@ inline void PostgresJournal::take_ticked(const Rows& rows, Moment sent, TimePoin
     changed();
 }
 
-// The two clocks are compared at the middle of a round trip, and cannot be compared better.
+// The two clocks are compared at the middle of a round trip.  What a long one leaves open changes
+// nothing.
 inline void PostgresJournal::judge_clock(TimePoint before, TimePoint after, TimePoint theirs) {
-    const milliseconds half = (after - before) / 2;
-    const milliseconds ahead = before + half - theirs;
+    const milliseconds half = std::chrono::abs(after - before) / 2;
+    const milliseconds ahead = before + (after - before) / 2 - theirs;
     const milliseconds off = std::chrono::abs(ahead);
-    const bool is_right = off - std::chrono::abs(half) <= options_.max_clock_error;
+    const bool was_right = clock_is_right_;
+    if (off - half > options_.max_clock_error) clock_is_right_ = false;
+    if (off + half <= options_.max_clock_error) clock_is_right_ = true;
     std::string problem;
-    if (!is_right) {
+    if (!clock_is_right_) {
         problem = "the clock of this machine is " + std::to_string(off.count()) + " ms " +
                   (ahead.count() > 0 ? "ahead of" : "behind") + " the database's";
     }
-    if (is_right != clock_is_right_) {
-        if (is_right) {
-            log(LogLevel::info, "cluster.clock", "the clock agrees with the database's again");
-        } else {
-            log(LogLevel::error, "cluster.clock", problem,
-                "; this process does not own the journal");
-        }
+    if (was_right && !clock_is_right_) {
+        log(LogLevel::error, "cluster.clock", problem, "; this process does not own the journal");
+    } else if (!was_right && clock_is_right_) {
+        log(LogLevel::info, "cluster.clock", "the clock agrees with the database's again");
     }
-    clock_is_right_ = is_right;
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         cluster_.clock_ahead = ahead;
         cluster_.problem = problem;
     }
-    if (is_right || held_ < 0) return;
+    if (!clock_is_right_) give_up(problem);
+}
+
+// Gives the lease up, if this has it, and ends the connection.
+inline void PostgresJournal::give_up(const std::string& why) {
+    if (held_ < 0) return;
     release();
-    throw PgError(problem, "", true);
+    throw PgError(why, "", true);
 }
 
 // Without the lease: does what those do who follow, and takes the lease when it is free.
 inline void PostgresJournal::pursue() {
-    if (ending_) {
-        if (held_ >= 0) {
-            release();
-            throw PgError("the journal is being closed", "", true);
-        }
-        return;
-    }
+    if (ending_) return give_up("the journal is being closed");
     if (rereads_ && Clock::now() >= apply_again_) reread();
     if (held_ < 0) watch_owner();
     if (Clock::now() < apply_again_ || doubt_.calls || !is_behind_) return;
     if (catch_up() && held_ >= 0) become_owner();
+    if (told_of_failure_) give_up("what is stored cannot be applied here");
 }
 
 // Waits for the lock of the owner's session (P3): in the database, on a connection of its own, and
@@ -1406,6 +1422,8 @@ inline void PostgresJournal::try_take() {
 inline void PostgresJournal::become_owner() {
     prepare_generation();
     main_->run("UNLISTEN *", soon());  // it would only hear itself
+    main_->run(sql("DELETE FROM $S.nodes WHERE seen < clock_timestamp() - interval '1 day'"),
+               soon());
     is_behind_ = false;
     has_old_tables_ = true;
     announced_ = -1;
@@ -1456,7 +1474,7 @@ inline void PostgresJournal::lose(const char* why) noexcept {
     }
     held_ = -1;
     side_.reset();
-    side_epoch_ = -1;
+    side_epoch_ = free_epoch_ = -1;
     side_drops_ = false;
     if (why && (was_owner || main_)) {
         log(LogLevel::warning, "cluster.lost", "the connection to the database is over: ", why,
@@ -1618,7 +1636,7 @@ inline void PostgresJournal::reread() {
     place_ = *place;
     applied_ = place_.applied;
     bytes_ = place_.bytes;
-    rereads_ = false;
+    rereads_ = told_of_failure_ = false;
     apply_again_ = Moment{};
     is_behind_ = true;
     changed();
@@ -1912,7 +1930,8 @@ inline void PostgresJournal::drop_old() {
         drop_again_ = Clock::now() + third();
         const std::int64_t old = old_generation();
         if (old == 0) return side_.reset();
-        if (!side_) side_ = connect(io_interruption_, held_until_);
+        // Nothing is stored until it is connected, or is not.
+        if (!side_) side_ = connect(io_interruption_, Clock::now() + third() / 3);
         side_->run("SELECT set_config('lock_timeout', '100', false)", held_until_);
         side_->send(sql("DROP TABLE IF EXISTS $J", old));
         side_drops_ = true;

@@ -826,6 +826,8 @@ TEST_SUITE("postgres") {
         const auto in_an_hour = std::chrono::hours(1);
         tasks.schedule(in_an_hour, R"({"n":1.10})");
         const TaskId odd = tasks.schedule(in_an_hour, R"(["\u0000 \ud800 \\u0000", 1e999999])");
+        // What looks like a number is left alone in an id or a text.
+        const TaskId text = tasks.schedule(in_an_hour, R"(["\u0000", "1e1234567", 1e1234567])");
         const TaskId gone = tasks.schedule(in_an_hour, "\"gone\"");
         const TaskId past = tasks.schedule(milliseconds(0), "\"past\"");
         CHECK(tasks.cancel(gone));
@@ -838,7 +840,9 @@ TEST_SUITE("postgres") {
             while (replaced && schema.lease("generation") == "1") {
                 REQUIRE(tasks.cancel(tasks.schedule(in_an_hour, "\"soon dead\"")));
             }
-            CHECK(value("count(*)", "tasks") == "2");
+            CHECK(value("count(*)", "tasks") == "3");
+            CHECK(value("payload->'message'->>1", "tasks WHERE id = '" + text.str() + "'") ==
+                  "1e1234567");
             CHECK(value("payload->'message'->>'n'", "tasks ORDER BY id") == "1.10");
             CHECK(value("count(payload)", "tasks WHERE due > now() AND id = '" + odd.str() + "'") ==
                   "1");
