@@ -239,6 +239,25 @@ TEST_SUITE("nodes") {
         CHECK(status_of(b.ask("POST /schedule?x=1", good)) == 400);
     }
 
+    TEST_CASE("large changes and long answers come through whole") {
+        Pair pair;
+        const std::string large(900'000, 'x');
+        const std::string made =
+            pair.b.ask("POST /schedule", R"({"delay":9,"message":")" + large + "\"}");
+        CHECK(status_of(made) == 200);
+        CHECK(pair.b.ask("GET /tasks/" + id_of(made)).find(large) != std::string::npos);
+        const std::string changed =
+            pair.b.ask("PATCH /tasks/" + id_of(made), R"({"timestamp":"2026-03-01T14:00:00Z"})");
+        CHECK(changed.find(large) != std::string::npos);
+        std::string many = "[";
+        for (int i = 0; i < 10'000; ++i) many += std::string(i > 0 ? "," : "") + good;
+        const std::string ids = pair.b.ask("POST /schedule", many + ']');
+        CHECK(status_of(ids) == 200);
+        CHECK(body_of(ids).size() > 10'000 * 38);
+        CHECK(pair.b.tasks.stats().pending == 10'001);
+        CHECK(status_of(pair.b.ask("POST /schedule", std::string(2'000'000, ' '))) == 413);
+    }
+
     TEST_CASE("the same key is the same request on every node") {
         Pair pair;
         const std::string key = "Idempotency-Key: k\r\n";
