@@ -10,6 +10,7 @@ was answered with an error has not, one without an answer may have, also much la
 is a marker of its own, so that whatever comes out tells which request has asked for it.
 """
 import argparse
+import bisect
 import collections
 import itertools
 import json
@@ -643,18 +644,18 @@ class Chaos:
         that was due later has been stored, or changed, after that was emitted."""
         if self.skewed[1:]:
             return []  # the times of emission do not compare
-        tasks, wrong, latest = self.known()[0], [], []  # of (due, emitted_at), both rising
+        tasks, wrong = self.known()[0], []
+        dues, times = [], []  # of each event that was due later than all before it
         for event in history:
             due, at = millis(event["due"]), millis(event["emitted_at"])
-            behind = next((entry for entry in reversed(latest) if entry[0] <= due), None)
-            first = latest.index(behind) + 1 if behind else 0
-            task = tasks.get(event["id"])
-            if first < len(latest) and task and task.is_sure:
-                if task.changed + OFF < latest[first][1] / 1000:
-                    wrong.append(f"out of order: {event}, behind what was due at "
-                                 f"{latest[first][0]} and emitted at {latest[first][1]}")
-            if not latest or due > latest[-1][0]:
-                latest.append((due, at))
+            first, task = bisect.bisect_right(dues, due), tasks.get(event["id"])
+            if first < len(dues) and task and task.is_sure:
+                if task.changed + OFF < times[first] / 1000:
+                    wrong.append(f"out of order: {event}, behind what was due at {dues[first]} "
+                                 f"and emitted at {times[first]}")
+            if first == len(dues):
+                dues.append(due)
+                times.append(at)
         return wrong
 
     def verify_database(self, ids, pending):

@@ -162,7 +162,7 @@ class Cluster:
     """Some nodes on one PostgreSQL.  With a network, each has an address of its own."""
 
     def __init__(self, *flags, nodes=3, lease="2s", network=False, env=None, settings=None,
-                 database=None):
+                 database=None, store=None):
         self.network = Network(nodes) if network else None
         self.database, self.owns_database = database, database is None
         self.nodes = []
@@ -174,8 +174,8 @@ class Cluster:
                 if self.network:
                     address = self.network.addresses[n]
                     before = ("ip", "netns", "exec", self.network.spaces[n])
-                self.nodes.append(Node("abcdefgh"[n], self.uri(), "--lease", lease, *flags,
-                                       address=address, before=before, env=env))
+                self.nodes.append(Node("abcdefgh"[n], store or self.uri(), "--lease", lease,
+                                       *flags, address=address, before=before, env=env))
         except BaseException:
             self.remove()
             raise

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 import unittest
@@ -37,12 +38,12 @@ def tearDownModule():
 class WithNodes(TestCase):
     schemas = 0
 
-    def nodes(self, *flags, lease="1s", nodes=3, env=None):
+    def nodes(self, *flags, lease="1s", nodes=3, store=None):
         """A cluster that has started, in a schema of its own; its nodes, the owner first."""
         WithNodes.schemas += 1
         self.schema = f"test_{WithNodes.schemas}"
         self.cluster = cluster.Cluster("--postgres-schema", self.schema, *flags, nodes=nodes,
-                                       lease=lease, database=database, env=env)
+                                       lease=lease, database=database, store=store)
         self.addCleanup(self.end_nodes)
         self.cluster.start()
         owner = self.cluster.owner()
@@ -446,6 +447,35 @@ class Database(WithNodes):
         a.start()
         self.cluster.settle()
         self.assertEqual(sorted(task["id"] for task in a.walk("/tasks")), sorted(kept))
+
+
+class Standby(WithNodes):
+    def test_when_a_standby_is_promoted_the_nodes_go_on_with_it_and_nothing_is_lost(self):
+        first = cluster.Instance(settings={"wal_level": "replica"})
+        self.addCleanup(first.remove)
+        first.start()
+        folder = tempfile.mkdtemp(prefix="task-scheduler-pg-")
+        self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        if first.user:
+            os.chown(folder, first.user.pw_uid, first.user.pw_gid)
+        first._run("pg_basebackup", "-D", os.path.join(folder, "data"), "-R", "-c", "fast",
+                   "--no-sync", "-h", "127.0.0.1", "-p", str(first.port), "-U", "postgres")
+        second = cluster.Instance(folder=folder)
+        self.addCleanup(second.remove)
+        second.start()
+        first.psql("ALTER SYSTEM SET synchronous_standby_names = '*'")
+        first.psql("SELECT pg_reload_conf()")
+        wait_for(lambda: first.psql("SELECT sync_state FROM pg_stat_replication") == "sync", 30)
+        both = f"postgresql://postgres@127.0.0.1:{first.port},127.0.0.1:{second.port}/postgres"
+        a, b, c = self.nodes(store=both)
+        ids = [(a, b, c)[n % 3].schedule("x", 2 + 0.01 * n) for n in range(30)]
+        stream = self.opened(c.stream())
+        first.kill()
+        self.assert_errors(b.call("POST", "/schedule", body("x")), 503)
+        second.psql("SELECT pg_promote()")
+        ids.append(self.schedule_again(b, 2.5))
+        self.assertEqual(self.follow(stream, 31), ids)
+        self.assert_same_everywhere(ids)
 
 
 class Chaos(WithNodes):
