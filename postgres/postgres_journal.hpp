@@ -1123,9 +1123,12 @@ inline bool PostgresJournal::has_others() const {
 
 // Makes what is missing, one process at a time, and prepares the statements.
 inline void PostgresJournal::make_tables() {
-    const std::string lease_name = detail::pg_quoted(options_.schema) + ".lease";
-    const auto is_missing = [&] {
-        return main_->run("SELECT to_regclass($1) IS NULL", soon(), lease_name).text(0, 0) == "t";
+    // Not by to_regclass(), which in a transaction remembers that there was none.
+    const auto is_missing = [this] {
+        constexpr const char* lease =
+            "SELECT FROM pg_class c JOIN pg_namespace s ON s.oid = c.relnamespace"
+            " WHERE s.nspname = $1 AND c.relname = 'lease'";
+        return main_->run(lease, soon(), options_.schema).size() == 0;
     };
     if (is_missing()) {
         main_->run("BEGIN", soon());

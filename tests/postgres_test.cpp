@@ -353,6 +353,20 @@ TEST_SUITE("postgres") {
         contract::check_journal([] { return std::make_unique<PostgresPlace>(); });
     }
 
+    TEST_CASE("processes that start at the same moment make the tables once") {
+        for (int round = 0; round < 4; ++round) {
+            CAPTURE(round);
+            const Schema schema;
+            std::vector<std::future<void>> opened;
+            for (const char* const node : {"a", "b", "c", "d"}) {
+                opened.push_back(std::async(std::launch::async, [&schema, node] {
+                    PostgresJournal(schema.options(node)).read([](std::string_view) {});
+                }));
+            }
+            for (std::future<void>& one : opened) CHECK_NOTHROW(one.get());
+        }
+    }
+
     TEST_CASE("of several processes one owns, the others are told what it stores, in order") {
         Schema schema;
         Process a(schema.options("a"));
