@@ -7216,6 +7216,8 @@ private:
     std::string behind_;                      // guarded by mutex_: records to be written behind
     std::size_t behind_size_ = 0;             // guarded by mutex_: with those of unwritten_
     bool told_of_behind_ = false;             // guarded by mutex_: that they cannot be written
+    bool behind_is_old_ = false;              // guarded by mutex_: others have stored since
+    bool owes_behind_ = false;                // guarded by mutex_: since before it was the owner
     std::uint64_t replace_above_ = 0;         // guarded by mutex_: size that asks for a replacement
     std::uint64_t live_then_ = 0;      // guarded by mutex_: what was live when it was last copied
     std::uint64_t replacements_ = 0;   // guarded by mutex_: replacements tried
@@ -7227,6 +7229,7 @@ private:
     bool had_much_memory_ = false;     // guarded by mutex_: and may still hold its pages
     std::mutex behind_mutex_;          // before mutex_: who writes what is written behind
     std::string unwritten_;            // guarded by behind_mutex_: what goes before behind_
+    bool unwritten_is_old_ = false;    // guarded by behind_mutex_: as behind_is_old_
     std::condition_variable settled_;  // a commit, an emission or a bulk call has ended
     mutable std::condition_variable tender_wakes_;
     // Of the journal's thread: when its last sync began.
@@ -8461,10 +8464,10 @@ inline bool Store::emit_due() {
     return true;
 }
 
-// What is due is emitted whether that can be written or not (L3).
+// What is due is emitted whether that can be written or not (L3), unless others follow (S8).
 inline Ends Store::write_emission(std::uint64_t pending) noexcept {
     if (!keeps_) return Ends::written;
-    Ends ends = Ends::unwritable;
+    Ends ends = is_shared_ ? Ends::fenced : Ends::unwritable;
     try {
         emission_lines_.clear();
         if (!emitted_.ids.empty()) write(emission_lines_, emitted_);
@@ -9003,6 +9006,16 @@ void Store::write_behind_locked(const One& one) {
     behind_size_ += behind_.size() - start;
 }
 
+inline std::vector<Record> records_of(std::string_view lines) {
+    std::vector<Record> records;
+    while (!lines.empty()) {
+        const std::size_t end = std::min(lines.find('\n'), lines.size());
+        if (end > 0) records.push_back(read_record(lines.substr(0, end)));
+        lines.remove_prefix(std::min(end + 1, lines.size()));
+    }
+    return records;
+}
+
 // Writes what waits for that, in the order in which it was done.  Throws what the journal
 // does; then all of it waits on.  Writing it twice, as after a replacement that has it
 // already, does no harm.
@@ -9012,6 +9025,7 @@ inline void Store::write_behind() {
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         if (behind_size_ == 0) return;
+        unwritten_is_old_ = std::exchange(behind_is_old_, false) || unwritten_is_old_;
         if (unwritten_.empty()) {
             unwritten_.swap(behind_);
         } else {
@@ -9022,6 +9036,11 @@ inline void Store::write_behind() {
     }
     journal_->write(unwritten_, pending);
     const std::lock_guard<std::mutex> guard(mutex_);
+    // It is stored behind what others have stored, and comes to the same here as there.
+    if (unwritten_is_old_) {
+        for (Record& record : records_of(unwritten_)) state_.follow(record);
+    }
+    unwritten_is_old_ = false;
     behind_size_ -= unwritten_.size();
     told_of_behind_ = false;
     release_text(unwritten_);
@@ -9389,11 +9408,13 @@ inline bool Store::wants_replacement_locked() const {
 
 inline bool Store::wants_tending_locked() const {
     return has_unwaited_locked() || wants_replacement_locked() || wants_release_locked() ||
-           wants_listing_locked() || !notes_.empty();
+           wants_listing_locked() || owes_behind_ || !notes_.empty();
 }
 
 inline std::optional<TimePoint> Store::next_tending_locked() const {
-    if (has_unwaited_locked() || wants_listing_locked() || !notes_.empty()) return now();
+    if (has_unwaited_locked() || wants_listing_locked() || owes_behind_ || !notes_.empty()) {
+        return now();
+    }
     std::optional<TimePoint> next;
     if (wants_replacement_locked()) next = next_replacement_locked();
     if (!journal_->wants_sync() || journal_->failed()) return next;
@@ -9439,6 +9460,7 @@ inline void Store::tend() {
 inline void Store::tend_now(Lock& lock) {
     commit_unwaited(lock);
     if (wants_listing_locked()) list_awaited_sinks(lock);
+    if (std::exchange(owes_behind_, false)) write_behind(lock);
     const bool is_asked = options_.drive == Drive::thread;
     if (wants_replacement_locked() && (is_asked || next_replacement_locked() <= now())) {
         replace(lock);
@@ -9740,12 +9762,7 @@ inline Journal::Follower Store::follower() {
 
 // Does what the owner has stored.
 inline void Store::follow(std::string_view lines) {
-    std::vector<Record> records;
-    while (!lines.empty()) {
-        const std::size_t end = std::min(lines.find('\n'), lines.size());
-        if (end > 0) records.push_back(read_record(lines.substr(0, end)));
-        lines.remove_prefix(std::min(end + 1, lines.size()));
-    }
+    std::vector<Record> records = records_of(lines);
     Lock lock(mutex_);
     give_up_begun(lock);
     const State::Breathe breathe = Breath(lock);
@@ -9798,6 +9815,7 @@ inline void Store::give_up_begun(Lock& lock) {
         commit_unwaited(lock);
         settled_.wait(lock, [this] { return !committing_ && !emitting_; });
     }
+    behind_is_old_ = behind_is_old_ || behind_size_ > 0;
 }
 
 inline void Store::tell_of_following(Lock& lock) {
@@ -9813,6 +9831,7 @@ inline void Store::change_role() {
     Lock lock(mutex_);
     if (!opened_ || closed_) return;
     if (!journal_->is_owner()) awaits_listing_ = listing_.has_value();
+    owes_behind_ = behind_size_ > 0 && journal_->is_owner();
     tell_of_following(lock);
 }
 

@@ -100,11 +100,14 @@ public:
     // All groups that were ever stored, from one on.
     std::vector<Row> rows(std::uint64_t first = 1) const;
     std::uint64_t generations() const;  // how often it was replaced
+    std::uint64_t gone() const;         // the last group that is kept only as a part of that
     std::string text() const;           // what is kept
     // Whether a node is the owner, and believes so.
     bool is_owner(const std::string& node) const;
     bool believes_to_be_owner(const std::string& node) const;
     std::uint64_t applied(const std::string& node) const;
+    // Whether something of what a node stores is still to go wrong.
+    bool is_to_fail(const std::string& node) const;
 
     static constexpr std::size_t all = ~std::size_t{0};
 
@@ -350,6 +353,11 @@ inline std::uint64_t SharedLog::generations() const {
     return generations_;
 }
 
+inline std::uint64_t SharedLog::gone() const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    return base_;
+}
+
 inline std::string SharedLog::text() const {
     const std::lock_guard<std::mutex> guard(mutex_);
     return text_locked();
@@ -372,6 +380,12 @@ inline std::uint64_t SharedLog::applied(const std::string& node) const {
     const std::lock_guard<std::mutex> guard(mutex_);
     const auto seat = seats_.find(node);
     return seat == seats_.end() || !seat->second.journal ? 0 : seat->second.journal->applied();
+}
+
+inline bool SharedLog::is_to_fail(const std::string& node) const {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    const auto seat = seats_.find(node);
+    return seat != seats_.end() && seat->second.fault != Fault::none;
 }
 
 // ---- Reading and being told ------------------------------------------------
@@ -466,8 +480,13 @@ inline bool SharedJournal::pump(std::size_t most) {
     if (may_own_locked()) own_locked();
     const bool changed = std::exchange(changed_, false);
     lock.unlock();
-    if (changed && follower_.changed) follower_.changed();
-    lock.lock();
+    try {
+        if (changed && follower_.changed) follower_.changed();
+        lock.lock();
+    } catch (...) {  // it is said again
+        lock.lock();
+        has_thrown_ = changed_ = true;
+    }
     is_telling_ = false;
     log_->changed_.notify_all();
     return !has_thrown_;

@@ -3,12 +3,15 @@
 // The simulation: one process, one thread, one seed.
 //
 //     sim [--seconds N | --seeds N] [--seed S | --from S | --from random] [--brownouts] [--trace]
-//         [--marks]
+//         [--marks] [--cluster]
 //
 // Runs one world after the other, each with the next seed, for N seconds or seeds; with --seed
-// that one alone.  Its last line is "N passed, N failed".
+// that one alone.  With --cluster each world is some schedulers on a journal that they share.  Its
+// last line is "N passed, N failed".
 
 #include "world.hpp"
+
+#include "cluster.hpp"
 
 #include <time.h>
 
@@ -72,6 +75,7 @@ struct Arguments {
     bool trace = false;
     bool marks = false;
     bool brownouts = false;
+    bool cluster = false;
 };
 
 struct Totals {
@@ -111,11 +115,31 @@ bool read_arguments(int count, char** words, Arguments& out) {
             out.marks = true;
         } else if (std::strcmp(words[i], "--brownouts") == 0) {
             out.brownouts = true;
+        } else if (std::strcmp(words[i], "--cluster") == 0) {
+            out.cluster = true;
         } else {
             return false;
         }
     }
     return true;
+}
+
+// Says what is wrong with a world, if anything is, and how that is repeated.
+template <class World>
+void run_world(World& world, std::uint64_t seed, const char* kind, Totals& totals) {
+    try {
+        world.run();
+        ++totals.passed;
+    } catch (const std::exception& failure) {
+        ++totals.failed;
+        std::printf("seed %llu, operation %llu: %s\n    repeat: tests/sim/run %s--seed %llu\n",
+                    static_cast<unsigned long long>(seed),
+                    static_cast<unsigned long long>(world.operations()), failure.what(), kind,
+                    static_cast<unsigned long long>(seed));
+        std::fflush(stdout);
+    }
+    totals.operations += world.operations();
+    totals.simulated += world.simulated().count();
 }
 
 void run_one(std::uint64_t seed, const Arguments& arguments, sim::Marks& marks, Totals& totals) {
@@ -126,31 +150,22 @@ void run_one(std::uint64_t seed, const Arguments& arguments, sim::Marks& marks, 
 #endif
     // Some seeds of every run are of this kind, in short.
     const std::chrono::hours brownouts(arguments.brownouts ? 24 : seed % 200 == 0 ? 2 : 0);
-    sim::World world(seed, marks, arguments.trace, brownouts);
-    try {
-        world.run();
-        ++totals.passed;
-    } catch (const std::exception& failure) {
-        ++totals.failed;
-        std::printf("seed %llu, operation %llu: %s\n    repeat: tests/sim/run %s--seed %llu\n",
-                    static_cast<unsigned long long>(seed),
-                    static_cast<unsigned long long>(world.operations()), failure.what(),
-                    arguments.brownouts ? "--brownouts " : "",
-                    static_cast<unsigned long long>(seed));
-        std::fflush(stdout);
+    if (arguments.cluster) {
+        sim::Cluster cluster(seed, marks, arguments.trace);
+        return run_world(cluster, seed, "--cluster ", totals);
     }
-    totals.operations += world.operations();
-    totals.simulated += world.simulated().count();
+    sim::World world(seed, marks, arguments.trace, brownouts);
+    run_world(world, seed, arguments.brownouts ? "--brownouts " : "", totals);
 }
 
 // Shows how often each event has happened, or those that never did, which count as failures.
 void judge_marks(const sim::Marks& marks, const Arguments& arguments, Totals& totals) {
     const bool alone = arguments.one || arguments.brownouts;  // which cannot meet all of them
-    for (std::size_t i = 0; i < sim::mark_names.size(); ++i) {
+    for (std::size_t i = 0; i < marks.names().size(); ++i) {
         const bool never = marks.count(i) == 0;
         if (arguments.marks || (never && !alone)) {
             std::printf("%8llu %s\n", static_cast<unsigned long long>(marks.count(i)),
-                        std::string(sim::mark_names[i]).c_str());
+                        std::string(marks.names()[i]).c_str());
         }
         if (alone) continue;
         ++(never ? totals.failed : totals.passed);
@@ -165,11 +180,12 @@ int main(int count, char** words) {
     if (!read_arguments(count, words, arguments)) {
         std::fputs(
             "usage: sim [--seconds N | --seeds N] [--seed S | --from S | --from random] "
-            "[--brownouts] [--trace] [--marks]\n",
+            "[--brownouts] [--cluster] [--trace] [--marks]\n",
             stderr);
         return 2;
     }
-    sim::Marks marks;
+    sim::Marks marks =
+        arguments.cluster ? sim::Marks(sim::cluster_mark_names) : sim::Marks(sim::mark_names);
     Totals totals;
     std::uint64_t seed = arguments.seed;
     const double begin = seconds_of(CLOCK_MONOTONIC);

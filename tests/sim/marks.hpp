@@ -14,6 +14,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace sim {
 
@@ -84,11 +85,30 @@ constexpr std::array<std::string_view, 64> mark_names{
     "a sink that was unlisted and listed again",
 };
 
+// Those of a cluster.
+constexpr std::array<std::string_view, 11> cluster_mark_names{
+    "a node that took over",
+    "a group that was late and stored",
+    "an outcome that is not known",
+    "a change that was begun and not stored",
+    "a change that met another one",
+    "a key repeated on another node than at first",
+    "a bulk cancel in several groups",
+    "a bulk cancel stored in several groups",
+    "a reader that went to another node",
+    "an event that was delivered again by the next owner",
+    "a node that had to read everything anew",
+};
+
 class Marks {
 public:
+    template <std::size_t Size>
+    explicit Marks(const std::array<std::string_view, Size>& names)
+        : names_(names.begin(), names.end()), counts_(Size) {}
+    const std::vector<std::string_view>& names() const { return names_; }
     void hit(std::string_view name) {
-        for (std::size_t i = 0; i < mark_names.size(); ++i) {
-            if (mark_names[i] != name) continue;
+        for (std::size_t i = 0; i < names_.size(); ++i) {
+            if (names_[i] != name) continue;
             ++counts_[i];
             return;
         }
@@ -97,7 +117,8 @@ public:
     std::uint64_t count(std::size_t mark) const { return counts_[mark]; }
 
 private:
-    std::array<std::uint64_t, mark_names.size()> counts_{};
+    const std::vector<std::string_view> names_;
+    std::vector<std::uint64_t> counts_;
 };
 
 }  // namespace sim
