@@ -2541,10 +2541,10 @@ inline std::string read_file(const std::string& path, std::size_t most = std::si
 
 namespace detail {
 
-// The tables of CRC-32 for sixteen bytes at a time: table k holds what a byte comes
+// The tables of CRC-32 for eight bytes at a time: table k holds what a byte comes
 // to when k zero bytes follow it.
-constexpr std::array<std::array<std::uint32_t, 256>, 16> make_crc_tables() {
-    std::array<std::array<std::uint32_t, 256>, 16> tables{};
+constexpr std::array<std::array<std::uint32_t, 256>, 8> make_crc_tables() {
+    std::array<std::array<std::uint32_t, 256>, 8> tables{};
     for (std::uint32_t byte = 0; byte < 256; ++byte) {
         std::uint32_t crc = byte;
         for (int bit = 0; bit < 8; ++bit) crc = crc >> 1 ^ (crc & 1U ? 0xEDB88320U : 0U);
@@ -2574,8 +2574,8 @@ inline std::uint32_t crc32(std::string_view text) {
                crc_tables[behind + 1][bytes >> 16 & 0xFFU] ^ crc_tables[behind][bytes >> 24];
     };
     std::uint32_t crc = 0xFFFFFFFFU;
-    for (; text.size() >= 16; text.remove_prefix(16)) {
-        crc = four(crc ^ word(0), 12) ^ four(word(4), 8) ^ four(word(8), 4) ^ four(word(12), 0);
+    for (; text.size() >= 8; text.remove_prefix(8)) {
+        crc = four(crc ^ word(0), 4) ^ four(word(4), 0);
     }
     for (std::size_t i = 0; i < text.size(); ++i) {
         crc = crc >> 8 ^ crc_tables[0][(crc ^ byte(i)) & 0xFFU];
