@@ -656,8 +656,12 @@ private:
     }
     std::int64_t key(std::int64_t epoch) const;
     Place read_all(Connection& pg, const Take& take, const std::function<void()>& meanwhile) const;
-    std::int64_t copy_to(Connection& pg, Source& source) const;
+    std::int64_t copy_to(Connection& pg, std::int64_t generation, Source& source) const;
+    std::int64_t copy_tail(Connection& pg, std::int64_t old, std::int64_t next,
+                           std::int64_t last) const;
+    // Until when a statement may take: one of the I/O thread, and one that moves much.
     Moment soon() const { return Clock::now() + options_.lease; }
+    static Moment later() { return Clock::now() + std::chrono::minutes(5); }
 
     // The I/O thread.
     void run() noexcept;
@@ -775,19 +779,18 @@ private:
     std::thread thread_;  // comes last
 };
 
-inline PostgresJournal::PostgresJournal(PostgresOptions options)
-    : options_(std::move(options)),
-      wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
-      ending_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
+namespace detail {
+
+inline void pg_check_options(const PostgresOptions& options) {
     const auto refuse_option = [](const char* why) { throw Error(Errc::invalid_argument, why); };
-    if (options_.lease < milliseconds(500) || options_.lease > std::chrono::hours(24)) {
+    if (options.lease < milliseconds(500) || options.lease > std::chrono::hours(24)) {
         refuse_option("a lease takes 500 ms to a day");
     }
-    if (options_.schema.empty() || options_.schema.size() > 63) {
+    if (options.schema.empty() || options.schema.size() > 63) {
         refuse_option("the name of a schema has 1 to 63 characters");
     }
     // What libpq says of it may hold a part of a password.
-    const std::string& where = options_.connection;
+    const std::string& where = options.connection;
     if (where.find('=') != std::string::npos || where.find("://") != std::string::npos) {
         const std::unique_ptr<PQconninfoOption, void (*)(PQconninfoOption*)> parsed(
             PQconninfoParse(where.c_str(), nullptr), PQconninfoFree);
@@ -797,6 +800,14 @@ inline PostgresJournal::PostgresJournal(PostgresOptions options)
                 "keywords and values (host=… dbname=…) that libpq understands");
         }
     }
+}
+
+}  // namespace detail
+
+inline PostgresJournal::PostgresJournal(PostgresOptions options)
+    : options_((detail::pg_check_options(options), std::move(options))),
+      wake_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)),
+      ending_fd_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
     if (wake_fd_.get() < 0 || ending_fd_.get() < 0) throw std::bad_alloc();
     if (options_.node.empty()) {
         char host[256] = "localhost";
@@ -1023,17 +1034,17 @@ inline bool PostgresJournal::read(const Take& take) {
 inline PostgresJournal::Place PostgresJournal::read_all(
     Connection& pg, const Take& take, const std::function<void()>& meanwhile) const {
     constexpr std::int64_t batch = std::int64_t{4} << 20;
-    pg.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", soon());
-    const Rows lease = pg.run(sql("SELECT generation, first, epoch FROM $S.lease"), soon());
+    pg.run("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", later());
+    const Rows lease = pg.run(sql("SELECT generation, first, epoch FROM $S.lease"), later());
     if (lease.size() != 1) throw PgError("the table of the lease is empty", "", false);
     Place place;
     place.generation = lease.number(0, 0);
     place.first = place.applied = lease.number(0, 1);
     place.lease_epoch = lease.number(0, 2);
-    pg.prepare("rows", sql(detail::pg_rows, place.generation), soon());
+    pg.prepare("rows", sql(detail::pg_rows, place.generation), later());
     std::int64_t last = std::numeric_limits<std::int64_t>::min();
     while (true) {
-        const Rows rows = pg.call("rows", soon(), last, batch);
+        const Rows rows = pg.call("rows", later(), last, batch);
         for (int row = 0; row < rows.size(); ++row) {
             last = rows.number(row, 0);
             std::string_view lines = rows.text(row, 2);
@@ -1052,7 +1063,7 @@ inline PostgresJournal::Place PostgresJournal::read_all(
         meanwhile();
         if (rows.size() == 0) break;
     }
-    pg.run("COMMIT", soon());
+    pg.run("COMMIT", later());
     return place;
 }
 
@@ -1838,28 +1849,17 @@ inline void PostgresJournal::replace(Source& source) {
             if (rows.size() == 0) throw Error(Errc::not_owner, "the lease is another's");
             next = rows.number(0, 0);
         });
-        pg->run("BEGIN", soon());
-        pg->run_all(sql(detail::pg_make_generation, next), soon());
+        pg->run("BEGIN", later());
+        pg->run_all(sql(detail::pg_make_generation, next), later());
         std::int64_t first = 0;
         std::int64_t bytes_then = 0;
         source.at_rest([&] {
             first = applied_;
             bytes_then = bytes_;
         });
-        pg->run(sql("COPY $K FROM STDIN (FORMAT binary)", old, next), soon());
-        const std::int64_t size = copy_to(*pg, source);
-        pg->run("COMMIT", soon());
-        std::int64_t last = first;
-        std::int64_t moved = 1'000;
-        for (int round = 0; round < 8 && moved >= 100; ++round) {
-            const Rows rows = pg->run(
-                sql("WITH moved AS (INSERT INTO $K SELECT n, epoch, lines FROM $J WHERE n > $1 "
-                    "RETURNING n) SELECT coalesce(max(n), $1), count(*) FROM moved",
-                    old, next),
-                soon(), last);
-            last = rows.number(0, 0);
-            moved = rows.number(0, 1);
-        }
+        const std::int64_t size = copy_to(*pg, next, source);
+        pg->run("COMMIT", later());
+        const std::int64_t last = copy_tail(*pg, old, next, first);
         do_as_owner([&] {
             const Rows rows = main_->run(sql(detail::pg_switch, old, next), held_until_, epoch,
                                          next, first, size, last);
@@ -1883,12 +1883,30 @@ inline void PostgresJournal::replace(Source& source) {
     }
 }
 
+// Copies what was stored since, but for a little that may come meanwhile, and returns how far.
+inline std::int64_t PostgresJournal::copy_tail(Connection& pg, std::int64_t old, std::int64_t next,
+                                               std::int64_t last) const {
+    std::int64_t moved = 1'000;
+    for (int round = 0; round < 8 && moved >= 100; ++round) {
+        const Rows rows =
+            pg.run(sql("WITH moved AS (INSERT INTO $K SELECT n, epoch, lines FROM $J WHERE n > $1 "
+                       "RETURNING n) SELECT coalesce(max(n), $1), count(*) FROM moved",
+                       old, next),
+                   later(), last);
+        last = rows.number(0, 0);
+        moved = rows.number(0, 1);
+    }
+    return last;
+}
+
 // Writes what is remembered as rows with numbers below zero, and returns how many bytes it has.
-inline std::int64_t PostgresJournal::copy_to(Connection& pg, Source& source) const {
+inline std::int64_t PostgresJournal::copy_to(Connection& pg, std::int64_t generation,
+                                             Source& source) const {
     constexpr std::size_t most = 256 * 1'024;
     std::int64_t n = std::numeric_limits<std::int64_t>::min() / 2;
     std::int64_t size = 0;
     std::string lines;
+    pg.run(sql("COPY $J FROM STDIN (FORMAT binary)", generation), later());
     std::string row("PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0", 19);  // what the format begins with
     const auto append = [&row](std::uint64_t number, int bytes) {
         for (int i = bytes - 1; i >= 0; --i) row += static_cast<char>(number >> (8 * i) & 0xFF);
@@ -1901,8 +1919,8 @@ inline std::int64_t PostgresJournal::copy_to(Connection& pg, Source& source) con
         append(8, 4);
         append(0, 8);
         append(lines.size(), 4);
-        pg.put(row, soon());
-        pg.put(lines, soon());
+        pg.put(row, later());
+        pg.put(lines, later());
         size += static_cast<std::int64_t>(lines.size());
         row.clear();
         lines.clear();
@@ -1913,8 +1931,8 @@ inline std::int64_t PostgresJournal::copy_to(Connection& pg, Source& source) con
     });
     put();
     append(0xFFFF, 2);
-    pg.put(row, soon());
-    pg.end_put(Clock::now() + std::chrono::minutes(1));
+    pg.put(row, later());
+    pg.end_put(later());
     return size;
 }
 
