@@ -18178,10 +18178,10 @@ inline bool HttpApi::admit(Call& call, std::size_t size) {
     return false;
 }
 
-// An answer tells only what is stored.
+// An answer tells only what is stored.  A 503 has changed nothing, for which nobody need wait.
 inline void HttpApi::finish(detail::HttpAnswer& answer) {
     if (answer.ticket) wait_for(answer);
-    if (answer.tells_applied && !answer.is_silent) tell_applied(answer);
+    if (answer.tells_applied && !answer.is_silent && answer.status != 503) tell_applied(answer);
     refusals_.count(answer);
 }
 

@@ -356,6 +356,11 @@ TEST_SUITE("nodes") {
         CHECK(status_of(answer) == 503);
         CHECK(answer.find("does not own the journal any more") != std::string::npos);
         CHECK(a.tasks.stats().pending == 0);
+        // Nobody need wait for what that node has applied, which may never come.
+        const std::string refused =
+            c.ask("POST /schedule", good, "Task-Scheduler-Forwarded: b\r\n");
+        CHECK(status_of(refused) == 503);
+        CHECK(refused.find("Task-Scheduler-Applied") == std::string::npos);
         const std::string told = a.ask("POST /schedule", good, "Task-Scheduler-Forwarded: b\r\n");
         CHECK(told.find("Task-Scheduler-Applied: " + std::to_string(log->stored())) !=
               std::string::npos);

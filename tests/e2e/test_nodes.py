@@ -86,9 +86,10 @@ class WithNodes(TestCase):
         for page in pages[1:]:
             self.assertEqual(page, pages[0])
 
-    def refused_or_id(self, node, seconds, message="x"):
+    def refused_or_id(self, node, due, message="x", key=None):
         """What a node says while there may be no owner: the id, or None with a 503."""
-        answer = node.call("POST", "/schedule", body(message, seconds=seconds))
+        headers = [("Idempotency-Key", key)] if key else []
+        answer = node.call("POST", "/schedule", body(message, due), headers)
         if answer.status == 503:
             self.assertTrue(answer.header("Retry-After"))
             self.assert_errors(answer, 503)
@@ -97,8 +98,15 @@ class WithNodes(TestCase):
         return answer.json["id"]
 
     def schedule_again(self, node, seconds, message="x"):
-        """Asks until there is an owner."""
-        return wait_for(lambda: self.refused_or_id(node, seconds, message), 30, "an owner")
+        """Asks until there is an owner, also where no answer came."""
+        stamp, key = iso(seconds), os.urandom(8).hex()
+
+        def ask():
+            try:
+                return self.refused_or_id(node, stamp, message, key)
+            except support.Closed:
+                return None
+        return wait_for(ask, 30, "an owner")
 
 
 class Together(WithNodes):
@@ -396,7 +404,7 @@ class Database(WithNodes):
             n = 0
             while not stopping.is_set():
                 try:
-                    if task := self.refused_or_id(node, -1, f"{node.name} {n}"):
+                    if task := self.refused_or_id(node, iso(-1), f"{node.name} {n}"):
                         ids.append(task)
                 except support.Closed:
                     pass  # it may have happened
@@ -471,7 +479,6 @@ class Standby(WithNodes):
         ids = [(a, b, c)[n % 3].schedule("x", 2 + 0.01 * n) for n in range(30)]
         stream = self.opened(c.stream())
         first.kill()
-        self.assert_errors(b.call("POST", "/schedule", body("x")), 503)
         second.psql("SELECT pg_promote()")
         ids.append(self.schedule_again(b, 2.5))
         self.assertEqual(self.follow(stream, 31), ids)
