@@ -378,11 +378,13 @@ class Database(WithNodes):
     def test_while_the_database_is_away_nothing_is_taken_or_emitted_and_then_all_in_order(self):
         a, b, c = self.nodes()
         streams = [self.opened(node.stream()) for node in (a, b, c)]
-        due = [iso(1 + 0.1 * n) for n in range(10)]
+        due = [iso(4 + 0.1 * n) for n in range(10)]
         ids = [(a, b, c)[n % 3].schedule(str(n), timestamp=due[n]) for n in range(9, -1, -1)][::-1]
+        self.cluster.settle()
         database.kill()
         try:
-            time.sleep(2.5)  # so that all of them fall due: each node has known for long
+            late = support.millis(due[-1]) / 1000 + 0.5  # all of them have fallen due
+            time.sleep(max(0, late - time.time()))
             for node, stream in zip((a, b, c), streams):
                 answer = node.call("POST", "/schedule", body("x"))
                 self.assert_errors(answer, 503)
