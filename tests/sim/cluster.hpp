@@ -280,7 +280,7 @@ inline scheduler::Options Cluster::draw_options() {
 
 // Each seed leaves out about a third of what there is, so that what others hide shows.
 inline void Cluster::draw_plan() {
-    large_ = random_.chance(4);
+    large_ = random_.chance(8);
     if (large_) steps_ = 80;
     has_sinks_ = !large_ && random_.chance(50);
     weight(Deed::schedule) = 12;

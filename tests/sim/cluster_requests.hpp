@@ -124,7 +124,8 @@ inline void Cluster::repeat_key(Node& node) {
     if (keyed_.empty()) return;
     auto at = keyed_.begin();
     std::advance(at, static_cast<std::ptrdiff_t>(random_.below(keyed_.size())));
-    const auto [tasks, first] = at->second;
+    const std::vector<scheduler::NewTask> tasks = at->second.first;
+    const std::shared_ptr<Begun> first = at->second.second;
     if (refused_.count(first->request.numbers.front()) != 0) {
         keyed_.erase(at);
         return;
