@@ -1374,7 +1374,8 @@ inline void PostgresJournal::give_up(const std::string& why) {
 // Without the lease: does what those do who follow, and takes the lease when it is free.
 inline void PostgresJournal::pursue() {
     if (ending_) return give_up("the journal is being closed");
-    if (rereads_ && Clock::now() >= apply_again_) reread();
+    // A call that still waits is settled before anything is told; whoever is told waits for it.
+    if (rereads_ && !doubt_.calls && Clock::now() >= apply_again_) reread();
     if (held_ < 0) watch_owner();
     if (Clock::now() < apply_again_ || doubt_.calls || !is_behind_) return;
     if (catch_up() && held_ >= 0) become_owner();
