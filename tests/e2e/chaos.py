@@ -662,7 +662,7 @@ class Chaos:
 
     def verify_database(self, ids, pending):
         database, wrong = self.cluster.database, []
-        numbers, emitted, last_epoch = [], [], 0
+        numbers, emitted, last_epoch = [], {}, 0  # by seq: a copy and what follows it may overlap
         for n, epoch, lines in journal_lines(database):
             if n > 0:
                 numbers.append(n)
@@ -672,9 +672,13 @@ class Chaos:
             for line in lines.splitlines():
                 record = json.loads(line)
                 if record.get("op") == "emit":  # a copy begins with a line that has none
-                    emitted += record["ids"]
+                    for seq, task in enumerate(record["ids"], record["seq"]):
+                        if emitted.setdefault(seq, task) != task:
+                            wrong.append(f"row {n} emits {task} as {seq}, and another did "
+                                         f"{emitted[seq]}")
         if numbers and numbers != list(range(numbers[0], numbers[-1] + 1)):
             wrong.append("the numbers of the rows have gaps")
+        emitted = [task for _, task in sorted(emitted.items())]
         if emitted != ids:
             wrong.append(f"what the rows emit is not history: {difference(ids, emitted)}")
         self.generation = database.psql("SELECT generation FROM task_scheduler.lease")
