@@ -4528,6 +4528,7 @@ public:
     LatenessBook& lateness() { return lateness_; }
     // A number that no bulk call in the journal has.
     std::uint64_t new_bulk() { return ++bulk_; }
+    void drop_parts() { parts_.clear(); }
     // The latest time of all records that were applied; a clock that is behind it is not trusted.
     TimePoint newest_stamp() const { return newest_stamp_; }
     void set_newest_stamp(TimePoint stamp) { newest_stamp_ = stamp; }
@@ -8142,11 +8143,14 @@ inline void Store::write_parts(Lock& lock, Bulk& bulk) {
     auto from = bulk.ids.begin();
     while (static_cast<std::size_t>(bulk.ids.end() - from) > Bulk::part_size) {
         const auto to = from + static_cast<std::ptrdiff_t>(Bulk::part_size);
-        store(begin(PartRecord{at, number, {from, to}}));
+        PartRecord part{at, number, {from, to}};
+        store(begin(PartRecord(part)));
+        if (is_shared_) state_.apply(part);  // for an end that is told, as nobody knew of it
         bulk.written += Bulk::part_size;
         from = to;
     }
     store(begin(CancelRecord{at, number, {from, bulk.ids.end()}}));
+    state_.drop_parts();
     bulk.written = bulk.ids.size();
 }
 

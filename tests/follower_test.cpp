@@ -396,6 +396,20 @@ TEST_SUITE("followers") {
         CHECK(a->run_due() == 0);
     }
 
+    TEST_CASE("a bulk cancel whose end turns out to be stored has cancelled all of it, also here") {
+        House house;
+        Node a = house.open("a");
+        Node b = house.open("b");
+        a->submit(std::vector<NewTask>(5'000, task_at(house.clock.now() + milliseconds(10))))
+            .wait();
+        house.log->fail("a", Fault::unknown, 1);
+        CHECK(errc_of([&] { a->cancel(DueRange()); }) == Errc::outcome_unknown);
+        CHECK(a->stats().pending == 5'000);
+        house.settle();
+        CHECK(a->stats().pending == 0);
+        check_same(*a, *b);
+    }
+
     TEST_CASE("what an owner was about to emit when another took over is emitted once, by that") {
         for (const bool knows : {false, true}) {
             CAPTURE(knows);
