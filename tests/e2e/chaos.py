@@ -58,6 +58,7 @@ class Client(threading.Thread):
         self.kept_unsure = collections.defaultdict(set)  # name -> markers that a PUT may have set
         self.errors, self.counts, self.wires = [], collections.Counter(), {}
         self.numbers = itertools.count(1)
+        self.sweeps_until = 0  # a cancel in bulk may still be under way
 
     def run(self):
         actions = [(40, self.schedule), (6, self.schedule_many), (12, self.schedule_with_key),
@@ -176,6 +177,8 @@ class Client(threading.Thread):
         if task.id in self.tasks:
             self.wrong(f"the id {task.id} was given twice")
         self.tasks[task.id] = task
+        if time.time() < self.sweeps_until:
+            task.may_be_cancelled, task.is_sure = True, False
 
     def one(self):
         recent = list(self.tasks.values())[-40:]
@@ -263,6 +266,8 @@ class Client(threading.Thread):
         answer = self.ask("DELETE", f"/tasks?topic=client-{self.number}")
         if answer is not None and (not answer or answer.status == 503):
             return
+        if answer is None:  # who has given up waiting does not know when it is done
+            self.sweeps_until = time.time() + 30
         for task in self.tasks.values():
             if answer is None:
                 task.may_be_cancelled, task.is_sure = True, False
