@@ -519,13 +519,15 @@ class Chaos:
         finally:
             self.resting.set()
             self.over.set()
-            for thread in self.clients + self.readers:
-                if thread.ident:
-                    thread.join(20)
-            self.receiver.close()
-            self.logs = {node.name: node.stderr() for node in self.cluster.nodes
-                         if node.process is not None}
-            self.cluster.remove()
+            try:
+                for thread in self.clients + self.readers:
+                    if thread.ident:
+                        thread.join(20)
+                self.receiver.close()
+                self.logs = {node.name: node.stderr() for node in self.cluster.nodes
+                             if node.process is not None}
+            finally:
+                self.cluster.remove()
 
     def rest(self):
         """Mends all, and waits until nothing more is to come."""
