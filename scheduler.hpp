@@ -15094,7 +15094,7 @@ private:
     struct Reason {
         std::atomic<std::uint64_t> count{0};
         std::atomic<std::uint64_t> told{0};
-        std::atomic<SteadyTime> tells_again{SteadyTime::min()};
+        std::atomic<SteadyTime> tells_again{SteadyTime()};  // at once
     };
     bool has_untold(std::size_t i) const {
         return level_of(static_cast<Refusal>(i)) != LogLevel::debug &&
