@@ -8479,7 +8479,7 @@ inline Ends Store::write_emission(std::uint64_t pending) noexcept {
         ends = journal_->write_ends(emission_lines_, pending);
     } catch (const std::bad_alloc&) {
     }
-    if (!missed_.ids.empty()) {
+    if (!missed_.ids.empty() && ends != Ends::fenced) {
         notes_.add(LogLevel::warning, "tasks.missed", named("tasks", missed_.ids.size()),
                    " tasks were later than the largest lateness allowed; they are missed");
     }
@@ -9801,6 +9801,7 @@ inline void Store::reread(const std::function<void(const Journal::Take&)>& read)
     release_text(unwritten_);
     release_text(behind_);
     behind_size_ = 0;
+    unwritten_is_old_ = behind_is_old_ = false;
     fresh.lateness() = std::move(state_.lateness());
     state_ = std::move(fresh);
     last_stored_ = state_.ids().last();

@@ -396,6 +396,36 @@ TEST_SUITE("followers") {
         CHECK(a->run_due() == 0);
     }
 
+    TEST_CASE("what an owner could not store as missed is told to be missed by the next alone") {
+        House house;
+        const auto open = [&house](const std::string& name, int& told) {
+            Options options = house.options(name);
+            options.max_lateness = std::chrono::seconds(1);
+            options.log = [&told](const LogRecord& record) {
+                if (record.event == "tasks.missed") ++told;
+            };
+            return Node{std::make_unique<Scheduler>(options)};
+        };
+        int told_by_a = 0;
+        int told_by_b = 0;
+        Node a = open("a", told_by_a);
+        Node b = open("b", told_by_b);
+        a->schedule(milliseconds(10), "\"x\"");
+        house.settle();
+        house.log->pause("a", true);
+        house.log->take("b");
+        house.log->pump("b");
+        REQUIRE(house.log->believes_to_be_owner("a"));
+        house.advance(std::chrono::minutes(1), {&a, &b});
+        a->run_due();
+        CHECK(told_by_a == 0);
+        b->run_due();
+        CHECK(told_by_b == 1);
+        house.log->pause("a", false);
+        house.settle();
+        check_same(*a, *b);
+    }
+
     TEST_CASE("a bulk cancel whose end turns out to be stored has cancelled all of it, also here") {
         House house;
         Node a = house.open("a");
