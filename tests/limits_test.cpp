@@ -5,6 +5,7 @@ namespace limits_test {
 
 using namespace scheduler;
 using support::errc_of;
+using support::Heard;
 using support::TestClock;
 
 namespace {
@@ -220,11 +221,14 @@ TEST_SUITE("limits") {
                 tasks.schedule(std::chrono::hours(1), '"' + std::string(50'000, 'x') + '"');
             }
         }
-        std::vector<std::string> events;
+        Heard heard;
         options.max_memory = 4 * mebibyte;
-        options.log = [&](const LogRecord& record) { events.emplace_back(record.event); };
+        options.log = heard.log();
         Scheduler tasks(options);
-        CHECK(std::count(events.begin(), events.end(), "memory.over_limit") == 1);
+        const std::vector<LogRecord> told = heard.all();
+        CHECK(std::count_if(told.begin(), told.end(), [](const LogRecord& record) {
+                  return record.event == "memory.over_limit";
+              }) == 1);
         CHECK(tasks.stats().pending == 50);
         CHECK(fill(tasks, 1) == 0);
     }

@@ -9,36 +9,11 @@ namespace log_test {
 
 using namespace scheduler;
 using support::eventually;
+using support::Heard;
 using support::TempDir;
 using support::TestClock;
 
 namespace {
-
-// Keeps what a log is told.
-class Heard {
-public:
-    std::function<void(const LogRecord&)> log() {
-        return [this](const LogRecord& record) {
-            const std::lock_guard<std::mutex> guard(mutex_);
-            records_.push_back(record);
-        };
-    }
-    std::vector<LogRecord> all() {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        return records_;
-    }
-    // The first record of this event, if there is one.
-    std::optional<LogRecord> find(const std::string& event) {
-        for (const LogRecord& record : all()) {
-            if (record.event == event) return record;
-        }
-        return std::nullopt;
-    }
-
-private:
-    std::mutex mutex_;
-    std::vector<LogRecord> records_;
-};
 
 std::string value_of(const LogRecord& record, const std::string& name) {
     for (const LogRecord::Field& field : record.fields) {

@@ -76,6 +76,32 @@ private:
     std::string path_;
 };
 
+// Keeps what a log is told, by whichever thread.
+class Heard {
+public:
+    std::function<void(const scheduler::LogRecord&)> log() {
+        return [this](const scheduler::LogRecord& record) {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            records_.push_back(record);
+        };
+    }
+    std::vector<scheduler::LogRecord> all() {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        return records_;
+    }
+    // The first record of this event, if there is one.
+    std::optional<scheduler::LogRecord> find(const std::string& event) {
+        for (const scheduler::LogRecord& record : all()) {
+            if (record.event == event) return record;
+        }
+        return std::nullopt;
+    }
+
+private:
+    std::mutex mutex_;
+    std::vector<scheduler::LogRecord> records_;
+};
+
 // Time that stands still until it is moved.
 class TestClock : public scheduler::ManualClock {
 public:
