@@ -5429,7 +5429,8 @@ public:
         /// Forgets everything, and takes what the function that it is given reads, as read() gives
         /// it: for a process that has fallen behind what is kept.
         std::function<void(const std::function<void(const Take&)>& read)> reread;
-        /// What is_owner(), applied() or cluster() answers may have changed.  Must not block.
+        /// What is_owner(), applied() or cluster() answers may have changed; after the others were
+        /// called too, whether they have thrown or not.  Must not block.
         std::function<void()> changed;
     };
 
@@ -7024,9 +7025,8 @@ private:
     Journal::Follower follower();
     void follow(std::string_view lines);
     void reread(const std::function<void(const Journal::Take&)>& read);
-    void change_role();
     void give_up_begun(Lock& lock);
-    void tell_of_following(Lock& lock);
+    void tell_of_following();
 
     // Beginning a change, and its ticket.
     Ticket begin_change(StoredTask* task, TaskRef next, TimePoint at);
@@ -9761,7 +9761,7 @@ inline void Store::compact() {
 inline Journal::Follower Store::follower() {
     return {[this](std::string_view lines) { follow(lines); },
             [this](const std::function<void(const Journal::Take&)>& read) { reread(read); },
-            [this] { change_role(); }};
+            [this] { tell_of_following(); }};
 }
 
 // Does what the owner has stored.
@@ -9780,7 +9780,6 @@ inline void Store::follow(std::string_view lines) {
     }
     state_.drop_answers(now());
     set_kinds_locked();
-    tell_of_following(lock);
 }
 
 // What is remembered is read aside and changed for the other at once.
@@ -9806,7 +9805,6 @@ inline void Store::reread(const std::function<void(const Journal::Take&)>& read)
     state_ = std::move(fresh);
     last_stored_ = state_.ids().last();
     set_kinds_locked();
-    tell_of_following(lock);
 }
 
 // What was begun when this process was the owner cannot be stored any more, and fails.
@@ -9823,21 +9821,17 @@ inline void Store::give_up_begun(Lock& lock) {
     behind_is_old_ = behind_is_old_ || behind_size_ > 0;
 }
 
-inline void Store::tell_of_following(Lock& lock) {
+// Sinks are listed again by whoever becomes the owner, as another one may have changed them.
+inline void Store::tell_of_following() {
+    Lock lock(mutex_);
+    if (!opened_ || closed_) return;
+    if (!journal_->is_owner()) awaits_listing_ = listing_.has_value();
+    owes_behind_ = behind_size_ > 0 && journal_->is_owner();
     if (on_due_changed) on_due_changed();
     wake_tender_locked();
     const auto tell = on_followed;
     lock.unlock();
     if (tell) tell();
-}
-
-// Sinks are listed again by whoever becomes the owner, as another one may have changed them.
-inline void Store::change_role() {
-    Lock lock(mutex_);
-    if (!opened_ || closed_) return;
-    if (!journal_->is_owner()) awaits_listing_ = listing_.has_value();
-    owes_behind_ = behind_size_ > 0 && journal_->is_owner();
-    tell_of_following(lock);
 }
 
 }  // namespace detail

@@ -715,6 +715,11 @@ private:
     bool was_own() const { return own_ == lease_.epoch && own_pid_ == lease_.pid; }
     bool may_own() const { return clock_is_right_ && !ending_ && !told_of_failure_; }
     milliseconds third() const { return options_.lease / 3; }
+    // For how long the database may be silent to a process that is connected; less than the 5 s for
+    // which a request waits for what this one has not heard of (HttpOptions::owner_timeout).
+    static constexpr milliseconds max_silence{4'000};
+    // How long after a sign of life the next one is sent.
+    milliseconds pulse() const { return std::min(third(), max_silence / 2); }
 
     PostgresOptions options_;
     std::vector<std::pair<const char*, std::string>> settings_;  // of a connection
@@ -740,6 +745,7 @@ private:
     std::atomic<bool> ending_{false};  // stop_following() was called
     std::atomic<bool> closing_{false};          // the destructor was called
     std::atomic<std::int64_t> owner_until_{0};  // on LeaseClock; 0: this process is not the owner
+    std::atomic<Moment::rep> heard_at_{0};      // when a sign of life was last answered
     std::atomic<std::int64_t> applied_{0};
     std::atomic<std::int64_t> bytes_{0};
     std::atomic<std::uint64_t> written_{0};
@@ -948,6 +954,13 @@ inline Durations PostgresJournal::sync_durations() const {
 inline std::optional<Cluster> PostgresJournal::cluster() const {
     const std::lock_guard<std::mutex> guard(mutex_);
     Cluster cluster = cluster_;
+    const Clock::duration silence = Clock::now().time_since_epoch() - Clock::duration(heard_at_);
+    if (cluster.is_connected && silence > max_silence) {
+        cluster.is_connected = false;
+        const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(silence).count();
+        cluster.problem =
+            "the database has not answered for " + std::to_string(seconds) + " seconds";
+    }
     cluster.applied = applied();
     cluster.stored = std::max(cluster.stored, cluster.applied);
     return cluster;
@@ -1285,7 +1298,7 @@ inline void PostgresJournal::back_off() noexcept {
 inline void PostgresJournal::tick() {
     const Moment sent = Clock::now();
     const TimePoint before = options_.now();
-    next_tick_ = sent + third();
+    next_tick_ = sent + pulse();
     const Moment deadline = held_ >= 0 ? held_until_ : soon();
     const Rows rows =
         main_->call("tick", deadline, options_.node, options_.url, std::int64_t{applied_},
@@ -1295,6 +1308,7 @@ inline void PostgresJournal::tick() {
 
 inline void PostgresJournal::take_ticked(const Rows& rows, Moment sent, TimePoint before) {
     if (rows.size() == 0) throw PgError("the table of the lease is empty", "", false);
+    heard_at_ = Clock::now().time_since_epoch().count();
     const bool is_new = std::exchange(lease_.epoch, rows.number(0, 3)) != rows.number(0, 3);
     lease_.generation = rows.number(0, 0);
     lease_.first = rows.number(0, 1);
@@ -1428,7 +1442,7 @@ inline void PostgresJournal::try_take() {
     lease_.node = options_.node;
     lease_.url = options_.url;
     lease_.pid = PQbackendPID(main_->get());
-    next_tick_ = sent + third();
+    next_tick_ = sent + pulse();
     is_behind_ = true;
     check_applied();
 }
@@ -1568,6 +1582,7 @@ inline bool PostgresJournal::next_generation() {
 }
 
 inline bool PostgresJournal::tell_rows(const Rows& rows) {
+    const detail::AtExit told([this] { changed(); });
     for (int row = 0; row < rows.size(); ++row) {
         const std::int64_t n = rows.number(row, 0);
         if (n != applied_ + 1) {
@@ -1591,7 +1606,6 @@ inline bool PostgresJournal::tell_rows(const Rows& rows) {
         applied_ = n;
         if (Clock::now() >= next_tick_) tick();
     }
-    changed();
     return true;
 }
 
@@ -1640,6 +1654,7 @@ inline void PostgresJournal::reread() {
             if (ending_) throw Error(Errc::stopped, "the journal is being closed");
         });
     };
+    const detail::AtExit told([this] { changed(); });
     try {
         tell([&] { follower_.reread(read); });
     } catch (const std::exception& error) {
@@ -1654,7 +1669,6 @@ inline void PostgresJournal::reread() {
     rereads_ = told_of_failure_ = false;
     apply_again_ = Moment{};
     is_behind_ = true;
-    changed();
 }
 
 // Whether the last group that was applied is still the one that is stored: a standby that was

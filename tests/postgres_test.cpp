@@ -590,6 +590,23 @@ TEST_SUITE("postgres") {
         b.reset();
     }
 
+    TEST_CASE("a process that the database has stopped answering says so, however long its lease") {
+        Schema schema;
+        Network network;
+        const Process owner(schema.options("a"));
+        auto options = schema.options("b");
+        options.connection = network.connection();
+        options.lease = std::chrono::minutes(10);
+        const Process b(options);
+        CHECK(comes_true([&] { return b.cluster().is_connected; }));
+        network.hold_requests(true);
+        CHECK(comes_true([&] { return !b.cluster().is_connected; }));
+        CHECK(b.cluster().problem.find("the database has not answered for ") == 0);
+        network.let_pass();
+        CHECK(comes_true([&] { return b.cluster().is_connected; }));
+        CHECK(b.cluster().problem.empty());
+    }
+
     TEST_CASE("a process whose clock is wrong does not own, and says so") {
         Schema schema;
         std::atomic<int> ahead{2'000};
