@@ -247,7 +247,7 @@ class Wire:
         self.request(method, path, content, headers, host)
         return self.answer(method)
 
-    def closed_by_server(self, seconds=5.0):
+    def closed_by_server(self, seconds=SOON):
         """Waits for the end of the connection; nothing more may come before it."""
         self.socket.settimeout(seconds)
         try:
@@ -464,6 +464,16 @@ class Server:
 
     def threads(self):
         return self.status_of_process("Threads")
+
+
+def wakeups(server):
+    """How often threads of the server have woken up so far."""
+    total, folder = 0, f"/proc/{server.process.pid}/task"
+    for thread in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError), \
+                open(f"{folder}/{thread}/status") as file:
+            total += int(re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", file.read())[1])
+    return total
 
 
 class TestCase(unittest.TestCase):

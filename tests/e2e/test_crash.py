@@ -127,10 +127,10 @@ class Crash(TestCase):
             worker.join(20)
             self.assertFalse(worker.is_alive(), "a client hangs")
         # The last of what is due soon, then no more comes: every listener has what history has.
-        wait_for(lambda: server.page(f"/tasks?due_before={iso(60)}")["data"] == [], 10, "emission")
+        wait_for(lambda: server.page(f"/tasks?due_before={iso(60)}")["data"] == [], what="emission")
         total = server.page("/events?limit=1")["page_info"]["total_count"]
         try:
-            wait_for(lambda: all(len(i.events) >= total for i in listeners), 10, "listening")
+            wait_for(lambda: all(len(i.events) >= total for i in listeners), what="listening")
         except AssertionError:
             pass  # what is missing is told by verify()
         deaf.set()
@@ -211,11 +211,11 @@ class Crash(TestCase):
                 time.sleep(max(0, wait))
             else:
                 some = chance.randrange(1, 100)
-                wait_for(lambda: len(listener.events) >= some, 10, "emission")
+                wait_for(lambda: len(listener.events) >= some, what="emission")
             server.kill()
             before = len(listener.events)
             server.start()
-            wait_for(lambda: len(listener.events) >= count, 20, "all emissions")
+            wait_for(lambda: len(listener.events) >= count, what="all emissions")
             deaf.set()
             listener.join(10)
             self.assertEqual(listener.errors, [])

@@ -95,15 +95,16 @@ class Metrics(TestCase):
         since = found["task_scheduler_pause_start_timestamp_seconds"]
         self.assertTrue(began - 1 < since < time.time() + 1)
         folder = f"/proc/{server.process.pid}"
-        self.assertEqual(found["process_threads"], len(os.listdir(folder + "/task")))
+        # A thread may have just begun, or be about to end.
+        wait_for(lambda: samples(self.metrics(server))["process_threads"] ==
+                 len(os.listdir(folder + "/task")))
         self.assertEqual(found["task_scheduler_streams"], 0)
         for streams in (1, 2):  # sockets that a client has closed may be there a moment longer
             self.enterContext(server.stream())
-            folder_size = len(os.listdir(folder + "/fd"))
             wait_for(lambda: samples(self.metrics(server))["task_scheduler_streams"] == streams)
             wait_for(lambda: samples(self.metrics(server))["task_scheduler_connections"] == 1)
-            self.assertAlmostEqual(samples(self.metrics(server))["process_open_fds"], folder_size,
-                                   delta=2)
+            wait_for(lambda: abs(samples(self.metrics(server))["process_open_fds"] -
+                                 len(os.listdir(folder + "/fd"))) <= 2)
         self.assertGreater(found["process_resident_memory_bytes"], 1_000_000)
         self.assertTrue(began - 5 < found["process_start_time_seconds"] < time.time() + 5)
         server.ask("POST", "/resume")

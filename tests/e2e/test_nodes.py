@@ -111,7 +111,7 @@ class WithNodes(TestCase):
 
 class Together(WithNodes):
     def test_what_is_asked_of_any_node_comes_out_of_all_with_the_same_ids_in_one_order(self):
-        nodes = self.nodes()
+        nodes = self.nodes(lease=LONG_LEASE)
         streams = [self.opened(node.stream()) for node in nodes]
         url = [f"http://127.0.0.1:{node.port}" for node in nodes]
         ids = []
@@ -130,7 +130,7 @@ class Together(WithNodes):
         self.assert_same_everywhere(ids + more)
 
     def test_a_client_writes_reads_changes_and_cancels_through_any_node(self):
-        a, b, c = self.nodes()
+        a, b, c = self.nodes(lease=LONG_LEASE)
         task = b.schedule("x")
         self.assertEqual(b.page(f"/tasks/{task}")["status"], "pending")  # at once
         self.assertEqual(c.ask("PATCH", f"/tasks/{task}", {"message": "y"})[0], 200)
@@ -157,7 +157,7 @@ class Together(WithNodes):
         self.assertEqual(b.pending(), 2)
 
     def test_a_client_that_resumes_at_another_node_misses_nothing_and_gets_nothing_twice(self):
-        nodes = self.nodes("--history", "100000")
+        nodes = self.nodes("--history", "100000", lease=LONG_LEASE)
         due, ids = iso(1.5), []
         for n in range(0, 400, 50):
             answer = nodes[n % 3].call("POST", "/schedule", json.dumps(
@@ -171,7 +171,7 @@ class Together(WithNodes):
         self.assertEqual(seen, ids)
 
     def test_nodes_and_status_tell_who_owns(self):
-        a, b, c = self.nodes()
+        a, b, c = self.nodes(lease=LONG_LEASE)
 
         def listed():
             done = subprocess.run([support.BINARY, "nodes", "--json", "--url",
@@ -432,7 +432,7 @@ class Database(WithNodes):
 
     def test_a_journal_that_is_replaced_under_load_is_the_same_for_all_and_does_not_grow(self):
         a, b, c = self.nodes("--journal-min-size", "30000", "--history", "100", "--min-retention",
-                             "1s")
+                             "1s", lease=LONG_LEASE)
         kept = [b.schedule("kept") for _ in range(3)]
         wires = [self.opened(node.wire()) for node in (a, b, c)]
 

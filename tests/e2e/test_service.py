@@ -15,7 +15,7 @@ import time
 import zlib
 
 import support
-from support import Stream, TestCase, Wire, preloaded, wait_for
+from support import Stream, TestCase, Wire, preloaded, wait_for, wakeups
 
 # Hands over listening sockets as a service manager does, and becomes the program: they are its
 # descriptors from 3 on.
@@ -317,7 +317,7 @@ class Told(Service):
 
     def test_a_manager_hears_of_start_reload_and_end(self):
         manager, server = self.started()
-        heard = manager.hear()
+        heard = manager.hear_until("READY")[-1]
         self.assertEqual(heard["READY"], "1")
         self.assertIn(server.url, heard["STATUS"])
         before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -333,7 +333,7 @@ class Told(Service):
     def test_an_abstract_socket_is_one_too_and_one_that_is_gone_harms_nobody(self):
         manager = Manager(self, f"@task-scheduler-test-{os.getpid()}")
         server = self.server(env={"NOTIFY_SOCKET": manager.name})
-        self.assertEqual(manager.hear()["READY"], "1")
+        self.assertEqual(manager.hear_until("READY")[-1]["READY"], "1")
         manager.socket.close()
         server.process.send_signal(signal.SIGHUP)
         server.until_logged("SIGHUP")
@@ -383,19 +383,8 @@ class Told(Service):
 
     def test_without_a_watchdog_no_thread_wakes_up(self):
         server = self.server()
-        folder = f"/proc/{server.process.pid}/task"
-
-        def wakeups():
-            total = 0
-            for thread in os.listdir(folder):
-                with open(f"{folder}/{thread}/status") as file:
-                    total += int(re.search(r"\nvoluntary_ctxt_switches:\s*(\d+)", file.read())[1])
-            return total
-
-        wait_for(lambda: wakeups() == (time.sleep(0.2), wakeups())[1])
-        before = wakeups()
-        time.sleep(2)
-        self.assertEqual(wakeups(), before)
+        # At first there may be something left to do of the start.
+        wait_for(lambda: wakeups(server) == (time.sleep(2), wakeups(server))[1])
 
 
 class Opening(Service):
@@ -440,7 +429,9 @@ class Opening(Service):
     def test_it_answers_what_it_can_and_streams_wait_until_it_is_open(self):
         server, count = self.filled()
         manager = Manager(self)
-        self.start_slowly(server, 400, NOTIFY_SOCKET=manager.name)
+        hold = os.path.join(self.folder(), "hold")
+        open(hold, "w").close()
+        self.start_slowly(server, 400, NOTIFY_SOCKET=manager.name, READS_HOLD=hold)
         self.assertEqual(self.until_it_answers(server).status, 200)
         for path in ("/tasks", "/status", "/metrics", "/readyz"):
             answer = server.call("GET", path)
@@ -454,6 +445,7 @@ class Opening(Service):
         self.assertEqual(done.returncode, 1)
         self.assertIn("still being opened", done.stderr)
         stream = self.opened(Stream(server.port, seconds=60))
+        os.unlink(hold)
         heard = manager.hear_until("READY")
         self.assertIn(f"{count} pending tasks recovered", heard[-1]["STATUS"])
         for message in heard[:-1]:
@@ -461,7 +453,7 @@ class Opening(Service):
                                                 r"\d+ tasks, \d+ a second$")
             self.assertGreater(int(message["EXTEND_TIMEOUT_USEC"]), 2_000_000)
         self.assertGreaterEqual(len(heard), 2)
-        self.assertIn("opening the journal", server.stderr())
+        server.until_logged("opening the journal")
         stream.open()
         server.schedule("soon", seconds=0)
         self.assertEqual(stream.next().message, "soon")
@@ -469,11 +461,15 @@ class Opening(Service):
 
     def test_a_journal_that_opens_quickly_lets_clients_wait_and_says_nothing(self):
         server, count = self.filled()
-        self.start_slowly(server, 10)
-        wire = wait_for(lambda: self.connected(server.port))
-        self.assertEqual(wire.call("GET", "/tasks?limit=1").status, 200)
-        wire.close()
-        self.assertNotIn("opening the journal", server.stderr())
+        for _ in range(10):  # where the machine is held up, it does not open quickly
+            self.start_slowly(server, 10)
+            with wait_for(lambda: self.connected(server.port)) as wire:
+                status = wire.call("GET", "/tasks?limit=1").status
+            is_quick = status == 200 and "opening the journal" not in server.stderr()
+            if is_quick:
+                break
+            server.stop()
+        self.assertTrue(is_quick, (status, server.stderr()))
 
     def test_a_signal_ends_an_opening_at_once_and_changes_nothing(self):
         server, count = self.filled()

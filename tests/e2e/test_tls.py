@@ -208,7 +208,7 @@ class Files(Tls):
         before = server.stderr().count("SIGHUP: ")
         server.process.send_signal(signal.SIGHUP)
         wait_for(lambda: server.stderr().count("SIGHUP: ") == before + 1)
-        return server.stderr().splitlines()[-1]
+        return [line for line in server.stderr().splitlines() if "SIGHUP: " in line][-1]
 
     def shown(self, server):
         return ssl.get_server_certificate(("127.0.0.1", server.port))
