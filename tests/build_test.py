@@ -107,6 +107,33 @@ class Readme(TestCase):
         self.try_line("libs scheduler", "app")
 
 
+class Split(TestCase):
+    """What packaging/split.py makes of the header."""
+
+    def test_the_lines_of_the_page_build_a_program_that_runs(self):
+        text = (ROOT / "docs/packages.md").read_text(encoding="utf-8")
+        lines = re.search(r"^python3 packaging/split\.py .*\n(?:g\+\+ .*\n)+", text, re.M)[0]
+        (self.folder / "packaging").symlink_to(ROOT / "packaging")
+        shutil.copy(ROOT / "examples/embed.cpp", self.folder / "app.cpp")
+        self.assert_compiles(run("set -e\n" + lines.replace("-O2", "-O0"), self.folder))
+        done = run("./app", self.folder)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assertIn('"message":{"name":"Luke","title":"Jedi"}}', done.stdout)
+
+    def test_with_http_no_compiler_warns_of_it_and_no_body_stays_behind(self):
+        flags = [flag for flag in library_flags() or [] if not flag.startswith("-l")]
+        if not flags:
+            self.skipTest("cpp-httplib is not installed with pkg-config")
+        done = run(["python3", str(ROOT / "packaging/split.py"), "."], self.folder)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        self.assert_compiles(run(["g++", "-std=c++17", "-fsyntax-only", "-Wall", "-Wextra",
+                                  "-Wpedantic", "-Wconversion", "-Wshadow", "-Werror", *flags,
+                                  "scheduler.cpp"], self.folder))
+        header = (self.folder / "scheduler.hpp").read_text(encoding="utf-8")
+        left = re.findall(r"(?m)^inline (?!constexpr |const |auto ).*\{$", header)
+        self.assertEqual(left, [])
+
+
 class Documentation(TestCase):
     def test_the_tour_shows_every_example_as_it_is(self):
         text = (ROOT / "docs/cpp.md").read_text(encoding="utf-8")
