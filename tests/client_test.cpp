@@ -380,7 +380,7 @@ TEST_SUITE("client") {
         CHECK(gaps == 1);
     }
 
-    TEST_CASE("a subscription stops promptly, with a server and without") {
+    TEST_CASE("a subscription stops, with a server and without") {
         Service service;
         const Client client = service.client();
         std::atomic<int> problems{0};
@@ -390,9 +390,7 @@ TEST_SUITE("client") {
         service.server.stop();
         auto failing = client.subscribe([](TaskId, std::string_view) {}, "", nullptr, report);
         CHECK(eventually([&] { return problems > 0; }));
-        const auto begin = std::chrono::steady_clock::now();
-        failing.reset();
-        CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(2));
+        CHECK(support::returns([&] { failing.reset(); }));
     }
 
     TEST_CASE("a subscriber that throws is reported, and gets the next event") {
@@ -409,7 +407,7 @@ TEST_SUITE("client") {
         CHECK(problems == 1);
     }
 
-    TEST_CASE("a subscriber that is told to come back later does not come back at once") {
+    TEST_CASE("a subscriber that is told to come back later does not, and ends at once meanwhile") {
         std::atomic<int> connections{0};
         httplib::Server counting;
         counting.Get("/sse", [&](const httplib::Request&, httplib::Response& response) {
@@ -420,12 +418,15 @@ TEST_SUITE("client") {
         std::thread listening([&] { counting.listen_after_bind(); });
         ClientOptions where;
         where.url = "http://127.0.0.1:" + std::to_string(port);
+        std::chrono::steady_clock::time_point began;  // to end, which does not wait for that
         {
             const auto subscription = Client(where).subscribe([](TaskId, std::string_view) {});
             CHECK(eventually([&] { return connections == 1; }));
             std::this_thread::sleep_for(milliseconds(100));  // in which it must not come back
+            began = std::chrono::steady_clock::now();
         }
         CHECK(connections == 1);
+        CHECK(std::chrono::steady_clock::now() - began < std::chrono::seconds(20));
         counting.stop();
         listening.join();
     }

@@ -225,12 +225,14 @@ TEST_SUITE("limits") {
         options.max_memory = 4 * mebibyte;
         options.log = heard.log();
         Scheduler tasks(options);
+        CHECK(heard.await("memory.over_limit"));
+        CHECK(tasks.stats().pending == 50);
+        CHECK(fill(tasks, 1) == 0);
+        tasks.stop();
         const std::vector<LogRecord> told = heard.all();
         CHECK(std::count_if(told.begin(), told.end(), [](const LogRecord& record) {
                   return record.event == "memory.over_limit";
               }) == 1);
-        CHECK(tasks.stats().pending == 50);
-        CHECK(fill(tasks, 1) == 0);
     }
 
     TEST_CASE("past events leave room for tasks, however large they are") {

@@ -33,7 +33,7 @@ TEST_SUITE("log") {
         Scheduler(options).pause("das Ventil klemmt — schließen");
         options.log = heard.log();
         const Scheduler again(options);
-        const auto paused = heard.find("scheduler.paused");
+        const auto paused = heard.await("scheduler.paused");
         REQUIRE(paused);
         CHECK(paused->text.find(": das Ventil klemmt — schließen") != std::string::npos);
     }
@@ -51,12 +51,14 @@ TEST_SUITE("log") {
         Scheduler tasks(options);
         tasks.pause("the valve is stuck");
         tasks.resume();
-        const auto paused = heard.find("scheduler.paused");
+        const auto paused = heard.await("scheduler.paused");
         REQUIRE(paused);
         CHECK(paused->level == LogLevel::warning);
         CHECK(paused->text == "paused: nothing is emitted until resumed: the valve is stuck");
         CHECK(value_of(*paused, "reason") == "the valve is stuck");
-        CHECK(heard.find("scheduler.resumed")->level == LogLevel::info);
+        const auto resumed = heard.await("scheduler.resumed");
+        REQUIRE(resumed);
+        CHECK(resumed->level == LogLevel::info);
     }
 
     TEST_CASE("numbers among the fields are marked as such") {
@@ -86,9 +88,10 @@ TEST_SUITE("log") {
         tasks.set_log_level(LogLevel::debug);
         CHECK(tasks.logs(LogLevel::debug));
         tasks.resume();
+        CHECK(heard.await("scheduler.resumed"));
         CHECK(heard.all().size() == 1);
         tasks.log({LogLevel::debug, "mine", "something of the program's own", {}});
-        CHECK(heard.find("mine"));
+        CHECK(heard.await("mine"));
     }
 
     TEST_CASE("nobody who listens wants nothing") {
@@ -168,19 +171,21 @@ TEST_SUITE("log") {
         tasks.schedule(milliseconds(0), R"({"a":"payload"})");
         REQUIRE(eventually([&] { return tasks.sinks().at(0).delivered == 2; }));
         sinks.stop();
+        tasks.stop();  // after that all is told
         const std::vector<LogRecord> records = heard.all();
-        REQUIRE(records.size() == 3);
-        for (const std::size_t i : {0U, 1U}) {
-            CHECK(records[i].event == "sink.attempt_failed");
-            CHECK(records[i].level == LogLevel::warning);
-            CHECK(value_of(records[i], "sink") == "billing");
-            CHECK(value_of(records[i], "error") == "not yet");
-        }
-        CHECK(records[2].event == "sink.recovered");
-        CHECK(records[2].text == "sink billing: delivers again after 2 failed attempts");
+        CHECK(records.size() == 3);
         for (const LogRecord& record : records) {
             CHECK(record.text.find("payload") == std::string::npos);
+            if (record.event == "sink.recovered") {
+                CHECK(record.text == "sink billing: delivers again after 2 failed attempts");
+                continue;
+            }
+            CHECK(record.event == "sink.attempt_failed");
+            CHECK(record.level == LogLevel::warning);
+            CHECK(value_of(record, "sink") == "billing");
+            CHECK(value_of(record, "error") == "not yet");
         }
+        CHECK(heard.find("sink.recovered"));
     }
 
 #ifdef __linux__

@@ -1278,10 +1278,20 @@ TEST_SUITE("recovery") {
         std::vector<std::unique_ptr<PoweredRun>> runs;
         std::vector<std::thread> threads;
         std::atomic<Clock::duration> stall{Clock::duration(0)};
+        const auto sleep_until = [&stall](Clock::time_point wake) {
+            std::this_thread::sleep_until(wake);
+            const Clock::duration late = Clock::now() - wake;
+            Clock::duration most = stall;
+            while (late > most && !stall.compare_exchange_weak(most, late)) continue;
+        };
+        std::atomic<bool> over{false};
+        std::thread looking([&] {  // all the time, while the others sleep at times
+            while (!over) sleep_until(Clock::now() + milliseconds(5));
+        });
         for (unsigned seed = 1; seed <= 24; ++seed) {
             constexpr auto never = static_cast<std::size_t>(-1);
             runs.push_back(std::make_unique<PoweredRun>(seed, Fsync::everysec, never));
-            threads.emplace_back([&stall, run = runs.back().get()] {
+            threads.emplace_back([sleep_until, run = runs.back().get()] {
                 std::mt19937 random(run->seed);
                 Options options = run->options();
                 if (run->seed % 2) options.rewrite_min_bytes = 1'000'000;
@@ -1292,14 +1302,14 @@ TEST_SUITE("recovery") {
                 const auto end = Clock::now() + milliseconds(1'500 + random() % 1'500);
                 while (Clock::now() < end) {
                     worker.work(tasks, 1 + static_cast<int>(random() % 4), true);
-                    const auto wake = Clock::now() + milliseconds(random() % 500);
-                    std::this_thread::sleep_until(wake);
-                    stall = std::max(stall.load(), Clock::now() - wake);
+                    sleep_until(Clock::now() + milliseconds(random() % 500));
                 }
                 run->files->lose_power();
             });
         }
         for (std::thread& thread : threads) thread.join();
+        over = true;
+        looking.join();
         std::size_t held = 0;
         std::size_t missing = 0;
         for (const auto& run : runs) {

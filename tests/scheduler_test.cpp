@@ -87,7 +87,7 @@ TEST_SUITE("scheduler") {
         Scheduler tasks;
         tasks.schedule(std::chrono::hours(1), "\"later\"");
         tasks.schedule(milliseconds(20), "\"sooner\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(5'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
     }
 
     TEST_CASE("what is due together is emitted by due time, ties in order of arrival") {
@@ -620,19 +620,30 @@ TEST_SUITE("scheduler") {
         }
         REQUIRE(std::set<std::string>(chosen.begin(), chosen.end()).size() == count);
         const auto request = TaskRequest::parse(R"({"delay":"1h","message":"x"})", wall_clock());
-        const auto fastest_repeat = [&](const std::vector<std::string>& keys) {
-            Scheduler tasks;
-            for (const std::string& key : keys) support::schedule(tasks, {request}, key);
-            auto best = std::chrono::nanoseconds::max();
-            for (int round = 0; round < 5; ++round) {
-                const auto start = std::chrono::steady_clock::now();
-                for (std::size_t i = 0; i < count; i += 16) support::schedule(tasks, {request}, keys[i]);
-                best = std::min<std::chrono::nanoseconds>(best,
-                                                          std::chrono::steady_clock::now() - start);
-            }
-            return best.count();
+        struct Repeats {
+            const std::vector<std::string>& keys;
+            Scheduler tasks = Scheduler();
+            std::chrono::nanoseconds best = std::chrono::hours(1);
         };
-        CHECK(fastest_repeat(chosen) < 4 * fastest_repeat(others));
+        Repeats of_chosen{chosen};
+        Repeats of_others{others};
+        for (Repeats* repeats : {&of_chosen, &of_others}) {
+            for (const std::string& key : repeats->keys) {
+                support::schedule(repeats->tasks, {request}, key);
+            }
+        }
+        const auto is_as_fast = [&] { return of_chosen.best < 4 * of_others.best; };
+        for (int round = 0; round < 5 || (round < 500 && !is_as_fast()); ++round) {
+            for (Repeats* repeats : {&of_chosen, &of_others}) {
+                const auto start = std::chrono::steady_clock::now();
+                for (std::size_t i = 0; i < count; i += 16) {
+                    support::schedule(repeats->tasks, {request}, repeats->keys[i]);
+                }
+                repeats->best = std::min<std::chrono::nanoseconds>(
+                    repeats->best, std::chrono::steady_clock::now() - start);
+            }
+        }
+        CHECK(is_as_fast());
     }
 
     TEST_CASE("the key of a large batch takes little of the journal, and tells all its ids") {

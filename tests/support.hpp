@@ -76,7 +76,21 @@ private:
     std::string path_;
 };
 
-// Keeps what a log is told, by whichever thread.
+constexpr std::chrono::seconds long_enough{60};  // for what must happen, on any machine
+
+// Waits until something that another thread does is so, for a minute at most if no more is said.
+template <class Condition>
+bool eventually(Condition condition, milliseconds most = long_enough) {
+    const auto end = std::chrono::steady_clock::now() + most;
+    while (!condition()) {
+        if (std::chrono::steady_clock::now() > end) return false;
+        std::this_thread::sleep_for(milliseconds(1));
+    }
+    return true;
+}
+
+// Keeps what a log is told, by whichever thread; that may be a moment after the call that it is
+// about has returned.
 class Heard {
 public:
     std::function<void(const scheduler::LogRecord&)> log() {
@@ -95,6 +109,11 @@ public:
             if (record.event == event) return record;
         }
         return std::nullopt;
+    }
+    // The same, of an event that must be told.
+    std::optional<scheduler::LogRecord> await(const std::string& event) {
+        eventually([&] { return find(event).has_value(); });
+        return find(event);
     }
 
 private:
@@ -315,19 +334,6 @@ private:
     Ask ask_;
     std::map<int, std::string> paths_;
 };
-
-// Waits, for ten seconds at most if nothing else is said, until something that another thread does is so.
-template <class Condition>
-bool eventually(Condition condition, milliseconds most = milliseconds(10'000)) {
-    const auto end = std::chrono::steady_clock::now() + most;
-    while (!condition()) {
-        if (std::chrono::steady_clock::now() > end) return false;
-        std::this_thread::sleep_for(milliseconds(1));
-    }
-    return true;
-}
-
-constexpr std::chrono::seconds long_enough{60};  // for what must happen, on any machine
 
 // Whether `call` returns; one that hangs fails the test and does not hang it.
 template <class Call>

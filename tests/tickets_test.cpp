@@ -20,7 +20,7 @@ struct Disk {
     TestClock clock;
     std::shared_ptr<AskingFiles> files = std::make_shared<AskingFiles>();
     std::mutex mutex;
-    std::vector<std::string> said;
+    std::vector<std::string> said;  // guarded by mutex
 
     Options options(Drive drive = Drive::thread) {
         Options options;
@@ -60,6 +60,10 @@ struct Disk {
         });
     }
     void go_well() { files->ask(nullptr); }
+    void forget_what_was_said() {
+        const std::lock_guard<std::mutex> guard(mutex);
+        said.clear();
+    }
     bool has_said(const std::string& part) {
         const std::lock_guard<std::mutex> guard(mutex);
         return std::any_of(said.begin(), said.end(), [&part](const std::string& line) {
@@ -214,7 +218,7 @@ TEST_SUITE("tickets") {
         CHECK(eventually([&] { return disk.has_said("nobody waited"); }));
         CHECK(tasks.stats().journal_failures == before + 1);
         CHECK(tasks.stats().refused == 1);
-        disk.said.clear();
+        disk.forget_what_was_said();
         static_cast<void>(tasks.begin_cancel(DueRange()));
         CHECK(eventually([&] { return disk.has_said("nobody waited"); }));
         CHECK(tasks.stats().pending == 1);
@@ -633,14 +637,14 @@ TEST_SUITE("tickets") {
                 }
             });
             std::thread reading([&] {
-                while (!over) {
+                do {
                     const auto start = std::chrono::steady_clock::now();
                     tasks.find(before.front());
                     const std::chrono::duration<double, std::milli> wait =
                         std::chrono::steady_clock::now() - start;
                     waits.push_back(wait.count());
                     std::this_thread::sleep_for(std::chrono::microseconds(100));
-                }
+                } while (!over);
             });
             REQUIRE(eventually([&] { return added > 10; }));
             static_cast<void>(
