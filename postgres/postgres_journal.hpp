@@ -150,12 +150,14 @@ private:
     std::unique_ptr<PGresult, Clear> result_;
 };
 
+// What PQconnectStartParams() takes: what comes later counts.
+using PgSettings = std::vector<std::pair<const char*, std::string>>;
+
 // A connection that never blocks longer than it is told to.
 class PgConnection {
 public:
     // Connects.  Throws PgError, or what the interruption throws.
-    PgConnection(const std::vector<std::pair<const char*, std::string>>& settings,
-                 const PgInterruption& interruption, Moment deadline);
+    PgConnection(const PgSettings& settings, const PgInterruption& interruption, Moment deadline);
 
     // Runs one statement.
     template <class... Values>
@@ -218,8 +220,8 @@ inline std::string pg_sentence(const char* message) {
     return line.substr(0, line.find_last_not_of("; ") + 1);
 }
 
-inline PgConnection::PgConnection(const std::vector<std::pair<const char*, std::string>>& settings,
-                                  const PgInterruption& interruption, Moment deadline)
+inline PgConnection::PgConnection(const PgSettings& settings, const PgInterruption& interruption,
+                                  Moment deadline)
     : interruption_(&interruption) {
     std::vector<const char*> names;
     std::vector<const char*> values;
@@ -647,6 +649,7 @@ private:
     void wake_from_sleep_locked() noexcept {
         if (std::exchange(sleeps_, false)) wake();
     }
+    void connect_first();
     std::unique_ptr<Connection> connect(const detail::PgInterruption& interruption,
                                         Moment deadline) const;
     void set_up(Connection& pg, Moment deadline) const;
@@ -722,7 +725,7 @@ private:
     milliseconds pulse() const { return std::min(third(), max_silence / 2); }
 
     PostgresOptions options_;
-    std::vector<std::pair<const char*, std::string>> settings_;  // of a connection
+    detail::PgSettings settings_;                                // of a connection
     Follower follower_;                                          // set before the thread begins
     detail::Descriptor wake_fd_;
     detail::Descriptor ending_fd_;  // readable from stop_following() on
@@ -740,6 +743,7 @@ private:
     std::optional<Place> read_;        // guarded by mutex_: what read() has read
     bool is_decided_ = false;          // guarded by mutex_: whether it owns was decided after that
     Cluster cluster_;                  // guarded by mutex_
+    detail::PgSettings server_;        // guarded by mutex_: the one that the first connection is to
     std::string reason_;               // guarded by mutex_: why the last call was refused
     Durations durations_;              // guarded by mutex_
     std::atomic<bool> ending_{false};  // stop_following() was called
@@ -976,9 +980,27 @@ inline std::int64_t PostgresJournal::key(std::int64_t epoch) const {
     return static_cast<std::int64_t>(hash);
 }
 
+// To whichever of the servers takes it.
+inline void PostgresJournal::connect_first() {
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        server_.clear();
+    }
+    main_ = connect(io_interruption_, soon());
+    const PGconn* const pg = main_->get();
+    const std::lock_guard<std::mutex> guard(mutex_);
+    server_ = {{"host", PQhost(pg)}, {"hostaddr", PQhostaddr(pg)}, {"port", PQport(pg)}};
+}
+
+// To the server that the first connection is to, whose name is not looked up again.
 inline std::unique_ptr<detail::PgConnection> PostgresJournal::connect(
     const detail::PgInterruption& interruption, Moment deadline) const {
-    auto pg = std::make_unique<Connection>(settings_, interruption, deadline);
+    detail::PgSettings settings = settings_;
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        settings.insert(settings.end(), server_.begin(), server_.end());
+    }
+    auto pg = std::make_unique<Connection>(settings, interruption, deadline);
     set_up(*pg, deadline);
     return pg;
 }
@@ -1087,7 +1109,7 @@ inline void PostgresJournal::run() noexcept {
         while (!closing_) {
             try {
                 if (!main_) {
-                    main_ = connect(io_interruption_, soon());
+                    connect_first();
                     next_tick_ = Moment{};
                     ticks_ = 0;
                     make_tables();
@@ -1111,7 +1133,7 @@ inline void PostgresJournal::run() noexcept {
 inline bool PostgresJournal::open() noexcept {
     std::exception_ptr failure;
     try {
-        main_ = connect(io_interruption_, soon());
+        connect_first();
         make_tables();
         tick();
         // Those who are up have applied what this one is yet to read: they go first.
@@ -1481,6 +1503,10 @@ inline void PostgresJournal::release() noexcept {
 }
 
 inline void PostgresJournal::leave() noexcept {
+    try {  // what was under way when this was to end, so that the session can be used once more
+        if (main_ && !main_->is_idle()) main_->finish(Clock::now() + std::chrono::seconds(1));
+    } catch (...) {  // then the end of the session tells
+    }
     release();
     try {
         const Moment deadline = Clock::now() + std::chrono::seconds(1);

@@ -173,7 +173,7 @@ private:
         for (std::size_t i = 0; i < lines.size(); ++i) REQUIRE(lines[i] == kept_[i]);
         if (replace_first) REQUIRE(replace());
         CHECK_FALSE(journal_->failed());
-        CHECK(journal_->is_owner());
+        CHECK(support::eventually([this] { return journal_->is_owner(); }));
     }
 
     Place& place_;
