@@ -18,9 +18,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
 
 BINARY = MOUNTED = WORK = None
 LONG = SANITIZED = False
@@ -41,11 +45,6 @@ def configure(binary, work, long, seed, mounted=None):
     # A sanitizer's own memory is not the server's, and it is many times slower.
     SANITIZED = any(name in pathlib.Path(binary).read_bytes()
                     for name in (b"__asan_init", b"__tsan_init"))
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return taken.getsockname()[1]
 
 
 def end_with_parent(soft_files=None, hard_files=None):
@@ -331,7 +330,7 @@ class Stream(Wire):
 
 
 class Server:
-    """The binary in a directory of its own, on a free port that it keeps over restarts.  Or
+    """The binary in a directory of its own, on a free port that is its own over restarts.  Or
     another program that takes its flags, and has its paths behind a prefix."""
 
     address = "127.0.0.1"
@@ -343,7 +342,7 @@ class Server:
         self.flags, self.env = flags, dict(env or {})
         self.limits = (soft_files, hard_files)
         self.errors = errors  # where its standard error goes, if not into a file
-        self.port, self.process = 0, None
+        self.port, self.process = free_port(), None
         self.start()
 
     @property

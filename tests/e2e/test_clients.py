@@ -33,8 +33,9 @@ def needed(*programs):
     raise unittest.SkipTest(reason)
 
 
-def npm_install(folder, registry=()):
-    """Fetches what package.json names; says within 10 s that the registry cannot be reached."""
+def npm_install(folder, registry=(), patience=60):
+    """Fetches what package.json names; says within so many seconds that the registry cannot be
+    reached."""
     def npm(seconds, *arguments):
         try:
             done = subprocess.run(["npm", *arguments, "--fetch-retries=0", *registry], cwd=folder,
@@ -46,7 +47,7 @@ def npm_install(folder, registry=()):
             raise AssertionError("npm cannot fetch the packages that this test needs; can it reach "
                                  f"its registry (npm config get registry)?\n{problem}")
 
-    npm(10, "view", "eventsource", "name")  # one small request tells whether it is there
+    npm(patience, "view", "eventsource", "name")  # one small request tells whether it is there
     npm(300, "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund")
 
 
@@ -140,18 +141,18 @@ class Clients(TestCase):
 
     def curl_listens(self, server):
         program = self.program("curl", "-sSN", server.url + "/sse")
-        while program.line(10) != "data: {}":
+        while program.line() != "data: {}":
             pass
-        self.assertEqual(program.line(10), "")
+        self.assertEqual(program.line(), "")
         return program
 
-    def curl_event(self, program, seconds=10):
+    def curl_event(self, program, seconds=30):
         """The next event that curl prints: its id, its payload, and when it came."""
         name = program.line(seconds)
         while name == ":keepalive" or name == "":
             name = program.line(seconds)
         at = time.time() * 1000
-        data = program.line(10)
+        data = program.line()
         self.assertTrue(name.startswith("id: ") and data.startswith("data: "), (name, data))
         return {"id": name[4:], "data": data[6:], "at": at}
 
@@ -181,7 +182,7 @@ class Clients(TestCase):
         seconds = 30 if support.LONG else 2
         scheduled = self.node("schedule", server, str(seconds)).json()
         self.assertEqual(scheduled["status"], 200, scheduled)
-        event = event(seconds + 10)
+        event = event(seconds + 30)
         late = event["at"] - scheduled["due"]
         self.note(f"{late:.0f} ms late")
         self.assertEqual(event["id"], scheduled["answer"]["id"])
@@ -210,7 +211,7 @@ class Clients(TestCase):
         """The listener comes back by itself after a kill, and misses nothing."""
         self.assertEqual(listener.json(60), {"open": True})
         first = server.schedule("before", 0)
-        self.assertEqual(listener.json(10)["id"], first)
+        self.assertEqual(listener.json()["id"], first)
         away = server.schedule("emitted while they are away", 0.3)
         server.kill()
         server.start()
@@ -218,7 +219,7 @@ class Clients(TestCase):
         # Which of the first two goes first depends on how long the restart took.
         got = []
         while len(got) < 3:
-            event = listener.json(20)  # it comes back after the 3 s that retry told it
+            event = listener.json()  # it comes back after the 3 s that retry told it
             if "open" not in event:
                 got.append(event["id"])
         self.assertEqual(sorted(got), sorted(expected))
@@ -236,7 +237,7 @@ class Clients(TestCase):
             ids = server.schedule(str(n), 0, topic=topic)
             if topic in ("weather", "garden/roses"):
                 wanted.append(ids)
-        self.assertEqual([listener.json(10)["id"] for _ in wanted], wanted)
+        self.assertEqual([listener.json()["id"] for _ in wanted], wanted)
         away = server.schedule("emitted while it is away", 0.3, topic="garden/tulips")
         server.schedule("and not chosen", 0.3, topic="house")
         server.kill()
@@ -244,7 +245,7 @@ class Clients(TestCase):
         soon = server.schedule("soon", 0.5, topic="weather")
         got = []
         while len(got) < 2:
-            event = listener.json(20)
+            event = listener.json()
             if "open" not in event:
                 got.append(event["id"])
         self.assertEqual(sorted(got), sorted([away, soon]))
@@ -252,7 +253,7 @@ class Clients(TestCase):
     def test_curl_follows_the_topics_that_it_names(self):
         server = self.server()
         curl = self.program("curl", "-sSN", server.url + "/sse?topic=a&topic=b*")
-        while curl.line(10) != "data: {}":
+        while curl.line() != "data: {}":
             pass
         wanted = []
         for topic in ("a", "ab", "b", "", "b/c"):
@@ -278,8 +279,8 @@ class Clients(TestCase):
             url = f"http://127.0.0.1:{silent.getsockname()[1]}/"
             began = time.monotonic()
             with self.assertRaisesRegex(AssertionError, "can it reach its registry"):
-                npm_install(folder, ["--registry", url, "--cache", folder])
-        self.assertLess(time.monotonic() - began, 10 + support.SOON)
+                npm_install(folder, ["--registry", url, "--cache", folder], patience=5)
+        self.assertLess(time.monotonic() - began, 5 + support.SOON)
 
     def test_a_bare_curl_posts_bodies_of_any_size_by_any_framing(self):
         server = self.server()

@@ -20,18 +20,6 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 NODE = re.compile(r'a node answers at (http://127\.0\.0\.1:(\d+)), process (\d+)\n')
 
 
-def three_ports():
-    """The first of three ports of which none is taken."""
-    while True:
-        first = support.free_port()
-        try:
-            for port in range(first, first + 3):
-                support.socket.create_server(('127.0.0.1', port)).close()
-            return first
-        except OSError:
-            continue
-
-
 class Try(TestCase):
     def setUp(self):
         super().setUp()
@@ -48,7 +36,7 @@ class Try(TestCase):
             [ROOT / 'examples/cluster.sh', 'cat'], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, text=True, start_new_session=True,
             env={**kept, 'TASK_SCHEDULER': os.path.abspath(support.BINARY),
-                 'PORT': str(three_ports()), 'TMPDIR': str(self.folder)})
+                 'PORT': str(support.free_port(3)), 'TMPDIR': str(self.folder)})
         self.addCleanup(self.end_script)
         self.nodes = {}
         for _ in range(3):

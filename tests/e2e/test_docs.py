@@ -47,6 +47,7 @@ NOT_TRIED_HERE = {
         "$ echo \"src-link": ELSEWHERE,
         "$ bitbake-layers": ELSEWHERE,
         "g++ -std=c++17 -O2 -DTASK_SCHEDULER_POSTGRES": "Meson builds the same, with its page",
+        "python3 packaging/split.py": "tests/build_test.py compiles what it makes, in other words",
     },
     "operate.md": {
         "apt-get install -y --no-install-recommends build-essential": BOOTS,

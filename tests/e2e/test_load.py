@@ -168,9 +168,9 @@ class Load(TestCase):
         if support.SANITIZED:
             return
         began = time.monotonic()
-        wait_for(lambda: server.resident_mib() < self.before + 16, 20, "the memory's coming back")
+        wait_for(lambda: server.resident_mib() < self.before + 16, what="the memory's coming back")
         self.note(f"memory is back after {time.monotonic() - began:.1f} s")
-        wait_for(lambda: server.threads() <= self.threads, 20, "the end of all threads but those")
+        wait_for(lambda: server.threads() <= self.threads, what="the end of all threads but those")
 
     def refusals(self, server, headers=()):
         text = server.call("GET", "/metrics", headers=headers).body.decode()

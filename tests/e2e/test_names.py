@@ -222,7 +222,7 @@ class Crash(TestCase):
             owner.join(20)
             self.assertFalse(owner.is_alive(), "a client hangs")
             self.assertEqual(owner.errors, [])
-        wait_for(lambda: server.page(f"/tasks?due_before={iso(60)}")["data"] == [], 10, "emission")
+        wait_for(lambda: server.page(f"/tasks?due_before={iso(60)}")["data"] == [], what="emission")
         self.verify(owners, list(server.walk("/tasks")), list(server.walk("/events")))
 
     def verify(self, owners, pending, events):

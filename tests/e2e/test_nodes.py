@@ -432,7 +432,7 @@ class Database(WithNodes):
 
     def test_a_journal_that_is_replaced_under_load_is_the_same_for_all_and_does_not_grow(self):
         a, b, c = self.nodes("--journal-min-size", "30000", "--history", "100", "--min-retention",
-                             "1s", lease=LONG_LEASE)
+                             "1s", lease="3s")  # old tables go every second
         kept = [b.schedule("kept") for _ in range(3)]
         wires = [self.opened(node.wire()) for node in (a, b, c)]
 

@@ -19,6 +19,7 @@ In Python it is a context manager:
 import argparse
 import glob
 import os
+import pathlib
 import pwd
 import shutil
 import signal
@@ -27,6 +28,9 @@ import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from ports import free_port  # noqa: E402
 
 
 def find_binaries():
@@ -48,7 +52,7 @@ class Instance:
         if not self.binaries:
             raise RuntimeError("PostgreSQL's initdb and postgres are not installed")
         self.fsync = fsync
-        self.port = port or self._free_port()
+        self.port = port or free_port()
         self.settings = dict(settings or {})
         self.owns_folder = folder is None
         self.folder = folder or tempfile.mkdtemp(prefix="task-scheduler-pg-")
@@ -72,12 +76,6 @@ class Instance:
 
     def __exit__(self, *_):
         self.remove()
-
-    @staticmethod
-    def _free_port():
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return probe.getsockname()[1]
 
     def _as_user(self):
         if not self.user:
