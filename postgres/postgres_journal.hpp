@@ -420,7 +420,8 @@ CREATE TABLE $S.nodes (
 
 // For people.  The views read the whole table of the generation that is the present one, which they
 // find by themselves, so that a replacement changes nothing of them and waits for nobody.  What
-// jsonb cannot hold (\u0000, half a surrogate pair, numbers of 100,000 digits) is shown otherwise.
+// jsonb cannot hold (\u0000, half a surrogate pair, numbers that `numeric` has no room for, whose
+// exponent has five digits or that are thousands long) is shown otherwise.
 inline constexpr std::string_view pg_make_views = R"(
 CREATE FUNCTION $S.as_jsonb(line text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog AS $body$
@@ -428,14 +429,16 @@ BEGIN
     RETURN line::jsonb;
 EXCEPTION WHEN OTHERS THEN
     line := regexp_replace(line, '\\u(0000|[dD][89a-fA-F][0-9a-fA-F]{2})', '\\ufffd', 'g');
-    RETURN regexp_replace(line, '([:,[]-?[0-9.]+)[eE][+-]?[0-9]{6,}', '\1e0', 'g')::jsonb;
+    line := regexp_replace(line, '([:,[]-?[0-9.]+)[eE][+-]?[0-9]{5,}', '\1e0', 'g');
+    line := regexp_replace(line, '([:,[]-?[0-9]{1,99})[0-9]*(\.[0-9]{1,99})?[0-9]*', '\1\2', 'g');
+    RETURN line::jsonb;
 END $body$;
 CREATE FUNCTION $S.records() RETURNS TABLE (n bigint, k bigint, record jsonb) LANGUAGE plpgsql
 STABLE SECURITY DEFINER SET search_path = pg_catalog AS $body$
 BEGIN
     RETURN QUERY EXECUTE format($query$
-        SELECT j.n, l.k, CASE WHEN l.line ~ '\\u|[eE][+-]?[0-9]{6}' THEN %1$I.as_jsonb(l.line)
-                              ELSE l.line::jsonb END
+        SELECT j.n, l.k, CASE WHEN length(l.line) > 5000 OR l.line ~ '\\u|[eE][+-]?[0-9]{5}'
+                              THEN %1$I.as_jsonb(l.line) ELSE l.line::jsonb END
         FROM %1$I.%2$I j, string_to_table(j.lines, chr(10)) WITH ORDINALITY l(line, k)
         WHERE l.line <> ''$query$, $L, 'journal_' || (SELECT generation FROM $S.lease));
 END $body$;

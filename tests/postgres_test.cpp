@@ -858,6 +858,13 @@ TEST_SUITE("postgres") {
         const TaskId odd = tasks.schedule(in_an_hour, R"(["\u0000 \ud800 \\u0000", 1e999999])");
         // What looks like a number is left alone in an id or a text.
         const TaskId text = tasks.schedule(in_an_hour, R"(["\u0000", "1e1234567", 1e1234567])");
+        // PostgreSQL has 131,072 digits before the point, and 16,383 behind it.
+        const std::string digits(140'000, '7');
+        for (const std::string& number :
+             {std::string("1e-20000"), std::string("-1.5E+131073"), digits, "0." + digits,
+              digits + ".7e5", "1." + digits + "e-0001"}) {
+            tasks.schedule(in_an_hour, "[0.5," + number + "]");
+        }
         const TaskId gone = tasks.schedule(in_an_hour, "\"gone\"");
         const TaskId past = tasks.schedule(milliseconds(0), "\"past\"");
         CHECK(tasks.cancel(gone));
@@ -870,7 +877,8 @@ TEST_SUITE("postgres") {
             while (replaced && schema.lease("generation") == "1") {
                 REQUIRE(tasks.cancel(tasks.schedule(in_an_hour, "\"soon dead\"")));
             }
-            CHECK(value("count(*)", "tasks") == "3");
+            CHECK(value("count(*)", "tasks") == "9");
+            CHECK(value("count(*)", "tasks WHERE payload->'message'->>0 = '0.5'") == "6");
             CHECK(value("payload->'message'->>1", "tasks WHERE id = '" + text.str() + "'") ==
                   "1e1234567");
             CHECK(value("payload->'message'->>'n'", "tasks ORDER BY id") == "1.10");
