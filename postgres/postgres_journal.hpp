@@ -214,7 +214,9 @@ inline std::string pg_sentence(const char* message) {
     for (const std::string_view start : {"ERROR:  ", "FATAL:  ", "PANIC:  "}) {
         if (text.substr(0, start.size()) == start) text.remove_prefix(start.size());
     }
-    text = text.substr(0, std::min(text.find("\n\t"), text.find("\nDETAIL")));
+    for (const char* const rest : {"\n\t", "\nLINE ", "\nDETAIL", "\nHINT", "\nCONTEXT"}) {
+        text = text.substr(0, text.find(rest));
+    }
     std::string line;
     for (const char c : text) line += c == '\n' ? std::string("; ") : std::string(1, c);
     return line.substr(0, line.find_last_not_of("; ") + 1);
@@ -682,6 +684,7 @@ private:
     void take_ticked(const Rows& rows, Moment sent, TimePoint before);
     void pursue();
     void watch_owner();
+    bool connect_side();
     void try_take();
     void become_owner();
     void give_up(const std::string& why);
@@ -764,6 +767,7 @@ private:
     std::unique_ptr<Connection> side_;  // waits for the owner's lock; the owner drops tables by it
     std::int64_t side_epoch_ = -1;      // for whose lock it waits; -1: for none
     bool side_drops_ = false;           // a table is being dropped
+    Moment side_again_{};               // when it is tried again, if it could not be had
     std::int64_t free_epoch_ = -1;      // whose lock was seen to be free
     Lease lease_;
     Place place_;
@@ -1436,10 +1440,25 @@ inline void PostgresJournal::watch_owner() {
         next_tick_ = take_again_ = Clock::now() + milliseconds(20);  // another was about to
     }
     if (free_epoch_ == lease_.epoch || (side_ && side_epoch_ >= 0)) return;
-    if (!side_) side_ = connect(io_interruption_, soon());
+    if (!side_ && !connect_side()) return;
     side_epoch_ = lease_.epoch;
     side_->send(sql("SELECT $S.waits_for_end_of_owner($1)"), key(side_epoch_));
     side_->is_ready();
+}
+
+// Without it this process follows all the same, and the end of a lease tells of a lost owner.
+inline bool PostgresJournal::connect_side() {
+    if (Clock::now() < side_again_) return false;
+    try {
+        side_ = connect(io_interruption_, Clock::now() + third());
+        return true;
+    } catch (const PgError& error) {
+        side_again_ = Clock::now() + options_.lease;
+        log(LogLevel::warning, "cluster.unwatched",
+            "the end of the owner cannot be waited for: ", error.what(),
+            "; it is known when its lease ends");
+        return false;
+    }
 }
 
 // Takes the lease if it is still as it was, and is free.  The lock comes first: nobody may see the

@@ -435,6 +435,33 @@ TEST_SUITE("postgres") {
         CHECK_FALSE(a.journal().is_owner());
     }
 
+    TEST_CASE("a process that gets a single connection follows, and owns when the lease ends") {
+        Schema schema;
+        auto options = schema.options("a");
+        options.lease = std::chrono::seconds(1);
+        Network network;
+        options.connection = network.connection();
+        Process a(options);
+        schema.sql.run(
+            "DROP ROLE IF EXISTS scheduler_limited; CREATE ROLE scheduler_limited LOGIN");
+        schema.sql.run("GRANT ALL ON SCHEMA " + schema.quoted + " TO scheduler_limited");
+        schema.sql.run("GRANT ALL ON ALL TABLES IN SCHEMA " + schema.quoted +
+                       " TO scheduler_limited");
+        options = schema.options("b");
+        options.lease = std::chrono::seconds(1);
+        options.connection = "user=scheduler_limited";
+        Process b(options);
+        schema.sql.run("ALTER ROLE scheduler_limited CONNECTION LIMIT 1");
+        schema.disconnect("b");
+        CHECK(comes_true(
+            [&] { return b.log().find("too many connections for role") != std::string::npos; }));
+        a.commit(line_of(0));
+        CHECK(b.comes_to_have({line_of(0)}));
+        CHECK(comes_true([&] { return b.cluster().is_connected; }));
+        network.cut(false);
+        CHECK(b.comes_to_own());
+    }
+
     TEST_CASE("an owner that is cut off stops before its lease can be another's") {
         Schema schema;
         auto options = schema.options("a");
@@ -909,6 +936,7 @@ TEST_SUITE("postgres") {
         CHECK(refusal().find("permission denied for database") != std::string::npos);
         admin.run("CREATE SCHEMA " + name);
         CHECK(refusal().find("permission denied for schema") != std::string::npos);
+        CHECK(refusal().find("LINE") == std::string::npos);
         admin.run("GRANT USAGE, CREATE ON SCHEMA " + name + " TO scheduler_owner");
         Process a(options);
         a.commit(line_of(0));
