@@ -150,7 +150,7 @@ TEST_SUITE("client") {
         CHECK(histogram.to == noon + std::chrono::seconds(30));
         CHECK(histogram.counts == std::vector<std::size_t>{9, 10, 6});
         service.clock.advance(service.tasks, std::chrono::minutes(1));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(24), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(24), support::long_enough));
         HistoryQuery newest;
         newest.limit = 5;
         CHECK(client.events(newest).events.size() == 5);
@@ -217,7 +217,7 @@ TEST_SUITE("client") {
         CHECK(client.cancel({noon + std::chrono::seconds(15), {}}, {"hay+& %"}) == 10);
         CHECK(client.cancel({{}, noon + std::chrono::seconds(2)}) == 1);
         service.clock.advance(service.tasks, std::chrono::minutes(1));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(18), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(18), support::long_enough));
         HistoryQuery past;
         past.filter.text = "needle";
         past.after = "earliest";
@@ -309,7 +309,7 @@ TEST_SUITE("client") {
         CHECK(errc_of([&] { client.schedule(support::at("2030-01-01"), "\"x\""); }) ==
               Errc::invalid_argument);
         const TaskId id = client.schedule(milliseconds(0), "\"x\"");
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         CHECK(errc_of([&] { client.cancel(id); }) == Errc::already_emitted);
         client.schedule(milliseconds(1), "\"x\"", "key");
         CHECK(errc_of([&] { client.schedule(milliseconds(2), "\"x\"", "key"); }) ==
@@ -371,7 +371,7 @@ TEST_SUITE("client") {
     TEST_CASE("a gap is reported, and what is left comes") {
         Service service;
         service.tasks.schedule(milliseconds(0), "\"x\"");
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         Seen seen;
         std::atomic<int> gaps{0};
         const auto subscription = service.client().subscribe(
@@ -483,7 +483,7 @@ TEST_SUITE("client") {
         const Client client = service.client();
         const TaskId id = client.schedule(milliseconds(0), R"({"n":1.10,"n":2})");
         client.schedule(std::chrono::hours(1), "\"x\"");
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         httplib::Client wire("127.0.0.1", service.port);
         CHECK(wire.Get("/tasks/" + id.str())->body == to_json(*client.story(id.str())));
         const std::string events = wire.Get("/events")->body;

@@ -118,7 +118,7 @@ TEST_SUITE("details") {
             if (round == 1) tasks.change(id, {std::nullopt, R"("another")"});
             if (round == 2) {
                 clock.advance(tasks, std::chrono::hours(1));
-                REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+                REQUIRE(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
                 const Event event = support::events_from(tasks, 0).events.front();
                 CHECK(event.topic() == "garden/roses");
                 CHECK(event.traceparent() == parent);

@@ -222,7 +222,7 @@ TEST_SUITE("http") {
         Service service;
         const std::string id = service.task().str();
         const std::string past = service.task("\"past\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         const std::string none = "00000000-0000-7000-8000-000000000000";
         struct Case {
             std::string line;
@@ -415,7 +415,7 @@ TEST_SUITE("http") {
         Service service;
         const std::string id = service.task().str();
         service.task("\"past\"", milliseconds(0));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         const std::string past = support::events_from(service.tasks, 0).events.front().id.str();
         struct Case {
             std::string line;
@@ -473,7 +473,7 @@ TEST_SUITE("http") {
         Service service;
         service.task();
         const std::string past = service.task("\"past\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         for (const std::string line :
              {"DELETE /events", "DELETE /events?all=false", "DELETE /events?all=1",
               "DELETE /events?all=TRUE", "DELETE /events?all", "DELETE /tasks",
@@ -544,7 +544,7 @@ TEST_SUITE("http") {
         const std::string trace = "traceparent: " + parent + "\r\n";
         const char* const now = R"({"delay":0,"message":"x","topic":"a","max_lateness":"1h"})";
         service.ask("POST /schedule", now, trace + "TraceState: a=1\r\ntracestate: b=2\r\n");
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         const std::string shown = R"(","traceparent":")" + parent + R"(","tracestate":"a=1,b=2",)";
         CHECK(service.ask("GET /events").find(shown) != std::string::npos);
         service.ask("POST /schedule", good, trace + trace);
@@ -1576,7 +1576,7 @@ TEST_SUITE("http") {
         Service service;
         std::vector<TaskId> ids;
         for (int i = 0; i < 3'000; ++i) ids.push_back(service.task("\"x\"", milliseconds(0)));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(2'999), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(2'999), support::long_enough));
         ids = support::event_ids(service.tasks);
         const std::string last = ids[9].str();
         for (const std::string& request : {stream_request("", "Last-Event-ID: " + last + "\r\n"),
@@ -1600,9 +1600,9 @@ TEST_SUITE("http") {
     TEST_CASE("a stream resumes by what polyfills of EventSource send, before what its page gave") {
         Service service;
         const std::string first = service.task("\"1\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         const std::string second = service.task("\"2\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(1), support::long_enough));
         for (const std::string& query :
              {"?lastEventId=" + first, "?lastEventID=" + first,
               "?last_event_id=earliest&lastEventId=" + first, "?lastEventId=&lastEventID=" + first,
@@ -1618,7 +1618,7 @@ TEST_SUITE("http") {
     TEST_CASE("a stream that asks for what is no more is told so, and gets the rest") {
         Service service;
         const TaskId id = service.task("\"x\"", milliseconds(0));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         Wire stream(service.port);
         stream.say(stream_request("", "Last-Event-ID: gone\r\n")).hear("\r\n\r\n");
         CHECK(stream.hear("\n\n") ==
@@ -1702,7 +1702,7 @@ TEST_SUITE("http") {
         slow.hear("\n\n");
         const std::string large = '"' + std::string(1'000'000, 'x') + '"';
         for (int i = 0; i < 30; ++i) service.task(large.c_str(), milliseconds(0));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(29), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(29), support::long_enough));
         service.clock.advance(service.tasks, std::chrono::minutes(2));
         REQUIRE(eventually([&] { return service.tasks.stats().retained == 1; }));
         const std::string text = slow.hear("event: gap");
@@ -1720,7 +1720,7 @@ TEST_SUITE("http") {
         const TaskId first = service.task("\"first\"", milliseconds(0));
         const std::string large = '"' + std::string(30'000'000, 'a') + '"';
         const TaskId half = service.task(large.c_str(), milliseconds(0));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(1), support::long_enough));
         // The slow one has begun to get the large event when its start is here.
         REQUIRE(slow.hear("\n") == "id: " + first.str() + "\n");
         slow.hear("\n\n");
@@ -1729,7 +1729,7 @@ TEST_SUITE("http") {
         CHECK(service.tasks.forget({scheduler::Cursor(seq), scheduler::Cursor(seq + 1)}) == 1);
         const std::string other = '"' + std::string(30'000'000, 'b') + '"';
         service.task(other.c_str(), milliseconds(0));
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(seq + 1), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(seq + 1), support::long_enough));
         const std::string rest = slow.hear("\n\n");  // all of it, or the stream has ended
         CHECK(rest.find('b') == std::string::npos);
     }
@@ -1775,7 +1775,7 @@ TEST_SUITE("http") {
         options.max_tasks = 3;
         Service service(http, options);
         const std::string past = service.task("\"past\"", milliseconds(0)).str();
-        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(service.tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         std::map<std::string, int> expected;
         const auto ask = [&](const std::string& reason, const std::string& text) {
             CAPTURE(text.substr(0, 60));

@@ -109,7 +109,7 @@ TEST_SUITE("log") {
         tasks.resume();
         tasks.log({LogLevel::error, "mine", "x", {}});
         tasks.schedule(milliseconds(0), "{}");
-        CHECK(tasks.wait_for(Cursor(0), milliseconds(10'000)));
+        CHECK(tasks.wait_for(Cursor(0), support::long_enough));
     }
 
     TEST_CASE("a replacement of the journal is told with its sizes") {

@@ -69,7 +69,7 @@ TEST_SUITE("promises") {
             const auto run = std::make_shared<Run>();
             run->tasks.on_event([run = run.get()](const Event&) { run->ended = true; });
             run->tasks.schedule(milliseconds(0), "{}");
-            REQUIRE(run->tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            REQUIRE(run->tasks.wait_for(scheduler::Cursor(0), support::long_enough));
             std::vector<std::thread> threads;
             for (int i = 0; i < 4; ++i) {
                 threads.emplace_back([run] {
@@ -218,7 +218,7 @@ TEST_SUITE("promises") {
         CHECK(tasks.find(id)->status == Status::pending);
         asked.clock.advance(std::chrono::seconds(7));  // a slow disk
         gate.open();
-        REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        REQUIRE(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         const Event event = support::events_from(tasks, 0).events.front();
         CHECK(event.late() == std::chrono::seconds(7));
         CHECK(event.emitted_at == asked.clock.now());
@@ -261,7 +261,7 @@ TEST_SUITE("promises") {
         {
             Scheduler tasks(options);
             tasks.schedule(milliseconds(0), "{}");
-            REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         }
         options.log = [&asker](const scheduler::LogRecord& record) {
             if (asker.tasks) asker.ask(record.text);
@@ -284,7 +284,7 @@ TEST_SUITE("promises") {
         tasks.open_sinks({{"slow", "test", "", false}});
         for (std::uint64_t seq = 1; seq <= 8; ++seq) {
             tasks.schedule(milliseconds(0), "{}");
-            REQUIRE(tasks.wait_for(scheduler::Cursor(seq), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(seq), support::long_enough));
             if (seq > 2) continue;
             tasks.settle(*tasks.next_delivery("slow"), Outcome::failed("it does not like it"));
         }

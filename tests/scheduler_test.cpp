@@ -61,7 +61,7 @@ TEST_SUITE("scheduler") {
         CHECK_FALSE(tasks.wait_for(scheduler::Cursor(0), milliseconds(20)));
         CHECK(tasks.find(id)->status == Status::pending);
         clock.advance(tasks, milliseconds(1));
-        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         const Event event = support::events_from(tasks, 0).events.front();
         CHECK(event.id == id);
         CHECK(event.late() == milliseconds(0));
@@ -75,7 +75,8 @@ TEST_SUITE("scheduler") {
         for (int i = 0; i < 20; ++i) {
             const TimePoint due = wall_clock() + milliseconds(5 + i % 7);
             tasks.schedule(due, "\"x\"");
-            REQUIRE(tasks.wait_for(scheduler::Cursor(static_cast<std::uint64_t>(i)), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(static_cast<std::uint64_t>(i)),
+                                   support::long_enough));
             REQUIRE(wall_clock() >= due);
         }
         for (const Event& event : support::events_from(tasks, 0).events) {
@@ -100,7 +101,7 @@ TEST_SUITE("scheduler") {
             expected[(2 - group) * 1'000 + i / 3] = tasks.schedule(due, "\"x\"");
         }
         clock.advance(tasks, std::chrono::seconds(30));
-        CHECK(tasks.wait_for(scheduler::Cursor(2'999), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(2'999), support::long_enough));
         CHECK(support::event_ids(tasks) == expected);
     }
 
@@ -110,12 +111,12 @@ TEST_SUITE("scheduler") {
         tasks.schedule(std::chrono::hours(1), "\"a\"");
         tasks.schedule(std::chrono::hours(2), "\"b\"");
         clock.advance(tasks, std::chrono::minutes(90));
-        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         CHECK(support::events_from(tasks, 0).events.front().late() == std::chrono::minutes(30));
         clock.advance(tasks, std::chrono::hours(-24));
         CHECK_FALSE(tasks.wait_for(scheduler::Cursor(1), milliseconds(20)));
         clock.advance(tasks, std::chrono::hours(25));
-        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
         CHECK(tasks.stats().emitted == 2);
     }
 
@@ -142,7 +143,7 @@ TEST_SUITE("scheduler") {
         Collector seen;
         Scheduler tasks(with(clock));
         tasks.schedule(milliseconds(0), "\"early bird\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         tasks.on_event(seen.callback());
         CHECK(seen.wait_for(1).size() == 1);
     }
@@ -170,7 +171,7 @@ TEST_SUITE("scheduler") {
         Scheduler tasks(with(clock));
         tasks.on_event(seen.callback());
         for (int i = 0; i < 100; ++i) tasks.schedule(milliseconds(0), "\"x\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(99), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(99), support::long_enough));
         const TaskId left = tasks.schedule(std::chrono::hours(1), "\"left\"");
         tasks.stop();
         CHECK(seen.payloads().size() == 100);
@@ -252,7 +253,7 @@ TEST_SUITE("scheduler") {
         CHECK(eventually([&] { return calls == 1; }));
         tasks.remove_companion(hook);
         tasks.schedule(milliseconds(0), "\"x\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
         tasks.stop();
         CHECK(calls == 1);
     }
@@ -262,7 +263,7 @@ TEST_SUITE("scheduler") {
         Scheduler tasks(with(clock));
         const TaskId id = tasks.schedule(std::chrono::hours(1), "\"x\"");
         const TaskId done = tasks.schedule(milliseconds(0), "\"y\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         CHECK(tasks.cancel(id));
         CHECK_FALSE(tasks.cancel(id));
         CHECK_FALSE(tasks.find(id));
@@ -284,7 +285,7 @@ TEST_SUITE("scheduler") {
         clock.advance(tasks, std::chrono::minutes(5));
         CHECK_FALSE(tasks.wait_for(scheduler::Cursor(0), milliseconds(20)));
         clock.advance(tasks, std::chrono::minutes(5));
-        CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         CHECK(errc_of([&] { support::change(tasks, id, change); }) == Errc::already_emitted);
         CHECK(errc_of([&] { support::change(tasks, support::id_of(5), change); }) == Errc::unknown_task);
     }
@@ -387,7 +388,7 @@ TEST_SUITE("scheduler") {
         options.history = 5;
         Scheduler tasks(options);
         for (int i = 0; i < 20; ++i) tasks.schedule(milliseconds(0), "\"x\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(19), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(19), support::long_enough));
         CHECK(tasks.stats().retained == 20);
         clock.advance(tasks, milliseconds(59'999));
         CHECK(tasks.stats().retained == 20);
@@ -405,7 +406,7 @@ TEST_SUITE("scheduler") {
         {
             Scheduler tasks(options);
             for (int i = 0; i < 10; ++i) tasks.schedule(milliseconds(0), "\"x\"");
-            CHECK(tasks.wait_for(scheduler::Cursor(9), milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(9), support::long_enough));
             CHECK(support::forget(tasks, 2, 5) == 3);
             CHECK(tasks.stats().retained == 7);
         }
@@ -426,7 +427,7 @@ TEST_SUITE("scheduler") {
             Scheduler tasks(options);
             emitted = tasks.schedule(milliseconds(0), "\"emitted\"");
             pending = tasks.schedule(std::chrono::hours(1), "\"pending\"");
-            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         }
         Scheduler tasks(options);
         CHECK(tasks.stats().recovered == 1);
@@ -434,7 +435,7 @@ TEST_SUITE("scheduler") {
         CHECK(tasks.newest().seq() == 1);
         CHECK(pending < tasks.schedule(std::chrono::hours(1), "\"newer\""));
         clock.advance(tasks, std::chrono::hours(2));
-        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
         CHECK(tasks.event_before(scheduler::Cursor(2)) == pending);
     }
 
@@ -450,7 +451,7 @@ TEST_SUITE("scheduler") {
         }
         clock.advance(std::chrono::minutes(5));
         Scheduler tasks(options);
-        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
         const auto events = support::events_from(tasks, 0).events;
         CHECK(events[0].late() == std::chrono::minutes(4));
         CHECK(events[1].late() == std::chrono::minutes(3));
@@ -471,14 +472,14 @@ TEST_SUITE("scheduler") {
         clock.advance(std::chrono::minutes(5));
         for (int restart = 0; restart < 2; ++restart) {
             Scheduler tasks(options);
-            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
             CHECK(eventually([&] { return tasks.find(missed)->status == Status::missed; }));
             CHECK(support::event_ids(tasks).size() == 1);
             CHECK_FALSE(tasks.cancel(missed));
         }
         Scheduler tasks(options);
         tasks.schedule(noon, "\"long past, but just come\"");
-        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
     }
 
     TEST_CASE("a clock that starts behind the journal is not trusted until it has caught up") {
@@ -502,7 +503,7 @@ TEST_SUITE("scheduler") {
         CHECK(eventually([&] { return tasks.stats().clock_trusted; }));
         tasks.schedule(milliseconds(0), "\"y\"");
         clock.advance(tasks, std::chrono::seconds(5));
-        CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+        CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
     }
 
     TEST_CASE("a clock that once ran ahead does not lock a scheduler out") {
@@ -538,14 +539,14 @@ TEST_SUITE("scheduler") {
         {
             Scheduler tasks(options);
             tasks.schedule(milliseconds(0), "\"from the future\"");
-            REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
         }
         clock.set(noon);
         options.trust_clock = true;
         Scheduler tasks(options);
         for (std::uint64_t i = 1; i <= 5; ++i) {
             tasks.schedule(milliseconds(0), "\"now\"");
-            REQUIRE(tasks.wait_for(scheduler::Cursor(i), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(i), support::long_enough));
         }
         clock.advance(tasks, std::chrono::minutes(2));
         CHECK(eventually([&] { return tasks.stats().retained == 2; }));
@@ -796,7 +797,7 @@ TEST_SUITE("scheduler") {
             Scheduler tasks(options);
             support::schedule(tasks, {parse("first")}, "key");
             clock.advance(tasks, std::chrono::hours(25));
-            REQUIRE(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            REQUIRE(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
             second = support::schedule(tasks, {parse("second")}, "key").ids;
         }
         Scheduler tasks(options);

@@ -341,7 +341,7 @@ TEST_SUITE("search") {
             };
             for (const char* topic : {"a", "b", "", "a/c"}) add(topic);
             if (drive == Drive::thread)
-                REQUIRE(house.tasks->wait_for(Cursor(3), milliseconds(10'000)));
+                REQUIRE(house.tasks->wait_for(Cursor(3), support::long_enough));
             if (drive == Drive::caller) house.tasks->run_due();
             {
                 const Subscription all =
