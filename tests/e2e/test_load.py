@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Thousands of clients at once that are slow, send too much or read nothing, and a slow disk:
 no client has a thread, none costs more than its bytes and the bounds, and all others are served."""
+import collections
 import contextlib
 import os
 import re
@@ -448,29 +449,28 @@ class SlowWrites(TestCase):
                 answered = self.writer(server, done)
                 other = self.writer(server, done)
                 wait_for(lambda: answered and other, what="the first slow write")
-                worst = 1.0
-                for rounds in range(1, 11):  # the machine may hold up all of them at times
-                    if worst > 0.5:
-                        worst = self.worst_of_readers(server, task,
-                                                      lambda: len(answered) >= 4 * rounds)
+                times = self.times_of_readers(server, task, lambda: len(answered) >= 4)
                 os.unlink(slow)
                 done.set()
-                self.note(f"{policy}: {worst * 1000:.0f} ms at most")
-                self.assertLess(worst, 0.5)
+                # The machine itself may hold up one or the other.
+                most = {what: sorted(some)[len(some) * 9 // 10] for what, some in times.items()}
+                self.note(f"{policy}: nine of ten take {max(most.values()) * 1000:.0f} ms at most")
+                self.assertLess(max(most.values()), 0.5, most)
 
-    def worst_of_readers(self, server, task, enough):
-        worst = 0.0
+    def times_of_readers(self, server, task, enough):
+        """How long each kind of them has taken, each time."""
+        times = collections.defaultdict(list)
         with server.wire(seconds=20) as wire:
             while not enough():
                 for path in ("/healthz", "/tasks/" + task, "/events?limit=1", "/tasks?limit=1"):
                     began = time.monotonic()
                     self.assertEqual(wire.call("GET", path).status, 200)
-                    worst = max(worst, time.monotonic() - began)
+                    times[path].append(time.monotonic() - began)
                 began = time.monotonic()
                 with server.stream(last="earliest") as stream:
                     self.assertEqual(stream.next().message, "an event")
-                worst = max(worst, time.monotonic() - began)
-        return worst
+                times["/sse"].append(time.monotonic() - began)
+        return times
 
 
 class Ending(Load):
