@@ -13784,7 +13784,8 @@ inline Json status_json(const Scheduler& scheduler, const NamedLimits& limits) {
 //   H6  No request and no client has a thread.  Beside the streams' writers there are
 //       three, whatever clients do: the loop, which owns every connection that is no
 //       stream and never waits for anything else; the committer, which waits for
-//       tickets; and the worker, which does what takes long.
+//       tickets; and the worker, which does what takes long.  Of these two each scheduler
+//       has its own, so that none waits for the journal of another.
 //   H7  What several clients ask for at once is stored at once: by the loop, if that
 //       is one quick write, else by the committer.
 //   H8  A client costs what it has sent, and what is on its way to it.  All of them
@@ -13820,6 +13821,14 @@ struct HttpOptions {
     /// binary's own is made of the files in `page/`; its addresses are relative, so that it works
     /// behind a prefix too.
     std::string page;
+
+    /// `HttpServer`: the prefixes behind which it has a scheduler each, such as `/heating`; none:
+    /// it has one, without a prefix.  Segments as of `HttpApi::mount()`; none may lie behind
+    /// another.  All limits here are those of the whole server.
+    std::vector<std::string> prefixes;
+    /// `HttpServer`: told of what HTTP has to tell, as `Options::log` is; null: the log of the
+    /// scheduler that it serves first.  That scheduler's level counts in any case.
+    std::function<void(const LogRecord&)> log;
 
     /// `HttpServer`: files of the certificate, with those between it and its authority behind
     /// it, and of its key, in PEM.  With both it speaks TLS, 1.3 or 1.2, and nothing else, but for
@@ -14143,6 +14152,20 @@ inline bool is_prefix(std::string_view text) {
         return !segment.empty() && segment != "." && segment != ".." &&
                consists_of_alnum_and("._~-", segment);
     });
+}
+
+inline void check_prefix(std::string_view text) {
+    if (is_prefix(text)) return;
+    throw_as(Errc::invalid_argument,
+             {"the prefix \"", printable(text, 128),
+              "\" must be empty or like /scheduler: segments of letters, digits and ._~- that "
+              "begin with a slash each, and no slash at the end"});
+}
+
+// Whether a decoded path is this prefix, or behind it.
+inline bool is_behind(std::string_view path, std::string_view prefix) {
+    return path.substr(0, prefix.size()) == prefix &&
+           (prefix.empty() || path.size() == prefix.size() || path[prefix.size()] == '/');
 }
 
 // The regular expression that a path is for cpp-httplib.  It takes stack for each character that
@@ -15003,6 +15026,7 @@ inline StatusLine status_line(int status) {
         {201, "Created", Refusal::none},
         {204, "No Content", Refusal::none},
         {304, "Not Modified", Refusal::none},
+        {308, "Permanent Redirect", Refusal::none},
         {400, "Bad Request", Refusal::invalid},
         {401, "Unauthorized", Refusal::secret},
         {403, "Forbidden", Refusal::origin},
@@ -15786,6 +15810,14 @@ inline void HttpOptions::check() const {
             {"the host \"", detail::printable(host, 128),
              "\" must be a name such as tasks.example or tasks.example:8080, without scheme and "
              "path, or an address, of IPv6 in brackets"}));
+    }
+    for (const std::string& prefix : prefixes) {
+        detail::check_prefix(prefix);
+        const auto count = [&](const std::string& one) { return detail::is_behind(one, prefix); };
+        if (std::count_if(prefixes.begin(), prefixes.end(), count) == 1) continue;
+        refuse(detail::concat({"the prefix \"", prefix,
+                               "\" is given twice, or another one lies behind it; each scheduler "
+                               "needs one of its own"}));
     }
     detail::ServerTls{*this};
     if (!tls_owner_ca.empty()) detail::TlsContext(detail::TlsSide::client, {"", "", tls_owner_ca});
@@ -17389,6 +17421,45 @@ inline void Forwarder::meet_deadlines() noexcept {
 
 // ---- 13.7 The API ----------------------------------------------------------
 
+namespace detail {
+
+struct Site;
+
+// What all schedulers of a server have in common.
+struct HttpShared {
+    explicit HttpShared(HttpOptions its_options)
+        : options(std::move(its_options)),
+          page_tag(concat({"\"", digest_of(options.page), "\""})),
+          tls(options) {
+        options.check();
+        replace_secrets(options.secrets, options.read_secrets);
+    }
+    std::shared_ptr<const Secrets> secrets() const {
+        const std::lock_guard<std::mutex> guard(secrets_mutex);
+        return secrets_now;
+    }
+    void replace_secrets(std::vector<std::string> all, std::vector<std::string> read) {
+        auto next = std::make_shared<const Secrets>(Secrets{std::move(all), std::move(read)});
+        next->check();
+        const std::lock_guard<std::mutex> guard(secrets_mutex);
+        secrets_now.swap(next);
+    }
+
+    const HttpOptions options;
+    const std::string page_tag;              // an entity tag (RFC 9110, 8.8.3)
+    std::atomic<Scheduler*> first{nullptr};  // that is served, whose log is told of requests
+    std::atomic<std::size_t> streams{0};
+    std::atomic<std::size_t> connections{0};  // of an HttpServer
+    std::atomic<std::size_t> answers{0};      // bytes of large ones on their way
+    std::atomic<std::size_t> backups{0};      // on their way
+    Refusals refusals;
+    ServerTls tls;  // an HttpServer's
+    mutable std::mutex secrets_mutex;
+    std::shared_ptr<const Secrets> secrets_now;  // guarded by secrets_mutex
+};
+
+}  // namespace detail
+
 /// Answers the HTTP requests of a scheduler, on any `httplib::Server`.
 ///
 ///     httplib::Server server;
@@ -17400,7 +17471,8 @@ inline void Forwarder::meet_deadlines() noexcept {
 class HttpApi {
 public:
     /// The routes of a scheduler, which must outlive it.
-    explicit HttpApi(Scheduler& scheduler, HttpOptions options = {}) : HttpApi(std::move(options)) {
+    explicit HttpApi(Scheduler& scheduler, HttpOptions options = {})
+        : HttpApi(std::make_shared<detail::HttpShared>(std::move(options))) {
         serve(scheduler);
     }
     ~HttpApi();
@@ -17417,14 +17489,19 @@ public:
     /// judged from here on; a stream that is open stays.  Any thread may call this.  Throws
     /// `Error` with `invalid_argument`, and changes nothing, if one of them cannot be a secret.
     void replace_secrets(std::vector<std::string> secrets,
-                         std::vector<std::string> read_secrets = {});
+                         std::vector<std::string> read_secrets = {}) {
+        shared_->replace_secrets(std::move(secrets), std::move(read_secrets));
+    }
     /// Ends the event streams.  Call it before `httplib::Server::stop()`, which
     /// waits for them.
     void stop();
 
 private:
     friend class HttpServer;
+    friend struct detail::Site;
 
+    // The schedulers of a server, each with its prefix.
+    using Members = std::vector<std::pair<std::string, const HttpApi*>>;
     struct Call {
         const detail::HttpRequest& request;
         detail::HttpAnswer& answer;
@@ -17444,20 +17521,28 @@ private:
     };
 
     // One that has no scheduler until it is to serve it: see HttpServer.
-    explicit HttpApi(HttpOptions options);
+    explicit HttpApi(std::shared_ptr<detail::HttpShared> shared)
+        : shared_(std::move(shared)), routes_(all_routes(!shared_->options.page.empty())) {}
+    // One that never has: it tells of these, and where they are.
+    HttpApi(std::shared_ptr<detail::HttpShared> shared, Members members)
+        : shared_(std::move(shared)), routes_(probe_routes()), members_(std::move(members)) {}
     void serve(Scheduler& scheduler);
     bool is_serving() const { return served_.load() != nullptr; }
     Scheduler& scheduler() const { return *served_.load(); }
     // Null: nothing is passed on.
     detail::Forwarder* forwarder() { return is_serving() && forwarder_ ? &*forwarder_ : nullptr; }
     bool is_open_for(Call& call, const Route& route) const;
-    bool logs(LogLevel level) const { return is_serving() && scheduler().logs(level); }
+    bool logs(LogLevel level) const {
+        const Scheduler* const first = shared_->first.load();
+        return first && first->logs(level);
+    }
 
     static std::vector<Route> all_routes(bool with_page);
     static std::vector<Route> task_routes();
     static std::vector<Route> event_routes();
     static std::vector<Route> sink_routes();
     static std::vector<Route> state_routes();
+    static std::vector<Route> probe_routes();
     static Route page_route();
     const Route* find_route(Call& call) const;
     detail::HttpAnswer answer(const detail::HttpRequest& request);
@@ -17468,8 +17553,11 @@ private:
     template <class... Parts>
     void say(LogLevel level, const char* event, const Parts&... parts) noexcept {
         if (!logs(level)) return;
-        detail::tell([this](const LogRecord& record) { scheduler().log(record); }, level, event,
-                     parts...);
+        const auto log = [this](const LogRecord& record) {
+            if (shared_->options.log) return shared_->options.log(record);
+            shared_->first.load()->log(record);
+        };
+        detail::tell(log, level, event, parts...);
     }
     static bool is_schedule(const detail::HttpRequest& request);
     void begin(const detail::HttpRequest& request, detail::HttpAnswer& answer,
@@ -17487,10 +17575,6 @@ private:
     static void guard(detail::HttpAnswer& answer, Fn fn) noexcept;
     void dispatch(Call& call);
     bool authorize(Call& call) const;
-    std::shared_ptr<const detail::Secrets> secrets() const {
-        const std::lock_guard<std::mutex> guard(secrets_mutex_);
-        return secrets_;
-    }
     static detail::Access access_by_head(const detail::HttpRequest& request,
                                          const detail::Secrets& secrets);
     static detail::Access access_by_body(const detail::HttpRequest& request,
@@ -17499,6 +17583,7 @@ private:
     bool is_listed_origin(const detail::HttpRequest& request) const;
     bool is_allowed_host(std::string_view host) const;
     void answer_without_route(Call& call) const;
+    std::string directions() const;
     void preflight(Call& call, const std::string& allow) const;
 
     void post_schedule(Call& call);
@@ -17538,6 +17623,7 @@ private:
     void get_status(Call& call);
     void get_backup(Call& call);
     void get_healthz(Call& call);
+    std::vector<std::string> unready() const;
     void get_readyz(Call& call);
     void get_metrics(Call& call);
     void get_openapi(Call& call);
@@ -17570,7 +17656,6 @@ private:
     void stream_here(httplib::Response& response, detail::StreamStart start);
     static void transfer_here(httplib::Response& response, detail::HttpAnswer& made);
     std::string next_text(detail::StreamStart& stream);
-    void count_stream_out() { --streams_; }
 
     static void answer(Call& call, int status, std::string json) {
         detail::fill(call.answer, status, std::move(json));
@@ -17587,10 +17672,10 @@ private:
 
     static constexpr std::size_t small = 16'384;  // bytes of a body
     // How many bytes of a body or an answer are many.
-    std::size_t large() const { return detail::large_size(options_.max_answers); }
+    std::size_t large() const { return detail::large_size(shared_->options.max_answers); }
     // How many bytes of tasks or events a page ends with.
     std::size_t page_bytes() const {
-        return std::min<std::size_t>(TaskQuery().max_bytes, options_.max_answers / 4);
+        return std::min<std::size_t>(TaskQuery().max_bytes, shared_->options.max_answers / 4);
     }
     static constexpr const char* earliest = "earliest";
     static constexpr const char* opening_error =
@@ -17606,18 +17691,10 @@ private:
     static constexpr std::string_view just_true = R"({"const":"true"})";
     static constexpr std::size_t max_batch = 10'000;
 
-    std::atomic<Scheduler*> served_{nullptr};
-    const HttpOptions options_;
+    const std::shared_ptr<detail::HttpShared> shared_;
     const std::vector<Route> routes_;
-    const std::string page_tag_;  // an entity tag (RFC 9110, 8.8.3)
-    mutable std::mutex secrets_mutex_;
-    std::shared_ptr<const detail::Secrets> secrets_;  // guarded by secrets_mutex_
-    std::atomic<std::size_t> streams_{0};
-    std::atomic<std::size_t> connections_{0};  // of an HttpServer
-    std::atomic<std::size_t> answers_{0};  // bytes of large ones on their way
-    std::atomic<std::size_t> backups_{0};  // on their way
-    detail::Refusals refusals_;
-    detail::ServerTls tls_;  // an HttpServer's
+    const Members members_;  // of a server whose schedulers are all behind prefixes, for its root
+    std::atomic<Scheduler*> served_{nullptr};
 
     // The streams on foreign servers wait here, and changes for the owner.
     std::mutex mutex_;
@@ -17628,15 +17705,6 @@ private:
     detail::Forwarder::Done take_back_;           // an HttpServer's, for its own exchanges
     std::optional<detail::Forwarder> forwarder_;  // only where the journal is shared
 };
-
-inline HttpApi::HttpApi(HttpOptions options)
-    : options_(std::move(options)),
-      routes_(all_routes(!options_.page.empty())),
-      page_tag_(detail::concat({"\"", detail::digest_of(options_.page), "\""})),
-      tls_(options_) {
-    options_.check();
-    replace_secrets(options_.secrets, options_.read_secrets);
-}
 
 inline void HttpApi::serve(Scheduler& scheduler) {
     const auto notify = [this] {
@@ -17651,22 +17719,16 @@ inline void HttpApi::serve(Scheduler& scheduler) {
             changed_.notify_all();
         };
     }
-    if (scheduler.cluster()) forwarder_.emplace(scheduler, options_, take_back_);
+    if (scheduler.cluster()) forwarder_.emplace(scheduler, shared_->options, take_back_);
     companion_ = scheduler.add_companion({notify, nullptr, nullptr});
+    Scheduler* none = nullptr;
+    shared_->first.compare_exchange_strong(none, &scheduler);
     served_.store(&scheduler);
 }
 
 inline HttpApi::~HttpApi() {
     stop();
     if (is_serving()) scheduler().remove_companion(companion_);
-}
-
-inline void HttpApi::replace_secrets(std::vector<std::string> all, std::vector<std::string> read) {
-    auto secrets =
-        std::make_shared<const detail::Secrets>(detail::Secrets{std::move(all), std::move(read)});
-    secrets->check();
-    const std::lock_guard<std::mutex> guard(secrets_mutex_);
-    secrets_.swap(secrets);
 }
 
 inline void HttpApi::stop() {
@@ -17685,7 +17747,7 @@ inline void HttpApi::stop() {
 // together.
 inline std::vector<HttpApi::Route> HttpApi::all_routes(bool with_page) {
     std::vector<Route> routes;
-    for (const auto part : {task_routes, event_routes, sink_routes, state_routes}) {
+    for (const auto part : {task_routes, event_routes, sink_routes, state_routes, probe_routes}) {
         for (Route& route : part()) routes.push_back(std::move(route));
     }
     if (with_page) routes.push_back(page_route());
@@ -17878,17 +17940,6 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
              .refuses(404, "There is no journal that is a file.")
              .refuses({503}),
          &HttpApi::get_backup},
-        {Operation("GET", "/healthz", "alive", "Whether it is alive.")
-             .without_secret()
-             .with_any_query()
-             .answers("State", "It is."),
-         &HttpApi::get_healthz},
-        {Operation("GET", "/readyz", "ready", "Whether tasks are accepted and emitted.")
-             .without_secret()
-             .with_any_query()
-             .answers("State", "It is.")
-             .refuses({503}),
-         &HttpApi::get_readyz},
         {Operation("GET", "/metrics", "metrics", "Figures in Prometheus's text format.")
              .with_any_query()
              .answers("string", "Figures.", "text/plain"),
@@ -17900,13 +17951,31 @@ inline std::vector<HttpApi::Route> HttpApi::state_routes() {
     };
 }
 
+inline std::vector<HttpApi::Route> HttpApi::probe_routes() {
+    using detail::Operation;
+    return {
+        {Operation("GET", "/healthz", "alive", "Whether it is alive.")
+             .without_secret()
+             .with_any_query()
+             .answers("State", "It is."),
+         &HttpApi::get_healthz},
+        {Operation("GET", "/readyz", "ready", "Whether tasks are accepted and emitted.")
+             .without_secret()
+             .with_any_query()
+             .answers("State", "It is.")
+             .refuses({503}),
+         &HttpApi::get_readyz},
+    };
+}
+
 inline HttpApi::Route HttpApi::page_route() {
     return {
         detail::Operation("GET", "/", "page", "The page to look at and to work with.")
             .without_secret()
             .with_any_query()
             .answers("string", "It holds no data: it asks for them as anybody does.", "text/html")
-            .answers(304, "", "It is still the one with the tag of If-None-Match."),
+            .answers(304, "", "It is still the one with the tag of If-None-Match.")
+            .answers(308, "", "It is behind a slash: its addresses are relative."),
         &HttpApi::get_page};
 }
 
@@ -17914,16 +17983,11 @@ inline HttpApi::Route HttpApi::page_route() {
 
 inline void HttpApi::mount(httplib::Server& server, const std::string& prefix) {
     detail::check_httplib();
-    if (tls_.context()) {
+    if (shared_->tls.context()) {
         detail::throw_as(Errc::invalid_argument,
                          {"TLS is the business of the server that the routes are mounted on"});
     }
-    if (!detail::is_prefix(prefix)) {
-        detail::throw_as(Errc::invalid_argument,
-                         {"the prefix \"", detail::printable(prefix, 128),
-                          "\" must be empty or like /scheduler: segments of letters, digits and "
-                          "._~- that begin with a slash each, and no slash at the end"});
-    }
+    detail::check_prefix(prefix);
     const auto plain = [this, prefix](const httplib::Request& from, httplib::Response& to) {
         serve(prefix, from, to, nullptr);
     };
@@ -17981,7 +18045,7 @@ inline void HttpApi::serve(const std::string& prefix, const httplib::Request& fr
             to.set_content(std::move(made.body), std::string(made.type));
         }
     } catch (const std::exception&) {
-        if (made.stream) --streams_;
+        if (made.stream) --shared_->streams;
         end_without_answer(to);
     }
 }
@@ -18039,7 +18103,7 @@ inline void HttpApi::answer_and_end(httplib::Response& response, detail::HttpAns
             sink.write(text.data(), text.size());
             return false;
         });
-    if (made.stream) --streams_;
+    if (made.stream) --shared_->streams;
 }
 
 // The library writes the size, and asks for nothing where only that is wanted.
@@ -18062,7 +18126,7 @@ inline void HttpApi::transfer_here(httplib::Response& response, detail::HttpAnsw
 inline bool HttpApi::read_body(detail::HttpRequest& request,
                                const httplib::ContentReader& reader) const {
     const std::string length(request.field("Content-Length").value_or("0"));
-    const std::size_t most = options_.max_body;
+    const std::size_t most = shared_->options.max_body;
     const std::uint64_t size = std::strtoull(length.c_str(), nullptr, 10);
     detail::judge_body_fields(request, size, most);
     const bool whole =
@@ -18118,7 +18182,7 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
                 named("status", answer.status), ", ", named("reason", reason), ": ",
                 named("cause", cause));
         }
-        const std::uint64_t untold = refusals_.take_untold(why, now);
+        const std::uint64_t untold = shared_->refusals.take_untold(why, now);
         if (untold == 0 || !logs(detail::level_of(why))) return;
         const std::string request =
             asked ? detail::concat({asked->method, " ", asked->target}) : std::string("a request");
@@ -18134,7 +18198,7 @@ void HttpApi::tell_of(const detail::Asked* asked, const detail::HttpAnswer& answ
 
 // Tells the log how many more were refused for the reasons that it has heard of.
 inline void HttpApi::tell_of_refusals(std::chrono::steady_clock::time_point now) noexcept {
-    refusals_.take_all_untold(now, [this](detail::Refusal why, std::uint64_t untold) {
+    shared_->refusals.take_all_untold(now, [this](detail::Refusal why, std::uint64_t untold) {
         say(detail::level_of(why), "requests.refused", detail::named("requests", untold),
             untold == 1 ? " more request was refused: " : " more requests were refused: ",
             detail::named("reason", detail::refusal_names[static_cast<std::size_t>(why)]));
@@ -18143,8 +18207,8 @@ inline void HttpApi::tell_of_refusals(std::chrono::steady_clock::time_point now)
 
 // Whether this is a request to schedule that begin() makes short work of.
 inline bool HttpApi::is_schedule(const detail::HttpRequest& request) {
-    return request.method == "POST" && request.target == "/schedule" &&
-           request.body.size() <= small;
+    return request.method == "POST" && request.body.size() <= small &&
+           detail::target_behind_prefix(request) == "/schedule";
 }
 
 // Begins what is asked for, and answers what it can.  A thread that must not block leaves what
@@ -18167,8 +18231,8 @@ inline bool HttpApi::leave_to_worker(Call& call) {
 inline bool HttpApi::admit(Call& call, std::size_t size) {
     if (size <= large()) return true;
     if (leave_to_worker(call)) return false;
-    detail::Share share(answers_, size);
-    if (answers_ <= options_.max_answers) {
+    detail::Share share(shared_->answers, size);
+    if (shared_->answers <= shared_->options.max_answers) {
         call.answer.share = std::move(share);
         return true;
     }
@@ -18181,7 +18245,7 @@ inline bool HttpApi::admit(Call& call, std::size_t size) {
 inline void HttpApi::finish(detail::HttpAnswer& answer) {
     if (answer.ticket) wait_for(answer);
     if (answer.tells_applied && !answer.is_silent && answer.status != 503) tell_applied(answer);
-    refusals_.count(answer);
+    shared_->refusals.count(answer);
 }
 
 // The process that has passed the request on answers when it has applied as much.
@@ -18353,7 +18417,7 @@ inline void HttpApi::answer_without_route(Call& call) const {
     if (method == "CONNECT" && allow.empty()) {
         return refuse(call, 501, "This server is no proxy: it does not know CONNECT.");
     }
-    if (allow.empty()) return refuse(call, 404, "There is nothing at this path.");
+    if (allow.empty()) return refuse(call, 404, "There is nothing at this path" + directions());
     if (method == "OPTIONS") return preflight(call, allow);
     call.answer.field("Allow", allow + ", OPTIONS");
     refuse(call, 405,
@@ -18362,7 +18426,7 @@ inline void HttpApi::answer_without_route(Call& call) const {
 
 // Refuses what the secret of the request, if it has any, does not open.
 inline bool HttpApi::authorize(Call& call) const {
-    const auto known = secrets();
+    const auto known = shared_->secrets();
     if (known->all.empty()) return true;
     const bool reads = call.request.method == "GET" || call.request.method == "HEAD";
     detail::Access access = access_by_head(call.request, *known);
@@ -18415,8 +18479,8 @@ inline detail::Access HttpApi::access_by_body(const detail::HttpRequest& request
 // request of its own nor by a name that it has pointed here (DNS rebinding).
 inline bool HttpApi::from_allowed_origin(Call& call) const {
     const auto host = call.request.field("Host");
-    const bool checks_host =
-        options_.check_host || (call.request.is_by_loopback && secrets()->all.empty());
+    const bool checks_host = shared_->options.check_host ||
+                             (call.request.is_by_loopback && shared_->secrets()->all.empty());
     if (checks_host && host && !is_allowed_host(*host)) {
         call.answer.refusal = detail::Refusal::host;
         refuse(call, 403,
@@ -18435,7 +18499,7 @@ inline bool HttpApi::from_allowed_origin(Call& call) const {
 }
 
 inline bool HttpApi::is_listed_origin(const detail::HttpRequest& request) const {
-    const auto& listed = options_.cors_origins;
+    const auto& listed = shared_->options.cors_origins;
     const auto origin = request.field("Origin");
     return origin && std::find(listed.begin(), listed.end(), *origin) != listed.end();
 }
@@ -18443,11 +18507,18 @@ inline bool HttpApi::is_listed_origin(const detail::HttpRequest& request) const 
 inline bool HttpApi::is_allowed_host(std::string_view host) const {
     const std::string_view name = detail::host_without_port(host);
     if (detail::is_loopback_name(name)) return true;
-    return std::any_of(options_.allowed_hosts.begin(), options_.allowed_hosts.end(),
+    return std::any_of(shared_->options.allowed_hosts.begin(), shared_->options.allowed_hosts.end(),
                        [&](const std::string& allowed) {
                            return detail::equal_ignoring_case(allowed, name) ||
                                   detail::equal_ignoring_case(allowed, host);
                        });
+}
+
+// Where the schedulers are, for who is elsewhere.
+inline std::string HttpApi::directions() const {
+    std::string places;
+    for (const auto& [prefix, api] : members_) places += (places.empty() ? "" : ", ") + prefix;
+    return places.empty() ? "." : "; there are schedulers behind " + places + ".";
 }
 
 inline void HttpApi::preflight(Call& call, const std::string& allow) const {
@@ -18788,8 +18859,8 @@ inline void HttpApi::post_resume(Call& call) {
 // Where a commit is under way, the copy begins behind it: another thread waits for that.
 inline void HttpApi::get_backup(Call& call) {
     if (leave_to_worker(call)) return;
-    detail::Share share(backups_, 1);
-    if (backups_ > detail::Transfer::most) {
+    detail::Share share(shared_->backups, 1);
+    if (shared_->backups > detail::Transfer::most) {
         call.answer.refusal = detail::Refusal::answers;
         return refuse(call, 503, "Too many copies of the journal are on their way; try later.");
     }
@@ -18807,21 +18878,21 @@ inline void HttpApi::get_backup(Call& call) {
 
 inline detail::NamedLimits HttpApi::limits() const {
     detail::NamedLimits limits = detail::limits_of(scheduler().options());
-    limits.insert(limits.end(), {{"body", options_.max_body},
-                                 {"bodies", options_.max_bodies},
-                                 {"answers", options_.max_answers},
-                                 {"connections", options_.max_connections},
-                                 {"streams", options_.max_streams},
-                                 {"stream_pages", options_.max_stream_pages}});
+    limits.insert(limits.end(), {{"body", shared_->options.max_body},
+                                 {"bodies", shared_->options.max_bodies},
+                                 {"answers", shared_->options.max_answers},
+                                 {"connections", shared_->options.max_connections},
+                                 {"streams", shared_->options.max_streams},
+                                 {"stream_pages", shared_->options.max_stream_pages}});
     return limits;
 }
 
 inline void HttpApi::get_status(Call& call) {
     detail::Json json = detail::status_json(scheduler(), limits());
     detail::Json streams;
-    streams.object().add("open", streams_.load());
-    streams.add("limit", std::size_t{options_.max_streams});
-    const bool reads = access_by_head(call.request, *secrets()) == detail::Access::read;
+    streams.object().add("open", shared_->streams.load());
+    streams.add("limit", std::size_t{shared_->options.max_streams});
+    const bool reads = access_by_head(call.request, *shared_->secrets()) == detail::Access::read;
     json.add("streams", streams).add("access", reads ? "read" : "all");
     answer(call, 200, std::move(json.text));
 }
@@ -18830,16 +18901,30 @@ inline void HttpApi::get_healthz(Call& call) {
     answer(call, 200, R"({"status":"ok"})");
 }
 
+// Why not all that is served here is ready, a sentence each, behind its prefix where it has one.
+inline std::vector<std::string> HttpApi::unready() const {
+    std::vector<std::string> reasons;
+    for (const auto& [prefix, api] : members_) {
+        for (const std::string& reason : api->unready()) {
+            reasons.push_back(detail::concat({prefix, ": ", reason}));
+        }
+    }
+    if (!members_.empty()) return reasons;
+    if (!is_serving()) return {opening_error};
+    return detail::unready(scheduler().stats(), scheduler().cluster(), scheduler().is_owner());
+}
+
 inline void HttpApi::get_readyz(Call& call) {
     call.answer.refusal = detail::Refusal::none;  // it is the answer
-    if (!is_serving()) return refuse(call, 503, opening_error);
-    const Stats stats = scheduler().stats();
-    const std::vector<std::string> reasons =
-        detail::unready(stats, scheduler().cluster(), scheduler().is_owner());
+    const std::vector<std::string> reasons = unready();
     if (!reasons.empty()) return answer(call, 503, detail::errors_json(reasons));
     detail::Json json;
-    json.object().add("status", "ready").add("damaged_lines", stats.damaged_lines);
-    answer(call, 200, detail::json_of(json.add("paused", scheduler().paused())));
+    json.object().add("status", "ready");
+    if (is_serving()) {
+        json.add("damaged_lines", scheduler().stats().damaged_lines);
+        json.add("paused", scheduler().paused());
+    }
+    answer(call, 200, detail::json_of(json));
 }
 
 inline void HttpApi::get_openapi(Call& call) {
@@ -18851,6 +18936,11 @@ inline void HttpApi::get_openapi(Call& call) {
 // The document says itself which scripts and styles it has; no header of ours could know the
 // digests of an embedder's.  What follows cannot be said there.
 inline void HttpApi::get_page(Call& call) {
+    if (!call.request.prefix.empty() &&
+        detail::target_behind_prefix(call.request).substr(0, 1) != "/") {
+        call.answer.status = 308;
+        return call.answer.field("Location", detail::concat({call.request.prefix, "/"}));
+    }
     call.answer.field("Cache-Control", "no-cache");
     call.answer.field("Content-Security-Policy",
                       "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -18858,11 +18948,11 @@ inline void HttpApi::get_page(Call& call) {
     call.answer.field("Cross-Origin-Opener-Policy", "same-origin");
     call.answer.field("Referrer-Policy", "no-referrer");
     call.answer.field("X-Content-Type-Options", "nosniff");
-    call.answer.field("ETag", page_tag_);
+    call.answer.field("ETag", shared_->page_tag);
     call.answer.type = "text/html; charset=utf-8";
     const std::string_view known = call.request.field("If-None-Match").value_or("");
-    if (known.find(page_tag_) == std::string_view::npos) {
-        call.answer.body = options_.page;
+    if (known.find(shared_->page_tag) == std::string_view::npos) {
+        call.answer.body = shared_->options.page;
     } else {
         call.answer.status = 304;
         call.answer.has_length = false;
@@ -18879,21 +18969,21 @@ inline void HttpApi::get_metrics(Call& call) {
         detail::append_cluster(text, *cluster, scheduler().is_owner());
     }
     if (forwarder_) forwarder_->append_metrics(text);
-    text.gauge("task_scheduler_streams", "Event streams that are open.", streams_);
+    text.gauge("task_scheduler_streams", "Event streams that are open.", shared_->streams);
     text.gauge("task_scheduler_streams_max", "How many event streams may be open.",
-               options_.max_streams);
+               shared_->options.max_streams);
     text.gauge("task_scheduler_connections", "Connections that are open, but for event streams.",
-               connections_);
+               shared_->connections);
     text.gauge("task_scheduler_connections_max", "How many connections may be open.",
-               options_.max_connections);
+               shared_->options.max_connections);
     text.head("task_scheduler_limit", "gauge",
               "The limits that GET /status tells; 0: there is none.");
     for (const auto& [name, limit] : limits()) {
         text.sample("task_scheduler_limit", {{"of", name}}, limit);
     }
-    refusals_.append(text);
+    shared_->refusals.append(text);
     call.answer.type = "text/plain; version=0.0.4; charset=utf-8";
-    tls_.append_metrics(text);
+    shared_->tls.append_metrics(text);
     call.answer.body = text.take();
 }
 
@@ -19041,7 +19131,8 @@ inline std::optional<std::uint64_t> HttpApi::seq_at(Call& call, const std::strin
         call.answer.waits_for_event = !call.may_block;
         if (!call.may_block) return std::nullopt;
         std::unique_lock<std::mutex> lock(mutex_);
-        changed_.wait_for(lock, options_.owner_timeout, [&] { return stopping_ || !is_ahead(); });
+        changed_.wait_for(lock, shared_->options.owner_timeout,
+                          [&] { return stopping_ || !is_ahead(); });
     }
     const auto seq = seq_at(text);
     if (seq || !is_ahead()) return seq;
@@ -19146,8 +19237,8 @@ inline void HttpApi::get_sse(Call& call) {
     detail::StreamStart start = stream_start(call);
     if (call.answer.waits_for_event || call.answer.is_silent) return;
     start.topics = topics;
-    if (++streams_ > options_.max_streams) {
-        --streams_;
+    if (++shared_->streams > shared_->options.max_streams) {
+        --shared_->streams;
         call.answer.refusal = detail::Refusal::streams;
         call.answer.body = "retry: 30000\n\n";
         call.answer.closes = call.answer.has_length = true;
@@ -19185,12 +19276,12 @@ inline void HttpApi::stream_here(httplib::Response& response, detail::StreamStar
             // The end: a failure, so that the connection ends with the stream.
             return !text.empty() && sink.write(text.data(), text.size());
         },
-        [this, state](bool) { --streams_; });
+        [this, state](bool) { --shared_->streams; });
 }
 
 // Waits for what a stream is to say next; nothing: its end.
 inline std::string HttpApi::next_text(detail::StreamStart& stream) {
-    const auto end = std::chrono::steady_clock::now() + options_.keep_alive;
+    const auto end = std::chrono::steady_clock::now() + shared_->options.keep_alive;
     while (std::chrono::steady_clock::now() < end) {
         {
             std::unique_lock<std::mutex> lock(mutex_);
@@ -19584,6 +19675,8 @@ struct Peer {
     }
 };
 
+struct Site;
+
 // A connection of an HttpServer.
 //
 //                     +------------------- the answer is sent ------------------+
@@ -19608,9 +19701,10 @@ struct Connection {
     };
     enum class Wait { nothing, idle, request, write, linger, event };
 
-    Connection(std::size_t max_body, std::size_t large_answer)
-        : reader(MessageReader::Kind::requests, max_body), out(large_answer) {}
+    Connection(Site& its_site, std::size_t max_body, std::size_t large_answer)
+        : site(&its_site), reader(MessageReader::Kind::requests, max_body), out(large_answer) {}
 
+    Site* site;  // whose all requests are that are begun
     Descriptor socket;
     Peer peer;
     std::unique_ptr<TlsSession> tls;  // null: without
@@ -19694,9 +19788,30 @@ inline void Lane::run() {
     }
 }
 
+// A scheduler of an HttpServer, with what is its alone.
+struct Site {
+    using Work = std::function<void(Exchanges&)>;
+
+    template <class... Of>
+    Site(std::string paths, Work commit, Work work, Of&&... of)
+        : prefix(std::move(paths)),
+          api(std::forward<Of>(of)...),
+          committer(std::move(commit)),
+          worker(std::move(work)) {}
+
+    const std::string prefix;  // of its paths
+    HttpApi api;
+    std::optional<StreamWriters> streams;  // made before the API has its scheduler
+    std::size_t companion = 0;
+    Exchanges begun;                                   // in this round of the loop
+    std::atomic<SteadyTime> wary_until{SteadyTime()};  // after a slow write, see store_here()
+    Lane committer;
+    Lane worker;
+};
+
 }  // namespace detail
 
-/// A hardened HTTP server for a scheduler.
+/// A hardened HTTP server for a scheduler, or for several behind prefixes.
 ///
 ///     scheduler::HttpServer server(tasks);
 ///     const int port = server.listen("127.0.0.1", 8080);
@@ -19712,7 +19827,8 @@ public:
     }
     /// One that has no scheduler until serve() is called, so that it can listen while a large
     /// journal is opened: until then it answers `/healthz` and the page, event streams wait, and
-    /// all else is 503.
+    /// all else is 503.  With `HttpOptions::prefixes` that holds behind each of them.  Then
+    /// `/healthz` and `/readyz` at the root tell of all schedulers, and nothing else is there.
     explicit HttpServer(HttpOptions options);
     ~HttpServer() { stop(); }
     HttpServer(const HttpServer&) = delete;
@@ -19725,16 +19841,16 @@ public:
     int listen(HttpListener listener);
     /// The same at all of these, of which there is one at least.
     void listen(std::vector<HttpListener> listeners);
-    /// Answers for this scheduler from here on.  Once, and from one thread with listen() and
-    /// stop().
-    void serve(Scheduler& scheduler);
+    /// Answers for this scheduler from here on, behind a prefix that `HttpOptions::prefixes`
+    /// names.  Once for each, and from one thread with listen() and stop().
+    void serve(Scheduler& scheduler, const std::string& prefix = "");
     /// Whether the loop has turned since the last call; and has it turn again.  For a watchdog,
     /// which asks now and then; the first call is true.  Does not block.
     bool check_pulse();
     /// As `HttpApi::replace_secrets()`.
     void replace_secrets(std::vector<std::string> secrets,
                          std::vector<std::string> read_secrets = {}) {
-        api_.replace_secrets(std::move(secrets), std::move(read_secrets));
+        shared_->replace_secrets(std::move(secrets), std::move(read_secrets));
     }
     /// Reads the files of TLS again, for every connection that comes from here on.  Any thread
     /// may call this.  Throws `Error` with `invalid_argument`, which names the file, and changes
@@ -19745,6 +19861,7 @@ public:
     void stop();
 
 private:
+    using Site = detail::Site;
     using Connection = detail::Connection;
     using State = Connection::State;
     using Wait = Connection::Wait;
@@ -19760,7 +19877,7 @@ private:
     int timeout() const;
     void meet_deadlines();
     void release_memory() noexcept;
-    void begin_to_serve();
+    void make_all_ready();
     void begin_to_end();
     bool watch_listeners(int operation);
     void accept_some(const HttpListener& listener);
@@ -19771,6 +19888,9 @@ private:
                        std::string_view cause);
     std::shared_ptr<const detail::TlsContext> tls_at(const HttpListener& listener) const;
     void warn_of_certificate();
+
+    // Of what is no scheduler's.
+    Site& root() { return root_ ? *root_ : sites_.front(); }
 
     // A client:
     void make_ready(Connection& connection);
@@ -19802,12 +19922,14 @@ private:
 
     // Exchanges:
     void take_spare(Exchanges& one);
-    bool store_here();
+    Site& site_of(detail::HttpRequest& request);
+    void store(Site& site);
+    static bool store_here(Site& site);
     void work(Exchanges& exchanges);
     static void read_piece(Exchange& exchange) noexcept;
     void commit(Exchanges& exchanges);
     void take_passed_on(Exchanges& exchanges);
-    void note_write(SteadyTime since);
+    static void note_write(Site& site, SteadyTime since);
     void give_back(Exchanges& exchanges);
     void take_back();
     void deliver(Exchanges& exchanges);
@@ -19824,10 +19946,11 @@ private:
     static constexpr milliseconds linger_time{2'000};
     static constexpr milliseconds end_time{500};
 
-    HttpApi api_;
+    const std::shared_ptr<detail::HttpShared> shared_;
     const HttpOptions& options_;
-    std::optional<detail::StreamWriters> streams_;  // made before the API has its scheduler
-    std::size_t companion_ = 0;
+    std::list<Site> sites_;
+    std::optional<Site> root_;  // what is behind no prefix, where all schedulers are behind one
+    std::atomic<std::size_t> served_{0};  // sites that have a scheduler
     const detail::Descriptor epoll_;
     const detail::Descriptor wake_;  // an eventfd, for the loop
     std::vector<HttpListener> listeners_;
@@ -19836,16 +19959,14 @@ private:
     std::atomic<bool> has_turned_{true};                // since check_pulse() was called
     std::atomic<bool> awaits_events_{false};            // a request waits for one
     std::atomic<bool> has_followed_{false};             // more was applied since those began
-    std::atomic<SteadyTime> wary_until_{SteadyTime()};  // after a slow write, see store_here()
 
     // The loop's own:
-    bool serves_ = false;  // the API had a scheduler when it was last looked at
+    std::size_t serves_ = 0;  // as many had a scheduler when that was last looked at
     std::list<Connection> clients_;
     std::list<Connection> closed_;    // until this round is over
     std::vector<Connection*> ready_;  // they have something to do
     std::vector<Connection*> turn_;   // those of this round
     std::multimap<SteadyTime, Connection*> timers_;
-    Exchanges begun_;             // in this round
     Exchanges spare_;             // those of earlier rounds, to be used again
     SteadyTime now_;              // when it began
     std::string date_;            // the time of that, as answers tell it
@@ -19861,33 +19982,47 @@ private:
     std::mutex returned_mutex_;
     Exchanges returned_;  // guarded by returned_mutex_: with their answers
 
-    detail::Lane committer_{[this](Exchanges& exchanges) { commit(exchanges); }};
-    detail::Lane worker_{[this](Exchanges& exchanges) { work(exchanges); }};
     std::thread loop_;
 };
 
 inline HttpServer::HttpServer(HttpOptions options)
-    : api_(std::move(options)),
-      options_(api_.options_),
+    : shared_(std::make_shared<detail::HttpShared>(std::move(options))),
+      options_(shared_->options),
       epoll_(::epoll_create1(EPOLL_CLOEXEC)),
       wake_(::eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK)) {
-    api_.take_back_ = [this](Exchanges& exchanges) { take_passed_on(exchanges); };
+    const auto commits = [this](Exchanges& exchanges) { commit(exchanges); };
+    const auto works = [this](Exchanges& exchanges) { work(exchanges); };
+    if (options_.prefixes.empty()) sites_.emplace_back("", commits, works, shared_);
+    HttpApi::Members members;
+    for (const std::string& prefix : options_.prefixes) {
+        Site& site = sites_.emplace_back(prefix, commits, works, shared_);
+        members.emplace_back(prefix, &site.api);
+    }
+    for (Site& site : sites_) {
+        site.api.take_back_ = [this](Exchanges& exchanges) { take_passed_on(exchanges); };
+    }
+    if (!members.empty()) root_.emplace("", commits, works, shared_, std::move(members));
 }
 
-inline void HttpServer::serve(Scheduler& scheduler) {
-    if (api_.is_serving()) throw std::runtime_error("this server has a scheduler");
-    sinks_ = scheduler.sinks().size();
-    streams_.emplace(
-        scheduler, options_.keep_alive, [this] { api_.count_stream_out(); },
-        options_.max_stream_pages);
-    const auto notify = [this] {
-        streams_->write_or_wake();
+inline void HttpServer::serve(Scheduler& scheduler, const std::string& prefix) {
+    const auto site = std::find_if(sites_.begin(), sites_.end(),
+                                   [&](const Site& one) { return one.prefix == prefix; });
+    if (site == sites_.end()) {
+        throw std::runtime_error("this server has no scheduler behind \"" + prefix + '"');
+    }
+    if (site->api.is_serving()) throw std::runtime_error("this server has a scheduler");
+    sinks_ += scheduler.sinks().size();
+    site->streams.emplace(
+        scheduler, options_.keep_alive, [this] { --shared_->streams; },
+        options_.max_stream_pages / sites_.size());
+    const auto notify = [this, &streams = *site->streams] {
+        streams.write_or_wake();
         has_followed_ = true;
         if (awaits_events_) ::eventfd_write(wake_.get(), 1);
     };
-    companion_ = scheduler.add_companion({notify, nullptr, nullptr});
-    api_.serve(scheduler);
-    if (loop_.joinable()) warn_of_certificate();
+    site->companion = scheduler.add_companion({notify, nullptr, nullptr});
+    site->api.serve(scheduler);
+    if (++served_ == 1 && loop_.joinable()) warn_of_certificate();
     ::eventfd_write(wake_.get(), 1);
 }
 
@@ -19905,10 +20040,11 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
     if (listeners.empty() || !std::all_of(listeners.begin(), listeners.end(), has_address)) {
         throw std::runtime_error("this listener has no address any more");
     }
-    if (api_.is_serving()) {
-        warn_of_certificate();
-        sinks_ = api_.scheduler().sinks().size();
+    sinks_ = 0;
+    for (const Site& site : sites_) {
+        if (site.api.is_serving()) sinks_ += site.api.scheduler().sinks().size();
     }
+    warn_of_certificate();
     listeners_ = std::move(listeners);
     for (const HttpListener& one : listeners_) {  // which the system doubles, for connections too
         const int half = static_cast<int>(options_.send_buffer / 2);
@@ -19925,22 +20061,24 @@ inline void HttpServer::listen(std::vector<HttpListener> listeners) {
 }
 
 inline void HttpServer::reload_tls() {
-    api_.tls_.reload();
-    if (auto* const forwarder = api_.forwarder()) forwarder->reload();
+    shared_->tls.reload();
+    for (Site& site : sites_) {
+        if (auto* const forwarder = site.api.forwarder()) forwarder->reload();
+    }
     warn_of_certificate();
 }
 
 // Sockets in the file system speak without TLS: what they carry leaves no machine.
 inline std::shared_ptr<const detail::TlsContext> HttpServer::tls_at(
     const HttpListener& listener) const {
-    return listener.is_unix() ? nullptr : api_.tls_.context();
+    return listener.is_unix() ? nullptr : shared_->tls.context();
 }
 
 inline void HttpServer::warn_of_certificate() {
-    const auto tls = api_.tls_.context();
+    const auto tls = shared_->tls.context();
     const std::string problem = tls ? tls->problem(wall_clock()) : "";
     if (problem.empty()) return;
-    api_.say(LogLevel::warning, "tls.certificate", problem);
+    root().api.say(LogLevel::warning, "tls.certificate", problem);
 }
 
 inline bool HttpServer::check_pulse() {
@@ -19953,14 +20091,19 @@ inline void HttpServer::stop() {
     stopping_ = true;
     ::eventfd_write(wake_.get(), 1);
     if (loop_.joinable()) loop_.join();
-    worker_.stop();
-    committer_.stop();
-    if (auto* const forwarder = api_.forwarder()) forwarder->stop();
-    api_.tell_of_refusals(std::chrono::steady_clock::now() + std::chrono::hours(1));  // of all
+    for (Site& site : sites_) {
+        site.worker.stop();
+        site.committer.stop();
+        if (auto* const forwarder = site.api.forwarder()) forwarder->stop();
+    }
+    root().api.tell_of_refusals(std::chrono::steady_clock::now() +
+                                std::chrono::hours(1));  // of all
     listeners_.clear();
-    if (!api_.is_serving()) return;
-    api_.scheduler().remove_companion(companion_);
-    streams_->stop();
+    for (Site& site : sites_) {
+        if (!site.api.is_serving()) continue;
+        site.api.scheduler().remove_companion(site.companion);
+        site.streams->stop();
+    }
 }
 
 // ---- The loop
@@ -19972,9 +20115,9 @@ inline void HttpServer::loop() {
         const int count = ::epoll_wait(epoll_.get(), events.data(), size, timeout());
         read_clocks();
         for (int i = 0; i < count; ++i) take_news(events[static_cast<std::size_t>(i)]);
-        api_.connections_ = clients_.size();
+        shared_->connections = clients_.size();
         take_back();
-        if (!serves_ && api_.is_serving()) begin_to_serve();
+        if (serves_ != served_) make_all_ready();
         begin_awaiting();
         if (stopping_ && !ends_at_) begin_to_end();
         turn_.swap(ready_);
@@ -19984,15 +20127,7 @@ inline void HttpServer::loop() {
             advance(*connection);
         }
         turn_.clear();
-        if (store_here()) {
-            deliver(begun_);
-        } else {
-            for (Exchange& exchange : begun_) {  // nothing more is begun behind them
-                State& state = exchange.connection->state;
-                if (state == State::storing) state = State::waiting;
-            }
-            committer_.push(begun_);
-        }
+        for (Site& site : sites_) store(site);
         meet_deadlines();
         closed_.clear();
         release_memory();
@@ -20028,11 +20163,12 @@ inline void HttpServer::take_news(const epoll_event& event) {
 
 // For how long there will be nothing to do, in ms; -1: for ever.
 inline int HttpServer::timeout() const {
-    if (!ready_.empty() || !begun_.empty()) return 0;
+    const auto has_begun = [](const Site& site) { return !site.begun.empty(); };
+    if (!ready_.empty() || std::any_of(sites_.begin(), sites_.end(), has_begun)) return 0;
     SteadyTime next = timers_.empty() ? SteadyTime::max() : timers_.begin()->first;
     if (accepts_again_) next = std::min(next, *accepts_again_);
     if (ends_at_ && *ends_at_ > now_) next = std::min(next, *ends_at_);
-    if (const auto telling = api_.refusals_.next_telling()) next = std::min(next, *telling);
+    if (const auto telling = shared_->refusals.next_telling()) next = std::min(next, *telling);
     if (next == SteadyTime::max()) return -1;
     const auto left = next - std::chrono::steady_clock::now() + milliseconds(1);
     const auto ms = std::chrono::duration_cast<milliseconds>(left).count();
@@ -20052,11 +20188,13 @@ inline void HttpServer::meet_deadlines() {
         connection.timer = timers_.insert(std::move(node));
         if (is_over) expire(connection);
     }
-    if (const auto telling = api_.refusals_.next_telling(); telling && *telling <= now_) {
-        api_.tell_of_refusals(now_);
+    if (const auto telling = shared_->refusals.next_telling(); telling && *telling <= now_) {
+        root().api.tell_of_refusals(now_);
     }
     if (!ends_at_ || now_ < *ends_at_) return;
-    if (auto* const forwarder = api_.forwarder()) forwarder->end();
+    for (Site& site : sites_) {
+        if (auto* const forwarder = site.api.forwarder()) forwarder->end();
+    }
     for (auto connection = clients_.begin(); connection != clients_.end();) close(*connection++);
 }
 
@@ -20064,20 +20202,20 @@ inline void HttpServer::meet_deadlines() {
 // worker gives that back, for it takes a while.
 inline void HttpServer::release_memory() noexcept {
     constexpr std::size_t much = std::size_t{8} << 20;
-    const std::size_t held = bodies_ + api_.answers_ + clients_.size() * max_uncounted;
+    const std::size_t held = bodies_ + shared_->answers + clients_.size() * max_uncounted;
     most_held_ = std::max(most_held_, held);
     if (most_held_ < much || held > most_held_ / 2) return;
     most_held_ = held;
     try {
         Exchanges of_nobody(1);
-        worker_.push(of_nobody);
+        sites_.front().worker.push(of_nobody);
     } catch (const std::bad_alloc&) {  // then what was freed is needed
     }
 }
 
-// What has waited for that is begun again.
-inline void HttpServer::begin_to_serve() {
-    serves_ = true;
+// What has waited for a scheduler is begun again.
+inline void HttpServer::make_all_ready() {
+    serves_ = served_;
     for (Connection& connection : clients_) make_ready(connection);
 }
 
@@ -20143,7 +20281,8 @@ inline void HttpServer::accept_some(const HttpListener& listener) {
 inline bool HttpServer::leaves_descriptors(int fd) {
     rlimit limit{};
     if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return true;
-    const rlim_t links = api_.forwarder() ? detail::Forwarder::max_links : 0;
+    rlim_t links = 0;
+    for (Site& site : sites_) links += site.api.forwarder() ? detail::Forwarder::max_links : 0;
     const rlim_t kept = std::min<rlim_t>(16 + 4 * sinks_ + links, limit.rlim_cur / 4);
     return static_cast<rlim_t>(fd) + kept < limit.rlim_cur;
 }
@@ -20157,7 +20296,7 @@ inline void HttpServer::adopt(int fd, const detail::Peer& peer, const HttpListen
         for (auto* list : {&ready_, &turn_}) {  // make_ready() cannot fail
             if (list->capacity() <= clients_.size()) list->reserve(2 * clients_.size() + 16);
         }
-        one.emplace_back(options_.max_body, api_.large());
+        one.emplace_back(root(), options_.max_body, root().api.large());
         if (const auto tls = tls_at(listener)) one.front().tls = tls->session(fd);
         one.front().timer = timers_.emplace(SteadyTime::max(), &one.front());
     } catch (const std::bad_alloc&) {
@@ -20199,8 +20338,8 @@ inline void HttpServer::count_refusal(detail::Refusal why, int status, const det
     detail::HttpAnswer answer;
     answer.status = status;
     answer.refusal = why;
-    api_.refusals_.count(answer);
-    api_.tell_of(
+    shared_->refusals.count(answer);
+    root().api.tell_of(
         nullptr, answer, [&peer] { return peer.text(); }, cause);
 }
 
@@ -20265,7 +20404,7 @@ inline bool HttpServer::read_on(Connection& connection) {
 inline bool HttpServer::holds_too_much(const Connection& connection) const {
     if (bodies_ <= options_.max_bodies / 2) return false;
     return bodies_ > options_.max_bodies ||
-           HttpApi::access_by_head(connection.reader.request(), *api_.secrets()) !=
+           HttpApi::access_by_head(connection.reader.request(), *shared_->secrets()) !=
                detail::Access::all;
 }
 
@@ -20362,6 +20501,8 @@ inline bool HttpServer::give_up(Connection& connection, int status, const char* 
 // Begins what the request at hand asks for.
 inline bool HttpServer::begin(Connection& connection) {
     detail::HttpRequest& request = connection.reader.request();
+    Site& site = site_of(request);
+    connection.site = &site;
     request.is_by_loopback = connection.is_by_loopback;
     Exchanges one;  // before anything is begun
     take_spare(one);
@@ -20374,8 +20515,8 @@ inline bool HttpServer::begin(Connection& connection) {
     exchange.is_last = !connection.reader.can_go_on();
     connection.has_request = false;
     wait_for(connection, Wait::nothing);
-    if (api_.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
-    api_.begin(request, exchange.answer, false);
+    if (site.api.logs(LogLevel::debug)) exchange.asked = std::make_unique<detail::Asked>(request);
+    site.api.begin(request, exchange.answer, false);
     if (exchange.answer.waits_for_opening) {
         keep_request(connection);
         return false;
@@ -20394,11 +20535,11 @@ inline bool HttpServer::begin(Connection& connection) {
     if (exchange.answer.is_for_worker || is_for_owner) {
         connection.state = State::waiting;
         ++connection.begun;
-        is_for_owner ? api_.forwarder_->push(one) : worker_.push(one);
+        is_for_owner ? site.api.forwarder_->push(one) : site.worker.push(one);
         return false;
     }
     if (!exchange.answer.ticket && connection.begun == 0) {
-        api_.finish(exchange.answer);
+        site.api.finish(exchange.answer);
         detail::note_if_refused(exchange.asked, request, exchange.answer);
         answer(connection, exchange);
         return true;
@@ -20406,7 +20547,7 @@ inline bool HttpServer::begin(Connection& connection) {
     const bool is_schedule = exchange.is_schedule;
     connection.state = is_schedule ? State::storing : State::waiting;
     ++connection.begun;
-    begun_.splice(begun_.end(), one);
+    site.begun.splice(site.begun.end(), one);
     return is_schedule;
 }
 
@@ -20439,11 +20580,15 @@ inline void HttpServer::begin_awaiting() {
     }
 }
 
-// Behind requests to schedule that were begun in this round: another one, if it has come whole.
+// Behind requests to schedule that were begun in this round: another one of the same scheduler, if
+// it has come whole.
 inline bool HttpServer::begin_another(Connection& connection) {
     if (connection.is_last || connection.has_request || connection.begun >= max_begun) return false;
     if (connection.reader.next() != Step::whole) return false;
-    if (HttpApi::is_schedule(connection.reader.request())) return begin(connection);
+    detail::HttpRequest& request = connection.reader.request();
+    if (&site_of(request) == connection.site && HttpApi::is_schedule(request)) {
+        return begin(connection);
+    }
     connection.has_request = true;
     return false;
 }
@@ -20457,7 +20602,7 @@ inline bool HttpServer::refuse(Connection& connection, int status, const char* e
     exchange.answer.refusal = why;
     exchange.answer.body = detail::errors_json({error});
     exchange.cause = error;
-    api_.refusals_.count(exchange.answer);
+    shared_->refusals.count(exchange.answer);
     answer(connection, exchange);
     return true;
 }
@@ -20498,7 +20643,7 @@ inline bool HttpServer::transfer_on(Connection& connection) {
     connection.state = State::waiting;
     ++connection.begun;
     wait_for(connection, Wait::nothing);
-    worker_.push(one);
+    connection.site->worker.push(one);
     return false;
 }
 
@@ -20524,10 +20669,11 @@ inline bool HttpServer::hand_over(Connection& connection, Exchange& exchange) {
         detail::write_head(head_, exchange.answer, date_, true, false);
         std::string head = connection.out.take() + head_ + exchange.answer.stream->preamble;
         ::epoll_ctl(epoll_.get(), EPOLL_CTL_DEL, connection.socket.get(), nullptr);
-        streams_->adopt(connection.socket.release(), std::move(head), exchange.answer.stream->seq,
-                        std::move(exchange.answer.stream->topics), std::move(connection.tls));
+        connection.site->streams->adopt(
+            connection.socket.release(), std::move(head), exchange.answer.stream->seq,
+            std::move(exchange.answer.stream->topics), std::move(connection.tls));
     } catch (const std::bad_alloc&) {
-        api_.count_stream_out();
+        --shared_->streams;
     }
     close(connection);
     return false;
@@ -20616,21 +20762,44 @@ inline void HttpServer::take_spare(Exchanges& one) {
     }
 }
 
-// Stores what was begun in this round, if that takes but a quick write.  After a slow one it
-// is the committer's business for a while: then no client waits for it who did not ask for it.
-inline bool HttpServer::store_here() {
-    if (begun_.empty()) return true;
+// Whose this request is, which learns of the prefix of its paths.
+inline HttpServer::Site& HttpServer::site_of(detail::HttpRequest& request) {
+    if (!root_) return sites_.front();
+    request.prefix = "";
+    const std::string path = request.path();
+    const auto found = std::find_if(sites_.begin(), sites_.end(), [&path](const Site& site) {
+        return detail::is_behind(path, site.prefix);
+    });
+    if (found == sites_.end()) return *root_;
+    request.prefix = found->prefix;
+    return *found;
+}
+
+// What was begun in this round.
+inline void HttpServer::store(Site& site) {
+    if (store_here(site)) return deliver(site.begun);
+    for (Exchange& exchange : site.begun) {  // nothing more is begun behind them
+        State& state = exchange.connection->state;
+        if (state == State::storing) state = State::waiting;
+    }
+    site.committer.push(site.begun);
+}
+
+// Stores that, if it takes but a quick write.  After a slow one it is the committer's business for
+// a while: then no client waits for it who did not ask for it.
+inline bool HttpServer::store_here(Site& site) {
+    if (site.begun.empty()) return true;
     const SteadyTime start = std::chrono::steady_clock::now();
-    if (start < wary_until_.load()) return false;
-    for (Exchange& exchange : begun_) {
+    if (start < site.wary_until.load()) return false;
+    for (Exchange& exchange : site.begun) {
         if (exchange.answer.ticket && !exchange.answer.ticket->try_store()) return false;
     }
-    for (Exchange& exchange : begun_) api_.finish(exchange.answer);
-    note_write(start);
+    for (Exchange& exchange : site.begun) site.api.finish(exchange.answer);
+    note_write(site, start);
     return true;
 }
 
-// The worker's thread.
+// A worker's thread.
 inline void HttpServer::work(Exchanges& exchanges) {
     while (!exchanges.empty()) {
         Exchanges one;
@@ -20647,28 +20816,30 @@ inline void HttpServer::work(Exchanges& exchanges) {
             give_back(one);
             continue;
         }
-        api_.begin_again(exchange);
+        Site& site = *exchange.connection->site;
+        site.api.begin_again(exchange);
         if (exchange.answer.is_for_owner) {
-            api_.forwarder_->push(one);
+            site.api.forwarder_->push(one);
         } else if (exchange.answer.ticket) {
-            committer_.push(one);
+            site.committer.push(one);
         } else {
-            api_.finish(exchange.answer);
+            site.api.finish(exchange.answer);
             give_back(one);
         }
     }
 }
 
-// The forwarder's thread.
+// A forwarder's thread.
 inline void HttpServer::take_passed_on(Exchanges& exchanges) {
     Exchanges answered;
     while (!exchanges.empty()) {
         Exchanges one;
         one.splice(one.end(), exchanges, exchanges.begin());
+        Site& site = *one.front().connection->site;
         if (one.front().answer.is_for_worker) {
-            worker_.push(one);
+            site.worker.push(one);
         } else {
-            api_.finish(one.front().answer);
+            site.api.finish(one.front().answer);
             answered.splice(answered.end(), one);
         }
     }
@@ -20684,23 +20855,24 @@ inline void HttpServer::read_piece(Exchange& exchange) noexcept {
     }
 }
 
-// The committer's thread.  What is stored need not wait for the rest.
+// A committer's thread.  What is stored need not wait for the rest.
 inline void HttpServer::commit(Exchanges& exchanges) {
     Exchanges done;
     while (!exchanges.empty()) {
+        Site& site = *exchanges.front().connection->site;
         detail::HttpAnswer& answer = exchanges.front().answer;
         if (!done.empty() && answer.ticket && !answer.ticket->try_store()) give_back(done);
         const SteadyTime start = std::chrono::steady_clock::now();
-        api_.finish(answer);
-        note_write(start);
+        site.api.finish(answer);
+        note_write(site, start);
         done.splice(done.end(), exchanges, exchanges.begin());
     }
     give_back(done);
 }
 
-inline void HttpServer::note_write(SteadyTime since) {
+inline void HttpServer::note_write(Site& site, SteadyTime since) {
     const SteadyTime now = std::chrono::steady_clock::now();
-    if (now - since >= slow_write) wary_until_ = now + wary_time;
+    if (now - since >= slow_write) site.wary_until = now + wary_time;
 }
 
 inline void HttpServer::give_back(Exchanges& exchanges) {
@@ -20749,7 +20921,7 @@ inline void HttpServer::deliver(Exchanges& exchanges) {
 inline void HttpServer::tell_of(const Connection& connection, const Exchange& exchange) noexcept {
     const detail::HttpAnswer& answer = exchange.answer;
     if (!exchange.asked && answer.status < 400 && !answer.refusal) return;
-    api_.tell_of(
+    connection.site->api.tell_of(
         exchange.asked.get(), answer, [&connection] { return connection.peer.text(); },
         exchange.cause);
 }
@@ -21625,8 +21797,9 @@ inline std::vector<SinkOptions> parse_sinks(std::string_view json,
 
 /// Where a `Client` finds its server.
 struct ClientOptions {
-    /// Scheme, host and port, where a slash at the end means nothing; or `unix:/path`, of a
-    /// socket in the file system.
+    /// Scheme, host and port, and the prefix of the scheduler where it has one, such as
+    /// `http://tasks.example:8080/heating`; a slash at the end means nothing.  Or `unix:/path`, of
+    /// a socket in the file system.
     std::string url = "http://127.0.0.1:8080";
     /// Sent with every request, if not empty.
     std::string secret;
@@ -22107,8 +22280,8 @@ inline std::string params_of(const DueRange& range, const Filter& filter) {
     return params;
 }
 
-// Where a server is: [http[s]://]HOST[:PORT], a slash behind it means nothing; or unix:/PATH.  A
-// password, which has no place in it, is not repeated.
+// Where a server is: [http[s]://]HOST[:PORT][/PREFIX], a slash behind it means nothing; or
+// unix:/PATH.  A password, which has no place in it, is not repeated.  The target is the prefix.
 inline Url server_url(std::string_view text) {
     constexpr std::string_view unix_scheme = "unix:";
     const auto refuse = [](const std::string& why) { throw_as(Errc::invalid_argument, {why}); };
@@ -22130,8 +22303,9 @@ inline Url server_url(std::string_view text) {
     if (!text.empty() && text.back() == '/') text.remove_suffix(1);
     const bool has_scheme = text.find("://") != std::string_view::npos;
     const std::string whole = (has_scheme ? "" : "http://") + std::string(text);
-    const std::optional<Url> url = parse_url(whole);
-    if (!url || url->origin != whole) refuse(shown + "it must be like http://127.0.0.1:8080");
+    std::optional<Url> url = parse_url(whole);
+    if (url) url->target = whole.substr(url->origin.size());
+    if (!url || !is_prefix(url->target)) refuse(shown + "it must be like http://127.0.0.1:8080");
     return *url;
 }
 
@@ -22164,7 +22338,7 @@ inline Client::Client(ClientOptions options)
 
 inline std::string Client::request(const char* method, const std::string& path, const Fields& more,
                                    const std::string& body) const {
-    std::string text = detail::concat({method, " ", path, " HTTP/1.1\r\n"});
+    std::string text = detail::concat({method, " ", url_.target, path, " HTTP/1.1\r\n"});
     const auto field = [&text](std::string_view name, std::string_view value) {
         text.append(name).append(": ").append(value).append("\r\n");
     };

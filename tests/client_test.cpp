@@ -433,15 +433,16 @@ TEST_SUITE("client") {
 
     TEST_CASE("a URL that cannot be one is refused where it is given") {
         ClientOptions where;
-        for (const char* url : {"gopher://127.0.0.1:70", "", "http://", "http:///", "http://a/b",
-                                "http://a//", "http://a:", "http://a:x", "http://a:65536",
-                                "http://a b", "http://a?b", "http://u@a", "://a"}) {
+        for (const char* url :
+             {"gopher://127.0.0.1:70", "", "http://", "http:///", "http://a/b?c", "http://a/b//",
+              "http://a/..", "http://a//", "http://a:", "http://a:x", "http://a:65536",
+              "http://a b", "http://a?b", "http://u@a", "://a"}) {
             CAPTURE(url);
             where.url = url;
             CHECK(errc_of([&] { Client client(where); }) == Errc::invalid_argument);
         }
         for (const char* url : {"http://127.0.0.1:80/", "http://[::1]:80", "http://[::1]",
-                                "http://a", "localhost:8080", "a"}) {
+                                "http://a", "localhost:8080", "a", "a/b", "http://a/b/"}) {
             CAPTURE(url);
             where.url = url;
             CHECK_NOTHROW(Client{where});
@@ -453,6 +454,22 @@ TEST_SUITE("client") {
         ClientOptions where;
         where.url = "http://127.0.0.1:" + std::to_string(service.port) + '/';
         CHECK(Client(where).tasks().total == 0);
+    }
+
+    TEST_CASE("a URL with a prefix means the scheduler behind it, and its stream") {
+        Scheduler tasks;
+        HttpOptions http;
+        http.prefixes = {"/a", "/b"};
+        HttpServer server(http);
+        server.serve(tasks, "/b");
+        ClientOptions where;
+        where.url = "http://127.0.0.1:" + std::to_string(server.listen("127.0.0.1", 0)) + "/b/";
+        const Client client(where);
+        std::promise<TaskId> heard;
+        const auto id = client.schedule(milliseconds(0), R"("x")");
+        const auto stream = client.subscribe(
+            [&heard](TaskId one, std::string_view) { heard.set_value(one); }, "earliest");
+        CHECK(heard.get_future().get() == id);
     }
 
     TEST_CASE("what a call finds wrong says what to do about it") {
