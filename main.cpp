@@ -34,12 +34,9 @@ void say(const cli::Settings& settings, scheduler::LogLevel level, const char* e
 // Waits for signals until one ends the server, which is returned; SIGHUP has it read its files
 // again.
 int wait_for_end(const sigset_t& signals, const cli::ServiceManager& manager,
-                 cli::Settings& settings, scheduler::Scheduler& tasks, cli::Logger& logger,
-                 scheduler::HttpServer& server, scheduler::Sinks& sinks) {
-    const auto problem = [&]() -> std::string {
-        if (!server.check_pulse()) return "the server's loop does not turn";
-        return tasks.check_pulse() ? "" : "what is due is not emitted";
-    };
+                 cli::Settings& settings, std::list<cli::Served>& served, cli::Logger& logger,
+                 scheduler::HttpServer& server) {
+    const auto problem = [&] { return cli::check_pulse(server, served); };
     const auto log = [&settings](const std::string& sentence) {
         say(settings, scheduler::LogLevel::error, "service.watchdog", sentence);
     };
@@ -47,7 +44,7 @@ int wait_for_end(const sigset_t& signals, const cli::ServiceManager& manager,
         const int signal = manager.wait_for_signal(signals, problem, log);
         if (signal != SIGHUP) return signal;
         manager.tell_reloading();
-        cli::Reload(settings, tasks, logger, server, sinks).run();
+        cli::Reload(settings, served, logger, server).run();
         manager.notify("READY=1");
     }
 }
@@ -69,54 +66,57 @@ void run(cli::Settings settings) {
     const std::string url = cli::url_of(settings, listeners.front());
     const std::string all_urls = cli::urls_of(settings, listeners, " ");
     if (settings.source.empty()) settings.source = url;
-    std::vector<scheduler::SinkOptions> configured = cli::read_sinks(settings);
+    std::list<cli::Served> served = cli::schedulers_of(settings);  // the server ends before them
+    for (cli::Served& one : served) one.configured = cli::read_sinks(one.settings);
     for (const scheduler::HttpListener& one : listeners) warn_if_open(settings, one);
     cli::warn_of_open_files(settings);
     cli::warn_of_manager(manager, settings);
     cli::warn_of_tls(settings, listeners);
-    cli::use_store(settings, listeners);
-    cli::share_memory(settings, configured.size());
+    cli::use_stores(settings, served, listeners);
+    cli::share_memory(settings, served);
     settings.http.page = cli::page();
+    if (!settings.http.prefixes.empty()) settings.http.log = settings.scheduler.log;
 
-    std::optional<scheduler::Scheduler> tasks;  // the server ends before it
     scheduler::HttpServer server(settings.http);
     const auto listen = [&] { server.listen(std::move(listeners)); };
     const auto tell = [&](const std::string& progress) {
         say(settings, scheduler::LogLevel::info, "journal.opening", progress);
         manager.notify("STATUS=" + progress + "\nEXTEND_TIMEOUT_USEC=60000000");
     };
-    cli::OpeningWatch opening(settings.scheduler.journal, listen, tell);
-    settings.scheduler.on_opening = [&opening](const auto& now) { opening.look(now); };
+    cli::OpeningWatch opening(listen, tell);
     try {
-        tasks.emplace(settings.scheduler);
+        for (cli::Served& one : served) cli::open(one, opening, server);
     } catch (const cli::Interrupted&) {
         tell("a signal has ended it while the journal was opened");
         manager.notify("STOPPING=1");
         return;
     }
-    scheduler::Sinks sinks(*tasks, std::move(configured));
-    server.serve(*tasks);
     if (!opening.is_slow()) listen();
-    const std::string recovered = std::to_string(tasks->stats().recovered);
-    const std::string started = "listening on " + urls + ", journal " + settings.scheduler.journal +
-                                ", " + recovered + " pending tasks recovered";
+    std::string started = "listening on " + urls;
+    std::string journals;
+    std::size_t recovered = 0;
+    for (const cli::Served& one : served) {
+        started += one.said();
+        journals += (journals.empty() ? "" : " and ") + one.settings.scheduler.journal;
+        recovered += one.tasks->stats().recovered;
+    }
     std::printf("task-scheduler %s %s\n", SCHEDULER_VERSION, started.c_str());
     std::fflush(stdout);
     say(settings, scheduler::LogLevel::info, "server.started", started,
         {{"url", url},
          {"urls", all_urls},
          {"version", SCHEDULER_VERSION},
-         {"journal", settings.scheduler.journal},
-         {"recovered", recovered, true}});
+         {"journal", journals},
+         {"recovered", std::to_string(recovered), true}});
     manager.notify("READY=1\nSTATUS=" + started);
 
-    const int signal = wait_for_end(signals, manager, settings, *tasks, logger, server, sinks);
+    const int signal = wait_for_end(signals, manager, settings, served, logger, server);
     say(settings, scheduler::LogLevel::info, "server.stopping",
         std::string("stopping: ") + strsignal(signal));
     manager.notify("STOPPING=1");
     server.stop();
-    sinks.stop();
-    tasks->stop();
+    for (cli::Served& one : served) one.sinks->stop();
+    for (cli::Served& one : served) one.tasks->stop();
     say(settings, scheduler::LogLevel::info, "server.stopped",
         "stopped: whatever was accepted is stored");
 }

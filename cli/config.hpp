@@ -127,14 +127,12 @@ inline bool read_flags(int argc, char** argv, Settings& settings) {
     if (!arguments.rest.empty()) {
         refuse_usage({"unexpected argument '", arguments.rest[0], "'"});
     }
-    if (arguments.all("--store").size() > 1) {
-        refuse_usage(
-            {"--store is given twice: one process keeps tasks in one place; start "
-             "another one, with a --postgres-schema of its own, for each further one"});
-    }
     const auto read = [arguments, by_name](Settings& to) {
         set_from_config(to, find_config(arguments));
+        const char* const store = std::getenv("SCHEDULER_STORE");
+        if (store && *store) to.stores.clear();  // whoever says one says all of them
         read_variables(to);
+        if (arguments.has("--store")) to.stores.clear();
         for (const auto& [name, value] : arguments.flags) {
             naming(name,
                    [&, &text = value, flag = by_name.at(name)] { set_flag(to, *flag, text); });

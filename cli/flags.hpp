@@ -10,11 +10,19 @@
 #include <cstring>
 #include <fstream>
 #include <iterator>
+#include <list>
 #include <map>
 #include <set>
 #include <sstream>
 
 namespace cli {
+
+// What --store gives: a database that keeps tasks, and the prefix that they are behind.
+struct Store {
+    std::string prefix;  // empty: none
+    std::string uri;
+    std::string schema;  // see check_store()
+};
 
 struct Settings {
     std::optional<std::string> host;
@@ -29,7 +37,7 @@ struct Settings {
     scheduler::Options scheduler;
     scheduler::HttpOptions http;
     LogFormat log_format = LogFormat::text;
-    std::string store;  // as --store gives it; empty: a file
+    std::vector<Store> stores;  // empty: a file
     std::string postgres_schema = "task_scheduler";
     std::string node;
     std::string advertise;
@@ -89,11 +97,28 @@ inline bool is_store(const std::string& text) {
            text.rfind("postgresql://", 0) == 0;
 }
 
-inline const std::string& store(const std::string& text) {
-    if (is_store(text)) return text;
-    refuse_usage(
-        {"must be postgres://HOST/DATABASE, or postgres: alone where PGSERVICE or "
-         "other variables of PostgreSQL say the rest"});
+inline void check_prefixes(std::vector<std::string> prefixes) {
+    scheduler::HttpOptions alone;
+    alone.prefixes = std::move(prefixes);
+    check(alone);
+}
+
+inline Store store(const std::string& text) {
+    const std::size_t equals = is_store(text) ? text.npos : text.find('=');
+    if (equals == text.npos && is_store(text)) return {"", text, ""};
+    Store one{text.substr(0, equals), text.substr(std::min(equals, text.size() - 1) + 1), ""};
+    if (one.prefix.empty() || !is_store(one.uri)) {
+        refuse_usage(
+            {"must be postgres://HOST/DATABASE, or postgres: alone where PGSERVICE or "
+             "other variables of PostgreSQL say the rest; or /PREFIX= and that"});
+    }
+    check_prefixes({one.prefix});
+    return one;
+}
+
+inline std::vector<std::string> split_at_blanks(const std::string& text) {
+    std::istringstream words(text);
+    return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
 }
 
 // Where other nodes reach this one: by HTTP, perhaps behind a path.
@@ -176,10 +201,16 @@ inline const Flag flags[] = {
      [](Settings& s, const std::string& v) { s.scheduler.fsync = fsync_policy(v); }},
     {"store", "URI",
      "keep tasks in PostgreSQL, for several nodes: postgres://HOST/DATABASE, or postgres: where "
-     "PGSERVICE and the like say the rest (default: in the file of --journal)",
-     [](Settings& s, const std::string& v) { s.store = store(v); }},
+     "PGSERVICE and the like say the rest; may be repeated, as /PREFIX=URI, for several schedulers "
+     "behind prefixes (default: in the file of --journal)",
+     [](Settings& s, const std::string& v) {
+         for (const std::string& one : v.empty() ? std::vector{v} : split_at_blanks(v)) {
+             s.stores.push_back(store(one));
+         }
+     }},
     {"postgres-schema", "NAME",
-     "schema of the store; nodes with the same one are one scheduler (default task_scheduler)",
+     "schema of the store, behind which stands the prefix if there is one, as in "
+     "task_scheduler_heating; nodes with the same one are one scheduler (default task_scheduler)",
      [](Settings& s, const std::string& v) { s.postgres_schema = schema(v); }},
     {"node", "NAME", "what this node is called, as no other is (default HOSTNAME:PORT)",
      [](Settings& s, const std::string& v) { s.node = node(v); }},
@@ -418,11 +449,6 @@ inline void check_tls_files(const scheduler::HttpOptions& options) {
     check("--tls-owner-ca", options.tls_owner_ca);
 }
 
-inline std::vector<std::string> split_at_blanks(const std::string& text) {
-    std::istringstream words(text);
-    return {std::istream_iterator<std::string>(words), std::istream_iterator<std::string>()};
-}
-
 // What --sinks, --webhook and --exec say.
 inline std::vector<scheduler::SinkOptions> read_sinks(const Settings& settings) {
     const auto& log = settings.scheduler.log;
@@ -490,15 +516,31 @@ inline void warn_of_open_files(const Settings& settings) {
     }
 }
 
+// A scheduler of this process, with what is its alone.
+struct Served {
+    // How it stands at the start, behind the addresses.
+    std::string said() const {
+        const std::string recovered = std::to_string(tasks->stats().recovered);
+        return concat({", ", prefix, prefix.empty() ? "" : ": ", "journal ",
+                       settings.scheduler.journal, ", ", recovered, " pending tasks recovered"});
+    }
+
+    std::string prefix;  // of its paths
+    Settings settings;
+    std::vector<scheduler::SinkOptions> configured;
+    std::optional<scheduler::Scheduler> tasks;
+    std::optional<scheduler::Sinks> sinks;
+};
+
 // What SIGHUP asks for: the files of secrets, of TLS and of sinks are read again while the server
 // goes on, and what the file of options says of the log.
 // Each file counts as a whole; of one with something wrong, that is told, and what was read
 // before stays.
 class Reload {
 public:
-    Reload(Settings& settings, scheduler::Scheduler& tasks, Logger& logger,
-           scheduler::HttpServer& server, scheduler::Sinks& sinks)
-        : settings_(settings), tasks_(tasks), logger_(logger), server_(server), sinks_(sinks) {}
+    Reload(Settings& settings, std::list<Served>& served, Logger& logger,
+           scheduler::HttpServer& server)
+        : settings_(settings), served_(served), logger_(logger), server_(server) {}
     void run();
 
 private:
@@ -509,14 +551,14 @@ private:
     void read(const std::string& path, Fn fn);
     void replace_secrets(const scheduler::HttpOptions& next);
     bool replace_all_secrets();
+    void replace_sinks();
     void read_options();
     void tell_of_others(const Settings& next);
 
     Settings& settings_;
-    scheduler::Scheduler& tasks_;
+    std::list<Served>& served_;
     Logger& logger_;
     scheduler::HttpServer& server_;
-    scheduler::Sinks& sinks_;
     bool any_ = false;
 };
 
@@ -536,7 +578,7 @@ inline void Reload::run() {
         });
     }
     read(settings_.http.tls_certificate, [this] { server_.reload_tls(); });
-    read(settings_.sinks_file, [this] { sinks_.replace(read_sinks(settings_)); });
+    read(settings_.sinks_file, [this] { replace_sinks(); });
     warn_of_open_files(settings_);
     if (!any_)
         say(scheduler::LogLevel::info, "reload.nothing",
@@ -575,7 +617,7 @@ inline void Reload::read_options() {
         say(std::max(std::min(before, level), scheduler::LogLevel::info), "reload.done",
             concat({"the log is written from the level ", name_of(level), " on"}));
         logger_.set(level, next.log_format);
-        tasks_.set_log_level(level);
+        for (Served& one : served_) one.tasks->set_log_level(level);
     } catch (const std::exception& error) {
         any_ = true;
         say(scheduler::LogLevel::error, "reload.failed",
@@ -613,6 +655,11 @@ inline bool Reload::replace_all_secrets() {
         say(scheduler::LogLevel::info, "reload.done", path + " has been read again");
     }
     return true;
+}
+
+inline void Reload::replace_sinks() {
+    for (Served& one : served_) one.configured = read_sinks(one.settings);
+    for (Served& one : served_) one.sinks->replace(std::move(one.configured));
 }
 
 inline void Reload::replace_secrets(const scheduler::HttpOptions& next) {

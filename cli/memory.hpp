@@ -38,19 +38,24 @@ inline void make_threads_small([[maybe_unused]] bool has_little_memory) {
 }
 
 // Shares out what --max-memory gives: to the program itself and its log, to each sink, to the
-// server, and the rest to the scheduler.
-inline void share_memory(Settings& settings, std::size_t sinks) {
+// server, and the rest to the schedulers, in equal parts.
+inline void share_memory(Settings& settings, std::list<Served>& served) {
     constexpr std::uint64_t of_program = std::uint64_t{4} << 20;
     constexpr std::uint64_t of_sink = std::uint64_t{384} << 10;
-    scheduler::Options& options = settings.scheduler;
-    if (options.max_memory == 0) return;
-    const std::uint64_t others = of_program + sinks * of_sink;
-    const std::uint64_t left = options.max_memory - std::min(options.max_memory, others);
-    options.memory_of_others = others + settings.http.derive_limits(left / 5 * 2);
-    try {
-        options.derive_limits();
-    } catch (const scheduler::Error& error) {
-        refuse_usage({"--max-memory: ", error.what()});
+    const std::uint64_t all = settings.scheduler.max_memory;
+    if (all == 0) return;
+    std::uint64_t others = of_program;
+    for (const Served& one : served) others += one.configured.size() * of_sink;
+    others += settings.http.derive_limits((all - std::min(all, others)) / 5 * 2);
+    const std::uint64_t part = (all - std::min(all, others)) / served.size();
+    for (Served& one : served) {
+        scheduler::Options& options = one.settings.scheduler;
+        options.memory_of_others = others + part * (served.size() - 1);
+        try {
+            options.derive_limits();
+        } catch (const scheduler::Error& error) {
+            refuse_usage({"--max-memory: ", error.what()});
+        }
     }
 }
 

@@ -238,12 +238,16 @@ struct Interrupted {};
 class OpeningWatch {
 public:
     // `tell` is called with how far it has come, in words.
-    OpeningWatch(std::string journal, std::function<void()> begin_to_answer,
+    OpeningWatch(std::function<void()> begin_to_answer,
                  std::function<void(const std::string&)> tell)
-        : journal_(std::move(journal)),
-          answer_(std::move(begin_to_answer)),
-          tell_(std::move(tell)) {}
+        : answer_(std::move(begin_to_answer)), tell_(std::move(tell)) {}
 
+    // The next journal is opened.
+    void begin(const std::string& journal) {
+        journal_ = journal;
+        start_ = Clock::now();
+        next_ = start_ + std::chrono::seconds(1);
+    }
     // Throws `Interrupted`.
     void look(const scheduler::Opening& opening);
     // Whether the server has begun to answer.
@@ -254,12 +258,12 @@ private:
 
     std::string progress(const scheduler::Opening& opening, Clock::duration since) const;
 
-    const std::string journal_;
     const std::function<void()> answer_;
     const std::function<void(const std::string&)> tell_;
     const sigset_t ending_ = set_of({SIGINT, SIGTERM});
-    const Clock::time_point start_ = Clock::now();
-    Clock::time_point next_ = start_ + std::chrono::seconds(1);
+    std::string journal_;
+    Clock::time_point start_;
+    Clock::time_point next_;
     bool answers_ = false;
 };
 
@@ -284,6 +288,27 @@ inline std::string OpeningWatch::progress(const scheduler::Opening& opening,
     }
     return concat(
         {text, std::to_string(opening.tasks), " tasks, ", std::to_string(rate), " a second"});
+}
+
+// Makes a scheduler, which may take long, and has the server answer for it.
+inline void open(Served& served, OpeningWatch& opening, scheduler::HttpServer& server) {
+    opening.begin(served.settings.scheduler.journal);
+    served.settings.scheduler.on_opening = [&opening](const auto& now) { opening.look(now); };
+    served.tasks.emplace(served.settings.scheduler);
+    served.sinks.emplace(*served.tasks, std::move(served.configured));
+    server.serve(*served.tasks, served.prefix);
+}
+
+// What does not turn, for a watchdog; nothing: all is well.
+inline std::string check_pulse(scheduler::HttpServer& server, std::list<Served>& served) {
+    std::string problem = server.check_pulse() ? "" : "the server's loop does not turn";
+    for (Served& one : served) {
+        const bool turns = one.tasks->check_pulse();
+        if (turns || !problem.empty()) continue;
+        problem =
+            concat({one.prefix, one.prefix.empty() ? "" : ": ", "what is due is not emitted"});
+    }
+    return problem;
 }
 
 }  // namespace cli

@@ -11,6 +11,7 @@
 #include "../postgres/postgres_journal.hpp"
 #endif
 
+#include <cctype>
 #include <memory>
 
 namespace cli {
@@ -65,12 +66,43 @@ inline std::string default_advertise(const Settings& settings,
     return url;
 }
 
+// The schema of a store: that of --postgres-schema, and what its prefix makes of it.
+inline std::string schema_of(const Settings& settings, const Store& store) {
+    std::string name = settings.postgres_schema;
+    for (const char c : store.prefix) {
+        const auto byte = static_cast<unsigned char>(c);
+        name += std::isalnum(byte) ? static_cast<char>(std::tolower(byte)) : '_';
+    }
+    return naming("--store " + store.prefix, [&name] { return schema(name); });
+}
+
+// Gives each store its schema, and the server their prefixes.
+inline void tell_apart(Settings& settings) {
+    std::map<std::string, std::string> schemas;
+    for (const Store& store : settings.stores) {
+        if (!store.prefix.empty()) settings.http.prefixes.push_back(store.prefix);
+        if (!store.prefix.empty() || settings.stores.size() == 1) continue;
+        refuse_usage(
+            {"--store is given more than once: each scheduler needs a prefix for its paths, as in "
+             "--store /heating=postgres://HOST/DATABASE"});
+    }
+    naming("--store", [&settings] { check_prefixes(settings.http.prefixes); });
+    for (Store& store : settings.stores) {
+        store.schema = schema_of(settings, store);
+        const auto [other, is_first] = schemas.emplace(store.schema, store.prefix);
+        if (is_first) continue;
+        refuse_usage({"--store: ", other->second, " and ", store.prefix,
+                      " would both be kept in the schema ", store.schema,
+                      "; give one of them another prefix"});
+    }
+}
+
 // Refuses what does not go together, and what this binary cannot do.
 inline void check_store(Settings& settings) {
     const auto is_given = [&settings](const std::string& name) {
         return settings.given.count(name) > 0;
     };
-    if (settings.store.empty()) {
+    if (settings.stores.empty()) {
         for (const std::string name :
              {"postgres-schema", "node", "advertise", "lease", "max-clock-error"}) {
             if (is_given(name)) refuse_usage({"--", name, " goes with --store"});
@@ -95,16 +127,38 @@ inline void check_store(Settings& settings) {
         {"--store: this program was built without PostgreSQL; install libpq (Debian: "
          "libpq-dev) and build it again with -Dpostgres=enabled"});
 #else
-    settings.scheduler.journal =
-        concat({ShownStore(settings.store).text, " (schema ", settings.postgres_schema, ")"});
+    tell_apart(settings);
 #endif
+}
+
+// The schedulers of this process, which are to be made: one for each store, or one with a file.
+inline std::list<Served> schedulers_of(const Settings& settings) {
+    std::list<Served> all;
+    if (settings.stores.empty()) all.emplace_back().settings = settings;
+    for (const Store& store : settings.stores) {
+        Served& one = all.emplace_back();
+        one.prefix = store.prefix;
+        one.settings = settings;
+        one.settings.stores = {store};
+        one.settings.source += store.prefix;
+        scheduler::Options& options = one.settings.scheduler;
+        options.journal = concat({ShownStore(store.uri).text, " (schema ", store.schema, ")"});
+        if (store.prefix.empty()) continue;
+        options.log = [prefix = store.prefix, log = options.log](scheduler::LogRecord record) {
+            record.text.insert(0, prefix + ": ");
+            record.fields.push_back({"store", prefix});
+            log(record);
+        };
+    }
+    return all;
 }
 
 inline void warn_of_store(const Settings& settings, const scheduler::HttpListener& listener) {
     const auto warn = [&settings](const char* event, const std::string& sentence) {
         settings.scheduler.log({scheduler::LogLevel::warning, event, sentence, {}});
     };
-    if (ShownStore(settings.store).has_password) {
+    const auto has_password = [](const Store& one) { return ShownStore(one.uri).has_password; };
+    if (std::any_of(settings.stores.begin(), settings.stores.end(), has_password)) {
         warn("store.password",
              "--store holds a password, and every user of this machine can read the command line; "
              "put it into a file that PGPASSFILE names, or into a service that PGSERVICE names");
@@ -116,21 +170,23 @@ inline void warn_of_store(const Settings& settings, const scheduler::HttpListene
                                 "; --advertise URL says where they reach this one");
 }
 
-// Has the scheduler keep its tasks in the store, if there is one.
-inline void use_store([[maybe_unused]] Settings& settings,
-                      [[maybe_unused]] const std::vector<scheduler::HttpListener>& listeners) {
+// Has a scheduler keep its tasks in its store, if it has one.
+inline void use_store([[maybe_unused]] Served& served,
+                      [[maybe_unused]] const scheduler::HttpListener& listener) {
 #ifdef TASK_SCHEDULER_POSTGRES
-    if (settings.store.empty()) return;
-    const scheduler::HttpListener& listener = reachable(listeners);
-    warn_of_store(settings, listener);
+    Settings& settings = served.settings;
+    if (settings.stores.empty()) return;
+    const Store& store = settings.stores.front();
     scheduler::PostgresOptions options;
-    if (settings.store != "postgres:") options.connection = settings.store;
-    options.schema = settings.postgres_schema;
+    if (store.uri != "postgres:") options.connection = store.uri;
+    options.schema = store.schema;
     const std::string place = listener.address();
     options.node =
         settings.node.empty() ? host_name() + place.substr(place.rfind(':')) : settings.node;
     options.url =
         settings.advertise.empty() ? default_advertise(settings, listener) : settings.advertise;
+    while (!options.url.empty() && options.url.back() == '/') options.url.pop_back();
+    if (!options.url.empty()) options.url += store.prefix;
     options.lease = settings.lease;
     options.max_clock_error = settings.max_clock_error;
     options.log = settings.scheduler.log;
@@ -138,6 +194,13 @@ inline void use_store([[maybe_unused]] Settings& settings,
         return std::make_unique<scheduler::PostgresJournal>(options);
     };
 #endif
+}
+
+inline void use_stores(const Settings& settings, std::list<Served>& served,
+                       const std::vector<scheduler::HttpListener>& listeners) {
+    const scheduler::HttpListener& listener = reachable(listeners);
+    if (!settings.stores.empty()) warn_of_store(settings, listener);
+    for (Served& one : served) use_store(one, listener);
 }
 
 }  // namespace cli

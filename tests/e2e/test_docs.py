@@ -37,7 +37,7 @@ NOT_TRIED_HERE = {
         "task-scheduler --host 0.0.0.0": DATABASE,
         "examples/cluster.sh": "test_cluster.py runs it, if PostgreSQL is installed",
         "task-scheduler nodes --url": "it kills a process; test_cluster.py does the same",
-        "task-scheduler --store postgres: --postgres-schema": DATABASE,
+        "curl -d '{\"delay\"": "it needs a PostgreSQL: test_nodes.py has such nodes",
     },
     "device.md": {
         "mount -o ro": "it needs a device whose root may be mounted anew",
@@ -46,6 +46,7 @@ NOT_TRIED_HERE = {
         "$ vcpkg install": ELSEWHERE,
         "$ echo \"src-link": ELSEWHERE,
         "$ bitbake-layers": ELSEWHERE,
+        "python3 packaging/split.py": "tests/build_test.py runs these lines",
         "g++ -std=c++17 -O2 -DTASK_SCHEDULER_POSTGRES": "Meson builds the same, with its page",
         "python3 packaging/split.py": "tests/build_test.py compiles what it makes, in other words",
     },

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Three nodes of the real binary on a real PostgreSQL, and what they survive."""
+import copy
 import json
 import os
 import re
@@ -485,6 +486,72 @@ class Standby(WithNodes):
         ids.append(self.schedule_again(b, 2.5))
         self.assertEqual(self.follow(stream, 31), ids)
         self.assert_same_everywhere(ids)
+
+
+class Several(WithNodes):
+    """Two schedulers in each of two nodes."""
+
+    PREFIXES = ("/heating", "/lights")
+
+    def setUp(self):
+        super().setUp()
+        self.receiver = Receiver()
+        self.addCleanup(self.receiver.close)
+        folder = tempfile.mkdtemp(dir=support.WORK)
+        self.addCleanup(shutil.rmtree, folder)
+        sinks = os.path.join(folder, "sinks.json")
+        with open(sinks, "w") as file:
+            json.dump({"sinks": [{"name": "hook", "format": "cloudevents",
+                                  "webhook": self.receiver.url()}]}, file)
+        heating, lights = (f"{prefix}={database.uri()}" for prefix in self.PREFIXES)
+        self.cluster = cluster.Cluster(
+            "--postgres-schema", "several", "--store", lights, "--sinks", sinks, "--log-format",
+            "logfmt", nodes=2, lease=LONG_LEASE, database=database, store=heating)
+        self.addCleanup(self.end_nodes)
+        for node in self.cluster.nodes:
+            node.prefix = "/heating"
+        self.cluster.start()
+
+    def at(self, node, prefix):
+        """A node, as its clients behind a prefix see it."""
+        seen = copy.copy(node)
+        seen.prefix = prefix
+        return seen
+
+    def owner_of(self, prefix):
+        return self.cluster.owner([self.at(node, prefix) for node in self.cluster.nodes])
+
+    def test_each_has_an_owner_and_both_move_when_a_node_dies(self):
+        ids = {}
+        for prefix in self.PREFIXES:
+            owner = self.owner_of(prefix)
+            self.assertEqual(owner.cluster()["owner_url"],
+                             f"http://127.0.0.1:{owner.port}{prefix}")
+            # One of the nodes passes it on.
+            ids[prefix] = [self.at(self.cluster.nodes[n % 2], prefix).schedule("x", 3 + n / 100)
+                           for n in range(6)]
+        a, b = self.cluster.nodes
+        self.assertEqual(self.at(a, "").call("GET", "/readyz").status, 200)
+        for node in (a, b):
+            url = f"http://127.0.0.1:{node.port}/lights"
+            listed = subprocess.run([support.BINARY, "nodes", "--url", url], capture_output=True,
+                                    text=True, timeout=30, check=True).stdout
+            self.assertIn(f"\t{url}\t", listed)
+        dead = a if self.owner_of("/heating").name == "a" else b
+        other = b if dead is a else a
+        dead.kill()
+        streams = [self.opened(self.at(other, prefix).stream("earliest"))
+                   for prefix in self.PREFIXES]
+        for prefix, stream in zip(self.PREFIXES, streams):
+            wait_for(lambda: self.at(other, prefix).cluster()["role"] == "owner", 30,
+                     f"an owner of {prefix}")
+            self.assertEqual(self.follow(stream, 6), ids[prefix])
+            source = f"http://127.0.0.1:{other.port}{prefix}"
+            wait_for(lambda: [request.header("webhook-id") for request in self.receiver.requests
+                              if request.header("ce-source") == source] == ids[prefix], 30,
+                     f"the webhooks of {prefix}")
+        self.assertEqual(self.at(other, "").call("GET", "/readyz").status, 200)
+        self.assertRegex(other.stderr(), 'event=cluster.owner msg="/lights: .* store=/lights')
 
 
 class Chaos(WithNodes):

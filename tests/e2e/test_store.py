@@ -43,8 +43,23 @@ class Options(TestCase):
         self.assert_refused('--store', STORE, '--journal', 'x', says=['--journal', '--store'],
                             SCHEDULER_JOURNAL='tasks.jsonl')
         self.assert_refused('--store', STORE, '--fsync', 'no', says=['synchronous_commit'])
-        self.assert_refused('--store', STORE, '--store', STORE,
-                            says=['twice', '--postgres-schema'])
+
+    def test_stores_that_cannot_be_told_apart_are_refused_and_why(self):
+        if not HAS_POSTGRES:
+            self.skipTest('this binary was built without libpq')
+        long = '/' + 'x' * 60
+        for first, second, says in (
+                ('', '', 'needs a prefix'), ('/a=', '', 'needs a prefix'),
+                ('/a=', '/a=', '"/a" is given twice'), ('/a=', '/a/b=', 'another one lies behind'),
+                ('/a-b=', '/A_b=', '/a-b and /A_b would both be kept in the schema '
+                                   'task_scheduler_a_b'),
+                ('/a=', long + '=', 'must be 1 to 63'), ('a=', '/b=', 'the prefix "a" must be'),
+                ('/a/=', '/b=', 'the prefix "/a/" must be'), ('=', '/b=', '/PREFIX=')):
+            with self.subTest(first, second=second):
+                self.assert_refused('--store', first + STORE, '--store', second + STORE,
+                                    says=['--store', says])
+                self.assert_refused(SCHEDULER_STORE=f'{first}{STORE} {second}{STORE}', says=[says])
+        self.start_without_database(store='/a=' + STORE)  # one alone may have a prefix
 
     def test_values_that_mean_nothing_are_refused(self):
         for name, value, says in (
