@@ -46,7 +46,6 @@ NOT_TRIED_HERE = {
         "$ vcpkg install": ELSEWHERE,
         "$ echo \"src-link": ELSEWHERE,
         "$ bitbake-layers": ELSEWHERE,
-        "python3 packaging/split.py": "tests/build_test.py runs these lines",
         "g++ -std=c++17 -O2 -DTASK_SCHEDULER_POSTGRES": "Meson builds the same, with its page",
         "python3 packaging/split.py": "tests/build_test.py compiles what it makes, in other words",
     },
