@@ -423,9 +423,10 @@ CREATE TABLE $S.nodes (
 // For people.  The views read the whole table of the generation that is the present one, which they
 // find by themselves, so that a replacement changes nothing of them and waits for nobody.  What
 // jsonb cannot hold (\u0000, half a surrogate pair, numbers that `numeric` has no room for, whose
-// exponent has five digits or that are thousands long) is shown otherwise.
+// exponent has five digits or that are thousands long) is shown otherwise; to catch that takes a
+// subtransaction, of which parallel workers are not capable.
 inline constexpr std::string_view pg_make_views = R"(
-CREATE FUNCTION $S.as_jsonb(line text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+CREATE FUNCTION $S.as_jsonb(line text) RETURNS jsonb LANGUAGE plpgsql IMMUTABLE STRICT
 SET search_path = pg_catalog AS $body$
 BEGIN
     RETURN line::jsonb;
