@@ -34,7 +34,7 @@ struct Asked {
     }
 };
 
-constexpr milliseconds soon{15'000};  // less than a gate stays closed
+constexpr milliseconds soon = long_enough;  // less than a gate stays closed
 
 // Schedules that many tasks, a second apart and from an hour ahead on.
 std::vector<TaskId> schedule_many(Scheduler& tasks, int count) {

@@ -1070,7 +1070,7 @@ TEST_SUITE("recovery") {
             REQUIRE(gate.was_reached());
             full = true;
             clock.advance(tasks, std::chrono::seconds(10));
-            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
             CHECK(support::event_ids(tasks) == std::vector<TaskId>{id});
             full = false;
             gate.open();
@@ -1091,7 +1091,7 @@ TEST_SUITE("recovery") {
         {
             Scheduler tasks(options_for(dir.journal(), clock, files));
             tasks.schedule(milliseconds(0), "\"forgotten\"");
-            CHECK(tasks.wait_for(scheduler::Cursor(0), milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(0), support::long_enough));
             id = tasks.schedule(std::chrono::seconds(10), "\"x\"");
             files->ask([&](const std::string& call, const std::string&) {
                 if (call == "fdatasync" && !syncing.exchange(true)) gate.pass();
@@ -1104,7 +1104,7 @@ TEST_SUITE("recovery") {
             // Long enough for it to wait for its group; if it is not, nothing is proved.
             for (int i = 0; i < 20; ++i) std::this_thread::sleep_for(milliseconds(1));
             clock.advance(tasks, std::chrono::seconds(10));
-            CHECK(tasks.wait_for(scheduler::Cursor(1), milliseconds(10'000)));
+            CHECK(tasks.wait_for(scheduler::Cursor(1), support::long_enough));
             gate.open();
             leader.join();
             forgetter.join();

@@ -236,18 +236,19 @@ private:
     std::atomic<bool> failed_{false};
 };
 
-// Where one thread waits until another lets it go on; twenty seconds at most.
+// Where one thread waits until another lets it go on; longer than anybody waits for what must not
+// depend on that.
 class Gate {
 public:
     void pass() {
         std::unique_lock<std::mutex> lock(mutex_);
         reached_ = true;
         changed_.notify_all();
-        changed_.wait_for(lock, std::chrono::seconds(20), [this] { return open_; });
+        changed_.wait_for(lock, long_enough + std::chrono::seconds(30), [this] { return open_; });
     }
     bool was_reached() {
         std::unique_lock<std::mutex> lock(mutex_);
-        return changed_.wait_for(lock, std::chrono::seconds(20), [this] { return reached_; });
+        return changed_.wait_for(lock, long_enough, [this] { return reached_; });
     }
     void open() {
         const std::lock_guard<std::mutex> guard(mutex_);

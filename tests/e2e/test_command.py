@@ -13,7 +13,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import support
-from support import TestCase
+from support import TestCase, iso
 
 
 class CommandLine(TestCase):
@@ -35,7 +35,7 @@ class CommandLine(TestCase):
 
     def test_tasks_are_added_listed_moved_and_removed(self):
         one = self.add('--in', '2h', '{"n":1.10}')
-        two = self.add('--at', '2027-01-01T00:00:00Z', 'plain text')
+        two = self.add('--at', iso(30 * 86_400), 'plain text')
         three = self.add('--in=90s', '-', text='["from", "standard input"]\n')
         status, output, _ = self.run_verb('ls')
         lines = [line.split('\t') for line in output.splitlines()]
@@ -69,7 +69,7 @@ class CommandLine(TestCase):
 
     def test_a_task_is_added_moved_and_removed_by_its_name(self):
         one = self.add('--name', 'valve', '--in', '2h', 'first')
-        self.assertEqual(self.add('--name', 'valve', '--at', '2027-01-01', 'second'), one)
+        self.assertEqual(self.add('--name', 'valve', '--at', iso(30 * 86_400)[:10], 'second'), one)
         self.assertIn('"message":"second"', self.run_verb('ls', '--json')[1])
         self.assertEqual(self.run_verb('mv', 'valve', '--in', '1h')[0], 0)
         self.assertEqual(self.run_verb('ls', '--due', '61m')[1].split('\t')[0], one)
