@@ -5353,7 +5353,8 @@ struct Cluster {
     std::uint64_t stored = 0;     ///< the last group that is known to be stored
     std::uint64_t applied = 0;    ///< the last group that this process has applied
     bool is_connected = false;    ///< whether it can reach what keeps the journal
-    std::string problem;          ///< why it is not connected, or may not own
+    bool is_stuck = false;        ///< whether it cannot apply what is stored, and tries again
+    std::string problem;          ///< why it is not connected, is stuck, or may not own
     milliseconds clock_ahead{0};  ///< how far its clock is ahead of the journal's
     std::vector<Node> nodes;      ///< all that were heard of lately, by name
 };
@@ -13101,6 +13102,8 @@ inline void add_unready(std::vector<std::string>& reasons, const Cluster& cluste
     const std::string because = cluster.problem.empty() ? "" : ": " + cluster.problem;
     if (!cluster.is_connected) {
         reasons.push_back(sentence("This node cannot reach what keeps the journal" + because));
+    } else if (cluster.is_stuck) {
+        reasons.push_back(sentence("This node cannot apply what is stored" + because));
     } else if (!is_owner && cluster.owner.empty()) {
         reasons.push_back(
             sentence("No node owns the journal; nothing is emitted and changes are "

@@ -698,6 +698,7 @@ private:
     template <class Fn>
     bool tell(Fn fn);
     void put_off(const char* why) noexcept;
+    void applies_again();
     void reread();
     void check_applied();
     void store_queue();
@@ -1221,7 +1222,10 @@ inline void PostgresJournal::serve() {
         take_over_read();
         if (place_.generation != 0) {
             if (doubt_.calls) settle_doubt();
-            if (!is_owner()) pursue();
+            if (!is_owner()) {
+                pursue();
+                if (told_of_failure_) give_up("what is stored cannot be applied here");
+            }
             if (is_owner()) {
                 store_queue();
                 announce();
@@ -1403,7 +1407,7 @@ inline void PostgresJournal::judge_clock(TimePoint before, TimePoint after, Time
     {
         const std::lock_guard<std::mutex> guard(mutex_);
         cluster_.clock_ahead = ahead;
-        cluster_.problem = problem;
+        if (!problem.empty() || !cluster_.is_stuck) cluster_.problem = problem;
     }
     if (!clock_is_right_) give_up(problem);
 }
@@ -1423,7 +1427,6 @@ inline void PostgresJournal::pursue() {
     if (held_ < 0) watch_owner();
     if (Clock::now() < apply_again_ || doubt_.calls || !is_behind_) return;
     if (catch_up() && held_ >= 0) become_owner();
-    if (told_of_failure_) give_up("what is stored cannot be applied here");
 }
 
 // Waits for the lock of the owner's session (P3): in the database, on a connection of its own, and
@@ -1644,7 +1647,7 @@ inline bool PostgresJournal::tell_rows(const Rows& rows) {
                 apply_again_ = soon();
                 return false;
             }
-            told_of_failure_ = false;
+            applies_again();
         } catch (const std::exception& error) {
             put_off(error.what());
             return false;
@@ -1685,9 +1688,24 @@ inline void PostgresJournal::changed() noexcept {
 // What the follower could not take is told again in a second.
 inline void PostgresJournal::put_off(const char* why) noexcept {
     apply_again_ = Clock::now() + std::chrono::seconds(1);
+    {
+        const std::lock_guard<std::mutex> guard(mutex_);
+        cluster_.is_stuck = true;
+        try {
+            cluster_.problem = why;
+        } catch (const std::bad_alloc&) {
+        }
+    }
     if (std::exchange(told_of_failure_, true)) return;
     log(LogLevel::error, "cluster.not_applied",
         "what the owner has stored cannot be applied: ", why, "; it is tried again every second");
+}
+
+inline void PostgresJournal::applies_again() {
+    if (!std::exchange(told_of_failure_, false)) return;
+    const std::lock_guard<std::mutex> guard(mutex_);
+    cluster_.is_stuck = false;
+    cluster_.problem.clear();
 }
 
 // What was applied is not a part of what is stored, or the rest is not kept any more.
@@ -1715,7 +1733,8 @@ inline void PostgresJournal::reread() {
     place_ = *place;
     applied_ = place_.applied;
     bytes_ = place_.bytes;
-    rereads_ = told_of_failure_ = false;
+    rereads_ = false;
+    applies_again();
     apply_again_ = Moment{};
     is_behind_ = true;
 }

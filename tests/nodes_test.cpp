@@ -517,6 +517,11 @@ TEST_SUITE("nodes") {
         cluster.stored = 1'005;
         CHECK(detail::unready(Stats(), cluster, false).at(0) ==
               "This node is 1001 groups of records behind the owner.");
+        cluster.stored = cluster.applied;
+        cluster.is_stuck = true;
+        cluster.problem = "it is not understood";
+        CHECK(detail::unready(Stats(), cluster, false).at(0) ==
+              "This node cannot apply what is stored: it is not understood.");
     }
 
     TEST_CASE("a stream goes on at another node where it was cut, with the same ids in one order") {

@@ -751,6 +751,26 @@ TEST_SUITE("postgres") {
         CHECK(b.log().find("cannot be applied") != std::string::npos);
     }
 
+    TEST_CASE("who cannot apply what is stored says so, and leaves the lease to others") {
+        Schema schema;
+        auto options = schema.options("a");
+        options.lease = std::chrono::seconds(1);
+        Process a(options);
+        a.commit(line_of(0));
+        const std::string table = "ALTER TABLE " + schema.quoted + ".";
+        schema.sql.run(table + "journal_1 RENAME TO away");
+        schema.disconnect("a");
+        CHECK(comes_true([&] { return a.cluster().is_stuck; }));
+        CHECK(a.cluster().problem.find("journal_1\" does not exist") != std::string::npos);
+        CHECK(comes_true([&] { return schema.lease("until < clock_timestamp()") == "t"; }));
+        CHECK_FALSE(a.journal().is_owner());
+        schema.sql.run(table + "away RENAME TO journal_1");
+        CHECK(a.comes_to_own());
+        CHECK_FALSE(a.cluster().is_stuck);
+        CHECK(a.cluster().problem == "");
+        CHECK(a.lines() == Lines{line_of(0)});
+    }
+
     TEST_CASE("somebody's long SELECT stops neither commits nor replacements") {
         Schema schema;
         auto options = schema.options("a");
