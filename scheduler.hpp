@@ -13096,19 +13096,28 @@ inline void append_scheduler(MetricsText& text, const Overview& overview, const 
     text.process();
 }
 
+inline std::string because(const Cluster& cluster) {
+    return cluster.problem.empty() ? "" : ": " + cluster.problem;
+}
+
+// Why a process does not get to know what is stored; empty: it does.
+inline std::string cut_off(const Cluster& cluster) {
+    if (!cluster.is_connected) {
+        return "This node cannot reach what keeps the journal" + because(cluster);
+    }
+    return cluster.is_stuck ? "This node cannot apply what is stored" + because(cluster) : "";
+}
+
 // Why a process is not ready that has a journal open as others have, if it is not that of any.
 inline void add_unready(std::vector<std::string>& reasons, const Cluster& cluster, bool is_owner) {
     constexpr std::uint64_t most_lag = 1'000;
-    const std::string because = cluster.problem.empty() ? "" : ": " + cluster.problem;
-    if (!cluster.is_connected) {
-        reasons.push_back(sentence("This node cannot reach what keeps the journal" + because));
-    } else if (cluster.is_stuck) {
-        reasons.push_back(sentence("This node cannot apply what is stored" + because));
+    if (const std::string why = cut_off(cluster); !why.empty()) {
+        reasons.push_back(sentence(why));
     } else if (!is_owner && cluster.owner.empty()) {
         reasons.push_back(
             sentence("No node owns the journal; nothing is emitted and changes are "
                      "refused" +
-                     because));
+                     because(cluster)));
     }
     if (!is_owner && lag_of(cluster) > most_lag) {
         reasons.push_back(
@@ -16739,7 +16748,9 @@ inline bool take_answer(HttpAnswer& made, HttpMessage& message, int status, cons
     const bool is_refusal = status / 100 == 4 || status == 503 || status == 507;
     const bool is_ours = type.substr(0, json.size()) == json;
     if (is_refusal && !is_ours) {
-        refuse(made, 503, "What answers at the URL of the owner is no scheduler; try again later.");
+        refuse(made, 503,
+               concat({"What answers at the URL of the owner, ", printable(owner.text, 256),
+                       ", is no scheduler; try again later."}));
         return true;
     }
     if (!is_ours || (status / 100 != 2 && !is_refusal)) return false;
@@ -17066,7 +17077,8 @@ inline void Forwarder::find_owner() noexcept {
 }
 
 inline void Forwarder::replace_owner(const Cluster& cluster) {
-    const bool is_other = !cluster.owner.empty() && cluster.owner != cluster.node;
+    const std::string why = cut_off(cluster);
+    const bool is_other = why.empty() && !cluster.owner.empty() && cluster.owner != cluster.node;
     const std::string text = is_other ? cluster.owner_url : "";
     if (owner_ && owner_->name == cluster.owner && owner_->text == text && !reloads_) return;
     owner_.reset();
@@ -17077,7 +17089,7 @@ inline void Forwarder::replace_owner(const Cluster& cluster) {
         if (link.is_last) lose(link, "there is another owner");
         link.is_last = true;
     }
-    if (!is_other) return rest("no node owns the journal at this moment");
+    if (!is_other) return rest(why.empty() ? "no node owns the journal at this moment" : why);
     const std::optional<Url> url = parse_url(text);
     if (!url) {
         return rest("the owner, " + printable(cluster.owner, 64) +
@@ -18340,7 +18352,13 @@ inline bool HttpApi::is_made_here(Call& call) {
     if (scheduler().is_owner()) return true;
     call.answer.is_for_owner = !was_passed_on;
     if (was_passed_on) {  // never twice
-        refuse(call, 503, "This node does not own the journal any more; try again later.");
+        const std::string own = scheduler().cluster().value_or(Cluster()).node;
+        const bool is_own =
+            call.request.field(detail::forwarded_field) == detail::printable(own, 128);
+        refuse(call, 503,
+               is_own ? "The URL of the owner leads back to this node; see its --advertise."
+                      : detail::concat({"This node, ", detail::printable(own, 64),
+                                        ", does not own the journal any more; try again later."}));
     }
     return false;
 }

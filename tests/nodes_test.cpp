@@ -220,6 +220,21 @@ TEST_SUITE("nodes") {
         CHECK(status_of(pair.b.ask("GET /tasks")) == 200);
     }
 
+    TEST_CASE(
+        "a node that is cut off from what is stored refuses changes, which it could not show") {
+        Pair pair;
+        pair.log->away(support::Away::hangs);
+        const std::string answer = pair.b.ask("POST /schedule", good);
+        CHECK(status_of(answer) == 503);
+        CHECK(answer.find("Retry-After: ") != std::string::npos);
+        CHECK(body_of(answer) ==
+              R"({"errors":["This node cannot reach what keeps the journal: the )"
+              R"(database does not answer; nothing was changed, try again later."]})");
+        pair.log->away(support::Away::no);
+        CHECK(eventually([&] { return status_of(pair.b.ask("POST /schedule", good)) == 200; }));
+        CHECK(pair.a.tasks.stats().pending == 1);
+    }
+
     TEST_CASE("an owner is found by its name, and a name that nobody has is said") {
         for (const char* host : {"localhost", "no.such.host.invalid"}) {
             const auto log = std::make_shared<SharedLog>();
@@ -261,7 +276,9 @@ TEST_SUITE("nodes") {
         const Node b(log, "b");
         const std::string answer = b.ask("POST /schedule", good);
         CHECK(status_of(answer) == 503);
-        CHECK(answer.find("does not own the journal any more") != std::string::npos);
+        CHECK(answer.find("This node, c, does not own the journal any more") != std::string::npos);
+        CHECK(c.ask("POST /schedule", good, "Task-Scheduler-Forwarded: c\r\n")
+                  .find("leads back to this node") != std::string::npos);
         CHECK(a.tasks.stats().pending == 0);
         // Nobody need wait for what that node has applied, which may never come.
         const std::string refused =
