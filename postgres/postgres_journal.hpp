@@ -153,6 +153,34 @@ private:
 // What PQconnectStartParams() takes: what comes later counts.
 using PgSettings = std::vector<std::pair<const char*, std::string>>;
 
+// The servers that are named, if they are several, each by itself: libpq would wait for the first
+// for ever if that takes the connection and then says nothing.
+inline std::vector<PgSettings> pg_servers(const std::string& connection) {
+    constexpr std::array<const char*, 3> names{"host", "hostaddr", "port"};
+    std::array<std::vector<std::string>, names.size()> lists;
+    for (PQconninfoOption* const all :
+         {PQconninfoParse(connection.c_str(), nullptr), PQconndefaults()}) {
+        const std::unique_ptr<PQconninfoOption, void (*)(PQconninfoOption*)> freed(all,
+                                                                                   PQconninfoFree);
+        for (const PQconninfoOption* one = all; one && one->keyword; ++one) {
+            const auto name = std::find(names.begin(), names.end(), std::string_view(one->keyword));
+            if (name == names.end() || !one->val) continue;
+            auto& list = lists.at(static_cast<std::size_t>(name - names.begin()));
+            std::istringstream text(list.empty() ? one->val : "");
+            for (std::string part; std::getline(text, part, ',');) list.push_back(part);
+        }
+    }
+    std::vector<PgSettings> servers(std::max(lists[0].size(), lists[1].size()));
+    for (std::size_t i = 0; i < names.size(); ++i) {
+        const bool is_one_port = i == 2 && lists[i].size() == 1;
+        if (!lists[i].empty() && !is_one_port && lists[i].size() != servers.size()) return {};
+        for (std::size_t k = 0; k < servers.size() && !lists[i].empty(); ++k) {
+            servers[k].emplace_back(names[i], lists[i][is_one_port ? 0 : k]);
+        }
+    }
+    return servers.size() > 1 ? servers : std::vector<PgSettings>();
+}
+
 // A connection that never blocks longer than it is told to.
 class PgConnection {
 public:
@@ -989,13 +1017,25 @@ inline std::int64_t PostgresJournal::key(std::int64_t epoch) const {
     return static_cast<std::int64_t>(hash);
 }
 
-// To whichever of the servers takes it.
+// To whichever of the servers takes it, each of which has its share of the time.
 inline void PostgresJournal::connect_first() {
-    {
-        const std::lock_guard<std::mutex> guard(mutex_);
-        server_.clear();
+    std::vector<detail::PgSettings> servers = detail::pg_servers(options_.connection);
+    if (servers.empty()) servers.emplace_back();
+    std::string why;
+    for (const detail::PgSettings& server : servers) {
+        {
+            const std::lock_guard<std::mutex> guard(mutex_);
+            server_ = server;
+        }
+        try {
+            main_ = connect(io_interruption_, Clock::now() + options_.lease / servers.size());
+            break;
+        } catch (const PgError& error) {
+            if (servers.size() == 1 || !error.is_lost()) throw;
+            why.append(why.empty() ? "" : "; ").append(error.what());
+        }
     }
-    main_ = connect(io_interruption_, soon());
+    if (!main_) throw PgError(why, "", true);
     const PGconn* const pg = main_->get();
     const std::lock_guard<std::mutex> guard(mutex_);
     server_ = {{"host", PQhost(pg)}, {"hostaddr", PQhostaddr(pg)}, {"port", PQport(pg)}};

@@ -230,7 +230,8 @@ public:
         ends_ = true;
         thread_.join();
     }
-    std::string connection() const { return "host=127.0.0.1 port=" + std::to_string(port_); }
+    std::string connection() const { return "host=127.0.0.1 port=" + port(); }
+    std::string port() const { return std::to_string(port_); }
     // Nothing goes to the database.
     void hold_requests(bool hold) { holds_requests_ = hold; }
     // From the request that holds this text on, nothing goes to the database; or nothing comes back.
@@ -460,6 +461,23 @@ TEST_SUITE("postgres") {
         CHECK(comes_true([&] { return b.cluster().is_connected; }));
         network.cut(false);
         CHECK(b.comes_to_own());
+    }
+
+    TEST_CASE("of several servers one is found that answers, though another one hangs") {
+        Schema schema;
+        auto options = schema.options("a");
+        options.lease = std::chrono::seconds(2);
+        Network hung;
+        Network good;
+        hung.hold_requests(true);
+        options.connection = "host=127.0.0.1,127.0.0.1 port=" + hung.port() + "," + good.port();
+        Process a(options);
+        a.commit(line_of(0));
+        hung.hold_requests(false);
+        good.hold_requests(true);
+        CHECK(comes_true([&] { return !a.journal().is_owner(); }));
+        CHECK(a.comes_to_own());
+        CHECK_FALSE(a.try_commit(line_of(1)));
     }
 
     TEST_CASE("an owner that is cut off stops before its lease can be another's") {
