@@ -15840,7 +15840,8 @@ namespace detail {
 // ---- 13.5 Event streams ----------------------------------------------------
 //
 // A stream is a socket and a cursor over the history.  A StreamWriter has many of them, and one
-// thread; HttpServer has one writer, and from some thousand streams on one for each processor.
+// thread; HttpServer has one writer for each scheduler, and from some thousand streams on one for
+// each processor.
 //
 //   E1  Live streams, which are at the head of the history, are served before those that
 //       catch up.  These take turns, a page each, for a slice of time that a new event ends.

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
 import threading
@@ -499,18 +500,21 @@ class Several(WithNodes):
         self.addCleanup(self.receiver.close)
         folder = tempfile.mkdtemp(dir=support.WORK)
         self.addCleanup(shutil.rmtree, folder)
-        sinks = os.path.join(folder, "sinks.json")
-        with open(sinks, "w") as file:
-            json.dump({"sinks": [{"name": "hook", "format": "cloudevents",
-                                  "webhook": self.receiver.url()}]}, file)
+        self.sinks = os.path.join(folder, "sinks.json")
+        self.configure("hook")
         heating, lights = (f"{prefix}={database.uri()}" for prefix in self.PREFIXES)
         self.cluster = cluster.Cluster(
-            "--postgres-schema", "several", "--store", lights, "--sinks", sinks, "--log-format",
+            "--postgres-schema", "several", "--store", lights, "--sinks", self.sinks, "--log-format",
             "logfmt", nodes=2, lease=LONG_LEASE, database=database, store=heating)
         self.addCleanup(self.end_nodes)
         for node in self.cluster.nodes:
             node.prefix = "/heating"
         self.cluster.start()
+
+    def configure(self, name):
+        with open(self.sinks, "w") as file:
+            json.dump({"sinks": [{"name": name, "format": "cloudevents",
+                                  "webhook": self.receiver.url()}]}, file)
 
     def at(self, node, prefix):
         """A node, as its clients behind a prefix see it."""
@@ -552,6 +556,16 @@ class Several(WithNodes):
                      f"the webhooks of {prefix}")
         self.assertEqual(self.at(other, "").call("GET", "/readyz").status, 200)
         self.assertRegex(other.stderr(), 'event=cluster.owner msg="/lights: .* store=/lights')
+
+    def test_a_file_of_sinks_that_is_read_again_counts_for_each(self):
+        self.configure("another")
+        for node in self.cluster.nodes:
+            node.process.send_signal(signal.SIGHUP)
+            node.until_logged("event=reload.done")
+        for prefix in self.PREFIXES:
+            sinks = {sink["name"]: sink["state"]
+                     for sink in self.owner_of(prefix).page("/sinks")["data"]}
+            self.assertEqual(sinks, {"another": "active", "hook": "unlisted"})
 
 
 class Chaos(WithNodes):
