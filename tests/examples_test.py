@@ -51,8 +51,18 @@ class Examples(unittest.TestCase):
         return [self.PAYLOAD.sub(r"\1", line)
                 for line in self.run_example(name, **environment).splitlines()]
 
+    def assert_lines(self, name, expected, late):
+        """It prints what is expected; or what `late` is true of, but not every time: so it does where
+        the machine holds it up for longer than its task is ahead."""
+        for _ in range(20):
+            lines = self.lines_of(name)
+            if lines == expected or not late(lines):
+                break
+        self.assertEqual(lines, expected)
+
     def test_a_task_in_the_journal_is_emitted_by_the_next_scheduler(self):
-        self.assertEqual(self.lines_of("durable"), ['{"name":"Leia"}'])
+        # The first one may have emitted it, to nobody.
+        self.assert_lines("durable", ['{"name":"Leia"}'], lambda lines: lines == [])
 
     def test_a_task_that_is_changed_is_emitted_as_it_was_changed_and_a_cancelled_one_never(self):
         lines = self.lines_of("change")
@@ -61,8 +71,9 @@ class Examples(unittest.TestCase):
         self.assertEqual(len(lines), 3)
 
     def test_a_task_that_is_put_by_name_is_one_however_often(self):
-        self.assertEqual(self.lines_of("names"), ["made", "moved", "moved", "1 is pending",
-                                                  'alarm: "no sign of life"'])
+        alarm = 'alarm: "no sign of life"'
+        self.assert_lines("names", ["made", "moved", "moved", "1 is pending", alarm],
+                          lambda lines: lines.index(alarm) < 4 or "0 is pending" in lines)
 
     def test_a_subscription_goes_on_behind_the_last_event_after_a_restart(self):
         self.assertEqual(self.lines_of("resume"),
@@ -82,7 +93,7 @@ class Examples(unittest.TestCase):
                                                (day.format("18"), "presents"))])
 
     def test_a_journal_of_ones_own_outlives_its_scheduler(self):
-        self.assertEqual(self.lines_of("journal"), ['"from the shelf"'])
+        self.assert_lines("journal", ['"from the shelf"'], lambda lines: lines == [])
 
     @unittest.skipUnless("postgres" in BUILT and find_binaries(), "PostgreSQL is not installed")
     def test_another_scheduler_emits_from_a_database_what_the_owner_of_it_has_left(self):
