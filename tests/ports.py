@@ -16,5 +16,6 @@ def free_port(count=1):
             continue
         with contextlib.suppress(OSError):
             for one in range(port, port + count):
-                socket.create_server(("127.0.0.1", one)).close()
+                with socket.socket() as probe:  # nor was it anybody's a moment ago
+                    probe.bind(("127.0.0.1", one))
             return port
