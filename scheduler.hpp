@@ -16766,6 +16766,9 @@ inline bool take_answer(HttpAnswer& made, HttpMessage& message, int status, cons
     }
     made.status = status;
     made.body = std::move(message.body);
+    if (status == 401) {
+        refuse(made, 401, "The owner asks for another secret than this node; all need the same.");
+    }
     return true;
 }
 

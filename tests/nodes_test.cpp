@@ -411,6 +411,7 @@ TEST_SUITE("nodes") {
         pair.a.server->replace_secrets({"t"});
         const std::string refused = pair.b.ask("POST /schedule", good, "x-pd-secret: s\r\n");
         CHECK(status_of(refused) == 401);
+        CHECK(refused.find("asks for another secret than this node") != std::string::npos);
         CHECK(refused.find("WWW-Authenticate: Bearer") != std::string::npos);
     }
 
