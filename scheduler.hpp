@@ -21824,7 +21824,7 @@ inline std::vector<SinkOptions> parse_sinks(std::string_view json,
 struct ClientOptions {
     /// Scheme, host and port, and the prefix of the scheduler where it has one, such as
     /// `http://tasks.example:8080/heating`; a slash at the end means nothing.  Or `unix:/path`, of
-    /// a socket in the file system.
+    /// a socket in the file system, with a prefix `unix:/path:/heating`.
     std::string url = "http://127.0.0.1:8080";
     /// Sent with every request, if not empty.
     std::string secret;
@@ -22306,19 +22306,24 @@ inline std::string params_of(const DueRange& range, const Filter& filter) {
 }
 
 // Where a server is: [http[s]://]HOST[:PORT][/PREFIX], a slash behind it means nothing; or
-// unix:/PATH.  A password, which has no place in it, is not repeated.  The target is the prefix.
+// unix:/PATH[:/PREFIX].  A password, which has no place in it, is not repeated.  The target is the
+// prefix.
 inline Url server_url(std::string_view text) {
     constexpr std::string_view unix_scheme = "unix:";
     const auto refuse = [](const std::string& why) { throw_as(Errc::invalid_argument, {why}); };
     const std::string shown = concat({"cannot use the URL ", printable(text, 128), ": "});
     if (text.substr(0, unix_scheme.size()) == unix_scheme) {
-        const std::string path(text.substr(unix_scheme.size()));
-        if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path)) {
+        const std::size_t colon = std::min(text.find(":/", unix_scheme.size()), text.size());
+        const std::string path(text.substr(unix_scheme.size(), colon - unix_scheme.size()));
+        std::string prefix(text.substr(std::min(colon + 1, text.size())));
+        if (!prefix.empty() && prefix.back() == '/') prefix.pop_back();
+        if (path.empty() || path.front() != '/' || path.size() >= sizeof(sockaddr_un::sun_path) ||
+            !is_prefix(prefix)) {
             refuse(shown +
                    "it must be like unix:/run/tasks.sock, and no longer than the path of a socket "
                    "may be");
         }
-        return {std::string(text), "localhost", {}, {}, {}, false, path};
+        return {std::string(text), "localhost", {}, {}, std::move(prefix), false, path};
     }
     if (text.find('@') != std::string_view::npos) {
         refuse(

@@ -23,8 +23,8 @@ struct Verb {
 // What every verb takes that talks to a server.
 inline const FlagForm common_flags[] = {
     {"--url", 0, "URL",
-     "the server, with the prefix of the scheduler if it has one, or unix:/PATH (default "
-     "http://127.0.0.1:8080, or SCHEDULER_URL)"},
+     "the server, with the prefix of the scheduler if it has one, or unix:/PATH, or "
+     "unix:/PATH:/PREFIX (default http://127.0.0.1:8080, or SCHEDULER_URL)"},
     {"--secret-file", 0, "FILE",
      "file with the secret (or SCHEDULER_SECRET_FILE, or the secret itself in SCHEDULER_SECRET)"},
     {"--ca-file", 0, "FILE",

@@ -457,19 +457,31 @@ TEST_SUITE("client") {
     }
 
     TEST_CASE("a URL with a prefix means the scheduler behind it, and its stream") {
+        const support::TempDir folder;
+        const std::string socket = "unix:" + folder.path("socket");
         Scheduler tasks;
         HttpOptions http;
         http.prefixes = {"/a", "/b"};
         HttpServer server(http);
         server.serve(tasks, "/b");
-        ClientOptions where;
-        where.url = "http://127.0.0.1:" + std::to_string(server.listen("127.0.0.1", 0)) + "/b/";
-        const Client client(where);
-        std::promise<TaskId> heard;
-        const auto id = client.schedule(milliseconds(0), R"("x")");
-        const auto stream = client.subscribe(
-            [&heard](TaskId one, std::string_view) { heard.set_value(one); }, "earliest");
-        CHECK(heard.get_future().get() == id);
+        std::vector<HttpListener> listeners;
+        listeners.emplace_back("127.0.0.1", 0);
+        listeners.emplace_back(socket);
+        const std::string port = std::to_string(listeners.front().port());
+        server.listen(std::move(listeners));
+        for (const std::string& url : {"http://127.0.0.1:" + port + "/b/", socket + ":/b"}) {
+            ClientOptions where;
+            where.url = url;
+            const Client client(where);
+            std::promise<TaskId> heard;
+            const auto id = client.schedule(milliseconds(0), R"("x")");
+            const auto stream = client.subscribe(
+                [&](TaskId one, std::string_view) {
+                    if (one == id) heard.set_value(one);
+                },
+                "earliest");
+            CHECK(heard.get_future().get() == id);
+        }
     }
 
     TEST_CASE("what a call finds wrong says what to do about it") {
