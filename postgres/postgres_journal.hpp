@@ -1130,9 +1130,14 @@ inline PostgresJournal::Place PostgresJournal::read_all(
     while (true) {
         const Rows rows = pg.call("rows", later(), last, batch);
         for (int row = 0; row < rows.size(); ++row) {
+            const std::int64_t before = last > 0 ? last : place.first;
             last = rows.number(row, 0);
             std::string_view lines = rows.text(row, 2);
             if (last > 0) {
+                if (last > before + 1) {
+                    log(LogLevel::error, "cluster.gap", "groups ", before + 1, " to ", last - 1,
+                        " are not in the table any more: what they have stored is lost");
+                }
                 place.applied = last;
                 place.epoch = rows.number(row, 1);
                 place.sum = detail::crc32(lines);

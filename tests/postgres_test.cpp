@@ -131,6 +131,7 @@ public:
         journal_->read([this](std::string_view line) { take(line); });
     }
     ~Process() override {
+        CHECK((log().find("cluster.gap") != std::string::npos) == lacks_groups);
         if (!journal_) return;
         journal_->stop_following();
     }
@@ -189,6 +190,7 @@ public:
     }
     std::function<void()> meanwhile;
     std::function<void()> before_told;
+    bool lacks_groups = false;
 
 private:
     void take(std::string_view line) {
@@ -767,6 +769,20 @@ TEST_SUITE("postgres") {
         a.commit(line_of(1));
         CHECK(b.comes_to_have({line_of(0), line_of(1)}));
         CHECK(b.log().find("cannot be applied") != std::string::npos);
+    }
+
+    TEST_CASE("groups that are missing in the table are told of by their numbers") {
+        Schema schema;
+        {
+            Process a(schema.options("a"));
+            for (std::uint64_t n = 0; n < 5; ++n) a.commit(line_of(n));
+        }
+        schema.sql.run("DELETE FROM " + schema.quoted + ".journal_1 WHERE n IN (1, 3, 4)");
+        Process b(schema.options("b"));
+        b.lacks_groups = true;
+        CHECK(b.lines() == Lines{line_of(1), line_of(4)});
+        CHECK(b.log().find("groups 1 to 1 are not") != std::string::npos);
+        CHECK(b.log().find("groups 3 to 4 are not") != std::string::npos);
     }
 
     TEST_CASE("who cannot apply what is stored says so, and leaves the lease to others") {
