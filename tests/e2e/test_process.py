@@ -553,8 +553,9 @@ class Idle(TestCase):
                 {"name": "run", "exec": ["true"]}]}, file)
         server = self.server("--sinks", path)
         server.schedule("x", 0)
-        wait_for(lambda: [(sink["delivered"], sink["attempts"])
-                          for sink in server.page("/sinks")["data"]] == [(1, 0), (0, 1), (1, 0)])
+        wait_for(lambda: {sink["name"]: (sink["delivered"], sink["attempts"])
+                          for sink in server.page("/sinks")["data"]} ==
+                 {"good": (1, 0), "bad": (0, 1), "run": (1, 0)}, what="deliveries")
         self.assert_idle(server)
 
     def test_with_one_task_an_hour_ahead_and_nobody_connected_no_system_call_is_made(self):
