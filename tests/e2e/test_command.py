@@ -326,8 +326,8 @@ class CommandLine(TestCase):
 
     def test_a_slash_at_the_end_of_the_url_means_nothing(self):
         self.assertEqual(self.run_verb('ls', '--url', self.one.url + '/')[0], 0)
-        for url in (self.one.url + '/tasks', 'ftp://127.0.0.1', '', 'http://', 'http://a b',
-                    'http://127.0.0.1:99999', 'http://127.0.0.1:x'):
+        for url in (self.one.url + '/a//b', self.one.url + '/?a', 'ftp://127.0.0.1', '', 'http://',
+                    'http://a b', 'http://127.0.0.1:99999', 'http://127.0.0.1:x'):
             self.assert_misused('ls', '--url', url, says=('http://127.0.0.1:8080',))
 
     def test_who_reaches_no_server_is_asked_whether_it_runs(self):
