@@ -535,8 +535,11 @@ class Idle(TestCase):
 
     def still(self, server, seconds):
         """Waits until no thread of the server has woken up for so long."""
-        wait_for(lambda: support.wakeups(server) == (time.sleep(seconds), support.wakeups(server))[1],
-                 what="that nobody wakes up")
+        def nobody_wakes_up():
+            before = support.wakeups(server)
+            time.sleep(seconds)
+            return support.wakeups(server) == before
+        wait_for(nobody_wakes_up, what="that nobody wakes up")
 
     def test_sinks_that_have_nothing_to_do_or_wait_make_no_system_call(self):
         from test_sinks import Receiver, reply
