@@ -394,7 +394,7 @@ class Chaos:
     def stop(self):
         def end_cleanly(node):
             status, _ = node.stop()
-            if status != 0:
+            if status != 0 and node.has_begun():
                 self.problems.append(f"{node.name} ended with {status} after SIGTERM")
         return self.on_node("SIGTERM", self.lease, end_cleanly, lambda node: node.launch())
 

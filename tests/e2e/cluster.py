@@ -121,6 +121,7 @@ class Node(support.Server):
     def launch(self):
         kept = {k: v for k, v in os.environ.items() if not k.startswith(("SCHEDULER_", "PG"))}
         with open(os.path.join(self.dir, "stderr"), "ab") as errors:
+            self.said_before = errors.tell()
             self.process = subprocess.Popen(
                 [self.program, *self.before, "--port", str(self.port), *self.flags],
                 cwd=self.dir, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors,
@@ -128,6 +129,10 @@ class Node(support.Server):
 
     def is_alive(self):
         return self.process is not None and self.process.poll() is None
+
+    def has_begun(self):
+        """Whether it has said anything: until then a signal may find it without its handlers."""
+        return os.path.getsize(os.path.join(self.dir, "stderr")) > self.said_before
 
     def is_up(self):
         with contextlib.suppress(*LOST):
