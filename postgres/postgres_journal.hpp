@@ -525,7 +525,8 @@ renewed AS (
 SELECT l.generation, l.first, l.bytes, l.epoch, l.node, l.url, l.pid,
     (extract(epoch FROM l.until - clock_timestamp()) * 1000)::bigint,
     (SELECT count(*) FROM renewed), (extract(epoch FROM clock_timestamp()) * 1000)::bigint,
-    o.node, o.url, o.applied, (extract(epoch FROM o.seen) * 1000)::bigint
+    o.node, o.url, o.applied, (extract(epoch FROM o.seen) * 1000)::bigint,
+    (SELECT url FROM $S.nodes WHERE node = $1)
 FROM $S.lease l LEFT JOIN $S.nodes o
     ON o.node <> $1 AND o.seen > clock_timestamp() - $6::bigint * interval '2 milliseconds')";
 
@@ -817,6 +818,7 @@ private:
     bool has_old_tables_ = true;
     bool clock_is_right_ = true;
     bool told_of_failure_ = false;  // of the follower
+    bool told_of_twin_ = false;
     Doubt doubt_;
     Moment doubt_again_{};
     Moment drop_again_{};
@@ -1421,6 +1423,12 @@ inline void PostgresJournal::take_ticked(const Rows& rows, Moment sent, TimePoin
         throw PgError("the lease is another's: " + lease_.node, "", true);
     }
     judge_clock(before, options_.now(), TimePoint(milliseconds(rows.number(0, 9))));
+    // What its row had until now is what this has put there, unless somebody else has its name.
+    if (ticks_ > 0 && !rows.is_null(0, 14) && rows.text(0, 14) != options_.url &&
+        !std::exchange(told_of_twin_, true)) {
+        log(LogLevel::error, "cluster.twin", "another process is called ", options_.node,
+            " too, and answers at ", rows.text(0, 14), "; each needs a name of its own");
+    }
     if (held_ >= 0) {
         held_until_ = sent + options_.lease - options_.lease / 10;
         if (owner_until_ != 0) owner_until_ = held_until_.time_since_epoch().count();

@@ -771,6 +771,24 @@ TEST_SUITE("postgres") {
         CHECK(b.log().find("cannot be applied") != std::string::npos);
     }
 
+    TEST_CASE("two processes of one name are told of it") {
+        Schema schema;
+        auto options = schema.options("twin");
+        options.lease = milliseconds(500);
+        Process a(options);
+        options.url = "http://elsewhere";
+        Process b(options);
+        CHECK(comes_true([&] {
+            return a.log().find(
+                       "another process is called twin too, and answers at "
+                       "http://elsewhere;") != std::string::npos;
+        }));
+        CHECK(comes_true(
+            [&] { return b.log().find("answers at http://twin;") != std::string::npos; }));
+        Process c(schema.options("c"));
+        CHECK(c.log().find("cluster.twin") == std::string::npos);
+    }
+
     TEST_CASE("groups that are missing in the table are told of by their numbers") {
         Schema schema;
         {
