@@ -121,9 +121,12 @@ TEST_SUITE("prefixes") {
 
     TEST_CASE("requests to several schedulers on one connection are answered in their order") {
         const support::TempDir folder;
+        support::TestClock clock("2026-11-01T00:00:00Z");
         Options of_a;
+        of_a.now = clock.source();
         of_a.journal = folder.path("a.jsonl");
         Options of_b;
+        of_b.now = of_a.now;
         of_b.journal = folder.path("b.jsonl");
         const Two two(behind({"/a", "/b/c"}), of_a, of_b);
         std::string all;
