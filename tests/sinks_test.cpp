@@ -208,9 +208,9 @@ TEST_SUITE("sinks") {
         };
         {
             detail::Store store(options);
-            const auto schedule = [&store] {
+            const auto schedule = [&store](milliseconds delay = milliseconds(0)) {
                 std::vector<detail::TaskRef> task{
-                    detail::TaskRef::make(TaskId(), store.now(), R"({"message":"x"})")};
+                    detail::TaskRef::make(TaskId(), store.now() + delay, R"({"message":"x"})")};
                 Ticket ticket = store.begin_schedule(std::move(task), {});
                 const TaskId id = ticket.ids().front();
                 ticket.wait();
@@ -227,7 +227,7 @@ TEST_SUITE("sinks") {
             for (int i = 0; i < 250; ++i) schedule();
             while (store.emit_due()) continue;
             REQUIRE(eventually([&] {
-                store.begin_cancel(schedule()).wait();
+                store.begin_cancel(schedule(std::chrono::hours(1))).wait();
                 return files->called && store.stats().journal_rewrites > 0;
             }));
         }
