@@ -32,7 +32,6 @@ void run(cli::Settings settings) {
     scheduler::HttpApi api(tasks, settings.http);
     httplib::Server server;
     server.new_task_queue = [] { return new httplib::ThreadPool(64); };
-    server.set_keep_alive_timeout(1);
     server.set_keep_alive_max_count(1'000);
     add_own_routes(server);
     api.mount(server, prefix ? prefix : "");
