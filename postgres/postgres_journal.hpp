@@ -166,8 +166,12 @@ inline std::vector<PgSettings> pg_servers(const std::string& connection) {
             const auto name = std::find(names.begin(), names.end(), std::string_view(one->keyword));
             if (name == names.end() || !one->val) continue;
             auto& list = lists.at(static_cast<std::size_t>(name - names.begin()));
-            std::istringstream text(list.empty() ? one->val : "");
-            for (std::string part; std::getline(text, part, ',');) list.push_back(part);
+            std::string_view text = list.empty() ? one->val : "";
+            while (!text.empty()) {
+                const std::size_t end = std::min(text.find(','), text.size());
+                list.emplace_back(text.substr(0, end));
+                text.remove_prefix(std::min(end + 1, text.size()));
+            }
         }
     }
     std::vector<PgSettings> servers(std::max(lists[0].size(), lists[1].size()));
