@@ -6761,6 +6761,7 @@ struct Bulk : Fate {
 
 // Lets others have a lock that is held for long.  It sleeps without it: whoever waits for a
 // mutex takes some time to wake up, in which the one that has let go would have it back.
+// A State::Breathe refers to it, since to hold it would take memory where a pointer has 32 bits.
 class Breath {
 public:
     explicit Breath(std::unique_lock<std::mutex>& lock) : lock_(lock) {}
@@ -8169,7 +8170,8 @@ inline void Store::cancel_all(Lock& lock, Bulk& bulk) {
 }
 
 inline void Store::release_all(Lock& lock, Bulk& bulk) {
-    const State::Breathe breathe = Breath(lock);
+    Breath breath(lock);
+    const State::Breathe breathe = std::ref(breath);
     const auto is_later = [&bulk](const Bulk& other) { return bulk.number < other.number; };
     while (!bulk.ids.empty()) {
         bulk.take_chunk();
@@ -8294,7 +8296,8 @@ inline std::exception_ptr Store::store_ends(const Group& group, const std::excep
 inline void Store::settle_group(Lock& lock, Group& group) {
     if (group.error) ++stats_.journal_failures;
     group.replacements = group.ended.replacements = replacements_;
-    const State::Breathe breathe = Breath(lock);
+    Breath breath(lock);
+    const State::Breathe breathe = std::ref(breath);
     for (std::size_t i = 0; i < group.records.size(); ++i) {
         if (i % 32 == 31) breathe();
         Record& record = group.records[i];
@@ -8547,7 +8550,8 @@ inline std::optional<TimePoint> Store::next_wake_locked() const {
 // Drops what need not be kept any longer, and has sinks give up what cannot be.  Returns whether
 // the former was anything.
 inline bool Store::trim(Lock& lock, TimePoint at) {
-    const bool any = state_.trim(at, Breath(lock));
+    Breath breath(lock);
+    const bool any = state_.trim(at, std::ref(breath));
     overflow(lock, at);
     wake_tender_locked();  // it hands over what was said
     if (on_due_changed) on_due_changed();
@@ -8570,7 +8574,8 @@ inline void Store::overflow(Lock& lock, TimePoint at) {
             if (behind_size_ <= 2 * most_behind) write_behind_locked(*record);
         } catch (const std::bad_alloc&) {  // it is given up again after a restart
         }
-        state_.trim(at, Breath(lock));
+        Breath breath(lock);
+        state_.trim(at, std::ref(breath));
     }
     write_behind(lock);
 }
@@ -9105,7 +9110,8 @@ inline void Store::list_sinks(Lock& lock, const Listing& listing) {
     for (const SinkSetup& setup : listing.setups) {
         if (unlisted.erase(setup.name) > 0) continue;
         // What may go, goes first: read back, it would be gone.
-        state_.trim(at, Breath(lock));
+        Breath breath(lock);
+        state_.trim(at, std::ref(breath));
         SinkRecord record;
         record.sink = setup.name;
         record.at = at;
@@ -9770,7 +9776,8 @@ inline void Store::follow(std::string_view lines) {
     std::vector<Record> records = records_of(lines);
     Lock lock(mutex_);
     give_up_begun(lock);
-    const State::Breathe breathe = Breath(lock);
+    Breath breath(lock);
+    const State::Breathe breathe = std::ref(breath);
     for (Record& record : records) {
         const auto* const scheduled = record.get_if<ScheduleRecord>();
         if (scheduled) last_stored_ = std::max(last_stored_, scheduled->tasks.back()->id);
