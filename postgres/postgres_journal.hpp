@@ -54,7 +54,8 @@ struct PostgresOptions {
     /// Where this process answers HTTP, which the others are told.
     std::string url;
     /// After how long without a sign of the owner another takes its place; at least 500 ms.  A sign
-    /// is given three times in it.  The death of its process or connection is seen at once.
+    /// is given three times in it, and every two seconds.  The death of its process or connection
+    /// is seen at once.
     milliseconds lease{10'000};
     /// How far this machine's clock may be off the database's for this process to own.
     milliseconds max_clock_error{500};
@@ -515,8 +516,8 @@ FROM emitted JOIN begun USING (id)
 WHERE NOT EXISTS (SELECT FROM forgotten f WHERE seq >= f.first AND seq < f.past);
 )";
 
-// One round trip three times a lease: a sign of life, the lease renewed by its owner, how all
-// stand, and the database's clock.
+// One round trip three times a lease, and every two seconds: a sign of life, the lease renewed by
+// its owner, how all stand, and the database's clock.
 inline constexpr std::string_view pg_tick = R"(
 WITH beat AS (
     INSERT INTO $S.nodes AS o (node, url, applied, version, seen)
